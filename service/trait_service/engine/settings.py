@@ -1,0 +1,55 @@
+"""The plugin's block in vLLM's `additional_config`: it switches the plugin on and shapes its buffers.
+
+The block reaches every worker and is part of vLLM's compile-cache key, so that a graph compiled without our operation
+is never served to an engine with it.
+"""
+
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from trait_service.engine.spec import EXTRA_ARGS_KEY
+
+GRAPH_VERSION = 1
+"""Raised whenever what is traced into the model's graph changes."""
+
+CPU_WORKER = "trait_service.engine.worker.TraitCPUWorker"
+CUDA_WORKER = "trait_service.engine.worker.TraitCUDAWorker"
+
+
+class EngineSettings(BaseModel):
+    """Shapes of the engine-side buffers.
+
+    Attributes:
+        bank_rows: Distinct directions that live requests may use at once.
+        terms_per_layer: Terms of one request on one layer.
+        capture_rows: Pools being filled at once, over all requests; None: four for each request row.
+        max_report_age: Finished requests whose reports wait to be fetched, before the oldest is dropped.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    graph_version: int = GRAPH_VERSION
+    bank_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
+    terms_per_layer: Annotated[int, Field(ge=1, le=32)] = 8
+    capture_rows: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    max_report_age: Annotated[int, Field(ge=1)] = 65536
+
+    def to_additional_config(self) -> dict[str, Any]:
+        """The value for `VllmConfig.additional_config`."""
+        return {EXTRA_ARGS_KEY: self.model_dump()}
+
+    @classmethod
+    def from_additional_config(cls, additional_config: dict[str, Any] | object) -> Self | None:
+        """The settings of an engine; None where the plugin is off."""
+        if not isinstance(additional_config, dict) or EXTRA_ARGS_KEY not in additional_config:
+            return None
+        return cls.model_validate(additional_config[EXTRA_ARGS_KEY])
+
+
+def engine_args(settings: EngineSettings, *, cuda: bool) -> dict[str, Any]:
+    """Arguments for vLLM's `EngineArgs` (or `LLM`) that put the plugin into an engine."""
+    return {
+        "worker_cls": CUDA_WORKER if cuda else CPU_WORKER,
+        "additional_config": settings.to_additional_config(),
+    }
