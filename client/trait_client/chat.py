@@ -1,0 +1,327 @@
+"""Chat and text completions: request bodies, typed replies, and the event stream. No I/O.
+
+A reply to a steered request carries the service's report. Without one the request fails: a server that does not know
+the `steering` field (a plain vLLM) would otherwise pass unsteered text off as steered.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from trait_client.errors import InvalidRequestError, ServiceError, SteeringFailedError
+from trait_client.schema import ErrorBody, Message, Response, Steering, SteeringReport
+
+ChatMessages = str | Sequence[Message | Mapping[str, str]]
+"""A user's turn as a string, or the whole chat."""
+
+
+class Usage(Response):
+    """Token counts of a request."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+    total_tokens: int
+
+
+class TopLogprob(Response):
+    """One candidate of a position."""
+
+    token: str
+    logprob: float
+
+
+class TokenLogprob(Response):
+    """A generated token, its log-probability in nats, and the candidates beside it."""
+
+    token: str
+    logprob: float
+    top_logprobs: list[TopLogprob] = Field(default_factory=list)
+
+
+class Choice(Response):
+    """One of `n` replies."""
+
+    index: int
+    text: str
+    finish_reason: str | None
+    logprobs: list[TokenLogprob] | None = None
+
+
+class ChatResult(Response):
+    """A finished request. `text`, `finish_reason` and `logprobs` are those of the first choice."""
+
+    id: str
+    model: str
+    choices: list[Choice] = Field(min_length=1)
+    usage: Usage
+    steering: SteeringReport | None = None
+
+    @property
+    def text(self) -> str:
+        """The first reply."""
+        return self.choices[0].text
+
+    @property
+    def finish_reason(self) -> str | None:
+        """`stop`, `length`, ..."""
+        return self.choices[0].finish_reason
+
+    @property
+    def logprobs(self) -> list[TokenLogprob] | None:
+        """Of the first reply's tokens, where they were asked for."""
+        return self.choices[0].logprobs
+
+
+class ChatDelta(Response):
+    """A piece of a streamed reply. The last ones carry `usage` and, when steered, `steering`."""
+
+    text: str = ""
+    finish_reason: str | None = None
+    logprobs: list[TokenLogprob] | None = None
+    usage: Usage | None = None
+    steering: SteeringReport | None = None
+
+
+# ---------------------------------------------------------------------------------------------------- requests
+
+
+def chat_body(messages: ChatMessages, *, logprobs: int | None, stream: bool = False, **common: Any) -> bytes:
+    """The JSON body of `POST /v1/chat/completions`; `common` as `_common_body`."""
+    turns = [Message(role="user", content=messages)] if isinstance(messages, str) else messages
+    body = _common_body(**common)
+    body["messages"] = [turn.model_dump() if isinstance(turn, Message) else dict(turn) for turn in turns]
+    if logprobs is not None:
+        body |= {"logprobs": True, "top_logprobs": logprobs}
+    if stream:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+    return _encode(body)
+
+
+def completion_body(prompt: str | list[int], *, logprobs: int | None, **common: Any) -> bytes:
+    """The JSON body of `POST /v1/completions`; `common` as `_common_body`."""
+    body = _common_body(**common) | {"prompt": prompt}
+    if logprobs is not None:
+        body["logprobs"] = logprobs
+    return _encode(body)
+
+
+def _common_body(
+    *,
+    model: str,
+    steering: Steering | None,
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int | None,
+    n: int = 1,
+) -> dict[str, Any]:
+    body: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
+    if n != 1:
+        body["n"] = n
+    if seed is not None:
+        body["seed"] = seed
+    if steering is not None:
+        body["steering"] = steering.model_dump(mode="json", exclude_none=True)
+    return body
+
+
+def _encode(body: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, TypeError) as error:  # UnicodeEncodeError (a lone surrogate) is a ValueError
+        raise InvalidRequestError(f"the request cannot be written as JSON: {error}") from error
+
+
+# ---------------------------------------------------------------------------------------------------- replies
+
+
+class _ChatLogprobs(Response):
+    content: list[TokenLogprob] | None = None
+
+
+class _ChatMessage(Response):
+    content: str | None = None
+
+
+class _ChatChoice(Response):
+    index: int
+    message: _ChatMessage
+    finish_reason: str | None = None
+    logprobs: _ChatLogprobs | None = None
+
+
+class _ChatCompletion(Response):
+    id: str
+    model: str
+    choices: list[_ChatChoice]
+    usage: Usage
+    steering: SteeringReport | None = None
+
+
+class _TextLogprobs(Response):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None = None
+
+
+class _TextChoice(Response):
+    index: int
+    text: str
+    finish_reason: str | None = None
+    logprobs: _TextLogprobs | None = None
+
+
+class _TextCompletion(Response):
+    id: str
+    model: str
+    choices: list[_TextChoice]
+    usage: Usage
+    steering: SteeringReport | None = None
+
+
+def read_chat(data: bytes, *, steered: bool) -> ChatResult:
+    """Read the answer of `POST /v1/chat/completions`.
+
+    Raises:
+        SteeringFailedError: Steering was asked for and the answer reports none.
+    """
+    wire = _ChatCompletion.model_validate_json(data)
+    _demand_report(wire.steering, steered=steered)
+    choices = [
+        Choice(
+            index=choice.index,
+            text=choice.message.content or "",
+            finish_reason=choice.finish_reason,
+            logprobs=choice.logprobs.content if choice.logprobs else None,
+        )
+        for choice in wire.choices
+    ]
+    return ChatResult(id=wire.id, model=wire.model, choices=choices, usage=wire.usage, steering=wire.steering)
+
+
+def read_completion(data: bytes, *, steered: bool) -> ChatResult:
+    """Read the answer of `POST /v1/completions`.
+
+    Raises:
+        SteeringFailedError: Steering was asked for and the answer reports none.
+    """
+    wire = _TextCompletion.model_validate_json(data)
+    _demand_report(wire.steering, steered=steered)
+    choices = [
+        Choice(
+            index=choice.index,
+            text=choice.text,
+            finish_reason=choice.finish_reason,
+            logprobs=_text_logprobs(choice.logprobs) if choice.logprobs else None,
+        )
+        for choice in wire.choices
+    ]
+    return ChatResult(id=wire.id, model=wire.model, choices=choices, usage=wire.usage, steering=wire.steering)
+
+
+def _text_logprobs(wire: _TextLogprobs) -> list[TokenLogprob]:
+    tops = wire.top_logprobs or [None] * len(wire.tokens)
+    return [
+        TokenLogprob(
+            token=token,
+            logprob=logprob,
+            top_logprobs=[TopLogprob(token=t, logprob=p) for t, p in (top or {}).items()],
+        )
+        for token, logprob, top in zip(wire.tokens, wire.token_logprobs, tops, strict=True)
+        if logprob is not None  # an echoed prompt's first token has none
+    ]
+
+
+def _demand_report(report: SteeringReport | None, *, steered: bool) -> None:
+    if steered and report is None:
+        raise SteeringFailedError(
+            "steering was asked for and the answer does not report any: the text is discarded as unsteered. "
+            "Is the server a trait-service (GET /v1/steering)?"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------- event stream
+
+
+class _StreamChoice(Response):
+    delta: _ChatMessage
+    finish_reason: str | None = None
+    logprobs: _ChatLogprobs | None = None
+
+
+class _StreamChunk(Response):
+    choices: list[_StreamChoice] = Field(default_factory=list)
+    usage: Usage | None = None
+    steering: SteeringReport | None = None
+
+
+class ReplyStream:
+    """Reads server-sent events of one streamed chat reply: `feed` bytes as they come, then `finish`.
+
+    Lines are split on bytes: a str splitter would also break a chunk at U+2028 or U+0085 inside the generated text.
+    """
+
+    def __init__(self, *, steered: bool) -> None:
+        self._steered = steered
+        self._buffer = b""
+        self._data: list[bytes] = []
+        self._report: SteeringReport | None = None
+        self._done = False
+
+    def feed(self, data: bytes) -> Iterator[ChatDelta]:
+        """Deltas that are complete with `data`.
+
+        Raises:
+            ServiceError: The service reports an error in the stream.
+        """
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        for line in lines:
+            text = line.rstrip(b"\r")
+            if text.startswith(b"data:"):
+                self._data.append(text[5:].removeprefix(b" "))
+            elif not text and self._data:
+                event, self._data = b"\n".join(self._data), []
+                delta = self._delta(event)
+                if delta is not None:
+                    yield delta
+
+    def finish(self) -> None:
+        """Check that the reply is whole.
+
+        Raises:
+            ServiceError: The stream broke off before its end.
+            SteeringFailedError: Steering was asked for and the stream reported none.
+        """
+        if not self._done:
+            raise ServiceError("the stream broke off before its end: the reply is not whole. Send the request again")
+        _demand_report(self._report, steered=self._steered)
+
+    def _delta(self, event: bytes) -> ChatDelta | None:
+        if event == b"[DONE]":
+            self._done = True
+            return None
+        _raise_stream_error(event)
+        try:
+            chunk = _StreamChunk.model_validate_json(event)
+        except ValidationError as error:
+            raise ServiceError(f"a chunk of the stream is not understood: {event[:200]!r}") from error
+        self._report = chunk.steering or self._report
+        delta = ChatDelta(usage=chunk.usage, steering=chunk.steering)
+        if chunk.choices:
+            choice = chunk.choices[0]
+            delta.text = choice.delta.content or ""
+            delta.finish_reason = choice.finish_reason
+            delta.logprobs = choice.logprobs.content if choice.logprobs else None
+        return delta if delta != ChatDelta() else None
+
+
+def _raise_stream_error(event: bytes) -> None:
+    if b'"error"' not in event:
+        return
+    try:
+        detail = ErrorBody.model_validate_json(event).error
+    except ValidationError:  # a chunk whose text holds the word
+        return
+    raise ServiceError(detail.message, status=detail.code if isinstance(detail.code, int) else None, param=detail.param)
