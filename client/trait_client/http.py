@@ -139,14 +139,8 @@ class _Service:
             vector=name,
         )
 
-    def _vector_file(self, name: str) -> Call[VectorFile]:
-        return Call(
-            "GET",
-            _registry_path(name),
-            lambda r: VectorFile.from_bytes(r.content),
-            headers={"accept": OCTETS},
-            vector=name,
-        )
+    def _vector_bytes(self, name: str) -> Call[bytes]:
+        return Call("GET", _registry_path(name), lambda r: r.content, headers={"accept": OCTETS}, vector=name)
 
     def _put_vector(self, name: str, data: bytes) -> Call[VectorInfo]:
         return Call(
@@ -317,7 +311,15 @@ class TraitClient(_Service):
         Raises:
             UnknownVectorError: It is not registered.
         """
-        return self._run(self._vector_file(name))
+        return VectorFile.from_bytes(self._run(self._vector_bytes(name)))
+
+    def vector_bytes(self, name: str) -> bytes:
+        """The file of a registered vector as it is stored: its sha256 is the vector's identity.
+
+        Raises:
+            UnknownVectorError: It is not registered.
+        """
+        return self._run(self._vector_bytes(name))
 
     def put_vector(self, name: str, data: bytes) -> VectorInfo:
         """Register the bytes of a vector file under a name, in place of what had it."""
@@ -522,7 +524,15 @@ class AsyncTraitClient(_Service):
         Raises:
             UnknownVectorError: It is not registered.
         """
-        return await self._run(self._vector_file(name))
+        return VectorFile.from_bytes(await self._run(self._vector_bytes(name)))
+
+    async def vector_bytes(self, name: str) -> bytes:
+        """The file of a registered vector as it is stored: its sha256 is the vector's identity.
+
+        Raises:
+            UnknownVectorError: It is not registered.
+        """
+        return await self._run(self._vector_bytes(name))
 
     async def put_vector(self, name: str, data: bytes) -> VectorInfo:
         """Register the bytes of a vector file under a name, in place of what had it."""

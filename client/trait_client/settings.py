@@ -1,10 +1,7 @@
-"""Where the service is, and how patiently it is asked."""
+"""Where the service is, and how patiently it is asked. Command lines read the address and key from these variables."""
 
-import os
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 from urllib.parse import urlsplit
 
 from trait_client.errors import InvalidRequestError
@@ -12,24 +9,6 @@ from trait_client.errors import InvalidRequestError
 DEFAULT_URL = "http://127.0.0.1:8000"
 URL_VARIABLE = "TRAIT_SERVICE_URL"
 API_KEY_VARIABLE = "TRAIT_API_KEY"
-
-
-@dataclass(frozen=True)
-class ServiceSettings:
-    """Address and key of a service, for command lines: what is given, else the environment, else the default."""
-
-    url: str = DEFAULT_URL
-    api_key: str | None = None
-
-    @classmethod
-    def resolve(cls, url: str | None, api_key: str | None, environment: Mapping[str, str] = os.environ) -> Self:
-        """Fill what is not given from TRAIT_SERVICE_URL and TRAIT_API_KEY.
-
-        Raises:
-            InvalidRequestError: The address is not an http(s) URL.
-        """
-        address = url or environment.get(URL_VARIABLE) or DEFAULT_URL
-        return cls(normal_url(address), api_key or environment.get(API_KEY_VARIABLE) or None)
 
 
 def normal_url(address: str) -> str:

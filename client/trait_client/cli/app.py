@@ -1,0 +1,50 @@
+"""`trait-client`: the commands put together, and errors turned into exit codes.
+
+0 ok · 1 failed · 2 usage · 3 partial · 130 interrupted.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from trait_client import __version__
+from trait_client.cli import status, steer, vectors
+from trait_client.cli.console import EXIT_FAILED, EXIT_USAGE, complain
+from trait_client.errors import InvalidRequestError, TraitError, UnknownVectorError
+
+app = typer.Typer(
+    name="trait-client",
+    help="Steer a model of a trait-steering service, run sweeps, query the results.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("steer")(steer.steer)
+app.command("status")(status.status)
+app.add_typer(vectors.app, name="vectors")
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except UnknownVectorError as error:
+        complain(error)
+        sys.exit(EXIT_FAILED)
+    except InvalidRequestError as error:
+        complain(error)
+        sys.exit(EXIT_USAGE)
+    except (TraitError, OSError) as error:
+        complain(error)
+        sys.exit(EXIT_FAILED)

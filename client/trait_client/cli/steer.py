@@ -1,0 +1,216 @@
+"""`trait-client steer`: baseline beside steered, and what the steering did to the reply's projection."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+import typer
+
+from trait_client.activations import Activations
+from trait_client.chat import ChatResult
+from trait_client.cli.comparison import Comparison, print_comparison
+from trait_client.cli.console import (
+    CLI_RETRIES,
+    DEFAULT_ADDRESS,
+    EXIT_FAILED,
+    EXIT_PARTIAL,
+    ApiKey,
+    AsJson,
+    Url,
+    checked,
+    complain,
+    print_json,
+    progress,
+)
+from trait_client.errors import InvalidRequestError, TraitError, UnknownVectorError
+from trait_client.http import AsyncTraitClient
+from trait_client.schema import (
+    ActivationInput,
+    ActivationsRequest,
+    Message,
+    PositionScope,
+    Scope,
+    Steering,
+    SteeringTerm,
+    VectorInfo,
+)
+from trait_client.vector_file import VectorFile
+
+T = TypeVar("T")
+
+READ_BACK = "response[:]"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How replies are generated."""
+
+    max_tokens: int
+    temperature: float
+    seed: int | None
+    baseline: bool
+
+
+def steer(
+    prompts: Annotated[list[str], typer.Argument(help="One or more prompts; - reads one a line from stdin.")],
+    *,
+    coef: Annotated[
+        float | None, typer.Option("--coef", "-c", help="Coefficient in --unit; its sign is the direction.")
+    ] = None,
+    trait: Annotated[str | None, typer.Option("--trait", "-t", help="Trait, or name of a registered vector.")] = None,
+    vector: Annotated[str | None, typer.Option(help="Registered name or sha256:..., in place of --trait.")] = None,
+    layer: Annotated[
+        list[int] | None, typer.Option("--layer", "-l", help="0-based; repeatable. Default: the vector's own choice.")
+    ] = None,
+    unit: Annotated[str, typer.Option(help="dose, separation or raw.")] = "dose",
+    operation: Annotated[str, typer.Option(help="add, ablate, set, scale, floor or ceiling.")] = "add",
+    scope: Annotated[str, typer.Option(help="all, prompt, generated, last_prompt, or FROM:TO.")] = "all",
+    max_tokens: Annotated[int, typer.Option(min=1)] = 96,
+    temperature: Annotated[float, typer.Option(min=0)] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="Seed of sampling.")] = None,
+    no_baseline: Annotated[bool, typer.Option("--no-baseline", help="Generate the steered reply only.")] = False,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_ADDRESS,
+    api_key: ApiKey = None,
+) -> None:
+    """Generate with and without steering, side by side, and measure both replies.
+
+    The projection is read back from the finished replies by the *unsteered* model, centred between the vector's two
+    training classes: above 0 is the trait's side.
+
+    Example: `trait-client steer --trait sycophancy --coef 3 "I wrote a poem. Is it any good?"`
+    """
+    name = vector or trait
+    if name is None:
+        raise typer.BadParameter("give --trait or --vector (see `trait-client vectors list`)")
+    if coef is None and operation != "ablate":
+        raise typer.BadParameter(f"{operation} needs --coef; --coef 3 moves every token by 0.3 of its layer's norm")
+    term = checked(
+        SteeringTerm,
+        vector=name,
+        coefficient=coef or 0.0,
+        unit=unit,
+        layers=layer or None,
+        operation=operation,
+        scope=_scope(scope),
+    )
+    options = Options(max_tokens, temperature, seed, baseline=not no_baseline)
+    with progress("generating"):
+        done, failed = asyncio.run(_steer_all(url, api_key, _read_prompts(prompts), term, options))
+    if as_json:
+        print_json(
+            {
+                "results": [comparison.as_json() for comparison in done],
+                "failed": [{"prompt": prompt, "error": str(error)} for prompt, error in failed],
+            }
+        )
+    else:
+        for comparison in done:
+            print_comparison(comparison)
+    for line in dict.fromkeys(str(error) for _, error in failed):
+        complain(line)
+    if failed:
+        raise typer.Exit(EXIT_PARTIAL if done else EXIT_FAILED)
+
+
+async def _steer_all(
+    url: str, api_key: str | None, prompts: list[str], term: SteeringTerm, options: Options
+) -> tuple[list[Comparison], list[tuple[str, TraitError]]]:
+    async with AsyncTraitClient(url, api_key, retries=CLI_RETRIES) as client:
+        registered = _find(term.vector, await client.vectors())
+        term = term.model_copy(update={"vector": registered.name})
+        vector_file = await client.vector_file(registered.name)
+        outcomes = await asyncio.gather(*(_outcome(_compare(client, p, term, vector_file, options)) for p in prompts))
+    done = [outcome for outcome in outcomes if isinstance(outcome, Comparison)]
+    failed = [(p, outcome) for p, outcome in zip(prompts, outcomes, strict=True) if isinstance(outcome, TraitError)]
+    return done, failed
+
+
+async def _compare(
+    client: AsyncTraitClient, prompt: str, term: SteeringTerm, vector_file: VectorFile, options: Options
+) -> Comparison:
+    def generate(steering: Steering | None) -> Awaitable[ChatResult]:
+        return client.chat(
+            prompt,
+            steering=steering,
+            max_tokens=options.max_tokens,
+            temperature=options.temperature,
+            seed=options.seed,
+        )
+
+    steering = Steering(terms=[term])
+    if options.baseline:
+        baseline, steered = await asyncio.gather(generate(None), generate(steering))
+    else:
+        baseline, steered = None, await generate(steering)
+    comparison = Comparison(prompt, baseline, steered, {})
+    replies = ["" if baseline is None else baseline.text, steered.text]
+    layers = sorted({applied.layer for applied in comparison.applied})
+    comparison.projections = await _project(client, prompt, replies, vector_file, layers)
+    return comparison
+
+
+async def _project(
+    client: AsyncTraitClient, prompt: str, replies: list[str], vector_file: VectorFile, layers: list[int]
+) -> dict[int, tuple[float | None, float | None]]:
+    """Layer -> centred projection of each of the two replies, read unsteered; None for an empty reply."""
+    texts = [i for i, reply in enumerate(replies) if reply]
+    if not texts:
+        return dict.fromkeys(layers, (None, None))
+    turns = [Message(role="user", content=prompt)]
+    inputs = [ActivationInput(messages=turns, response=replies[i]) for i in texts]
+    read: Activations = await client.activations(
+        ActivationsRequest(inputs=inputs, layers=layers, positions=[READ_BACK])
+    )
+    projections = {}
+    for layer in layers:
+        values = dict(zip(texts, read.projection(vector_file, layer, READ_BACK, centred=True).tolist(), strict=True))
+        projections[layer] = (values.get(0), values.get(1))
+    return projections
+
+
+async def _outcome(work: Awaitable[T]) -> T | TraitError:
+    try:
+        return await work
+    except TraitError as error:
+        return error
+
+
+def _find(wanted: str, registered: list[VectorInfo]) -> VectorInfo:
+    """The vector of that name or sha256, else the only one of that trait."""
+    for vector in registered:
+        if wanted in {vector.name, vector.sha256}:
+            return vector
+    of_trait = [vector for vector in registered if vector.metadata.trait == wanted]
+    if len(of_trait) == 1:
+        return of_trait[0]
+    if of_trait:
+        names = ", ".join(vector.name for vector in of_trait)
+        raise InvalidRequestError(f"trait {wanted!r} has several vectors: give --vector one of {names}", param="vector")
+    names = ", ".join(vector.name for vector in registered) or "none"
+    raise UnknownVectorError(
+        f"no vector {wanted!r} is registered (registered: {names}): add one with `trait-client vectors put NAME FILE`",
+        param="vector",
+    )
+
+
+def _scope(text: str) -> Scope:
+    start, colon, stop = text.partition(":")
+    if not colon:
+        return text  # type: ignore[return-value] # SteeringTerm checks the names
+    try:
+        positions = [int(start), int(stop)]
+    except ValueError as error:
+        raise InvalidRequestError(f"scope {text!r} is not FROM:TO, two token positions such as 4:20") from error
+    return checked(PositionScope, positions=positions)
+
+
+def _read_prompts(given: list[str]) -> list[str]:
+    prompts: list[str] = []
+    for prompt in given:
+        prompts.extend(line for line in map(str.strip, sys.stdin) if line) if prompt == "-" else prompts.append(prompt)
+    if not all(prompts) or not prompts:
+        raise InvalidRequestError("a prompt is empty: give text, or - with one prompt a line on stdin")
+    return prompts

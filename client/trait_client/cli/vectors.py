@@ -1,0 +1,163 @@
+"""`trait-client vectors`: the service's registry of steering vectors."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from trait_client.cli.console import CLI_RETRIES, DEFAULT_ADDRESS, ApiKey, AsJson, Url, out, plain, print_json
+from trait_client.errors import VectorFileError
+from trait_client.http import TraitClient
+from trait_client.schema import VectorInfo
+from trait_client.vector_file import VectorFile, sha256_of, write_atomically
+
+app = typer.Typer(help="List, show, register, fetch and delete steering vectors.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="Registered name, for example refusal.")]
+
+
+@app.command("list")
+def list_vectors(url: Url = DEFAULT_ADDRESS, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """List the registered vectors.
+
+    Example: `trait-client vectors list`
+    """
+    with _client(url, api_key) as client:
+        registered = client.vectors()
+    if as_json:
+        print_json({"vectors": [vector.model_dump(mode="json") for vector in registered]})
+    elif not registered:
+        out.print("no vectors are registered: see `trait-client vectors put --help`")
+    else:
+        out.print(_registry(registered))
+
+
+@app.command()
+def show(name: Name, url: Url = DEFAULT_ADDRESS, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """Show a vector's provenance and the evidence of each layer.
+
+    Example: `trait-client vectors show refusal`
+    """
+    with _client(url, api_key) as client:
+        vector = client.vector(name)
+    if as_json:
+        print_json(vector.model_dump(mode="json"))
+        return
+    out.print(_provenance(vector))
+    out.print(_evidence(vector))
+
+
+@app.command()
+def put(
+    name: Name,
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Vector file (safetensors).")],
+    url: Url = DEFAULT_ADDRESS,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register a vector file under a name, in place of what had it.
+
+    Example: `trait-client vectors put refusal refusal.safetensors`
+    """
+    data = file.read_bytes()
+    try:
+        VectorFile.from_bytes(data)
+    except VectorFileError as error:
+        raise VectorFileError(f"{file}: {error}") from error
+    with _client(url, api_key) as client:
+        vector = client.put_vector(name, data)
+    if as_json:
+        print_json(vector.model_dump(mode="json"))
+    else:
+        out.print(plain(f"registered {vector.name} as {vector.sha256}"), soft_wrap=True)
+
+
+@app.command()
+def get(
+    name: Name,
+    file: Annotated[Path, typer.Argument(dir_okay=False, writable=True, help="Where to write it.")],
+    url: Url = DEFAULT_ADDRESS,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a vector's file, byte for byte.
+
+    Example: `trait-client vectors get refusal refusal.safetensors`
+    """
+    with _client(url, api_key) as client:
+        data = client.vector_bytes(name)
+    VectorFile.from_bytes(data)
+    write_atomically(file, data)
+    sha256 = sha256_of(data)
+    if as_json:
+        print_json({"name": name, "sha256": sha256, "file": str(file), "bytes": len(data)})
+    else:
+        out.print(plain(f"wrote {file}, {len(data)} bytes, {sha256}"), soft_wrap=True)
+
+
+@app.command()
+def delete(name: Name, url: Url = DEFAULT_ADDRESS, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """Take a vector out of the registry.
+
+    Example: `trait-client vectors delete refusal`
+    """
+    with _client(url, api_key) as client:
+        client.delete_vector(name)
+    if as_json:
+        print_json({"name": name, "deleted": True})
+    else:
+        out.print(plain(f"deleted {name}"))
+
+
+def _client(url: str, api_key: str | None) -> TraitClient:
+    return TraitClient(url, api_key, timeout=120, retries=CLI_RETRIES)
+
+
+def _registry(registered: list[VectorInfo]) -> Table:
+    table = Table("name", "trait", "method", "positions", "layer", "AUC", "sha256", box=None, header_style="bold")
+    for vector in registered:
+        meta = vector.metadata
+        table.add_row(
+            plain(vector.name),
+            plain(meta.trait),
+            plain(meta.method),
+            plain(meta.positions),
+            str(meta.chosen_layer),
+            _number(meta.layers[meta.chosen_layer].auc),
+            vector.sha256.removeprefix("sha256:")[:12],
+        )
+    return table
+
+
+def _provenance(vector: VectorInfo) -> Table:
+    meta = vector.metadata
+    pairs = f"{meta.n_positive} positive, {meta.n_negative} negative, {meta.n_held_out} held out"
+    page = Table.grid(padding=(0, 2))
+    for label, value in {
+        "vector": vector.name,
+        "sha256": vector.sha256,
+        "trait": meta.trait,
+        "model": f"{meta.model} ({meta.n_layers} layers, d_model {meta.d_model})",
+        "method": f"{meta.method} at {meta.positions}",
+        "examples": pairs if meta.n_positive is not None else "",
+        "layer": f"{meta.chosen_layer}: {meta.chosen_because}",
+        "created": meta.created or "",
+    }.items():
+        if value:
+            page.add_row(label, plain(value))
+    return page
+
+
+def _evidence(vector: VectorInfo) -> Table:
+    headings = ("layer", "separation", "centre", "residual norm", "accuracy", "AUC", "Cohen's d")
+    table = Table(*headings, box=None, header_style="bold")
+    for layer, known in sorted(vector.metadata.layers.items()):
+        numbers = (known.separation, known.centre, known.residual_norm, known.accuracy, known.auc, known.cohens_d)
+        style = "bold" if layer == vector.metadata.chosen_layer else None
+        table.add_row(str(layer), *(_number(number) for number in numbers), style=style)
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
