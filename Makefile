@@ -1,0 +1,50 @@
+# trait-steering: `make demo` and `make test` set everything up themselves. VENV= and PYTHON= may be given.
+
+VENV ?= .venv
+MODEL ?= smollm2
+PYTEST_ARGS ?=
+BIN := $(abspath $(VENV))/bin
+
+# The first interpreter that is new enough and can make a virtual environment.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& { echo $$python; break; }; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup model demo test test-fast lint format lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
+		printf '%-18s %s\n' "$$name" "$$text"; done
+
+setup: ## make the virtual environment and install the pinned packages into it
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or later with venv and pip was found." \
+		"Install one (Debian, Ubuntu: apt install python3 python3-venv) or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) deploy/setup.py --venv "$(VENV)"
+
+model: setup ## fetch the small model (once) into TRAIT_HOME, by default ~/.cache/trait-steering
+	@$(BIN)/python -m trait_service.models_cli fetch $(MODEL)
+
+demo: setup model ## start the service, extract a vector, steer with it and show the difference
+	@$(BIN)/python deploy/demo.py
+
+test: setup model ## run every test, those with a real vLLM engine too
+	$(BIN)/python -m pytest tests $(PYTEST_ARGS)
+
+test-fast: setup model ## run the tests that need no engine and less than a minute each
+	$(BIN)/python -m pytest tests -m "not engine and not slow" $(PYTEST_ARGS)
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy service client extraction
+
+format: setup ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: setup ## pin the newest versions that pyproject.toml allows in deploy/requirements-cpu.txt
+	@$(BIN)/python deploy/lock.py
+
+clean: ## remove the virtual environment and the tools' caches (fetched models stay)
+	rm -rf "$(VENV)" .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,90 @@
+"""Write `deploy/requirements-cpu.txt`: every package of the CPU set-up, pinned.
+
+    make lock        (the same as: .venv/bin/python deploy/lock.py)
+
+pip resolves what `pyproject.toml` asks for (base, `service-cpu`, `extraction`, `dev`) as if nothing were installed. Of
+its answer we keep what can be reached from there without the packages of `LEFT_OUT`. No index and no path is written:
+the file installs with `pip install --no-deps -r` wherever the same versions can be had.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / "deploy" / "requirements-cpu.txt"
+EXTRAS = ("service-cpu", "extraction", "dashboard", "dev")
+
+BESIDE_PROJECT = (
+    "hatchling>=1.27",  # builds the editable install without a download
+    "editables",
+    "matplotlib",  # figures of the experiments
+    "six>=1.16",  # vllm asks for it on Python 3.12 and later only
+)
+LEFT_OUT = {
+    "torchvision": "its builds do not import beside a CPU torch, and then transformers does not either",
+    "torchaudio": "the same",
+    "torchcodec": "the same",
+    "triton": "no CPU backend; vllm picks another path where it is absent",
+    "fastapi-cli": "vllm starts uvicorn itself; brings a cloud client and a telemetry client",
+    "fastar": "belongs to the cloud client",
+}
+
+HEADER = """\
+# Every package of the CPU set-up (Python 3.11, Linux x86-64). Written by `make lock`: edit pyproject.toml instead.
+# Install with `pip install --no-deps -r deploy/requirements-cpu.txt`.
+# Left out on purpose:
+"""
+
+
+def main() -> None:
+    """Resolve, prune, write."""
+    wanted = [*_project_requirements(), *BESIDE_PROJECT]
+    report = _resolve(wanted)
+    packages = {canonicalize_name(item["metadata"]["name"]): item["metadata"] for item in report["install"]}
+    kept = _reachable([Requirement(line) for line in wanted], packages)
+    lines = [f"{packages[name]['name']}=={packages[name]['version']}" for name in sorted(kept)]
+    reasons = "".join(f"#   {name}: {reason}\n" for name, reason in LEFT_OUT.items())
+    TARGET.write_text(HEADER + reasons + "\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{TARGET.relative_to(ROOT)}: {len(lines)} packages, {len(packages) - len(lines)} of pip's answer left out")
+
+
+def _project_requirements() -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return [*project["dependencies"], *(line for extra in EXTRAS for line in project["optional-dependencies"][extra])]
+
+
+def _resolve(wanted: list[str]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "report.json"
+        command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
+        subprocess.run([*command, "--report", str(answer), *wanted], check=True)  # noqa: S603 - our own arguments
+        report: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+        return report
+
+
+def _reachable(wanted: list[Requirement], packages: dict[Any, Any]) -> set[str]:
+    """Names reached from `wanted`, extras followed, without the packages of `LEFT_OUT` and what only they need."""
+    seen: set[tuple[str, str]] = set()
+    queue = [(canonicalize_name(item.name), extra) for item in wanted for extra in ("", *sorted(item.extras))]
+    while queue:
+        name, extra = queue.pop()
+        if (name, extra) in seen or name in LEFT_OUT:
+            continue
+        seen.add((name, extra))
+        for line in packages[name].get("requires_dist", []):
+            needed = Requirement(line)
+            if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+                queue += [(canonicalize_name(needed.name), more) for more in ("", *sorted(needed.extras))]
+    return {name for name, _ in seen}
+
+
+if __name__ == "__main__":
+    main()
