@@ -1,0 +1,5 @@
+from trait_client.errors import TraitError
+
+
+class ResultsError(TraitError):
+    """A result database is missing, cannot be opened, or is written by another process."""

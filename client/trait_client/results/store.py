@@ -1,0 +1,111 @@
+"""Results of sweeps in one DuckDB file.
+
+A DuckDB file that one process writes cannot be opened by a second, not even to read. So a store holds no connection: a
+sweep takes the writer for as long as it runs, and the writer publishes `<path>.snapshot`, a whole copy renamed into
+place every few seconds. A query opens the file itself when nobody writes it, and the snapshot when somebody does.
+"""
+
+import contextlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+
+from trait_client.errors import InvalidRequestError
+from trait_client.results.errors import ResultsError
+from trait_client.results.writer import ResultWriter
+
+READ_PATIENCE = 5.0
+"""Seconds that a query waits for a writer that has just begun to publish its first snapshot."""
+
+_READER_CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "enable_external_access": "false",  # a query reads this database, and no other file
+    "lock_configuration": "true",
+}
+
+
+@dataclass(frozen=True)
+class QueryResult:
+    """What a query answered.
+
+    Attributes:
+        columns: Names, in order.
+        rows: Values, a tuple each.
+        source: `snapshot` where a sweep was writing: up to a few seconds old.
+    """
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+    source: Literal["database", "snapshot"]
+
+
+class ResultStore:
+    """A result database by its path.
+
+    Args:
+        path: The DuckDB file; it is made by the first writer.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.snapshot = self.path.with_name(self.path.name + ".snapshot")
+
+    def writer(self) -> ResultWriter:
+        """Open the file for writing, made and migrated as needed: a context manager.
+
+        Raises:
+            ResultsError: Another process writes it, or it is no database.
+        """
+        return ResultWriter(self.path, self.snapshot)
+
+    def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Run one read-only statement, also while a sweep writes.
+
+        Returns:
+            Column names and rows.
+
+        Raises:
+            InvalidRequestError: The statement is wrong, or would write.
+            ResultsError: There is no database.
+        """
+        result = self.read(sql)
+        return result.columns, result.rows
+
+    def read(self, sql: str) -> QueryResult:
+        """As `query`, and says what was read."""
+        connection, source = self._open()
+        with contextlib.closing(connection):
+            try:
+                cursor = connection.execute(sql)
+                columns = [column[0] for column in cursor.description or []]
+                return QueryResult(columns, cursor.fetchall(), source)
+            except duckdb.Error as error:
+                raise InvalidRequestError(f"the query fails: {error}", param="sql") from error
+
+    def _open(self) -> tuple[duckdb.DuckDBPyConnection, Literal["database", "snapshot"]]:
+        if not self.path.exists():
+            raise ResultsError(f"no results at {self.path}: run a sweep first, or give the database's path")
+        deadline = time.monotonic() + READ_PATIENCE
+        while True:
+            try:
+                return _connect(self.path), "database"
+            except (duckdb.IOException, duckdb.ConnectionException) as error:
+                if not _is_held(error):
+                    raise ResultsError(f"{self.path} cannot be read: {error}") from error
+                if self.snapshot.exists():
+                    with contextlib.suppress(duckdb.IOException):  # the writer closed in between: look again
+                        return _connect(self.snapshot), "snapshot"
+                if time.monotonic() > deadline:
+                    raise ResultsError(f"{self.path} is being written, and has no snapshot yet") from error
+            time.sleep(0.1)
+
+
+def _is_held(error: duckdb.Error) -> bool:
+    """Whether the file is open for writing: in another process (a lock), or in this one (another configuration)."""
+    return isinstance(error, duckdb.ConnectionException) or "lock" in str(error)
+
+
+def _connect(path: Path) -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(path, read_only=True, config=_READER_CONFIG)

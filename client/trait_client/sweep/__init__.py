@@ -1,0 +1,6 @@
+"""Sweeps: every cell of an experiment on every prompt, in one batch, into one database."""
+
+from trait_client.sweep.outcome import ProgressCallback, SweepOutcome, SweepProgress
+from trait_client.sweep.run import run_sweep
+
+__all__ = ["ProgressCallback", "SweepOutcome", "SweepProgress", "run_sweep"]
