@@ -84,5 +84,8 @@ def checked(model: type[M], **fields: Any) -> M:
         return model(**fields)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = str(first["loc"][0]) if first["loc"] else model.__name__
-        raise InvalidRequestError(f"{where} {fields.get(where)!r} is refused: {first['msg']}", param=where) from error
+        reason = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:
+            raise InvalidRequestError(reason) from error
+        where = str(first["loc"][0])
+        raise InvalidRequestError(f"{where} {fields[where]!r} is refused: {reason}", param=where) from error
