@@ -1,0 +1,188 @@
+"""Activations of a trait's scenarios, read through the service."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from trait_client.activations import Activations
+from trait_client.errors import DatasetError, InvalidRequestError, ServiceError
+from trait_client.positions import Positions
+from trait_client.schema import (
+    ActivationInput,
+    ActivationsMetadata,
+    ActivationsRequest,
+    Generation,
+    Message,
+    ServiceInfo,
+    VectorInfo,
+)
+
+from trait_extraction.datasets import TraitDataset
+from trait_extraction.scenarios import Scenario
+
+NORM_POSITIONS = "all[4:]"
+"""Where the residual norm is measured: the first positions are attention sinks, many times the usual norm."""
+
+
+class ActivationService(Protocol):
+    """What extraction needs of a service; `trait_client.http.TraitClient` has it."""
+
+    def info(self) -> ServiceInfo:
+        """What is served."""
+        ...
+
+    def activations(self, request: ActivationsRequest) -> Activations:
+        """Pooled activations of the inputs, in order."""
+        ...
+
+    def put_vector(self, name: str, data: bytes) -> VectorInfo:
+        """Register a vector file."""
+        ...
+
+
+@dataclass(frozen=True)
+class ContrastiveActivations:
+    """What the model made of both sides, on every layer.
+
+    Args:
+        metadata: The service's description of what was read.
+        positive: `(n, n_layers, d_model)` float32, residual units; row i is scenario i.
+        negative: The same for the other side.
+        residual_norms: `(n_layers,)` float64, mean token norm over positions 4 and later of both sides, residual units.
+    """
+
+    metadata: ActivationsMetadata
+    positive: npt.NDArray[np.float32]
+    negative: npt.NDArray[np.float32]
+    residual_norms: npt.NDArray[np.float64]
+
+
+def read_activations(
+    service: ActivationService,
+    dataset: TraitDataset,
+    positions: str,
+    generation: Generation,
+) -> ContrastiveActivations:
+    """Read both sides of a trait on all layers.
+
+    Args:
+        service: Where the model runs.
+        dataset: The trait.
+        positions: The pool that directions are fitted on.
+        generation: How replies are made, where the dataset has none and the positions need one.
+
+    Returns:
+        Pooled activations and the residual norm of each layer.
+
+    Raises:
+        InvalidRequestError: The positions do not fit the dataset.
+        DatasetError: The positions are empty for a scenario.
+        ServiceError: The service failed, or answered for another model or with values that are not finite.
+    """
+    check_positions(dataset, positions)
+    info = service.info()
+    inputs = [activation_input(dataset, s) for s in (*dataset.positive, *dataset.negative)]
+    pools = list(dict.fromkeys([positions, NORM_POSITIONS]))
+    size = max(1, info.limits.max_activation_inputs)
+    answers = [
+        service.activations(
+            ActivationsRequest(
+                inputs=inputs[start : start + size],
+                positions=pools,
+                generate=generation if needs_generation(dataset, positions) else None,
+            )
+        )
+        for start in range(0, len(inputs), size)
+    ]
+    metadata = answers[0].metadata
+    if metadata.config_digest != info.config_digest or metadata.layers != list(range(info.n_layers)):
+        raise ServiceError(
+            f"the service answered layers {metadata.layers[:3]}.. of {metadata.model} ({metadata.config_digest}), not "
+            f"all {info.n_layers} layers of {info.model} ({info.config_digest}): was it restarted meanwhile? Run again"
+        )
+    _check_counts(dataset, positions, np.concatenate([a.count(positions) for a in answers]))
+    mean = np.concatenate([a.mean(positions) for a in answers])
+    if not np.isfinite(mean).all():
+        layer = int(np.flatnonzero(~np.isfinite(mean).all(axis=(0, 2)))[0])
+        raise ServiceError(f"activations of layer {layer} are not finite: serve the model in float32 or bfloat16")
+    n = dataset.n_scenarios
+    return ContrastiveActivations(metadata, mean[:n], mean[n:], residual_norms(answers))
+
+
+def residual_norms(answers: Sequence[Activations]) -> npt.NDArray[np.float64]:
+    """Mean token norm of each layer over positions 4 and later: `sum_i count_i norm_il / sum_i count_i`.
+
+    Returns:
+        `(n_layers,)` float64, residual units.
+
+    Raises:
+        DatasetError: No text has a position 4.
+        ServiceError: A norm is not finite.
+    """
+    count = np.concatenate([a.count(NORM_POSITIONS) for a in answers]).astype(np.float64)
+    norm = np.concatenate([a.norm(NORM_POSITIONS) for a in answers]).astype(np.float64)
+    if count.sum() == 0:
+        raise DatasetError("no text is longer than 4 tokens: there is no position to measure the residual norm at")
+    norms: npt.NDArray[np.float64] = count[count > 0] @ norm[count > 0] / count.sum()
+    if not (np.isfinite(norms) & (norms > 0)).all():
+        layer = int(np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))[0])
+        raise ServiceError(f"the residual norm of layer {layer} is {norms[layer]}: it must be finite and above 0")
+    return norms
+
+
+def activation_input(dataset: TraitDataset, scenario: Scenario) -> ActivationInput:
+    """A scenario as the service reads it: raw text for base models, else a chat and the reply, if it is written."""
+    if dataset.style == "text":
+        return ActivationInput(text=scenario.prompt)
+    system = [] if scenario.system_prompt is None else [Message(role="system", content=scenario.system_prompt)]
+    return ActivationInput(
+        messages=[*system, Message(role="user", content=scenario.prompt)], response=scenario.response
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- positions
+
+
+def default_positions(dataset: TraitDataset) -> str:
+    """The reply; of raw text, everything."""
+    return "all[:]" if dataset.style == "text" else "response[:]"
+
+
+def needs_generation(dataset: TraitDataset, positions: str) -> bool:
+    """Whether the model must write the replies before they are read."""
+    return dataset.style == "generated" and Positions.parse(positions).part != "prompt"
+
+
+def check_positions(dataset: TraitDataset, positions: str) -> None:
+    """Refuse positions that the dataset does not have, or at which its two sides cannot differ.
+
+    Raises:
+        InvalidRequestError: Such positions.
+    """
+    part = Positions.parse(positions).part
+    if part == "response" and dataset.style == "text":
+        raise InvalidRequestError(
+            f"trait {dataset.trait!r} is raw text, which has no response to read at {positions}: use all[:]",
+            param="positions",
+        )
+    pairs = zip(dataset.positive, dataset.negative, strict=True)
+    same = sum((p.system_prompt, p.prompt) == (q.system_prompt, q.prompt) for p, q in pairs)
+    if same and (part == "prompt" or dataset.style == "generated"):
+        raise InvalidRequestError(
+            f"trait {dataset.trait!r} has the same prompt on both sides in {same} of {dataset.n_scenarios} scenarios, "
+            f"so nothing differs at {positions}: read response[:] of written replies, or write prompts that differ",
+            param="positions",
+        )
+
+
+def _check_counts(dataset: TraitDataset, positions: str, count: npt.NDArray[np.int32]) -> None:
+    empty = np.flatnonzero(count == 0)
+    if len(empty):
+        side, line = divmod(int(empty[0]), dataset.n_scenarios)
+        path = dataset.side_paths[side]
+        raise DatasetError(
+            f"{path}:{line + 1}: has no position {positions} ({len(empty)} of {len(count)} scenarios have none): read "
+            "more positions, or write a longer text"
+        )
