@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from trait_client.errors import InvalidRequestError
@@ -9,6 +10,7 @@ from trait_client.errors import InvalidRequestError
 DEFAULT_URL = "http://127.0.0.1:8000"
 URL_VARIABLE = "TRAIT_SERVICE_URL"
 API_KEY_VARIABLE = "TRAIT_API_KEY"
+DEFAULT_DATABASE = Path("results.duckdb")
 
 
 def normal_url(address: str) -> str:

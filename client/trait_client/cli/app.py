@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from trait_client import __version__
-from trait_client.cli import status, steer, vectors
+from trait_client.cli import sql, status, steer, sweep, vectors
 from trait_client.cli.console import EXIT_FAILED, EXIT_USAGE, complain
 from trait_client.errors import InvalidRequestError, TraitError, UnknownVectorError
 
@@ -24,6 +24,8 @@ app = typer.Typer(
 app.command("steer")(steer.steer)
 app.command("status")(status.status)
 app.add_typer(vectors.app, name="vectors")
+app.command("sweep")(sweep.sweep)
+app.command("sql")(sql.sql)
 
 
 @app.callback()

@@ -4,6 +4,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -17,6 +18,7 @@ from trait_client.settings import API_KEY_VARIABLE, DEFAULT_URL, URL_VARIABLE
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_PARTIAL = 3
+EXIT_INTERRUPTED = 130
 
 CLI_RETRIES = 1
 """A person at a terminal would rather know than wait."""
@@ -37,6 +39,7 @@ ApiKey = Annotated[
         rich_help_panel="Service",
     ),
 ]
+Database = Annotated[Path, typer.Option("--db", dir_okay=False, help="DuckDB file of the results.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
 DEFAULT_ADDRESS = DEFAULT_URL

@@ -1,0 +1,77 @@
+"""`trait-client sql`: a query on the results, also while a sweep writes them."""
+
+import csv
+import math
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from trait_client.cli.console import AsJson, Database, err, out, plain, print_json
+from trait_client.errors import InvalidRequestError
+from trait_client.settings import DEFAULT_DATABASE
+
+if TYPE_CHECKING:
+    from trait_client.results import QueryResult
+
+
+def sql(
+    query: Annotated[str, typer.Argument(help="One read-only statement.")],
+    *,
+    db: Database = DEFAULT_DATABASE,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header on stdout.")] = False,
+) -> None:
+    """Query the results. Views: cell_summary, best_coherent, precision_delta, method_comparison.
+
+    Example: `trait-client sql "select * from best_coherent" --db results.duckdb`
+    """
+    from trait_client.results import ResultStore  # noqa: PLC0415 - DuckDB takes a while to import
+
+    if as_json and as_csv:
+        raise typer.BadParameter("give --json or --csv, not both")
+    result = ResultStore(db).read(query)
+    if as_json:
+        print_json({"columns": result.columns, "rows": _records(result), "source": result.source})
+    elif as_csv:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(result.columns)
+        writer.writerows(result.rows)
+    else:
+        out.print(_table(result.columns, result.rows))
+        if result.source == "snapshot" and err.is_terminal:
+            err.print("a sweep is writing: this is its snapshot, up to a few seconds old", style="dim")
+
+
+def _table(columns: list[str], rows: list[tuple[Any, ...]]) -> Table:
+    table = Table(box=None, header_style="bold")
+    for i, column in enumerate(columns):
+        numeric = any(isinstance(row[i], int | float) for row in rows)
+        table.add_column(plain(column), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(plain(_cell(value)) for value in row))
+    return table
+
+
+def _records(result: "QueryResult") -> list[dict[str, Any]]:
+    if len(set(result.columns)) < len(result.columns):
+        raise InvalidRequestError(f"columns {result.columns} repeat a name: give each its own with AS", param="sql")
+    return [dict(zip(result.columns, map(_json_value, row), strict=True)) for row in result.rows]
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _json_value(value: Any) -> Any:
+    """What JSON has a word for; numbers that are not finite become null, times and decimals text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [_json_value(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _json_value(item) for key, item in value.items()}
+    return value if value is None or isinstance(value, str | int | bool) else str(value)

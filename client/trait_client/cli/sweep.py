@@ -1,0 +1,123 @@
+"""`trait-client sweep`: run an experiment's cells on every prompt, into a database."""
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from trait_client.cli.console import (
+    DEFAULT_ADDRESS,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_PARTIAL,
+    ApiKey,
+    AsJson,
+    Database,
+    Url,
+    complain,
+    err,
+    out,
+    plain,
+    print_json,
+)
+from trait_client.http import AsyncTraitClient
+from trait_client.settings import DEFAULT_DATABASE
+
+if TYPE_CHECKING:  # DuckDB takes a while to import, and only sweep and sql need it
+    from trait_client.experiment import Experiment
+    from trait_client.results import ResultStore
+    from trait_client.sweep import ProgressCallback, SweepOutcome, SweepProgress
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml", exists=True, dir_okay=False)],
+    *,
+    db: Database = DEFAULT_DATABASE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; ask no service.")] = False,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_ADDRESS,
+    api_key: ApiKey = None,
+) -> None:
+    """Run every cell of an experiment on every prompt, and score the replies.
+
+    What the database holds already is not run again: after an interruption, run the same command. Exit code 3 if some
+    trials failed.
+
+    Example: `trait-client sweep experiments/layers/experiment.toml --db results.duckdb`
+    """
+    from trait_client.experiment import Experiment  # noqa: PLC0415
+    from trait_client.results import ResultStore  # noqa: PLC0415
+
+    experiment = Experiment.load(file)
+    if dry_run:
+        _print_size(experiment, as_json=as_json)
+        return
+    try:
+        outcome = asyncio.run(_run(experiment, ResultStore(db), url, api_key))
+    except KeyboardInterrupt:
+        complain(f"interrupted: finished trials are in {db}; run the same command to go on")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if as_json:
+        print_json(dataclasses.asdict(outcome) | {"db": str(db)})
+    else:
+        _print_outcome(outcome, db)
+    for message, count in outcome.errors:
+        complain(f"{count} x {message}")
+    if outcome.status == "partial":
+        nothing = outcome.trials_run + outcome.trials_resumed == 0
+        raise typer.Exit(EXIT_FAILED if nothing else EXIT_PARTIAL)
+
+
+async def _run(experiment: "Experiment", store: "ResultStore", url: str, api_key: str | None) -> "SweepOutcome":
+    from trait_client.sweep import run_sweep  # noqa: PLC0415
+
+    with _progress_bar() as progress:
+        async with AsyncTraitClient(url, api_key) as client:
+            return await run_sweep(experiment, client, store, progress)
+
+
+@contextlib.contextmanager
+def _progress_bar() -> Iterator["ProgressCallback | None"]:
+    """A bar on stderr; nothing where stderr is not a terminal."""
+    if not err.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def show(now: "SweepProgress") -> None:
+            failed = f", {now.trials_failed} failed" if now.trials_failed else ""
+            speed = f", {now.tokens / now.seconds:.0f} tokens/s" if now.seconds else ""
+            description = f"{now.scored} scored{failed}{speed}"
+            bar.update(task, total=now.trials_total, completed=now.trials_done, description=description)
+
+        yield show
+
+
+def _print_size(experiment: "Experiment", *, as_json: bool) -> None:
+    size = experiment.size()
+    if as_json:
+        print_json({"name": experiment.name} | size.model_dump())
+        return
+    out.print(
+        plain(
+            f"{experiment.name}: {size.cells} cells and {size.control_cells} of random directions; "
+            f"{size.trials} replies, {size.baseline_trials} of them baselines"
+        )
+    )
+
+
+def _print_outcome(outcome: "SweepOutcome", db: Path) -> None:
+    speed = f", {outcome.tokens / outcome.seconds:.0f} tokens/s" if outcome.seconds else ""
+    out.print(
+        f"{outcome.status}: {outcome.trials_run} of {outcome.trials_total} trials run, "
+        f"{outcome.trials_resumed} found in the database, {outcome.trials_failed} failed, "
+        f"{outcome.unscored} not scored yet ({outcome.seconds:.1f} s{speed})"
+    )
+    out.print(plain(f"results are in {db}: see `trait-client sql --help`"), soft_wrap=True)

@@ -1,0 +1,403 @@
+"""The command line: what it prints where, and its exit codes, against a local server that answers as the service does."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import duckdb
+import numpy as np
+import pytest
+import safetensors.numpy
+from trait_client.cli import main
+from trait_client.schema import LayerEvidence, VectorMetadata
+from trait_client.vector_file import VectorFile, sha256_of
+
+LAYERS, D_MODEL = 30, 4
+EVIDENCE = LayerEvidence(separation=2.0, centre=1.0, residual_norm=10.0, auc=0.97)
+
+
+def vector_file() -> VectorFile:
+    directions = {layer: np.eye(D_MODEL, dtype=np.float32)[layer % D_MODEL] for layer in (12, 13)}
+    metadata = VectorMetadata(
+        trait="refusal",
+        model="smol",
+        config_digest="c",
+        n_layers=LAYERS,
+        d_model=D_MODEL,
+        method="mean_diff",
+        positions="response[:]",
+        layers=dict.fromkeys(directions, EVIDENCE),
+        chosen_layer=13,
+        chosen_because="best held-out AUC",
+    )
+    return VectorFile(metadata, directions)
+
+
+FILE = vector_file()
+BYTES = FILE.to_bytes()
+INFO = {"name": "refusal.md", "sha256": sha256_of(BYTES), "metadata": FILE.metadata.model_dump(mode="json")}
+SERVICE = {
+    "model": "smol",
+    "config_digest": "c",
+    "chat_template_digest": None,
+    "n_layers": LAYERS,
+    "d_model": D_MODEL,
+    "dtype": "bfloat16",
+    "quantization": None,
+    "residual_norms": [10.0] * LAYERS,
+    "operations": ["add", "ablate"],
+    "scopes": ["all"],
+    "units": ["dose", "raw"],
+    "limits": {
+        "max_terms": 32,
+        "max_relative_dose": 2.0,
+        "max_layers_per_term": 512,
+        "terms_per_layer": 8,
+        "bank_rows": 256,
+        "max_num_seqs": 64,
+        "max_activation_inputs": 8192,
+        "max_positions": 8,
+    },
+    "versions": {"vllm": "0.32.0"},
+}
+
+
+def chat_answer(body: dict) -> tuple[int, object]:
+    """The steered reply names the coefficient; a prompt that says so is refused, as over the dose limit."""
+    prompt = body["messages"][0]["content"]
+    if "steering" in body and "refuse me" in prompt:
+        error = {"message": "relative dose 9 is over 2.0", "type": "BadRequestError", "param": "steering", "code": 400}
+        return 400, {"error": error}
+    answer = {
+        "id": "1",
+        "model": "smol",
+        "choices": [{"index": 0, "message": {"content": "plain [bold]reply\x1b[2J"}, "finish_reason": "length"}],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8},
+    }
+    if "steering" in body:
+        term = body["steering"]["terms"][0]
+        answer["choices"][0]["message"]["content"] = f"steered by {term['coefficient']}"
+        applied = term | {"sha256": INFO["sha256"], "a": term["coefficient"], "relative_dose": 0.3}
+        layers = applied.pop("layers", [13])
+        answer["steering"] = {
+            "applied": [applied | {"layer": layer} for layer in layers],
+            "positions": {"prompt": 5, "generated": 2},
+        }
+    return 200, answer
+
+
+def activations_answer(body: dict) -> tuple[int, bytes]:
+    """Input i has activation (i + 2) in every component: centred, baseline 1 and steered 2."""
+    n, layers = len(body["inputs"]), body["layers"]
+    metadata = {key: SERVICE[key] for key in ("model", "config_digest", "n_layers", "d_model", "dtype")}
+    metadata |= {"layers": layers, "positions": body["positions"]}
+    mean = np.ones((n, len(layers), D_MODEL), np.float32) * np.arange(2, n + 2, dtype=np.float32)[:, None, None]
+    tensors = {
+        "mean/response[:]": mean,
+        "norm/response[:]": np.ones((n, len(layers)), np.float32),
+        "count/response[:]": np.full(n, 3, np.int32),
+        "n_prompt": np.full(n, 5, np.int32),
+        "n_response": np.full(n, 3, np.int32),
+    }
+    return 200, safetensors.numpy.save(tensors, metadata={"trait": json.dumps(metadata)})
+
+
+def service(method: str, path: str, accept: str, body: bytes) -> tuple[int, object]:
+    """One request answered as the service would."""
+    if method == "POST":
+        answer = {"/v1/chat/completions": chat_answer, "/v1/activations": activations_answer}[path]
+        return answer(json.loads(body))
+    if path == "/v1/vectors/refusal.md":
+        return 200, BYTES if method == "GET" and "octet-stream" in accept else INFO
+    if path.startswith("/v1/vectors/"):
+        return 404, {"error": {"message": "no vector 'kind' is registered", "type": "NotFoundError", "code": 404}}
+    documents = {
+        "/v1/steering": SERVICE,
+        "/v1/models": {"data": [{"id": "smol"}]},
+        "/v1/vectors": {"vectors": [INFO]},
+        "/v1/health/ready": {},
+    }
+    return 200, documents[path]
+
+
+@pytest.fixture
+def url(request) -> Iterator[str]:
+    answer: Callable = getattr(request, "param", service)
+
+    class Handler(BaseHTTPRequestHandler):
+        def _serve(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            status, document = answer(self.command, self.path, self.headers.get("accept", ""), body)
+            data = document if isinstance(document, bytes) else json.dumps(document).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 - the base class's names
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"http://127.0.0.1:{listener.server_port}"
+    listener.shutdown()
+    listener.server_close()
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, tmp_path) -> Callable[..., tuple[int, str, str]]:
+    """Run the command as from a shell, 100 columns wide: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    for variable in ("TRAIT_SERVICE_URL", "TRAIT_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["trait-client", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+# ------------------------------------------------------------------------------------------------------------ steer
+
+
+def test_steer_prints_both_replies_and_the_numbers(cli, url):
+    """Baseline beside steered, then coefficient, a, relative dose, positions and both projections."""
+    code, stdout, stderr = cli("steer", "-t", "refusal", "-c", "3", "hello", "--url", url)
+    assert (code, stderr) == (0, "")
+    assert any("plain [bold]reply" in line and "steered by 3.0" in line for line in stdout.splitlines())
+    assert "5 prompt + 2 generated" in stdout
+    assert "+1 → +2" in stdout
+    assert "\x1b" not in stdout
+
+
+def test_steer_stacks_the_replies_in_a_narrow_terminal(cli, url, monkeypatch):
+    """Two columns need 80."""
+    monkeypatch.setenv("COLUMNS", "60")
+    _, stdout, _ = cli("steer", "-t", "refusal", "-c", "3", "hello", "--url", url)
+    assert not any("reply" in line and "steered by" in line for line in stdout.splitlines())
+    assert stdout.index("reply") < stdout.index("steered by")
+
+
+def test_steer_json_is_one_document_with_what_was_applied(cli, url):
+    """Both layers that were asked for are read back."""
+    code, stdout, stderr = cli(
+        "steer", "-t", "refusal", "-c", "-2", "-l", "12", "-l", "13", "hi", "--json", "--url", url
+    )
+    assert (code, stderr) == (0, "")
+    (result,) = json.loads(stdout)["results"]
+    assert result["steered"]["text"] == "steered by -2.0"
+    assert [applied["layer"] for applied in result["applied"]] == [12, 13]
+    assert result["projections"] == [
+        {"layer": 12, "baseline": 1.0, "steered": 2.0},
+        {"layer": 13, "baseline": 1.0, "steered": 2.0},
+    ]
+
+
+def test_steer_reads_prompts_from_stdin(cli, url, monkeypatch):
+    """One a line; empty lines are none."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("first\n\nsecond\n"))
+    _, stdout, _ = cli("steer", "--vector", INFO["sha256"], "-c", "1", "-", "--no-baseline", "--json", "--url", url)
+    results = json.loads(stdout)["results"]
+    assert [result["prompt"] for result in results] == ["first", "second"]
+    assert results[0]["baseline"] is None
+
+
+def test_steer_exits_3_when_some_prompts_fail_and_1_when_all_do(cli, url):
+    """The service's words stand on stderr, and in the document beside the prompt."""
+    code, stdout, stderr = cli("steer", "-t", "refusal", "-c", "3", "ok", "refuse me", "--json", "--url", url)
+    assert code == 3
+    assert stderr == "error: relative dose 9 is over 2.0\n"
+    assert json.loads(stdout)["failed"] == [{"prompt": "refuse me", "error": "relative dose 9 is over 2.0"}]
+    assert cli("steer", "-t", "refusal", "-c", "3", "refuse me", "--url", url)[0] == 1
+
+
+def test_steer_names_the_registered_vectors_when_there_is_none_of_that_name(cli, url):
+    """What is there stands beside what was asked for."""
+    code, _, stderr = cli("steer", "-t", "kindness", "-c", "3", "hi", "--url", url)
+    assert code == 1
+    assert "kindness" in stderr
+    assert "refusal.md" in stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-c", "3"], "--trait"),
+        (["-t", "refusal"], "needs --coef"),
+        (["-t", "refusal", "-c", "nan"], "coefficient nan"),
+        (["-t", "refusal", "-c", "1", "--unit", "dozen"], "unit 'dozen'"),
+        (["-t", "refusal", "-c", "1", "-l", "9999"], "less than 512"),
+        (["-t", "refusal", "-c", "1", "--scope", "5:2"], "from must be below to"),
+        (["-t", "refusal", "-c", "1", "--scope", "a:b"], "FROM:TO"),
+        (["-t", "refusal", "-c", "1", "--url", "nowhere"], "http://HOST:PORT"),
+        (["-t", "refusal", "-c", "1", "--nonsense"], "--nonsense"),
+    ],
+)
+def test_a_wrong_option_exits_2_and_says_what_is_allowed(cli, arguments, message):
+    """No service is asked."""
+    code, stdout, stderr = cli("steer", "hi", *arguments)
+    assert (code, stdout) == (2, "")
+    assert message in stderr
+    assert "Traceback" not in stderr
+
+
+# ---------------------------------------------------------------------------------------------- status and vectors
+
+
+def test_status_fits_a_page(cli, url):
+    """Model, layers and limits."""
+    code, stdout, _ = cli("status", "--url", url)
+    assert code == 0
+    assert "30 (0..29), d_model 4" in stdout
+    assert "relative dose 2" in stdout
+    document = json.loads(cli("status", "--json", "--url", url)[1])
+    assert (document["ready"], document["vectors"], document["service"]["model"]) == (True, ["refusal.md"], "smol")
+
+
+def not_ready(method: str, path: str, accept: str, body: bytes) -> tuple[int, object]:
+    return (503, {}) if path == "/v1/health/ready" else service(method, path, accept, body)
+
+
+@pytest.mark.parametrize("url", [not_ready], indirect=True)
+def test_status_exits_1_while_the_service_is_not_ready(cli, url):
+    """So that a script can wait for it."""
+    code, stdout, _ = cli("status", "--url", url)
+    assert code == 1
+    assert "NOT READY" in stdout
+
+
+def test_no_service_is_one_line_on_stderr(cli):
+    """The address, and how to start one; no traceback."""
+    code, stdout, stderr = cli("status", "--url", "http://127.0.0.1:9")
+    assert (code, stdout) == (1, "")
+    assert stderr.count("\n") == 1
+    assert "trait-service serve" in stderr
+
+
+def test_the_address_can_come_from_the_environment(cli, url, monkeypatch):
+    """TRAIT_SERVICE_URL, with the /v1 that OpenAI clients are given."""
+    monkeypatch.setenv("TRAIT_SERVICE_URL", url + "/v1/")
+    assert json.loads(cli("status", "--json")[1])["url"] == url
+
+
+def test_vectors_are_listed_shown_put_fetched_and_deleted(cli, url, tmp_path):
+    """A fetched file has the bytes that the service holds."""
+    assert "refusal.md" in cli("vectors", "list", "--url", url)[1]
+    assert "best held-out AUC" in cli("vectors", "show", "refusal.md", "--url", url)[1]
+    assert cli("vectors", "get", "refusal.md", "r.safetensors", "--url", url)[0] == 0
+    assert (tmp_path / "r.safetensors").read_bytes() == BYTES
+    put = json.loads(cli("vectors", "put", "refusal.md", "r.safetensors", "--json", "--url", url)[1])
+    assert put["sha256"] == INFO["sha256"]
+    assert cli("vectors", "delete", "refusal.md", "--url", url)[:2] == (0, "deleted refusal.md\n")
+
+
+def test_an_unknown_vector_exits_1_and_a_wrong_name_2(cli, url):
+    """The first is the service's answer, the second is never sent."""
+    assert cli("vectors", "show", "kind", "--url", url)[0] == 1
+    assert cli("vectors", "show", "../kind", "--url", url)[0] == 2
+
+
+def test_a_file_that_is_no_vector_is_not_sent(cli, tmp_path):
+    """The file is checked here first; the message names it."""
+    (tmp_path / "bad.safetensors").write_bytes(b"\x00" * 32)
+    code, _, stderr = cli("vectors", "put", "bad", "bad.safetensors", "--url", "http://127.0.0.1:9")
+    assert code == 1
+    assert "bad.safetensors" in stderr
+
+
+# ------------------------------------------------------------------------------------------------- sweep, sql, help
+
+
+def test_sql_prints_a_table_json_or_csv(cli):
+    """Values that JSON has no word for become null."""
+    with duckdb.connect("r.duckdb") as connection:
+        connection.execute("create table t as select 1 as layer, 'NaN'::double as delta, 'a,b' as text")
+    query = ("sql", "select * from t", "--db", "r.duckdb")
+    assert json.loads(cli(*query, "--json")[1])["rows"] == [{"layer": 1, "delta": None, "text": "a,b"}]
+    assert cli(*query, "--csv")[1].splitlines() == ["layer,delta,text", '1,nan,"a,b"']
+    assert "a,b" in cli(*query)[1]
+    code, _, stderr = cli("sql", "select * from nothing", "--db", "r.duckdb")
+    assert (code, stderr.count("\n")) == (2, 1)
+
+
+def test_sql_without_a_database_says_so(cli):
+    """A query makes no file."""
+    code, _, stderr = cli("sql", "select 1", "--db", "none.duckdb")
+    assert code == 1
+    assert "none.duckdb" in stderr
+
+
+def test_a_dry_run_asks_no_service(cli, tmp_path):
+    """It counts cells and replies."""
+    text = 'name = "x"\ntraits = ["refusal"]\ncoefficients = [1.0, 2.0]\nlayers = [9, 13]\nprompts = ["a", "b", "c"]\n'
+    (tmp_path / "experiment.toml").write_text(text)
+    code, stdout, _ = cli("sweep", "experiment.toml", "--dry-run", "--json", "--url", "http://127.0.0.1:9")
+    assert code == 0
+    assert json.loads(stdout)["cells"] == 4
+    (tmp_path / "experiment.toml").write_text(text + "colour = 1\n")
+    code, _, stderr = cli("sweep", "experiment.toml", "--dry-run")
+    assert code == 2
+    assert "colour" in stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["steer"],
+        ["status"],
+        ["sweep"],
+        ["sql"],
+        *(["vectors", name] for name in ("list", "show", "put", "get", "delete")),
+    ],
+)
+def test_help_of_every_command_has_an_example(cli, command):
+    """The example begins with the command itself."""
+    code, stdout, _ = cli(*command, "--help")
+    assert code == 0
+    assert f"Example: trait-client {' '.join(command)}" in stdout
+
+
+def test_an_interruption_exits_130(tmp_path):
+    """Ctrl-C while a reply is awaited, and no traceback."""
+    asked = threading.Event()
+
+    class Silent(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.set()
+            time.sleep(30)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    listener = ThreadingHTTPServer(("127.0.0.1", 0), Silent)
+    listener.daemon_threads = True
+    threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True).start()
+    program = [sys.executable, "-c", "from trait_client.cli import main; main()"]
+    arguments = ["steer", "-t", "refusal", "-c", "3", "hi", "--url", f"http://127.0.0.1:{listener.server_port}"]
+    process = subprocess.Popen([*program, *arguments], stderr=subprocess.PIPE, cwd=tmp_path)
+    try:
+        assert asked.wait(60)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        listener.shutdown()
+        listener.server_close()
+    assert process.returncode == 130
+    assert b"Traceback" not in stderr
