@@ -7,7 +7,7 @@ each part, without a step.
 
 import re
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 from trait_client.errors import InvalidRequestError
 
@@ -47,7 +47,8 @@ class Positions:
                 "or all[4:] (a part, then an index or a slice without a step)",
                 param="positions",
             )
-        part, index, start, stop = match.groups()
+        index, start, stop = match.group(2, 3, 4)
+        part = cast("Part", match.group(1))
         if index is not None:
             first = int(index)
             return cls(part, first, None if first == -1 else first + 1)
@@ -69,7 +70,7 @@ class Positions:
         base = n_prompt if self.part == "response" else 0
         end = n_prompt if self.part == "prompt" else n_total
         start = self._absolute(self.start, base, end) if self.start is not None else base
-        if self.stop is not None:
+        if self.stop is not None:  # noqa: SIM108 - two cases, two lines
             stop = self._absolute(self.stop, base, end)
         else:
             stop = UNBOUNDED if end is None else end

@@ -23,8 +23,8 @@ class EngineSettings(BaseModel):
     Attributes:
         bank_rows: Distinct directions that live requests may use at once.
         terms_per_layer: Terms of one request on one layer.
-        capture_rows: Pools being filled at once, over all requests; None: four for each request row.
-        max_report_age: Finished requests whose reports wait to be fetched, before the oldest is dropped.
+        capture_rows: Pools being filled at once, over all requests; None: two for each request row.
+        max_results_waiting: Results that wait to be fetched, before the oldest is dropped.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,7 +33,7 @@ class EngineSettings(BaseModel):
     bank_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     terms_per_layer: Annotated[int, Field(ge=1, le=32)] = 8
     capture_rows: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    max_report_age: Annotated[int, Field(ge=1)] = 65536
+    max_results_waiting: Annotated[int, Field(ge=1)] = 16384
 
     def to_additional_config(self) -> dict[str, Any]:
         """The value for `VllmConfig.additional_config`."""

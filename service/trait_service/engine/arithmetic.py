@@ -1,0 +1,92 @@
+"""The arithmetic of every intervention, on its own, in plain torch.
+
+    h += (a + b * <h, d>) * d                     with a unit direction d
+
+| operation | a | b | source |
+|---|---|---|---|
+| `add` | coefficient | 0 | activation addition, arXiv:2308.10248 |
+| `ablate` | 0 | -1 | directional ablation, arXiv:2406.11717 |
+| `set` | value | -1 | the projection becomes the value |
+| `scale` | 0 | factor - 1 | the projection times the factor |
+| `floor` | limit | | adds max(limit - <h, d>, 0): the projection is kept at or above the limit |
+| `ceiling` | limit | | adds min(limit - <h, d>, 0): activation capping |
+
+`preserve_norm` rescales h afterwards to its norm before the change. Terms on one layer act in the order given. All
+arithmetic is float32; the result is added to the stream in the stream's own dtype.
+"""
+
+from typing import NamedTuple
+
+import torch
+from trait_client.schema import Operation
+
+LINEAR, FLOOR, CEILING = 0, 1, 2
+"""Modes of a term in the request table."""
+
+
+class Coefficients(NamedTuple):
+    """A term's numbers in the request table."""
+
+    mode: int
+    a: float
+    b: float
+
+
+def coefficients(operation: Operation, value: float) -> Coefficients:
+    """The table's numbers for an operation.
+
+    Args:
+        operation: One of the table above.
+        value: Its number, in residual units (`scale`: the factor; `ablate` ignores it).
+    """
+    match operation:
+        case "add":
+            return Coefficients(LINEAR, value, 0.0)
+        case "ablate":
+            return Coefficients(LINEAR, 0.0, -1.0)
+        case "set":
+            return Coefficients(LINEAR, value, -1.0)
+        case "scale":
+            return Coefficients(LINEAR, 0.0, value - 1.0)
+        case "floor":
+            return Coefficients(FLOOR, value, 0.0)
+        case "ceiling":
+            return Coefficients(CEILING, value, 0.0)
+
+
+def delta(
+    stream: torch.Tensor,
+    direction: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    mode: torch.Tensor,
+    preserve_norm: torch.Tensor,
+) -> torch.Tensor:
+    """What one term adds to each token.
+
+    Args:
+        stream: `(n, d_model)` float32: the residual stream before the term.
+        direction: `(n, d_model)` float32, unit length: each token's own direction.
+        a: `(n,)` float32.
+        b: `(n,)` float32.
+        mode: `(n,)` integer: `LINEAR`, `FLOOR` or `CEILING`.
+        preserve_norm: `(n,)` bool.
+
+    Returns:
+        `(n, d_model)` float32.
+    """
+    projection = (stream * direction).sum(-1)
+    gap = a - projection
+    amount = torch.where(
+        mode == LINEAR,
+        a + b * projection,
+        torch.where(mode == FLOOR, gap.clamp(min=0.0), gap.clamp(max=0.0)),
+    )
+    added = amount.unsqueeze(-1) * direction
+    if bool(preserve_norm.any()):
+        changed = stream + added
+        before = stream.norm(dim=-1, keepdim=True)
+        after = changed.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        rescaled = changed * (before / after) - stream
+        added = torch.where(preserve_norm.unsqueeze(-1), rescaled, added)
+    return added

@@ -1,0 +1,165 @@
+"""The operation as Triton kernels, for CUDA. Untested until a GPU has run it; `kernel_torch` is its reference.
+
+Both kernels are always launched, so that CUDA graphs hold them; a program leaves at once when its layer or its token
+has nothing to do. All addresses are of buffers that live as long as the engine.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+import triton.language as tl
+
+from trait_service.engine.arithmetic import FLOOR, LINEAR
+
+if TYPE_CHECKING:
+    from trait_service.engine.state import SteeringState
+
+_LINEAR = tl.constexpr(LINEAR)
+_FLOOR = tl.constexpr(FLOOR)
+
+
+@triton.jit
+def _steer_kernel(
+    residual,
+    hidden,
+    bank,
+    vector,
+    numbers,
+    rules,
+    row_of,
+    position_of,
+    flags,
+    residual_stride,
+    hidden_stride,
+    d_model: tl.constexpr,
+    n_terms: tl.constexpr,
+    has_hidden: tl.constexpr,
+    block: tl.constexpr,
+):
+    """One program a token: the token's terms in order, the stream kept in registers."""
+    used = tl.load(flags)
+    if used == 0:
+        return
+    token = tl.program_id(0).to(tl.int64)
+    row = tl.load(row_of + token)
+    if row < 0:
+        return
+    position = tl.load(position_of + token)
+    columns = tl.arange(0, block)
+    inside = columns < d_model
+    kept = tl.load(residual + token * residual_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    other = tl.zeros([block], dtype=tl.float32)
+    if has_hidden:
+        other = tl.load(hidden + token * hidden_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    changed = 0
+    for k in range(n_terms):
+        entry = row.to(tl.int64) * n_terms + k
+        bank_row = tl.load(vector + entry)
+        start = tl.load(rules + entry * 4 + 1)
+        stop = tl.load(rules + entry * 4 + 2)
+        if (bank_row >= 0) & (position >= start) & (position < stop):
+            mode = tl.load(rules + entry * 4)
+            preserve_norm = tl.load(rules + entry * 4 + 3)
+            a = tl.load(numbers + entry * 2)
+            b = tl.load(numbers + entry * 2 + 1)
+            direction = tl.load(bank + bank_row.to(tl.int64) * d_model + columns, mask=inside, other=0.0)
+            stream = kept + other
+            projection = tl.sum(stream * direction)
+            gap = a - projection
+            amount = tl.where(
+                mode == _LINEAR,
+                a + b * projection,
+                tl.where(mode == _FLOOR, tl.maximum(gap, 0.0), tl.minimum(gap, 0.0)),
+            )
+            added = amount * direction
+            if preserve_norm != 0:
+                after = stream + added
+                ratio = tl.sqrt(tl.sum(stream * stream)) / tl.maximum(tl.sqrt(tl.sum(after * after)), 1e-38)
+                added = after * ratio - stream
+            # Rounded to the stream's dtype after each term, as the reference does.
+            kept = (kept + added).to(residual.dtype.element_ty).to(tl.float32)
+            changed = 1
+    if changed == 1:
+        tl.store(residual + token * residual_stride + columns, kept.to(residual.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _capture_kernel(
+    residual,
+    hidden,
+    pool_slot,
+    sums,
+    norms,
+    flags,
+    residual_stride,
+    hidden_stride,
+    d_model: tl.constexpr,
+    n_pools: tl.constexpr,
+    has_hidden: tl.constexpr,
+    block: tl.constexpr,
+):
+    """One program a token: add its stream to each of its pools. Sums are atomic: their order is not fixed."""
+    if tl.load(flags + 1) == 0:
+        return
+    token = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, block)
+    inside = columns < d_model
+    for pool in range(n_pools):
+        slot = tl.load(pool_slot + token * n_pools + pool).to(tl.int64)
+        if slot >= 0:
+            stream = tl.load(residual + token * residual_stride + columns, mask=inside, other=0.0).to(tl.float32)
+            if has_hidden:
+                stream += tl.load(hidden + token * hidden_stride + columns, mask=inside, other=0.0).to(tl.float32)
+            tl.atomic_add(sums + slot * d_model + columns, stream, mask=inside)
+            tl.atomic_add(norms + slot, tl.sqrt(tl.sum(stream * stream)))
+
+
+def intervene(state: "SteeringState", residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
+    """Launch both kernels for one layer.
+
+    Args:
+        state: Holds the buffers.
+        residual: `(n_tokens_padded, d_model)`, rows contiguous.
+        hidden: As `residual`, or None.
+        layer: 0-based decoder block.
+    """
+    grid = (min(residual.shape[0], state.row.tensor.shape[0]),)
+    other = residual if hidden is None else hidden
+    block = triton.next_power_of_2(state.d_model)
+    warps = 4 if block <= 2048 else 8
+    flags = state.layer_flags.tensor[layer]
+    table = state.table
+    _steer_kernel[grid](
+        residual,
+        other,
+        state.bank.rows,
+        table.vector.tensor[layer],
+        table.numbers.tensor[layer],
+        table.rules.tensor[layer],
+        state.row.tensor,
+        state.position.tensor,
+        flags,
+        residual.stride(0),
+        other.stride(0),
+        d_model=state.d_model,
+        n_terms=table.n_terms,
+        has_hidden=hidden is not None,
+        block=block,
+        num_warps=warps,
+    )
+    _capture_kernel[grid](
+        residual,
+        other,
+        state.pool_slot.tensor,
+        state.pools.sums[layer],
+        state.pools.norms[layer],
+        flags,
+        residual.stride(0),
+        other.stride(0),
+        d_model=state.d_model,
+        n_pools=state.pool_slot.tensor.shape[1],
+        has_hidden=hidden is not None,
+        block=block,
+        num_warps=warps,
+    )

@@ -1,0 +1,106 @@
+"""Workers: vLLM's own with a steered model runner, and the RPC that the HTTP side calls through `collective_rpc`."""
+
+from importlib.metadata import version
+from typing import Any
+
+from trait_client.errors import TraitError
+from vllm.v1.worker.cpu_worker import CPUWorker
+from vllm.v1.worker.gpu_worker import Worker
+
+from trait_service.engine.runner import TraitCPUModelRunner, TraitCUDAModelRunner
+from trait_service.engine.state import SteeringState
+
+OPERATIONS = ("add",)
+"""Operations that requests may use; the others wait for their engine tests."""
+
+
+class UnsupportedEngineError(TraitError):
+    """The engine's configuration is one that steering was not tested with."""
+
+
+class SteeringWorkerMixin:
+    """RPC methods of a worker; each is called on every worker."""
+
+    model_runner: Any
+    vllm_config: Any
+
+    @property
+    def trait_state(self) -> SteeringState:
+        """The runner's steering state."""
+        return self.model_runner.trait_state
+
+    def trait_info(self) -> dict[str, Any]:
+        """What the engine is: sizes, dtype, operations, versions."""
+        config = self.vllm_config.model_config
+        return {
+            "n_layers": self.trait_state.n_layers,
+            "d_model": self.trait_state.d_model,
+            "dtype": str(config.dtype).removeprefix("torch."),
+            "quantization": config.quantization,
+            "runner": type(self.model_runner).__name__,
+            "operations": list(OPERATIONS),
+            "bank_rows": self.trait_state.settings.bank_rows,
+            "terms_per_layer": self.trait_state.settings.terms_per_layer,
+            "capture_rows": self.trait_state.pools.n_rows,
+            "max_num_seqs": self.trait_state.max_requests,
+            "versions": {name: version(name) for name in ("torch", "transformers")},
+        }
+
+    def trait_update_bank(self, put: dict[str, bytes], drop: list[str]) -> None:
+        """Change which directions stand in the bank: first drop, then put.
+
+        Args:
+            put: sha256 (hex) -> float32 little-endian bytes of the unit direction.
+            drop: sha256s whose rows are freed; the caller knows that no live request uses them.
+
+        Raises:
+            SteeringFailedError: A direction does not fit; those before it are stored.
+        """
+        for digest in drop:
+            self.trait_state.bank.drop(digest)
+        for digest, data in put.items():
+            self.trait_state.bank.put(digest, data)
+
+    def trait_collect(self, keys: list[str]) -> dict[str, Any]:
+        """Take reports and captures: see `SteeringState.collect`."""
+        return self.trait_state.collect(keys)
+
+    def trait_discard(self, keys: list[str]) -> None:
+        """Forget reports and captures that nobody will fetch."""
+        self.trait_state.collect(keys)
+
+    def trait_stats(self) -> dict[str, int]:
+        """Occupancy of the buffers."""
+        return self.trait_state.stats()
+
+
+class TraitCPUWorker(SteeringWorkerMixin, CPUWorker):
+    """vLLM's CPU worker, steered."""
+
+    def init_device(self) -> None:
+        """As vLLM does; then the runner becomes ours."""
+        super().init_device()
+        _adopt(self.model_runner, TraitCPUModelRunner)
+
+
+class TraitCUDAWorker(SteeringWorkerMixin, Worker):
+    """vLLM's CUDA worker, steered. Untested until a GPU has run it."""
+
+    def _make_model_runner(self) -> Any:
+        runner = super()._make_model_runner()
+        _adopt(runner, TraitCUDAModelRunner)
+        return runner
+
+
+def _adopt(runner: Any, steered: type) -> None:
+    """Swap the class of a runner for its steered subclass.
+
+    Raises:
+        UnsupportedEngineError: vLLM made another runner than the one that the subclass extends.
+    """
+    if type(runner) not in steered.__mro__:
+        raise UnsupportedEngineError(
+            f"model runner {type(runner).__module__}.{type(runner).__name__} is not supported: steering runs on vLLM's "
+            "V1 runner; set VLLM_USE_V2_MODEL_RUNNER=0"
+        )
+    runner.__class__ = steered
