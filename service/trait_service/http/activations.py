@@ -1,0 +1,354 @@
+"""`POST /v1/activations`: pooled activations of many texts, read in one batch.
+
+Each input becomes one engine request. A given response is part of the engine's prompt (one token is generated, and
+never read); with `generate` the reply is read while it is generated.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import safetensors.numpy
+from starlette.datastructures import State
+from trait_client.errors import InvalidRequestError, SteeringFailedError
+from trait_client.positions import Positions
+from trait_client.schema import (
+    ActivationInput,
+    ActivationsMetadata,
+    ActivationsRequest,
+    Generation,
+    ServiceInfo,
+    SteeringReport,
+)
+from trait_client.vector_file import METADATA_KEY
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.exceptions import VLLMClientError
+from vllm.inputs import tokens_input
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+from trait_service.engine.spec import CaptureSpec
+from trait_service.http.engine_client import Run, SteeredEngineClient, last_output, report_of
+from trait_service.http.resolve import ResolvedSteering
+from trait_service.http.workers import Capture, Collected
+
+Result = TypeVar("Result")
+
+MAX_INPUTS = 8192
+MAX_POSITIONS = 8
+
+
+@dataclass(frozen=True)
+class _Text:
+    """One input as token ids: prompt, then response."""
+
+    ids: list[int]
+    n_prompt: int
+
+
+@dataclass(frozen=True)
+class _Reading:
+    text: _Text
+    output: RequestOutput
+    collected: Collected
+    capture: Capture
+
+
+class ActivationReader:
+    """Reads activations through the service's own engine client.
+
+    Args:
+        client: The engine.
+        state: vLLM's application state: renderer and models.
+        shape: The workers' `trait_info`.
+        max_bytes: Size of one answer.
+    """
+
+    def __init__(self, client: SteeredEngineClient, state: State, shape: dict[str, Any], max_bytes: int) -> None:
+        self._client = client
+        self._state = state
+        self._n_layers: int = shape["n_layers"]
+        self._d_model: int = shape["d_model"]
+        self._pools = _Pools(shape["capture_rows"])
+        self._max_bytes = max_bytes
+
+    async def read(
+        self, request: ActivationsRequest, base: str | None, steering: ResolvedSteering | None, info: ServiceInfo
+    ) -> bytes:
+        """The safetensors answer (`ActivationsMetadata`).
+
+        Args:
+            request: What is asked for; its model and steering are already resolved.
+            base: Served model or adapter; None is the base model.
+            steering: None reads unsteered.
+            info: What the metadata says of the model.
+
+        Raises:
+            InvalidRequestError: An input cannot be read as asked; the message names it.
+            SteeringFailedError: The engine failed on an input.
+        """
+        layers = self._layers(request.layers)
+        positions = [str(Positions.parse(text)) for text in request.positions]
+        if len(set(positions)) < len(positions):
+            raise InvalidRequestError(f"positions {positions} name one pool twice", param="positions")
+        self._check_size(len(request.inputs), len(positions), len(layers))
+        texts = await self._tokenize(request.inputs, base)
+        for i, text in enumerate(texts):
+            self._check_text(i, text, request, positions)
+        lora = self._state.openai_serving_models.lora_requests.get(base)
+        readings = await _all(
+            [self._read_one(text, request, positions, layers, steering, lora) for text in texts],
+        )
+        return await asyncio.to_thread(
+            _answer, readings, request, base or info.model, info, layers, positions, steering
+        )
+
+    async def mean_norms(self, text: str, positions: str) -> np.ndarray:
+        """`(n_layers,)` float32: mean token norm of a text over `positions`, residual units."""
+        request = ActivationsRequest(inputs=[ActivationInput(text=text)], positions=[positions])
+        tokenized = await self._tokenize(request.inputs, None)
+        reading = await self._read_one(tokenized[0], request, [positions], list(range(self._n_layers)), None, None)
+        norms: np.ndarray = reading.capture.norm[0]
+        return norms
+
+    # ------------------------------------------------------------------------------------------ texts to token ids
+
+    async def _tokenize(self, inputs: Sequence[ActivationInput], base: str | None) -> list[_Text]:
+        return await _all([self._tokenize_one(i, item, base) for i, item in enumerate(inputs)])
+
+    async def _tokenize_one(self, i: int, item: ActivationInput, base: str | None) -> _Text:
+        try:
+            prompt = await self._prompt_ids(item, base)
+        except VLLMClientError as error:
+            raise InvalidRequestError(f"inputs[{i}]: {error}", param=f"inputs[{i}]") from error
+        if item.token_ids is not None:
+            return _Text(prompt, item.n_prompt or len(prompt))
+        response = await asyncio.to_thread(self._encode, item.response) if item.response is not None else []
+        return _Text([*prompt, *response], len(prompt))
+
+    async def _prompt_ids(self, item: ActivationInput, base: str | None) -> list[int]:
+        renderer = self._state.online_renderer
+        if item.token_ids is not None:
+            renderer.renderer.validate_token_ids(item.token_ids, parameter="token_ids")
+            return list(item.token_ids)
+        if item.messages is not None:
+            messages = [{"role": message.role, "content": message.content} for message in item.messages]
+            rendered = await renderer.render_chat(ChatCompletionRequest(model=base, messages=messages, max_tokens=1))
+            engine_inputs = rendered if isinstance(rendered, ErrorResponse) else rendered[1]
+        else:
+            engine_inputs = await renderer.render_completion(
+                CompletionRequest(model=base, prompt=item.text, max_tokens=1)
+            )
+        if isinstance(engine_inputs, ErrorResponse):
+            raise InvalidRequestError(engine_inputs.error.message, param=engine_inputs.error.param)
+        return list(engine_inputs[0]["prompt_token_ids"])
+
+    def _encode(self, response: str) -> list[int]:
+        ids: list[int] = self._state.online_renderer.renderer.get_tokenizer().encode(response, add_special_tokens=False)
+        return ids
+
+    # ------------------------------------------------------------------------------------------------------ checks
+
+    def _layers(self, layers: list[int] | None) -> list[int]:
+        if layers is None:
+            return list(range(self._n_layers))
+        for layer in layers:
+            if layer >= self._n_layers:
+                raise InvalidRequestError(f"layer {layer} is out of range: 0..{self._n_layers - 1}", param="layers")
+        if len(set(layers)) < len(layers):
+            raise InvalidRequestError(f"layers {layers[:32]} name a layer twice", param="layers")
+        return sorted(layers)
+
+    def _check_size(self, n_inputs: int, n_pools: int, n_layers: int) -> None:
+        size = n_inputs * n_pools * n_layers * self._d_model * 4
+        if size > self._max_bytes:
+            raise InvalidRequestError(
+                f"the answer would hold {size} bytes ({n_inputs} inputs x {n_pools} positions x {n_layers} layers x "
+                f"{self._d_model} x 4); at most {self._max_bytes}: send fewer inputs at once, or name the layers",
+                param="inputs",
+            )
+
+    def _check_text(self, i: int, text: _Text, request: ActivationsRequest, positions: list[str]) -> None:
+        where = f"inputs[{i}]"
+        longest = self._client.model_config.max_model_len
+        room = request.generate.max_tokens if request.generate else 1
+        if len(text.ids) + room > longest:
+            raise InvalidRequestError(
+                f"{where} has {len(text.ids)} tokens; with {room} to generate at most {longest - room} fit into the "
+                f"model's {longest}",
+                param=where,
+            )
+        if not text.ids:
+            raise InvalidRequestError(f"{where} has no tokens", param=where)
+        if request.logprobs and not 0 < text.n_prompt < len(text.ids):
+            raise InvalidRequestError(
+                f"{where}: logprobs need a prompt and a response; it has {text.n_prompt} prompt tokens and "
+                f"{len(text.ids) - text.n_prompt} of response",
+                param=where,
+            )
+        n_total = None if request.generate else len(text.ids)
+        for name in positions:
+            start, stop = Positions.parse(name).interval(text.n_prompt, n_total)
+            if start >= stop:
+                raise InvalidRequestError(
+                    f"{where}: positions {name} are empty (prompt {text.n_prompt} tokens, response "
+                    f"{len(text.ids) - text.n_prompt})",
+                    param=where,
+                )
+
+    # ----------------------------------------------------------------------------------------------------- reading
+
+    async def _read_one(
+        self,
+        text: _Text,
+        request: ActivationsRequest,
+        positions: list[str],
+        layers: list[int],
+        steering: ResolvedSteering | None,
+        lora: Any,
+    ) -> _Reading:
+        given = request.generate is None
+        capture = CaptureSpec(
+            positions=positions,
+            layers=layers,
+            n_prompt=text.n_prompt if given else None,
+            n_total=len(text.ids) if given else None,
+        )
+        run = Run(steering, capture)
+        params = _sampling(request.generate, logprobs=request.logprobs)
+        async with self._pools.take(len(positions)):
+            outputs = self._client.run(
+                run, tokens_input(text.ids), params, f"activations-{secrets.token_hex(8)}", lora_request=lora
+            )
+            async with contextlib.aclosing(outputs):
+                output = await last_output(outputs)
+        collected = run.collected[0]
+        if collected.capture is None:
+            raise SteeringFailedError("the workers hold no capture of a request that asked for one")
+        return _Reading(text, output, collected, collected.capture)
+
+
+class _Pools:
+    """Bounds the pools that are being filled, in order of arrival: requests wait here and never fail in the worker."""
+
+    def __init__(self, size: int) -> None:
+        self._free = self._size = size
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @contextlib.asynccontextmanager
+    async def take(self, n: int) -> AsyncIterator[None]:
+        n = min(n, self._size)
+        if self._waiting or self._free < n:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append((n, turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._give(n)
+                raise
+        else:
+            self._free -= n
+        try:
+            yield
+        finally:
+            self._give(n)
+
+    def _give(self, n: int) -> None:
+        self._free += n
+        while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= self._free):
+            wanted, turn = self._waiting.popleft()
+            if not turn.done():
+                self._free -= wanted
+                turn.set_result(None)
+
+
+def _sampling(generate: Generation | None, *, logprobs: bool) -> SamplingParams:
+    if generate is None:
+        return SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            detokenize=False,
+            prompt_logprobs=0 if logprobs else None,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+    return SamplingParams(
+        max_tokens=generate.max_tokens,
+        temperature=generate.temperature,
+        top_p=generate.top_p,
+        seed=generate.seed,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _answer(
+    readings: list[_Reading],
+    request: ActivationsRequest,
+    model: str,
+    info: ServiceInfo,
+    layers: list[int],
+    positions: list[str],
+    steering: ResolvedSteering | None,
+) -> bytes:
+    tensors: dict[str, np.ndarray] = {}
+    for pool, name in enumerate(positions):
+        tensors[f"mean/{name}"] = np.stack([reading.capture.mean[pool] for reading in readings]).astype(np.float32)
+        tensors[f"norm/{name}"] = np.stack([reading.capture.norm[pool] for reading in readings]).astype(np.float32)
+        tensors[f"count/{name}"] = np.array([reading.capture.count[pool] for reading in readings], np.int32)
+    tensors["n_prompt"] = np.array([reading.text.n_prompt for reading in readings], np.int32)
+    tensors["n_response"] = np.array([_n_response(reading, request) for reading in readings], np.int32)
+    if request.logprobs:
+        tensors["nll"] = np.array([_mean_nll(reading) for reading in readings], np.float32)
+    metadata = ActivationsMetadata(
+        model=model,
+        config_digest=info.config_digest,
+        chat_template_digest=info.chat_template_digest,
+        n_layers=info.n_layers,
+        d_model=info.d_model,
+        dtype=info.dtype,
+        layers=layers,
+        positions=positions,
+        responses=[reading.output.outputs[0].text for reading in readings] if request.generate else None,
+        steering=_report(readings, steering),
+    )
+    blob: bytes = safetensors.numpy.save(tensors, metadata={METADATA_KEY: metadata.model_dump_json()})
+    return blob
+
+
+def _report(readings: list[_Reading], steering: ResolvedSteering | None) -> SteeringReport | None:
+    return report_of(steering, [reading.collected for reading in readings]) if steering else None
+
+
+def _n_response(reading: _Reading, request: ActivationsRequest) -> int:
+    if request.generate:
+        return len(reading.output.outputs[0].token_ids)
+    return len(reading.text.ids) - reading.text.n_prompt
+
+
+def _mean_nll(reading: _Reading) -> float:
+    """Mean nats of the response tokens."""
+    table = reading.output.prompt_logprobs or []
+    picked = []
+    for position in range(reading.text.n_prompt, len(reading.text.ids)):
+        entry = table[position] if position < len(table) else None
+        if entry is None:
+            raise SteeringFailedError(f"the engine gave no logprob of position {position}")
+        picked.append(entry[reading.text.ids[position]].logprob)
+    return -float(np.mean(picked))
+
+
+async def _all(work: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """Run everything at once; the first failure cancels the rest and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(item) for item in work]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]

@@ -1,0 +1,76 @@
+"""Fetches reports and captures of finished requests: many requests, one call to the workers at a time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from trait_client.errors import SteeringFailedError
+
+from trait_service.http.workers import Collected
+
+Fetch = Callable[[Sequence[str]], Awaitable[dict[str, Collected]]]
+Discard = Callable[[Sequence[str]], Awaitable[None]]
+
+
+class Collector:
+    """Coalesces fetches.
+
+    Args:
+        fetch: Takes reports and captures from the workers.
+        discard: Forgets requests in the workers.
+    """
+
+    def __init__(self, fetch: Fetch, discard: Discard) -> None:
+        self._fetch = fetch
+        self._discard = discard
+        self._wanted: dict[str, asyncio.Future[Collected]] = {}
+        self._unwanted: list[str] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def collect(self, key: str) -> Collected:
+        """What the workers know of the finished request `key`.
+
+        Raises:
+            SteeringFailedError: They do not know it, or it failed there.
+        """
+        future = self._wanted.setdefault(key, asyncio.get_running_loop().create_future())
+        self._start()
+        collected = await future
+        if collected.report.error:
+            raise SteeringFailedError(f"the engine could not steer as asked: {collected.report.error}")
+        return collected
+
+    def discard(self, key: str) -> None:
+        """Have the workers forget an aborted request, soon."""
+        self._unwanted.append(key)
+        self._start()
+
+    def _start(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while self._wanted or self._unwanted:
+            unwanted, self._unwanted = self._unwanted, []
+            wanted, self._wanted = self._wanted, {}
+            try:
+                if unwanted:
+                    await self._discard(unwanted)
+                found = await self._fetch(list(wanted)) if wanted else {}
+            except Exception as error:  # noqa: BLE001 - handed to every request that waits
+                _fail(wanted, error)
+                continue
+            for key, future in wanted.items():
+                if future.done():
+                    continue
+                if key in found:
+                    future.set_result(found[key])
+                else:
+                    future.set_exception(SteeringFailedError(f"the workers hold no report of request {key}"))
+
+
+def _fail(wanted: dict[str, asyncio.Future[Collected]], error: Exception) -> None:
+    for future in wanted.values():
+        if not future.done():
+            failure = SteeringFailedError(f"the workers' report could not be fetched: {error}")
+            failure.__cause__ = error
+            future.set_exception(failure)

@@ -1,0 +1,164 @@
+"""What every request passes before it reaches a route: the API key, the size of its body, and JSON that can be answered.
+
+Pure ASGI, innermost of all middleware: CORS, which answers preflights itself, lies outside.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Collection
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.routing import get_route_path
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from trait_service.engine.spec import EXTRA_ARGS_KEY
+from trait_service.http.errors import error_response
+
+OPEN_PATH = "/v1/health/live"
+"""The one path that answers without a key: orchestrators probe it."""
+
+STEERED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/activations"})
+"""Routes that read `steering`. Elsewhere the field would be ignored, and the answer served unsteered."""
+
+_OUR_FIELDS = ("steering", "capture", "monitor")
+
+
+class ApiKeyGuard:
+    """Requires `Authorization: Bearer KEY` on every route but the liveness probe.
+
+    Args:
+        app: The application behind.
+        keys: Accepted keys.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Collection[str]) -> None:
+        self._app = app
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 401 (or close a websocket), or pass the request on."""
+        if scope["type"] not in ("http", "websocket") or self._is_open(scope) or self._has_key(Headers(scope=scope)):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": "no valid API key"})
+        else:
+            response = error_response("no valid API key: send the header 'Authorization: Bearer KEY'", 401)
+            response.headers["WWW-Authenticate"] = "Bearer"
+            await response(scope, receive, send)
+
+    def _is_open(self, scope: Scope) -> bool:
+        # The router's own reading of the path, so that --root-path cannot make the two differ.
+        return scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and get_route_path(scope) == OPEN_PATH
+
+    def _has_key(self, headers: Headers) -> bool:
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        found = False
+        for accepted in self._digests:
+            found |= secrets.compare_digest(digest, accepted)
+        return found and scheme.lower() == "bearer"
+
+
+class BodyGuard:
+    """Bounds bodies, and refuses JSON that no route can answer properly.
+
+    Refused with 400: NaN and infinities (no JSON, and not echoable), lone surrogates (no UTF-8), and our own fields on
+    routes that would ignore them.
+
+    Args:
+        app: The application behind.
+        max_bytes: Largest body.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read the body, check it, and pass it on in one piece."""
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            await self._app(scope, receive, send)
+            return
+        body = await self._read(scope, receive)
+        if body is None:
+            await error_response(f"the body is larger than {self._max_bytes} bytes", 413)(scope, receive, send)
+            return
+        if refusal := _refusal(scope, body):
+            await refusal(scope, receive, send)
+            return
+        await self._app(scope, _replayed(body, receive), send)
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
+        declared = Headers(scope=scope).get("content-length", "0")
+        if declared.isdigit() and int(declared) > self._max_bytes:
+            return None
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > self._max_bytes:
+                return None
+            if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                return b"".join(chunks)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replay
+
+
+def _refusal(scope: Scope, body: bytes) -> Response | None:
+    """The answer to JSON that must not pass; None for all other bodies. Only suspicious bodies are parsed here."""
+    if "json" not in Headers(scope=scope).get("content-type", ""):
+        return None
+    strange = b"NaN" in body or b"Infinity" in body or rb"\u" in body or b"\xed" in body
+    foreign = get_route_path(scope) not in STEERED_PATHS and any(f'"{name}"'.encode() in body for name in _OUR_FIELDS)
+    if not (strange or foreign or EXTRA_ARGS_KEY.encode() in body):
+        return None
+    try:
+        document = json.loads(body, parse_constant=_refuse_constant)
+    except _NotANumberError as error:
+        return error_response(f"{error} is not JSON: numbers must be finite", 400)
+    except (ValueError, RecursionError):
+        return None  # FastAPI answers what is no JSON at all
+    return _refusal_of_document(document, foreign=foreign)
+
+
+def _refusal_of_document(document: object, *, foreign: bool) -> Response | None:
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return error_response("the body holds a lone surrogate: it is not Unicode text", 400)
+    if not isinstance(document, dict):
+        return None
+    for field in ("vllm_xargs", "extra_args", "sampling_params"):
+        if _reserved_key_in(document.get(field)):
+            return error_response(f"{field}.{EXTRA_ARGS_KEY} is reserved: use the field 'steering'", 400, field)
+    named = next((name for name in _OUR_FIELDS if document.get(name) is not None), None)
+    if foreign and named is not None:
+        return error_response(
+            f"this route does not read {named!r}: it would be ignored. Use one of {', '.join(sorted(STEERED_PATHS))}",
+            400,
+            named,
+        )
+    return None
+
+
+def _reserved_key_in(value: object) -> bool:
+    return isinstance(value, dict) and (EXTRA_ARGS_KEY in value or _reserved_key_in(value.get("extra_args")))
+
+
+class _NotANumberError(Exception):
+    """JSON with a constant that is no JSON."""
+
+
+def _refuse_constant(name: str) -> object:
+    raise _NotANumberError(name)

@@ -1,0 +1,43 @@
+"""Which model is served: digests that vector files carry, so that a vector meets the model it was made for."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+IDENTIFYING_FIELDS = (
+    "architectures",
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "hidden_act",
+    "hidden_activation",
+    "rms_norm_eps",
+    "rope_theta",
+    "sliding_window",
+    "tie_word_embeddings",
+)
+"""Fields of a Hugging Face config that two models of one family and size share, whatever their dtype or quantisation."""
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """`sha256:` digest of the identifying fields of a config (`PretrainedConfig.to_dict()`)."""
+    text = config.get("text_config")
+    fields = {**config, **text} if isinstance(text, Mapping) else config
+    return _digest(json.dumps({name: fields.get(name) for name in IDENTIFYING_FIELDS}, sort_keys=True, default=str))
+
+
+def chat_template_digest(template: object) -> str | None:
+    """`sha256:` digest of a chat template; None where the model has none."""
+    if not template:
+        return None
+    return _digest(template if isinstance(template, str) else json.dumps(template, sort_keys=True, default=str))
+
+
+def _digest(text: str) -> str:
+    return "sha256:" + hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()

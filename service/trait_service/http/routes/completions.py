@@ -1,0 +1,20 @@
+"""`POST /v1/completions`: vLLM's, with `steering`."""
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+from vllm.entrypoints.serve.utils.api_utils import load_aware_call, validate_json_request, with_cancellation
+
+from trait_service.http.errors import TraitRoute
+from trait_service.http.openai import SteeredCompletionRequest, serve
+from trait_service.http.service import get_service
+
+router = APIRouter(route_class=TraitRoute)
+
+
+@router.post("/v1/completions", dependencies=[Depends(validate_json_request)], response_model=None)
+@with_cancellation
+@load_aware_call
+async def create_completion(request: SteeredCompletionRequest, raw_request: Request) -> Response:
+    """Text completion, steered as the request asks."""
+    handler = raw_request.app.state.openai_serving_completion.create_completion
+    return await serve(get_service(raw_request), request, raw_request, handler, "text_completion")

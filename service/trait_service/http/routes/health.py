@@ -1,0 +1,26 @@
+"""`/v1/health/live`: the process answers. `/v1/health/ready`: the engine does."""
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from trait_service.http.errors import TraitRoute, error_response
+from trait_service.http.service import Service
+
+router = APIRouter(prefix="/v1/health", route_class=TraitRoute)
+
+
+@router.get("/live")
+async def live() -> dict[str, str]:
+    """Answers without a key, whatever the engine does."""
+    return {"status": "live"}
+
+
+@router.get("/ready", response_model=None)
+async def ready(service: Service) -> JSONResponse:
+    """200 while the engine takes requests, else 503."""
+    try:
+        await service.client.check_health()
+    except EngineDeadError as error:
+        return error_response(f"the engine does not answer: {error}", 503)
+    return JSONResponse({"status": "ready"})

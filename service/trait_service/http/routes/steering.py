@@ -1,0 +1,15 @@
+"""`GET /v1/steering`: what can be steered here, and within which limits."""
+
+from fastapi import APIRouter
+from trait_client.schema import ServiceInfo
+
+from trait_service.http.errors import TraitRoute
+from trait_service.http.service import Service
+
+router = APIRouter(route_class=TraitRoute)
+
+
+@router.get("/v1/steering")
+async def show_steering(service: Service) -> ServiceInfo:
+    """The served model's shape and residual norms, operations, limits and versions."""
+    return service.info

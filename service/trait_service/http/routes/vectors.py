@@ -1,0 +1,80 @@
+"""`/v1/vectors[/NAME]`: the registry of steering vectors."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.responses import JSONResponse
+from trait_client.errors import InvalidRequestError
+from trait_client.schema import ServiceInfo, VectorInfo, VectorList, VectorMetadata
+from trait_client.vector_file import VectorFile
+
+from trait_service.http.errors import RegistryRoute
+from trait_service.http.service import Service
+
+BYTES = "application/octet-stream"
+
+router = APIRouter(prefix="/v1/vectors", route_class=RegistryRoute)
+
+
+@router.get("")
+async def list_vectors(service: Service) -> VectorList:
+    """Every registered vector, by name."""
+    return VectorList(vectors=[vector.info() for vector in await asyncio.to_thread(service.registry.all)])
+
+
+@router.get("/{name}", response_model=None)
+async def get_vector(name: str, service: Service, accept: Annotated[str, Header()] = "*/*") -> Response:
+    """A vector's metadata; with `Accept: application/octet-stream` its file. `name` may be `sha256:...`."""
+    vector = await asyncio.to_thread(service.registry.get, name)
+    if BYTES in accept:
+        return Response(await asyncio.to_thread(service.registry.read, vector), media_type=BYTES)
+    return JSONResponse(vector.info().model_dump(mode="json"))
+
+
+@router.put("/{name}", status_code=201)
+async def put_vector(name: str, request: Request, service: Service, allow_other_model: bool = False) -> VectorInfo:
+    """Register a vector file under a name, in place of what the name held.
+
+    `allow_other_model` accepts another config digest where width and number of layers agree (a fine-tune, say).
+    """
+    data = await request.body()
+    file = await asyncio.to_thread(VectorFile.from_bytes, data)
+    check_fits(file.metadata, service.info, allow_other_model=allow_other_model)
+    vector = await asyncio.to_thread(service.registry.put, name, data)
+    return vector.info()
+
+
+@router.delete("/{name}", status_code=204)
+async def delete_vector(name: str, service: Service) -> Response:
+    """Forget a vector; requests that run keep what they use."""
+    await asyncio.to_thread(service.registry.delete, name)
+    return Response(status_code=204)
+
+
+def check_fits(metadata: VectorMetadata, info: ServiceInfo, *, allow_other_model: bool) -> None:
+    """Refuse a vector that was made for another model.
+
+    Raises:
+        InvalidRequestError: Width, number of layers or config digest differ, or the scale of a layer is missing.
+    """
+    for field, of_file, of_model in (
+        ("d_model", metadata.d_model, info.d_model),
+        ("n_layers", metadata.n_layers, info.n_layers),
+    ):
+        if of_file != of_model:
+            raise InvalidRequestError(
+                f"the vector has {field} {of_file}; the served model {info.model!r} has {of_model}", param=field
+            )
+    if metadata.config_digest != info.config_digest and not allow_other_model:
+        raise InvalidRequestError(
+            f"the vector was made for {metadata.model[:200]!r} (config {metadata.config_digest}); this service runs "
+            f"{info.model!r} (config {info.config_digest}). Add ?allow_other_model=true if the models are close enough",
+            param="config_digest",
+        )
+    for layer, evidence in metadata.layers.items():
+        if evidence.residual_norm <= 0:
+            raise InvalidRequestError(
+                f"layer {layer} states a residual norm of {evidence.residual_norm}; it must be above 0",
+                param="residual_norm",
+            )

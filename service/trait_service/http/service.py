@@ -1,0 +1,134 @@
+"""One running service: the parts that the routes need, put together once at start-up."""
+
+import importlib.metadata
+import logging
+from argparse import Namespace
+from dataclasses import dataclass
+from typing import Annotated, Any, Self, get_args
+
+from fastapi import Depends, Request
+from starlette.datastructures import State
+from trait_client.schema import MAX_TERMS, NamedScope, ServiceInfo, SteeringLimits, Unit
+
+from trait_service.engine.settings import EngineSettings
+from trait_service.http.activations import MAX_INPUTS, MAX_POSITIONS, ActivationReader
+from trait_service.http.bank_lease import BankLease
+from trait_service.http.collector import Collector
+from trait_service.http.engine_client import SteeredEngineClient
+from trait_service.http.model_identity import chat_template_digest, config_digest
+from trait_service.http.residual_norms import measure_residual_norms
+from trait_service.http.resolve import Resolver
+from trait_service.http.settings import ServiceSettings
+from trait_service.http.workers import Workers
+from trait_service.registry import VectorRegistry
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TraitService:
+    """Everything behind the routes.
+
+    Args:
+        info: The answer of `GET /v1/steering`.
+        models: vLLM's served models and adapters.
+    """
+
+    settings: ServiceSettings
+    info: ServiceInfo
+    registry: VectorRegistry
+    resolver: Resolver
+    reader: ActivationReader
+    client: SteeredEngineClient
+    models: Any
+
+    @classmethod
+    async def start(cls, engine: Any, state: State, args: Namespace) -> Self:
+        """Put the parts together, give vLLM's handlers our engine client, and measure the residual norms.
+
+        Raises:
+            RuntimeError: The engine runs without the plugin's worker.
+        """
+        engine_settings = EngineSettings.from_additional_config(engine.vllm_config.additional_config)
+        if engine_settings is None:
+            raise RuntimeError("the engine runs without steering: start it with `trait-service serve`")
+        settings = ServiceSettings.from_args(args)
+        workers = Workers(engine)
+        shape = await workers.info()
+        tokenizer = engine.renderer.get_tokenizer()
+        lease = BankLease(workers.update_bank, engine_settings.bank_rows)
+        collector = Collector(workers.collect, workers.discard)
+        client = SteeredEngineClient(engine, lease, collector, tokenizer.bos_token_id)
+        _hand_over(state, engine, client)
+        reader = ActivationReader(client, state, shape, settings.max_activation_bytes)
+        digest = config_digest(engine.model_config.hf_config.to_dict())
+        registry = VectorRegistry(
+            settings.vectors / digest.removeprefix("sha256:")[:16],
+            max_vectors=settings.max_vectors,
+            max_bytes=settings.max_vector_bytes,
+        )
+        resolver = Resolver(
+            lookup=registry.get,
+            n_layers=shape["n_layers"],
+            operations=tuple(shape["operations"]),
+            terms_per_layer=engine_settings.terms_per_layer,
+            max_relative_dose=settings.max_relative_dose,
+        )
+        template = state.openai_serving_chat.chat_template or getattr(tokenizer, "chat_template", None)
+        info = ServiceInfo(
+            model=state.openai_serving_models.base_model_paths[0].name,
+            config_digest=digest,
+            chat_template_digest=chat_template_digest(template),
+            n_layers=shape["n_layers"],
+            d_model=shape["d_model"],
+            dtype=shape["dtype"],
+            quantization=shape["quantization"],
+            residual_norms=await measure_residual_norms(reader),
+            operations=list(shape["operations"]),
+            scopes=[*get_args(NamedScope), "positions"],
+            units=list(get_args(Unit)),
+            limits=SteeringLimits(
+                max_terms=MAX_TERMS,
+                max_relative_dose=settings.max_relative_dose,
+                max_layers_per_term=shape["n_layers"],
+                terms_per_layer=engine_settings.terms_per_layer,
+                bank_rows=engine_settings.bank_rows,
+                max_num_seqs=shape["max_num_seqs"],
+                max_activation_inputs=MAX_INPUTS,
+                max_positions=MAX_POSITIONS,
+            ),
+            versions={"trait-steering": importlib.metadata.version("trait-steering"), **_texts(shape.get("versions"))},
+        )
+        logger.info(
+            "steering %s: %d layers, d_model %d, vectors in %s",
+            info.model,
+            info.n_layers,
+            info.d_model,
+            settings.vectors,
+        )
+        return cls(settings, info, registry, resolver, reader, client, state.openai_serving_models)
+
+    def served_names(self) -> list[str]:
+        """Names that a request may give as its model, before any alias."""
+        return [*(path.name for path in self.models.base_model_paths), *self.models.lora_requests]
+
+
+def _hand_over(state: State, engine: Any, client: SteeredEngineClient) -> None:
+    """Every serving object of the application speaks to the engine through our client."""
+    state.engine_client = client
+    for served in list(state._state.values()):  # noqa: SLF001 - starlette's State has no public iteration
+        if getattr(served, "engine_client", None) is engine:
+            served.engine_client = client
+
+
+def _texts(versions: dict[str, Any] | None) -> dict[str, str]:
+    return {name: str(version) for name, version in (versions or {}).items()}
+
+
+def get_service(request: Request) -> TraitService:
+    """The service behind a route."""
+    service: TraitService = request.app.state.trait
+    return service
+
+
+Service = Annotated[TraitService, Depends(get_service)]

@@ -1,0 +1,47 @@
+"""What the HTTP side of a service is told at start-up."""
+
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ARGS_ENTRY = "trait_service"
+"""Attribute of vLLM's parsed arguments that carries our settings into the endpoint plugin."""
+
+
+def trait_home() -> Path:
+    """Folder of everything the service keeps: `$TRAIT_HOME`, else `~/.cache/trait-steering`."""
+    home = os.environ.get("TRAIT_HOME")
+    return Path(home).expanduser() if home else Path.home() / ".cache" / "trait-steering"
+
+
+class ServiceSettings(BaseModel):
+    """Limits and folders.
+
+    Attributes:
+        vectors: Folder of the vector registry; each model has a folder of its own inside.
+        max_relative_dose: Largest sum of `|a| / residual_norm` over one request's terms on one layer.
+        max_body_bytes: Largest request body.
+        max_n: Largest `n` of a chat or completion request.
+        max_vectors: Registered vectors.
+        max_vector_bytes: Size of one vector file.
+        max_activation_bytes: Size of one answer of `POST /v1/activations`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    vectors: Path = Field(default_factory=lambda: trait_home() / "vectors")
+    max_relative_dose: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
+    max_n: Annotated[int, Field(ge=1)] = 128
+    max_vectors: Annotated[int, Field(ge=1)] = 1024
+    max_vector_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
+    max_activation_bytes: Annotated[int, Field(ge=1024)] = 2**30
+
+    @classmethod
+    def from_args(cls, args: Namespace) -> Self:
+        """The settings that `trait-service serve` left in vLLM's arguments; the defaults under plain `vllm serve`."""
+        found = vars(args).get(ARGS_ENTRY)
+        return found if isinstance(found, cls) else cls()

@@ -1,0 +1,117 @@
+"""Calls to the engine's workers: the only place that knows vLLM's RPC.
+
+A call answers once per worker of every engine. Workers of one engine hold the same state (tensor parallelism), engines
+hold different requests (data parallelism).
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from trait_client.errors import SteeringFailedError
+
+from trait_service.engine.spec import RequestReport
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Pooled activations of one request.
+
+    Args:
+        mean: `(n_pools, n_layers_read, d_model)` float32, residual units.
+        norm: `(n_pools, n_layers_read)` float32, mean of the token norms, residual units.
+        count: `(n_pools,)` int32, positions pooled.
+    """
+
+    mean: np.ndarray
+    norm: np.ndarray
+    count: np.ndarray
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What the workers know of one finished request."""
+
+    report: RequestReport
+    capture: Capture | None
+
+
+class Workers:
+    """The workers behind vLLM's engine client.
+
+    Args:
+        engine: vLLM's `AsyncLLM`, or anything with its `collective_rpc`.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    async def info(self) -> dict[str, Any]:
+        """Shape of the loaded model, operations and versions."""
+        for answer in itertools.chain.from_iterable(await self._call("trait_info")):
+            if answer:
+                return dict(answer)
+        raise SteeringFailedError("no worker answered trait_info: the engine runs without the plugin's worker")
+
+    async def update_bank(self, put: dict[str, bytes], drop: list[str]) -> None:
+        """Drop directions from the vector bank, then put new ones in; raises what a worker raises."""
+        await self._call("trait_update_bank", put, drop)
+
+    async def collect(self, keys: Sequence[str]) -> dict[str, Collected]:
+        """Take reports and captures of finished requests; a key that no worker knows is missing."""
+        reports: dict[str, RequestReport] = {}
+        captures: dict[str, Capture] = {}
+        for answers in await self._call("trait_collect", list(keys)):
+            found: dict[str, dict[str, Any]] = next((a["reports"] for a in answers if a and a["reports"]), {})
+            for key, fields in found.items():
+                report = RequestReport(**fields)
+                reports[key] = _sum(reports[key], report) if key in reports else report
+            blob = next((a["captures"] for a in answers if a and a["captures"]), b"")
+            if blob:
+                captures |= _captures(blob)
+        return {key: Collected(report, captures.get(key)) for key, report in reports.items()}
+
+    async def discard(self, keys: Sequence[str]) -> None:
+        """Forget requests whose client has gone."""
+        await self._call("trait_discard", list(keys))
+
+    async def stats(self) -> dict[str, int]:
+        """Counters of the first worker that answers."""
+        for answer in itertools.chain.from_iterable(await self._call("trait_stats")):
+            if answer:
+                return dict(answer)
+        return {}
+
+    async def _call(self, name: str, *args: Any) -> list[list[Any]]:
+        """Answers by engine, then by worker."""
+        config = getattr(self._engine, "vllm_config", None)
+        if config is None or config.parallel_config.data_parallel_size == 1:
+            return [await self._engine.collective_rpc(name, args=args)]
+        # AsyncLLM.collective_rpc hands back the first engine's answers only.
+        every: Iterable[list[Any]] = await self._engine.engine_core.call_utility_all_async(
+            "collective_rpc", name, None, args, None
+        )
+        return list(every)
+
+
+def _captures(blob: bytes) -> dict[str, Capture]:
+    tensors = safetensors.numpy.load(blob)
+    keys = {name.rsplit("/", 1)[0] for name in tensors}
+    return {
+        key: Capture(tensors[f"{key}/mean"], tensors[f"{key}/norm"], tensors[f"{key}/count"]) for key in sorted(keys)
+    }
+
+
+def _sum(one: RequestReport, other: RequestReport) -> RequestReport:
+    """The report of a request whose children (n > 1) ran on several engines."""
+    return RequestReport(
+        key=one.key,
+        n_prompt=one.n_prompt,
+        steered_prompt=one.steered_prompt + other.steered_prompt,
+        steered_generated=one.steered_generated + other.steered_generated,
+        steered_cached=one.steered_cached + other.steered_cached,
+        error=one.error or other.error,
+    )
