@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import ClassVar, Literal
 
 CellKind = Literal["baseline", "steered", "control"]
+ScoreName = Literal["lexical", "coherence", "relevance", "perplexity"]
 RunStatus = Literal["running", "ok", "partial", "interrupted"]
 
 ANY_TRAIT = "*"
@@ -98,7 +99,7 @@ class ScoreRow:
     table: ClassVar = "scores"
     trial_id: str
     trait: str
-    name: str
+    name: ScoreName
     value: float | None
     definition: str
     mode: str = "computed"

@@ -1,0 +1,214 @@
+"""What a sweep will do: an experiment, the served model and the registered vectors, expanded into trials."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
+
+from trait_client.cells import Cell, Intervention, ModelIdentity, Sampling, Trial, digest
+from trait_client.control import control_name, random_vector
+from trait_client.errors import InvalidRequestError, UnknownVectorError
+from trait_client.experiment import Experiment
+from trait_client.http import AsyncTraitClient
+from trait_client.results.rows import ANY_TRAIT, ScoreName
+from trait_client.schema import ServiceInfo, VectorInfo
+from trait_client.trait_evaluation import TraitEvaluation
+from trait_client.vector_file import VectorFile, sha256_of
+
+
+@dataclass(frozen=True)
+class SweepVector:
+    """A registered vector and its file."""
+
+    name: str
+    sha256: str
+    file: VectorFile
+
+
+@dataclass(frozen=True)
+class ScoreKey:
+    """One score of a trial and how it is taken."""
+
+    trait: str
+    name: ScoreName
+    definition: str
+
+
+@dataclass(frozen=True)
+class ProjectionKey:
+    """One projection of a trial."""
+
+    sha256: str
+    layer: int
+
+
+Key = ScoreKey | ProjectionKey
+
+_READ: tuple[ScoreName, ...] = ("coherence", "relevance", "perplexity")
+READ_SCORES = frozenset(ScoreKey(ANY_TRAIT, name, "1") for name in _READ)
+"""Scores of every reply; raise the definition when a formula of `trait_client.scores` changes."""
+
+
+@dataclass
+class SweepPlan:
+    """Trials, baselines first, and what is to be scored of each.
+
+    Attributes:
+        trials: Each trial once, by id.
+        wanted: By trial id.
+        vectors: By hash: the traits' and the random ones.
+        evaluations: By trait.
+    """
+
+    trials: dict[str, Trial] = field(default_factory=dict)
+    wanted: dict[str, set[Key]] = field(default_factory=dict)
+    vectors: dict[str, SweepVector] = field(default_factory=dict)
+    evaluations: dict[str, TraitEvaluation] = field(default_factory=dict)
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Each cell once, baselines first."""
+        return list({trial.cell.cell_id: trial.cell for trial in self.trials.values()}.values())
+
+    def add(self, cell: Cell, prompt: str, keys: set[Key]) -> None:
+        """Take a trial in, or add to what is wanted of it."""
+        trial = Trial(cell, prompt)
+        self.trials.setdefault(trial.trial_id, trial)
+        self.wanted.setdefault(trial.trial_id, set(READ_SCORES)).update(keys)
+
+    def baselines_first(self) -> None:
+        """Order the trials so that every steered reply finds its baseline early."""
+        self.trials = dict(sorted(self.trials.items(), key=lambda item: item[1].cell.kind != "baseline"))
+
+
+async def plan_sweep(experiment: Experiment, client: AsyncTraitClient) -> SweepPlan:
+    """Expand an experiment; registers the random directions that the service does not have yet.
+
+    Raises:
+        InvalidRequestError: A vector is missing or ambiguous, or has no such layer; too few questions.
+        DatasetError: A trait's evaluation is missing or malformed.
+    """
+    info = await client.info()
+    model = ModelIdentity.of(info, experiment.precision, experiment.adapter)
+    evaluations = {trait: experiment.evaluation(trait) for trait in experiment.traits}
+    prompts = {trait: experiment.prompts_of(trait) for trait in experiment.traits}
+    plan = SweepPlan(evaluations=evaluations)
+    registered = await client.vectors()
+    for trait, method in product(experiment.traits, experiment.methods):
+        found = _find(registered, trait, method, experiment.vector_of(trait))
+        vector = SweepVector(found.name, found.sha256, await client.vector_file(found.name))
+        controls = [
+            await _register_control(client, registered, vector, seed)
+            for seed in range(experiment.control.random_directions)
+        ]
+        plan.vectors.update({each.sha256: each for each in (vector, *controls)})
+        for cell in _cells(experiment, trait, model, vector, controls):
+            keys = _keys(cell, evaluations[trait])
+            for prompt in prompts[trait]:
+                plan.add(cell, prompt, keys)
+                plan.add(cell.baseline, prompt, keys)
+    plan.baselines_first()
+    _check_doses(plan, info)
+    return plan
+
+
+def _cells(
+    experiment: Experiment, trait: str, model: ModelIdentity, vector: SweepVector, controls: list[SweepVector]
+) -> Iterator[Cell]:
+    layers = experiment.layers_of(trait)
+    chosen = [vector.file.metadata.chosen_layer] if layers == "chosen" else layers
+    for layer in chosen:
+        vector.file.evidence(layer)  # raises for a layer that the file lacks
+    for layer, coefficient, seed, applied in product(
+        chosen, experiment.coefficients_of(trait), experiment.seeds, (vector, *controls)
+    ):
+        sampling = Sampling(
+            system=experiment.system,
+            max_tokens=experiment.max_tokens,
+            temperature=experiment.temperature,
+            top_p=experiment.top_p,
+            seed=seed,
+        )
+        intervention = Intervention(
+            trait=trait,
+            trait_sha256=vector.sha256,
+            sha256=applied.sha256,
+            method=vector.file.metadata.method,
+            layer=layer,
+            coefficient=coefficient,
+            unit=experiment.unit,
+            operation=experiment.operation,
+            scope=experiment.scope,
+            preserve_norm=experiment.preserve_norm,
+        )
+        yield Cell(model, sampling, intervention)
+
+
+def _keys(cell: Cell, evaluation: TraitEvaluation) -> set[Key]:
+    """What is wanted of a cell's trials, and of its baseline's, beyond `READ_SCORES`."""
+    if cell.intervention is None:
+        return set()
+    keys: set[Key] = {ProjectionKey(cell.intervention.trait_sha256, cell.intervention.layer)}
+    if evaluation.metric is not None:
+        keys.add(ScoreKey(evaluation.trait, "lexical", digest(evaluation.metric.model_dump(mode="json"))))
+    return keys
+
+
+def _find(registered: list[VectorInfo], trait: str, method: str, reference: str | None) -> VectorInfo:
+    """The one vector of a trait and method; where several fit, the one named after the trait."""
+    if reference is not None:
+        for vector in registered:
+            if reference in {vector.name, vector.sha256}:
+                return vector
+        raise UnknownVectorError(
+            f"vector {reference!r} is not registered: the service has {_names(registered)}",
+            param=f"trait.{trait}.vector",
+        )
+    fitting = [v for v in registered if v.metadata.trait == trait and v.metadata.method == method]
+    if len({vector.sha256 for vector in fitting}) > 1:
+        fitting = [v for v in fitting if v.name in {trait, f"{trait}.{method}"}] or fitting
+    if len({vector.sha256 for vector in fitting}) > 1:
+        raise InvalidRequestError(
+            f"trait {trait!r} has several {method} vectors ({_names(fitting)}): set vector under [trait.{trait}]",
+            param="traits",
+        )
+    if not fitting:
+        raise UnknownVectorError(
+            f"trait {trait!r} has no {method} vector: the service has {_names(registered)}. Extract one with "
+            f"`trait-extract run --trait {trait}`, or register it with `trait-client vectors put`",
+            param="traits",
+        )
+    return fitting[0]
+
+
+async def _register_control(
+    client: AsyncTraitClient, registered: list[VectorInfo], vector: SweepVector, seed: int
+) -> SweepVector:
+    file = random_vector(vector.file, seed)
+    data = file.to_bytes()
+    name, sha256 = control_name(vector.sha256, seed), sha256_of(data)
+    if not any(each.name == name and each.sha256 == sha256 for each in registered):
+        await client.put_vector(name, data)
+    return SweepVector(name, sha256, file)
+
+
+def _check_doses(plan: SweepPlan, info: ServiceInfo) -> None:
+    """Refuse a dose over the service's limit now, instead of once a trial."""
+    limit = info.limits.max_relative_dose
+    for cell in plan.cells:
+        change = cell.intervention
+        if change is None or change.operation != "add":
+            continue
+        evidence = plan.vectors[change.trait_sha256].file.evidence(change.layer)
+        unit = {"dose": evidence.residual_norm / 10, "separation": evidence.separation, "raw": 1.0}[change.unit]
+        relative = abs(change.coefficient * unit) / evidence.residual_norm
+        if relative > limit:
+            raise InvalidRequestError(
+                f"coefficient {change.coefficient:g} ({change.unit}) of {change.trait} on layer {change.layer} is a "
+                f"relative dose of {relative:.3g}: the service allows at most {limit:g}",
+                param="coefficients",
+            )
+
+
+def _names(vectors: list[VectorInfo]) -> str:
+    names = [vector.name for vector in vectors]
+    return (", ".join(names[:10]) + (", ..." if len(names) > 10 else "")) or "none"
