@@ -9,6 +9,7 @@ import email.utils
 import ipaddress
 import itertools
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ from trait_client.errors import (
     UnknownVectorError,
 )
 from trait_client.schema import (
+    SHA256_PATTERN,
     ActivationsRequest,
     ErrorBody,
     Response,
@@ -142,10 +144,10 @@ class _Service:
     def _vector_bytes(self, name: str) -> Call[bytes]:
         return Call("GET", _registry_path(name), lambda r: r.content, headers={"accept": OCTETS}, vector=name)
 
-    def _put_vector(self, name: str, data: bytes) -> Call[VectorInfo]:
+    def _put_vector(self, name: str, data: bytes, *, allow_other_model: bool) -> Call[VectorInfo]:
         return Call(
             "PUT",
-            _registry_path(name),
+            _registry_path(name) + ("?allow_other_model=true" if allow_other_model else ""),
             lambda r: VectorInfo.model_validate_json(r.content),
             content=data,
             headers={"content-type": OCTETS, "accept": "application/json"},
@@ -321,9 +323,12 @@ class TraitClient(_Service):
         """
         return self._run(self._vector_bytes(name))
 
-    def put_vector(self, name: str, data: bytes) -> VectorInfo:
-        """Register the bytes of a vector file under a name, in place of what had it."""
-        return self._run(self._put_vector(name, data))
+    def put_vector(self, name: str, data: bytes, *, allow_other_model: bool = False) -> VectorInfo:
+        """Register the bytes of a vector file under a name, in place of what had it.
+
+        `allow_other_model` accepts a vector of another model of the same shape, such as a fine-tune.
+        """
+        return self._run(self._put_vector(name, data, allow_other_model=allow_other_model))
 
     def delete_vector(self, name: str) -> None:
         """Take a vector out of the registry.
@@ -534,9 +539,12 @@ class AsyncTraitClient(_Service):
         """
         return await self._run(self._vector_bytes(name))
 
-    async def put_vector(self, name: str, data: bytes) -> VectorInfo:
-        """Register the bytes of a vector file under a name, in place of what had it."""
-        return await self._run(self._put_vector(name, data))
+    async def put_vector(self, name: str, data: bytes, *, allow_other_model: bool = False) -> VectorInfo:
+        """Register the bytes of a vector file under a name, in place of what had it.
+
+        `allow_other_model` accepts a vector of another model of the same shape, such as a fine-tune.
+        """
+        return await self._run(self._put_vector(name, data, allow_other_model=allow_other_model))
 
     async def delete_vector(self, name: str) -> None:
         """Take a vector out of the registry.
@@ -673,9 +681,10 @@ def _post_json(path: str, body: bytes, read: Callable[[httpx.Response], T]) -> C
 
 
 def _registry_path(name: str) -> str:
-    if not is_name(name):
+    if not (is_name(name) or re.fullmatch(SHA256_PATTERN, name)):
         raise InvalidRequestError(
-            f"{name[:80]!r} is not a vector's name: use 1 to 64 of a-z 0-9 _ . - beginning with a letter or digit",
+            f"{name[:80]!r} is not a vector's name: use 1 to 64 of a-z 0-9 _ . - beginning with a letter or digit, "
+            "or sha256:... of a registered file",
             param="vector",
         )
     return f"/v1/vectors/{name}"

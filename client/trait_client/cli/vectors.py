@@ -52,6 +52,10 @@ def show(name: Name, url: Url = DEFAULT_ADDRESS, api_key: ApiKey = None, as_json
 def put(
     name: Name,
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Vector file (safetensors).")],
+    *,
+    allow_other_model: Annotated[
+        bool, typer.Option("--allow-other-model", help="Accept another model of the same shape, such as a fine-tune.")
+    ] = False,
     url: Url = DEFAULT_ADDRESS,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -66,7 +70,7 @@ def put(
     except VectorFileError as error:
         raise VectorFileError(f"{file}: {error}") from error
     with _client(url, api_key) as client:
-        vector = client.put_vector(name, data)
+        vector = client.put_vector(name, data, allow_other_model=allow_other_model)
     if as_json:
         print_json(vector.model_dump(mode="json"))
     else:
