@@ -1,0 +1,54 @@
+"""`trait-service model`: fetch the bundled models and tell where they lie."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trait_service.http.settings import trait_home
+from trait_service.models import MODELS, PROVENANCE, ModelError, fetch
+
+app = typer.Typer(help="The models that come with trait-steering.", no_args_is_help=True)
+
+Home = Annotated[
+    Path | None, typer.Option(help="Folder of everything kept [default: $TRAIT_HOME, else ~/.cache/trait-steering].")
+]
+Name = Annotated[str, typer.Argument(help=f"One of {', '.join(MODELS)}.")]
+
+
+@app.command("fetch")
+def fetch_command(name: Name, home: Home = None) -> None:
+    """Download a model and de-quantise it, where that is not done yet."""
+    folder = _fetch(name, home)
+    typer.echo(f"model {name}: {folder}")
+
+
+@app.command("path")
+def path_command(name: Name, home: Home = None) -> None:
+    """Print the folder of a model, and nothing else on stdout; fetches it first where it is not there."""
+    typer.echo(_fetch(name, home))
+
+
+@app.command("list")
+def list_command(home: Home = None) -> None:
+    """List the models, their licence, and the folder of those that are there."""
+    for model in MODELS.values():
+        folder = model.folder(home or trait_home())
+        where = folder if (folder / PROVENANCE).is_file() else f"not fetched (about {model.megabytes} MB)"
+        typer.echo(f"{model.name:<10} {model.licence:<30} {where}")
+
+
+def _fetch(name: str, home: Path | None) -> Path:
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # transformers' bars; read when tqdm is first imported
+    try:
+        return fetch(name, home=home and home.expanduser(), report=lambda line: typer.echo(line, err=True))
+    except ModelError as error:
+        typer.echo(f"trait-service: {error}", err=True)
+        raise typer.Exit(2 if name not in MODELS else 1) from error
+
+
+if __name__ == "__main__":
+    app()
