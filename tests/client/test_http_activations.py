@@ -1,0 +1,107 @@
+"""Pooled activations: shapes are checked, and projections follow from mean, direction and centre."""
+
+import inspect
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from trait_client.activations import Activations
+from trait_client.errors import InvalidRequestError, ServiceError
+from trait_client.http import AsyncTraitClient, TraitClient
+from trait_client.schema import LayerEvidence, VectorMetadata
+from trait_client.vector_file import VectorFile
+
+METADATA = {
+    "model": "smol",
+    "config_digest": "c",
+    "n_layers": 30,
+    "d_model": 4,
+    "dtype": "bfloat16",
+    "layers": [13, 9],
+    "positions": ["response[:]"],
+}
+
+
+def answer(metadata: dict | None = None, **tensors: np.ndarray) -> bytes:
+    whole = {
+        "mean/response[:]": np.arange(16, dtype=np.float32).reshape(2, 2, 4),
+        "norm/response[:]": np.ones((2, 2), np.float32),
+        "count/response[:]": np.array([3, 0], np.int32),
+        "n_prompt": np.array([5, 6], np.int32),
+        "n_response": np.array([3, 0], np.int32),
+    }
+    return safetensors.numpy.save(whole | tensors, metadata={"trait": json.dumps(METADATA | (metadata or {}))})
+
+
+def vector_file(d_model: int = 4) -> VectorFile:
+    direction = np.full(d_model, d_model**-0.5, np.float32)
+    metadata = VectorMetadata(
+        trait="kind",
+        model="smol",
+        config_digest="c",
+        n_layers=30,
+        d_model=d_model,
+        method="mean_diff",
+        positions="response[:]",
+        layers={9: LayerEvidence(separation=2.0, centre=1.5, residual_norm=10.0)},
+        chosen_layer=9,
+        chosen_because="test",
+    )
+    return VectorFile(metadata, {9: direction})
+
+
+def test_a_projection_is_the_mean_on_the_direction_of_its_layer():
+    """Layer 9 is the second that was read: (4 + 5 + 6 + 7) / 2 = 11. The second text has no response."""
+    read = Activations.from_bytes(answer())
+    projection = read.projection(vector_file(), 9, "response[:]")
+    assert projection.dtype == np.float32
+    np.testing.assert_array_equal(projection, [11.0, np.nan])
+    np.testing.assert_array_equal(read.projection(vector_file(), 9, "response[:]", centred=True), [9.5, np.nan])
+
+
+def test_positions_that_were_not_asked_for_are_refused():
+    """The message names those that the answer holds."""
+    read = Activations.from_bytes(answer())
+    assert read.count("response[:]").tolist() == [3, 0]
+    with pytest.raises(InvalidRequestError, match=r"holds response\[:\]"):
+        read.count("all[4:]")
+
+
+@pytest.mark.parametrize(("layer", "message"), [(13, "not in vector"), (12, "was not read")])
+def test_a_layer_that_is_missing_on_either_side_is_refused(layer, message):
+    """In the file, or among the layers that were read."""
+    with pytest.raises(InvalidRequestError, match=message):
+        Activations.from_bytes(answer()).projection(vector_file(), layer, "response[:]")
+
+
+def test_a_vector_of_another_width_is_refused():
+    """Before any arithmetic could broadcast."""
+    with pytest.raises(InvalidRequestError, match="d_model 8"):
+        Activations.from_bytes(answer()).projection(vector_file(8), 9, "response[:]")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "tensors", "message"),
+    [
+        ({"positions": ["all[:]"]}, {}, "no tensor 'mean/all"),
+        ({"layers": [9]}, {}, r"must be float32\[2, 1, 4\]"),
+        ({}, {"norm/response[:]": np.ones((2, 2))}, "is float64"),
+        ({}, {"nll": np.ones(3, np.float32)}, r"'nll' of the answer is float32\[3\]"),
+        ({"d_model": "wide"}, {}, "d_model"),
+    ],
+)
+def test_tensors_that_do_not_fit_the_metadata_are_refused(metadata, tensors, message):
+    """A missing or misshapen tensor is an error, never an empty result."""
+    with pytest.raises(ServiceError, match=message):
+        Activations.from_bytes(answer(metadata, **tensors))
+
+
+def test_both_clients_have_the_same_methods():
+    """What one can do the other can, with the same arguments."""
+
+    def methods(client: type) -> dict[str, list[str]]:
+        found = inspect.getmembers(client, inspect.isfunction)
+        return {name: list(inspect.signature(f).parameters) for name, f in found if not name.startswith("_")}
+
+    assert methods(TraitClient) == methods(AsyncTraitClient)
