@@ -126,7 +126,8 @@ class ActivationReader:
     async def _tokenize_one(self, i: int, item: ActivationInput, base: str | None) -> _Text:
         try:
             prompt = await self._prompt_ids(item, base)
-        except VLLMClientError as error:
+            self._client.check_prompt(prompt)
+        except (InvalidRequestError, VLLMClientError) as error:
             raise InvalidRequestError(f"inputs[{i}]: {error}", param=f"inputs[{i}]") from error
         if item.token_ids is not None:
             return _Text(prompt, item.n_prompt or len(prompt))

@@ -160,18 +160,25 @@ class SteeredEngineClient:
                 if not collected:
                     self._collector.discard(spec.key)
 
-    def _check(self, prompt: Any, params: SamplingParams) -> None:
-        if EXTRA_ARGS_KEY in (params.extra_args or {}):
-            raise VLLMValidationError(
-                f"vllm_xargs.{EXTRA_ARGS_KEY} is reserved: use the field 'steering'", parameter="vllm_xargs"
-            )
-        ids = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None
+    def check_prompt(self, ids: list[int] | None) -> None:
+        """Refuse a prompt whose activations would mislead.
+
+        Raises:
+            PromptRefusedError: It begins with two BOS tokens.
+        """
         if self._bos is not None and ids and len(ids) > 1 and ids[0] == ids[1] == self._bos:
             raise PromptRefusedError(
                 f"the prompt begins with two BOS tokens (id {self._bos}): the chat template and the tokenizer each add "
                 "one, which shifts every activation. Send messages or plain text, or leave one out",
                 param="messages",
             )
+
+    def _check(self, prompt: Any, params: SamplingParams) -> None:
+        if EXTRA_ARGS_KEY in (params.extra_args or {}):
+            raise VLLMValidationError(
+                f"vllm_xargs.{EXTRA_ARGS_KEY} is reserved: use the field 'steering'", parameter="vllm_xargs"
+            )
+        self.check_prompt(prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None)
 
     def _salt(self, steering: ResolvedSteering, n_prompt: int, users: str | None) -> str:
         """Key-value blocks are shared by requests of equal salt: equal steering, and equal salt of the user's own."""

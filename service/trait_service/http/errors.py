@@ -121,16 +121,18 @@ async def http_exception_response(_request: Request, error: Exception) -> Respon
 
 
 def _describe(entry: dict[str, Any]) -> str:
+    if entry.get("type") == "json_invalid":
+        return f"the body is not JSON, from character {entry['loc'][-1]}"
     message = str(entry.get("msg", "not valid")).removeprefix("Value error, ")
     value = entry.get("input")
-    shown = isinstance(value, str | int | float | bool) and entry.get("type") not in {"missing", "json_invalid"}
+    shown = isinstance(value, str | int | float | bool) and entry.get("type") != "missing"
     return f"{_field(entry) or 'body'}: {message}" + (f" (got {_bounded(value)})" if shown else "")
 
 
 def _field(entry: dict[str, Any]) -> str | None:
     """`steering.terms[0].layers`, without the names of union members that pydantic puts into `loc`."""
     text = ""
-    for part in entry.get("loc", ()):
+    for part in entry.get("loc", ()) if entry.get("type") != "json_invalid" else ():
         if isinstance(part, int):
             text += f"[{part}]"
         elif part != "body" and not set("[](){}") & set(part) and part not in {"str", "int", "float", "PositionScope"}:

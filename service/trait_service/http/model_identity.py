@@ -13,16 +13,15 @@ IDENTIFYING_FIELDS = (
     "num_hidden_layers",
     "num_attention_heads",
     "num_key_value_heads",
-    "head_dim",
     "vocab_size",
-    "hidden_act",
-    "hidden_activation",
     "rms_norm_eps",
-    "rope_theta",
     "sliding_window",
     "tie_word_embeddings",
 )
-"""Fields of a Hugging Face config that two models of one family and size share, whatever their dtype or quantisation."""
+"""Fields of a Hugging Face config that do not change with dtype, quantisation or the version of transformers.
+
+A base model and its fine-tunes may share them: the digest stands for the shape, not for the weights.
+"""
 
 
 def config_digest(config: Mapping[str, Any]) -> str:

@@ -78,13 +78,6 @@ class Workers:
         """Forget requests whose client has gone."""
         await self._call("trait_discard", list(keys))
 
-    async def stats(self) -> dict[str, int]:
-        """Counters of the first worker that answers."""
-        for answer in itertools.chain.from_iterable(await self._call("trait_stats")):
-            if answer:
-                return dict(answer)
-        return {}
-
     async def _call(self, name: str, *args: Any) -> list[list[Any]]:
         """Answers by engine, then by worker."""
         config = getattr(self._engine, "vllm_config", None)

@@ -1,0 +1,72 @@
+"""Model aliases: `<base>+NAME@COEFFICIENT`."""
+
+import pytest
+from trait_client.errors import InvalidRequestError
+from trait_client.schema import Steering
+from trait_service.http.alias import resolve_request, split_alias
+from trait_service.http.errors import NotServedError
+from trait_service.http.resolve import Resolver
+from trait_service.registry import VectorRegistry
+
+SERVED = ["org/model", "org/model+v2"]
+
+
+@pytest.fixture
+def resolver(tmp_path, make_vector):
+    registry = VectorRegistry(tmp_path / "vectors")
+    registry.put("tone", make_vector(layers=(2, 3)).to_bytes())
+    return Resolver(registry.get, n_layers=6, operations=("add",), terms_per_layer=4, max_relative_dose=2.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "base", "terms"),
+    [
+        ("org/model", "org/model", []),
+        ("org/model+tone@3", "org/model", [("tone", 3.0)]),
+        ("org/model+a@1+b.c-d@-2.5", "org/model", [("a", 1.0), ("b.c-d", -2.5)]),
+        ("org/model+v2", "org/model+v2", []),
+        ("org/model+v2+tone@1", "org/model+v2", [("tone", 1.0)]),
+        ("other+tone@1", "other+tone@1", []),
+        (None, None, []),
+    ],
+)
+def test_an_alias_is_a_served_name_and_terms(model, base, terms):
+    found, parsed = split_alias(model, SERVED)
+    assert found == base
+    assert [(term.vector, term.coefficient) for term in parsed] == terms
+    assert all(term.unit == "dose" and term.layers is None and term.scope == "all" for term in parsed)
+
+
+def test_a_vector_may_stand_by_its_hash():
+    _, terms = split_alias(f"org/model+sha256:{'a' * 64}@2", SERVED)
+    assert terms[0].vector == f"sha256:{'a' * 64}"
+
+
+@pytest.mark.parametrize(
+    "tail", ["tone", "tone@", "@3", "tone@x", "tone@nan", "tone@1e999", "Tone@1", "a@1++b@2", "tone@+1", ""]
+)
+def test_a_malformed_alias_says_how_to_write_one(tail):
+    with pytest.raises(InvalidRequestError, match="NAME@COEFFICIENT") as caught:
+        split_alias(f"org/model+{tail}", SERVED)
+    assert caught.value.param == "model"
+
+
+def test_an_alias_of_too_many_terms_is_refused():
+    with pytest.raises(InvalidRequestError, match="at most 32"):
+        split_alias("org/model" + "+a@1" * 33, SERVED)
+
+
+def test_alias_and_steering_together_are_the_terms_of_both(resolver):
+    _, alias = split_alias("org/model+tone@3", SERVED)
+    body = Steering.model_validate({"terms": [{"vector": "tone", "coefficient": 1.0, "layers": [3]}]})
+    assert [(t.layer, t.coefficient) for t in resolve_request(resolver, body, alias).applied] == [(2, 3.0), (3, 1.0)]
+
+
+def test_an_alias_of_an_unknown_vector_is_a_model_that_is_not_served(resolver):
+    _, alias = split_alias("org/model+nope@3", SERVED)
+    with pytest.raises(NotServedError, match="nope"):
+        resolve_request(resolver, None, alias)
+
+
+def test_a_request_without_terms_is_not_steered(resolver):
+    assert resolve_request(resolver, None, []) is None

@@ -1,0 +1,94 @@
+"""Reports of many finished requests travel together, and none is invented."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from trait_client.errors import SteeringFailedError
+from trait_service.http.collector import Collector
+from trait_service.http.workers import Workers
+
+
+def result(key: str, **fields: object) -> dict:
+    return {
+        "key": key,
+        "n_prompt": 3,
+        "steered_prompt": 3,
+        "steered_generated": 1,
+        "steered_cached": 0,
+        "error": None,
+    } | fields
+
+
+def collector_over(workers) -> Collector:
+    rpc = Workers(workers)
+    return Collector(rpc.collect, rpc.discard)
+
+
+def test_requests_that_finish_together_share_calls_and_one_is_in_flight(memory_workers):
+    async def scenario() -> None:
+        workers = memory_workers()
+        workers.results = {f"k{i}": result(f"k{i}", steered_prompt=i) for i in range(40)}
+        collector = collector_over(workers)
+        collected = await asyncio.gather(*(collector.collect(f"k{i}") for i in range(40)))
+        assert [item.report.steered_prompt for item in collected] == list(range(40))
+        assert len(workers.called("trait_collect")) <= 2
+        assert workers.most_in_flight == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_capture_comes_with_its_report(memory_workers):
+    async def scenario() -> None:
+        workers = memory_workers()
+        workers.results = {"k": result("k")}
+        workers.captures = {"k": np.full((2, 3, 4), 7, np.float32)}
+        collected = await collector_over(workers).collect("k")
+        assert collected.capture.mean.shape == (2, 3, 4)
+        assert collected.capture.norm.shape == (2, 3)
+
+    asyncio.run(scenario())
+
+
+def test_a_request_without_a_report_has_failed(memory_workers):
+    async def scenario() -> None:
+        with pytest.raises(SteeringFailedError, match="no report"):
+            await collector_over(memory_workers()).collect("unknown")
+
+    asyncio.run(scenario())
+
+
+def test_a_report_with_an_error_fails_the_request(memory_workers):
+    async def scenario() -> None:
+        workers = memory_workers()
+        workers.results = {"k": result("k", error="no such row")}
+        with pytest.raises(SteeringFailedError, match="no such row"):
+            await collector_over(workers).collect("k")
+
+    asyncio.run(scenario())
+
+
+def test_a_broken_call_fails_those_that_wait_and_no_one_after(memory_workers):
+    async def scenario() -> None:
+        workers = memory_workers()
+        workers.results = {"a": result("a"), "b": result("b")}
+        collector = collector_over(workers)
+        workers.fail_next = RuntimeError("the wire broke")
+        with pytest.raises(SteeringFailedError, match="the wire broke"):
+            await collector.collect("a")
+        assert (await collector.collect("b")).report.key == "b"
+
+    asyncio.run(scenario())
+
+
+def test_an_aborted_request_is_forgotten_in_the_workers(memory_workers):
+    async def scenario() -> None:
+        workers = memory_workers()
+        workers.results = {"gone": result("gone")}
+        collector = collector_over(workers)
+        collector.discard("gone")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert workers.results == {}
+
+    asyncio.run(scenario())

@@ -1,0 +1,123 @@
+"""From names and units to directions and residual units; whatever is out of range is refused with value and range."""
+
+import math
+
+import numpy as np
+import pytest
+from trait_client.errors import InvalidRequestError, UnknownVectorError
+from trait_client.schema import Steering
+from trait_client.vector_file import sha256_of
+from trait_service.http.resolve import Resolver
+from trait_service.registry import VectorRegistry
+
+
+@pytest.fixture
+def registry(tmp_path, make_vector):
+    registry = VectorRegistry(tmp_path / "vectors")
+    registry.put("tone", make_vector(layers=(2, 3)).to_bytes())
+    registry.put("flat", make_vector(seed=1, separation=0.0).to_bytes())
+    return registry
+
+
+@pytest.fixture
+def resolver(registry):
+    return Resolver(registry.get, n_layers=6, operations=("add",), terms_per_layer=2, max_relative_dose=2.0)
+
+
+def steering(*terms: dict) -> Steering:
+    return Steering.model_validate({"terms": [{"vector": "tone", "coefficient": 1.0, **term} for term in terms]})
+
+
+@pytest.mark.parametrize(
+    ("unit", "coefficient", "a"),
+    [("dose", 3.0, 15.0), ("separation", 1.0, 4.0), ("raw", 7.5, 7.5), ("dose", -3.0, -15.0)],
+)
+def test_units(resolver, unit, coefficient, a):
+    """Residual norm 50, separation 4."""
+    applied = resolver.resolve(steering({"unit": unit, "coefficient": coefficient})).applied[0]
+    assert applied.a == pytest.approx(a)
+    assert applied.relative_dose == pytest.approx(abs(a) / 50)
+
+
+def test_layers_left_out_are_the_chosen_layer(resolver):
+    assert [term.layer for term in resolver.resolve(steering({})).terms] == [2]
+
+
+def test_a_term_on_two_layers_is_two_terms_with_each_layers_direction(resolver, registry):
+    resolved = resolver.resolve(steering({"layers": [3, 2]}))
+    file = registry.get("tone").file
+    assert [term.layer for term in resolved.terms] == [3, 2]
+    for term in resolved.terms:
+        raw = resolved.directions[term.direction]
+        assert np.array_equal(np.frombuffer(raw, "<f4"), file.directions[term.layer])
+        assert sha256_of(raw) == f"sha256:{term.direction}"
+
+
+def test_a_vector_may_be_named_by_its_hash(resolver, registry):
+    by_hash = resolver.resolve(steering({"vector": registry.get("tone").sha256}))
+    assert by_hash.terms == resolver.resolve(steering({})).terms
+
+
+def test_position_scopes_travel_as_an_interval(resolver):
+    resolved = resolver.resolve(steering({"scope": {"positions": [2, 9]}}))
+    assert resolved.terms[0].scope == [2, 9]
+    assert not resolved.uniform
+
+
+@pytest.mark.parametrize(
+    ("term", "message", "param"),
+    [
+        ({"vector": "nope"}, r"'nope'.*registered: flat, tone", "steering.terms[0].vector"),
+        ({"layers": [6]}, r"6 is out of range: 0\.\.5", "steering.terms[0].layers"),
+        ({"layers": [4]}, r"4 is not in vector 'tone', which has 2, 3", "steering.terms[0].layers"),
+        ({"layers": [2, 2]}, "twice", "steering.terms[0].layers"),
+        ({"operation": "ablate"}, "'ablate'.*available: add", "steering.terms[0].operation"),
+        ({"coefficient": 21.0}, r"2\.1 .*at most 2", "steering.terms"),
+        ({"coefficient": 1e308, "unit": "separation"}, "no finite float32", "steering.terms[0].coefficient"),
+        ({"coefficient": 1e-60}, "nothing in float32", "steering.terms[0].coefficient"),
+        ({"vector": "flat", "unit": "separation"}, "nothing in float32", "steering.terms[0].coefficient"),
+    ],
+)
+def test_refusals_name_value_range_and_field(resolver, term, message, param):
+    with pytest.raises(InvalidRequestError, match=message) as caught:
+        resolver.resolve(steering(term))
+    assert caught.value.param == param
+
+
+def test_the_dose_limit_holds_for_the_sum_of_one_layers_terms(resolver):
+    resolver.resolve(steering({"coefficient": 15.0, "layers": [2]}, {"coefficient": 15.0, "layers": [3]}))
+    with pytest.raises(InvalidRequestError, match=r"layer 2 is 3 .*2 term"):
+        resolver.resolve(steering({"coefficient": 15.0}, {"coefficient": -15.0}))
+
+
+def test_more_terms_on_a_layer_than_the_engine_holds_are_refused(resolver):
+    with pytest.raises(InvalidRequestError, match="3 terms act on layer 2; at most 2"):
+        resolver.resolve(steering({}, {}, {}))
+
+
+def test_the_digest_tells_apart_all_that_changes_the_residual_stream(resolver):
+    variants = [
+        {},
+        {"coefficient": 2.0},
+        {"coefficient": -1.0},
+        {"coefficient": math.nextafter(1.0, 2.0) + 1e-6},
+        {"layers": [3]},
+        {"vector": "flat"},
+        {"scope": "prompt"},
+        {"scope": {"positions": [0, 5]}},
+        {"preserve_norm": True},
+    ]
+    digests = [resolver.resolve(steering(variant)).digest for variant in variants]
+    assert len(set(digests)) == len(variants)
+    assert resolver.resolve(steering({})).digest == digests[0]
+
+
+def test_units_that_come_to_the_same_number_share_a_digest(resolver):
+    dose = resolver.resolve(steering({"coefficient": 1.0}))
+    raw = resolver.resolve(steering({"coefficient": 5.0, "unit": "raw"}))
+    assert dose.digest == raw.digest
+
+
+def test_an_unknown_vector_is_its_own_error(resolver):
+    with pytest.raises(UnknownVectorError):
+        resolver.resolve(steering({"vector": "sha256:" + "0" * 64}))
