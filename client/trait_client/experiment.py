@@ -20,6 +20,7 @@
 Every trait runs on method x layer x coefficient x seed x prompt.
 """
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -254,11 +255,19 @@ class ExperimentSize(_Section):
 
 
 def _first_error(error: ValidationError) -> InvalidRequestError:
-    first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
+    """The first wrong key; where it may be one thing or another, all that it may be."""
+    details = error.errors(include_url=False)
+    same = [detail for detail in details if detail["loc"][:1] == details[0]["loc"][:1]]
+    key = max((_key(detail["loc"]) for detail in same), key=len)
+    meant = [detail for detail in same if _key(detail["loc"]) == key]
+    message = " or ".join(dict.fromkeys(detail["msg"].removeprefix("Value error, ") for detail in meant))
     if not key:
         return InvalidRequestError(message)
-    shown = repr(first["input"])
-    got = "" if first["type"] == "missing" else f" (got {shown if len(shown) <= 120 else shown[:117] + '...'})"
+    shown = repr(meant[0]["input"])
+    got = "" if meant[0]["type"] == "missing" else f" (got {shown if len(shown) <= 120 else shown[:117] + '...'})"
     return InvalidRequestError(f"{key}: {message}{got}", param=key)
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    """A location without pydantic's names of a union's branches: `literal['chosen']`, `PositionScope`."""
+    return ".".join(str(part) for part in location if re.fullmatch(r"(?!constrained-)[a-z0-9_.-]+", str(part)))

@@ -1,7 +1,7 @@
 """Paired deltas with an interval, and when one is called an effect.
 
 The database computes the same in SQL, so that its views follow the rows as they are added: `bootstrap_interval` and
-`cohens_d` here and there give the same numbers (tests/client/test_results_statistics.py).
+`cohens_d` here and there give the same numbers (tests/client/test_results_views.py).
 """
 
 from collections.abc import Hashable, Mapping, Sequence

@@ -17,9 +17,6 @@ from trait_client.errors import InvalidRequestError
 from trait_client.results.errors import ResultsError
 from trait_client.results.writer import ResultWriter
 
-READ_PATIENCE = 5.0
-"""Seconds that a query waits for a writer that has just begun to publish its first snapshot."""
-
 _READER_CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",  # a query reads this database, and no other file
     "lock_configuration": "true",
@@ -46,9 +43,12 @@ class ResultStore:
 
     Args:
         path: The DuckDB file; it is made by the first writer.
+        patience: Seconds that a writer waits for queries to let go of the file, and a query for a writer that has
+            just begun to publish its first snapshot.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, patience: float = 10.0) -> None:
+        self._patience = patience
         self.path = Path(path)
         self.snapshot = self.path.with_name(self.path.name + ".snapshot")
 
@@ -58,7 +58,7 @@ class ResultStore:
         Raises:
             ResultsError: Another process writes it, or it is no database.
         """
-        return ResultWriter(self.path, self.snapshot)
+        return ResultWriter(self.path, self.snapshot, self._patience)
 
     def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run one read-only statement, also while a sweep writes.
@@ -87,7 +87,7 @@ class ResultStore:
     def _open(self) -> tuple[duckdb.DuckDBPyConnection, Literal["database", "snapshot"]]:
         if not self.path.exists():
             raise ResultsError(f"no results at {self.path}: run a sweep first, or give the database's path")
-        deadline = time.monotonic() + READ_PATIENCE
+        deadline = time.monotonic() + self._patience
         while True:
             try:
                 return _connect(self.path), "database"

@@ -15,9 +15,6 @@ from trait_client.results.errors import ResultsError
 from trait_client.results.migrations import migrate
 from trait_client.results.rows import ROW_TYPES, ProjectionRow, Row, RunStatus, ScoreRow, TrialRow
 
-LOCK_PATIENCE = 10.0
-"""Seconds that a writer waits for readers, which hold the file for one query each."""
-
 _CONFLICT = {
     # A done trial is final; a failed one is replaced.
     TrialRow: "(trial_id) DO UPDATE SET {assignments} WHERE trials.status <> 'done'",
@@ -34,9 +31,9 @@ class ResultWriter:
     than one statement a row. Used from one thread at a time.
     """
 
-    def __init__(self, path: Path, snapshot: Path) -> None:
+    def __init__(self, path: Path, snapshot: Path, patience: float) -> None:
         self._snapshot = snapshot
-        self._connection = _connect(path)
+        self._connection = _connect(path, patience)
         self._dirty = True
         try:
             migrate(self._connection)
@@ -129,9 +126,9 @@ class ResultWriter:
         )
 
 
-def _connect(path: Path) -> duckdb.DuckDBPyConnection:
+def _connect(path: Path, patience: float) -> duckdb.DuckDBPyConnection:
     path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + LOCK_PATIENCE
+    deadline = time.monotonic() + patience
     while True:
         try:
             return duckdb.connect(path)

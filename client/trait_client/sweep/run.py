@@ -46,6 +46,7 @@ async def run_sweep(
     with store.writer() as writer:
         writer.write(definition_rows(plan))
         run_id = writer.start_run(experiment.name, experiment.model_dump_json(), len(plan.trials))
+        writer.publish_snapshot()
         sweep = _Sweep(plan, client, writer, run_id, info, progress)
         try:
             outcome = await sweep.run()

@@ -97,7 +97,8 @@ settings AS (
 SELECT c.trait, c.method, c.layer, c.coefficient, c.unit, d.measure, d.n, d.baseline, d.steered, d.delta, d.sd,
        d.interval[1] AS ci_low, d.interval[2] AS ci_high,
        q.coherence, q.relevance, q.perplexity, k.n_controls, k.control_low, k.control_high,
-       CASE WHEN d.delta > 0 THEN d.delta > k.control_high AND d.interval[1] > 0
+       CASE WHEN k.n_controls IS NULL OR d.interval IS NULL THEN NULL
+            WHEN d.delta > 0 THEN d.delta > k.control_high AND d.interval[1] > 0
             ELSE d.delta < k.control_low AND d.interval[2] < 0 END AS effect,
        d.delta * CASE WHEN d.measure = 'lexical' THEN c.trait_sign ELSE 1 END AS trait_delta,
        q.n_failed, d.seeds, c.operation, c.scope, c.preserve_norm, c.precision, c.adapter, c.model,
@@ -116,7 +117,7 @@ QUALIFY row_number() OVER (PARTITION BY setting_id ORDER BY measure = 'lexical' 
 -- whose mean coherence is at least `bar`.
 CREATE MACRO best_coherent_at(bar) AS TABLE
 SELECT trait, method, layer, coefficient, unit, n, baseline, steered, delta, ci_low, ci_high, coherence,
-       control_low, control_high, effect, measure, precision, adapter, model, setting_id
+       control_low, control_high, effect, measure, precision, adapter, model
 FROM trait_summary
 WHERE coherence >= bar
 QUALIFY row_number() OVER (

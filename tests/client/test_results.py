@@ -1,0 +1,195 @@
+"""The database: migrations, identity, and what survives a kill.
+
+Run as a script (`python test_results.py DB`) this file writes for ever and reports each commit: the process that the
+kill test kills.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from trait_client.errors import InvalidRequestError
+from trait_client.results import ResultsError, ResultStore
+from trait_client.results.clock import utc_now
+from trait_client.results.rows import CellRow, PromptRow, ScoreRow, TrialRow
+
+BASELINE = {
+    "cell_id": "base", "setting_id": "base", "baseline_id": "base", "kind": "baseline", "precision": "float32",
+    "adapter": "none", "seed": 0, "max_tokens": 8, "temperature": 0.0, "top_p": 1.0, "model": "m",
+    "config_digest": "c", "dtype": "float32", "versions": "{}",
+}  # fmt: skip
+
+
+def cell(**values):
+    empty = dict.fromkeys(CellRow.__dataclass_fields__.keys() - {"table"})
+    return CellRow(**(empty | BASELINE | values))
+
+
+def trial(run_id, number, status="done", **values):
+    defaults = {
+        "trial_id": f"t{number}", "cell_id": "base", "prompt_id": f"p{number}", "run_id": run_id, "status": status,
+        "text": "text" if status == "done" else None, "finish_reason": "stop", "n_prompt": 1, "n_generated": 1,
+        "steering": None, "seconds": 0.1, "error": None if status == "done" else "boom",
+        "finished_at": utc_now(),
+    }  # fmt: skip
+    return TrialRow(**(defaults | values))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ResultStore(tmp_path / "deep" / "r.duckdb", patience=0.3)
+
+
+def test_an_empty_database_is_migrated_once(store):
+    with store.writer():
+        pass
+    with store.writer():
+        pass
+    _, rows = store.query("SELECT number, name FROM migrations ORDER BY number")
+    assert rows == [(1, "0001_tables.sql"), (2, "0002_views.sql")]
+    _, tables = store.query("SELECT table_name FROM duckdb_tables() WHERE table_name <> 'migrations' ORDER BY ALL")
+    assert [name for (name,) in tables] == ["cells", "projections", "prompts", "runs", "scores", "trials", "vectors"]
+
+
+@pytest.mark.parametrize("view", ["cell_summary", "best_coherent", "method_comparison", "precision_delta"])
+def test_views_of_an_empty_database_are_empty(store, view):
+    with store.writer():
+        pass
+    columns, rows = store.query(f"SELECT * FROM {view}")
+    assert {"delta", "n"} <= set(columns)
+    assert rows == []
+
+
+def test_nothing_is_stored_twice(store):
+    with store.writer() as writer:
+        run_id = writer.start_run("x", "{}", 1)
+        for _ in range(3):
+            writer.write(
+                [trial(run_id, 1), PromptRow("p1", "hello"), cell(), ScoreRow("t1", "*", "coherence", 1.0, "1")]
+            )
+    for table in ("trials", "prompts", "cells", "scores"):
+        assert store.query(f"SELECT count(*) FROM {table}")[1] == [(1,)]
+
+
+def test_a_failed_trial_is_replaced_and_a_done_one_is_final(store):
+    with store.writer() as writer:
+        first = writer.start_run("x", "{}", 1)
+        writer.write([PromptRow("p1", "hello"), cell(), trial(first, 1, "failed")])
+        second = writer.start_run("x", "{}", 1)
+        writer.write([trial(second, 1)])
+        writer.write([trial(second, 1, "failed")])
+        writer.write([trial(second, 1, text="another")])
+    assert store.query("SELECT status, text, error, run_id FROM trials")[1] == [("done", "text", None, second)]
+    assert store.query("SELECT status FROM runs ORDER BY started_at")[1] == [("interrupted",), ("running",)]
+
+
+def test_a_transaction_is_stored_whole_or_not_at_all(store):
+    with store.writer() as writer:
+        run_id = writer.start_run("x", "{}", 1)
+        with pytest.raises(Exception, match="foreign key"):
+            writer.write([PromptRow("p1", "hello"), trial(run_id, 1)])  # its cell is not there
+        assert writer.query("SELECT count(*) FROM prompts") == [(0,)]
+        writer.write([PromptRow("p1", "hello")])
+    assert store.query("SELECT count(*) FROM prompts")[1] == [(1,)]
+
+
+def test_texts_come_back_as_they_were(store):
+    text = "Zeile\nzwei\t\"'; DROP TABLE trials; -- \U0001f600 \u4e2d\0"
+    with store.writer() as writer:
+        writer.write([PromptRow("p1", text)])
+    assert store.query("SELECT text FROM prompts")[1] == [(text,)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO prompts VALUES ('a', 'b')",
+        "DROP TABLE trials",
+        "COPY prompts TO '/tmp/prompts.csv'",
+        "SELECT * FROM read_text('/etc/hostname')",
+        "ATTACH '/tmp/other.duckdb'",
+        "SET enable_external_access = true",
+        "SELEC 1",
+        "SELECT * FROM nowhere",
+    ],
+)
+def test_a_query_reads_this_database_and_nothing_else(store, statement):
+    with store.writer():
+        pass
+    with pytest.raises(InvalidRequestError, match="the query fails"):
+        store.query(statement)
+
+
+def test_a_query_without_a_database_says_so(store):
+    with pytest.raises(ResultsError, match="run a sweep first"):
+        store.query("SELECT 1")
+
+
+def test_a_file_that_is_no_database_is_refused(store):
+    store.path.parent.mkdir()
+    store.path.write_text("nonsense" * 1000)
+    with pytest.raises(ResultsError, match="cannot be read"):
+        store.query("SELECT 1")
+    with pytest.raises(ResultsError, match="cannot be opened"):
+        store.writer()
+
+
+def test_a_query_reads_the_snapshot_while_somebody_writes(store):
+    with store.writer() as writer:
+        with pytest.raises(ResultsError, match="no snapshot yet"):
+            store.query("SELECT 1")
+        writer.write([PromptRow("p1", "hello")])
+        assert writer.publish_snapshot()
+        assert not writer.publish_snapshot()  # nothing new
+        writer.write([PromptRow("p2", "hello")])
+        read = store.read("SELECT count(*) FROM prompts")
+        assert (read.rows, read.source) == ([(1,)], "snapshot")
+        assert store.query("SELECT count(*) FROM best_coherent")[1] == [(0,)]
+    read = store.read("SELECT count(*) FROM prompts")
+    assert (read.rows, read.source) == ([(2,)], "database")
+
+
+def test_thousands_of_rows_are_written_in_a_moment(store):
+    with store.writer() as writer:
+        started = time.perf_counter()
+        writer.write(PromptRow(f"p{i}", f"text {i}") for i in range(20_000))
+        assert time.perf_counter() - started < 5  # row by row it takes a minute
+    assert store.query("SELECT count(*) FROM prompts")[1] == [(20_000,)]
+
+
+def test_a_kill_while_writing_loses_no_committed_row_and_doubles_none(store):
+    process = subprocess.Popen([sys.executable, __file__, str(store.path)], stdout=subprocess.PIPE, text=True)
+    while int(process.stdout.readline()) < 2000:
+        pass
+    process.send_signal(signal.SIGKILL)
+    reported = max((int(line) for line in process.stdout.read().split("\n")[:-1]), default=2000)
+    process.wait()
+    _, [(n, distinct, highest)] = store.query("SELECT count(*), count(DISTINCT trial_id), max(n_prompt) FROM trials")
+    assert n == distinct == highest + 1  # 0 .. highest, each once
+    assert reported <= n <= reported + 100
+    with store.writer() as writer:
+        run_id = writer.start_run("x", "{}", 1)
+        writer.write([PromptRow(f"p{i}", "x") for i in range(n + 1)])
+        writer.write([trial(run_id, i, n_prompt=i) for i in range(n + 1)])
+    assert store.query("SELECT count(*) FROM trials")[1] == [(n + 1,)]
+
+
+def write_for_ever(path):
+    with ResultStore(path).writer() as writer:
+        run_id = writer.start_run("x", "{}", 1)
+        writer.write([cell()])
+        start = 0
+        while True:
+            numbers = range(start, start + 100)
+            writer.write([PromptRow(f"p{i}", "x") for i in numbers] + [trial(run_id, i, n_prompt=i) for i in numbers])
+            start += 100
+            print(start, flush=True)
+            if start % 500 == 0:
+                writer.publish_snapshot()
+
+
+if __name__ == "__main__":
+    write_for_ever(Path(sys.argv[1]))
