@@ -1,0 +1,140 @@
+"""Steering and capture equal transformers with a forward hook on the same block (float32)."""
+
+import numpy as np
+import pytest
+import torch
+from engine_lab import Direction, EngineResult, Job, Reference, Req, direction, largest_difference
+
+from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
+
+pytestmark = pytest.mark.engine
+
+N_TOKENS = 12
+TEXTS = [
+    "The museum opens at nine, and the first visitors are usually",
+    "Here is what I would tell a friend who wants to learn the piano:",
+    "When the river rises in spring, the farmers along its banks",
+]
+CAPTURED = ["prompt[:]", "prompt[-1]", "response[:]", "response[:5]", "all[4:]"]
+
+
+class Lab:
+    """One engine's run over every parity case, and the reference beside it."""
+
+    def __init__(self, ref: Reference, path: str) -> None:
+        self.ref = ref
+        self.path = path
+        self.direction: Direction = direction(ref.d_model, seed=7)
+        self.prompts = [ref.tokenizer.encode(text) for text in TEXTS]
+        self.layers = [0, ref.n_layers // 2, ref.n_layers - 1]
+        streams = ref.streams(self.prompts[0])
+        self.a = {layer: 0.6 * float(streams[layer, 4:].norm(dim=-1).mean()) for layer in self.layers}
+        self.result: EngineResult | None = None
+
+    def spec(self, key: str, layer: int, value: float, scope="all", capture: CaptureSpec | None = None) -> str:
+        term = TermSpec(layer=layer, direction=self.direction.sha256, value=value, scope=scope)
+        return RequestSpec(key=key, terms=[term], capture=capture).model_dump_json()
+
+    def batch(self) -> list[Req]:
+        """All in one batch: steered at each layer, generated-only, coefficient 0, unsteered, captured."""
+        steered = [Req(self.prompts[0], self.spec(f"layer-{layer}", layer, self.a[layer])) for layer in self.layers]
+        middle = self.layers[1]
+        capture = RequestSpec(key="read", capture=CaptureSpec(positions=CAPTURED)).model_dump_json()
+        return [
+            *steered,
+            Req(self.prompts[1], self.spec("generated", middle, self.a[middle], scope="generated")),
+            Req(self.prompts[2], self.spec("zero", middle, 0.0)),
+            Req(self.prompts[2]),
+            Req(self.prompts[1], capture),
+        ]
+
+    def add(self, layer: int, start: int = 0):
+        d = torch.from_numpy(self.direction.array)
+
+        def change(stream, positions):
+            return stream + self.a[layer] * d * (positions >= start)[:, None]
+
+        return change
+
+
+@pytest.fixture(scope="module", params=["smollm2", "gemma"])
+def lab(request, reference, run_engine) -> Lab:
+    path = str(request.getfixturevalue(f"{request.param}_path"))
+    made = Lab(reference(path), path)
+    made.result = run_engine(Job(model=path, batches=[made.batch()], directions=[made.direction]))
+    return made
+
+
+def test_addition_at_the_first_a_middle_and_the_last_layer_equals_a_hook_on_the_same_block(lab):
+    for i, layer in enumerate(lab.layers):
+        output = lab.result.batches[0][i]
+        tokens, logprobs = lab.ref.greedy(lab.prompts[0], N_TOKENS, layer, lab.add(layer))
+        assert output["token_ids"] == tokens, f"layer {layer}"
+        assert largest_difference(output["logprobs"], logprobs) < 1e-3, f"layer {layer}"
+
+
+def test_steering_takes_effect_at_each_layer(lab):
+    _, plain = lab.ref.greedy(lab.prompts[0], 1)
+    for i, layer in enumerate(lab.layers):
+        assert largest_difference(lab.result.batches[0][i]["logprobs"][:1], plain) > 0.05, f"layer {layer}"
+
+
+def test_generated_scope_steers_from_the_last_prompt_position(lab):
+    middle = lab.layers[1]
+    start = len(lab.prompts[1]) - 1
+    tokens, logprobs = lab.ref.greedy(lab.prompts[1], N_TOKENS, middle, lab.add(middle, start))
+    output = lab.result.batches[0][3]
+    assert output["token_ids"] == tokens
+    assert largest_difference(output["logprobs"], logprobs) < 1e-3
+
+
+def test_coefficient_zero_and_an_unsteered_neighbour_equal_the_unsteered_model(lab):
+    tokens, logprobs = lab.ref.greedy(lab.prompts[2], N_TOKENS)
+    zero, neighbour = lab.result.batches[0][4], lab.result.batches[0][5]
+    assert zero["token_ids"] == neighbour["token_ids"] == tokens
+    assert zero["logprobs"] == neighbour["logprobs"]
+    assert largest_difference(neighbour["logprobs"], logprobs) < 1e-3
+
+
+def test_report_counts_the_positions_that_were_steered(lab):
+    reports = lab.result.reports[0]
+    first = reports[f"layer-{lab.layers[0]}"]
+    assert (first["steered_prompt"], first["steered_generated"]) == (len(lab.prompts[0]), N_TOKENS - 1)
+    generated = reports["generated"]
+    assert (generated["steered_prompt"], generated["steered_generated"]) == (1, N_TOKENS - 1)
+    assert (reports["read"]["steered_prompt"], reports["read"]["steered_generated"]) == (0, 0)
+
+
+@pytest.mark.parametrize("pool", range(len(CAPTURED)), ids=CAPTURED)
+def test_capture_equals_the_hidden_states_after_each_block(lab, pool):
+    captures = lab.result.captures(0)
+    prompt, generated = lab.prompts[1], lab.result.batches[0][6]["token_ids"]
+    n = len(prompt)
+    seen = [*prompt, *generated[:-1]]
+    streams = lab.ref.streams(seen).numpy()
+    at = [slice(0, n), slice(n - 1, n), slice(n, None), slice(n, n + 5), slice(4, None)][pool]
+    assert captures["read/count"][pool] == len(range(len(seen))[at])
+    expected = streams[:, at].mean(1)
+    error = np.linalg.norm(captures["read/mean"][pool] - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
+    assert error.max() < 1e-3
+    norms = np.linalg.norm(streams[:, at], axis=-1).mean(1)
+    np.testing.assert_allclose(captures["read/norm"][pool], norms, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_compiled_equals_a_hook_too_with_a_cache_that_an_engine_without_the_plugin_wrote(lab, run_engine, tmp_path):
+    env = {"VLLM_CACHE_ROOT": str(tmp_path)}
+    options = {"enforce_eager": False}
+    plain = run_engine(Job(lab.path, [[Req(lab.prompts[0])]], plugin=False, env=env, options=options))
+    tokens, logprobs = lab.ref.greedy(lab.prompts[0], N_TOKENS)
+    assert plain.batches[0][0]["token_ids"] == tokens
+    job = Job(lab.path, [lab.batch()], directions=[lab.direction], env=env, options=options)
+    for result in (run_engine(job), run_engine(job)):  # a new graph, then the same from the warm cache
+        for i, layer in enumerate(lab.layers):
+            output = result.batches[0][i]
+            tokens, logprobs = lab.ref.greedy(lab.prompts[0], N_TOKENS, layer, lab.add(layer))
+            assert output["token_ids"] == tokens, f"layer {layer}"
+            assert largest_difference(output["logprobs"], logprobs) < 1e-3, f"layer {layer}"
+        eager = lab.result.captures(0)["read/mean"]
+        error = np.linalg.norm(result.captures(0)["read/mean"] - eager, axis=-1) / np.linalg.norm(eager, axis=-1)
+        assert error.max() < 1e-3

@@ -1,0 +1,167 @@
+"""Real vLLM engines in processes of their own, and the reference: transformers with a forward hook."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+import torch
+
+DRIVER = Path(__file__).with_name("engine_driver.py")
+ENGINE_OPTIONS = {"max_model_len": 512, "max_num_seqs": 64, "enable_prefix_caching": True}
+
+
+@dataclass
+class Direction:
+    """A random unit direction and its hash."""
+
+    array: np.ndarray
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.array.tobytes()).hexdigest()
+
+
+def direction(d_model: int, seed: int) -> Direction:
+    array = np.random.default_rng(seed).normal(size=d_model).astype(np.float32)
+    return Direction(array / np.linalg.norm(array))
+
+
+@dataclass
+class Req:
+    """One request of a batch."""
+
+    token_ids: list[int]
+    spec: str | None = None
+    max_tokens: int = 12
+    skip_cache: bool = True
+    salt: str | None = None
+    n: int = 1
+    extra_args: dict | None = None
+
+
+@dataclass
+class Job:
+    """What one engine process runs."""
+
+    model: str
+    batches: list[list[Req]]
+    directions: list[Direction] = field(default_factory=list)
+    options: dict = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
+    plugin: bool = True
+    env: dict = field(default_factory=dict)
+
+
+class EngineResult:
+    def __init__(self, folder: Path) -> None:
+        document = json.loads((folder / "result.json").read_text())
+        self.batches = [batch["outputs"] for batch in document["batches"]]
+        self.reports = [batch["reports"] for batch in document["batches"]]
+        self.stats = document["stats"]
+        self.folder = folder
+
+    def captures(self, batch: int) -> dict[str, np.ndarray]:
+        return safetensors.numpy.load_file(self.folder / f"captures-{batch}.safetensors")
+
+
+def run_engine(job: Job, folder: Path) -> EngineResult:
+    """Run a job on a fresh engine; its files stand in `folder`."""
+    document = {
+        "model": str(job.model),
+        "plugin": job.plugin,
+        "settings": job.settings,
+        "options": {**ENGINE_OPTIONS, "enforce_eager": True, **job.options},
+        "directions": {d.sha256: d.array.tobytes().hex() for d in job.directions},
+        "batches": [[vars(request) for request in batch] for batch in job.batches],
+    }
+    (folder / "job.json").write_text(json.dumps(document))
+    env = {
+        **os.environ,
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_PLUGINS": "trait_steering",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_USE_AOT_COMPILE": "0",
+        "HF_HUB_OFFLINE": "1",
+        **job.env,
+    }
+    done = subprocess.run(
+        [sys.executable, str(DRIVER), str(folder / "job.json"), str(folder)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
+    )
+    assert done.returncode == 0, f"the engine process failed:\n{done.stderr[-6000:]}"
+    return EngineResult(folder)
+
+
+class Reference:
+    """transformers, float32, with a forward hook on one block: what the engine must equal."""
+
+    def __init__(self, path: str) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(path)
+        self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        config = self.model.config.get_text_config()
+        self.n_layers, self.d_model = config.num_hidden_layers, config.hidden_size
+
+    @torch.no_grad()
+    def greedy(self, token_ids, n, layer=None, change=None):
+        """Greedy tokens and the log-probabilities of each step `(n, vocabulary)`.
+
+        `change(stream, positions)` returns the new stream `(n_tokens, d_model)` at the output of block `layer`.
+        """
+        handles = []
+        if change is not None:
+
+            def hook(_module, _args, output):
+                stream = output[0] if isinstance(output, tuple) else output
+                stream = change(stream[0], torch.arange(stream.shape[1]))[None]
+                return (stream, *output[1:]) if isinstance(output, tuple) else stream
+
+            handles.append(self.model.model.layers[layer].register_forward_hook(hook))
+        ids, logprobs = list(token_ids), []
+        try:
+            for _ in range(n):
+                logits = self.model(torch.tensor([ids]), use_cache=False).logits[0, -1]
+                logprobs.append(torch.log_softmax(logits.float(), -1))
+                ids.append(int(logits.argmax()))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return ids[len(token_ids) :], torch.stack(logprobs)
+
+    @torch.no_grad()
+    def streams(self, token_ids):
+        """The output of each block, `(n_layers, n_tokens, d_model)`; the last before the final norm."""
+        outputs = {}
+
+        def keep(index):
+            def hook(_module, _args, output):
+                outputs[index] = (output[0] if isinstance(output, tuple) else output)[0].clone()
+
+            return hook
+
+        handles = [layer.register_forward_hook(keep(i)) for i, layer in enumerate(self.model.model.layers)]
+        try:
+            self.model(torch.tensor([list(token_ids)]), use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return torch.stack([outputs[i] for i in range(self.n_layers)])
+
+
+def largest_difference(steps, logprobs) -> float:
+    """Largest |delta logprob| between an engine's top tokens and a reference's `(n, vocabulary)` table."""
+    return max(
+        abs(value - float(logprobs[i][int(token)])) for i, step in enumerate(steps) for token, value in step.items()
+    )

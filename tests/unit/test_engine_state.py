@@ -1,0 +1,206 @@
+"""The engine side's state over hand-made steps: scopes, pools, rows, failures, and idle batches."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load
+
+from trait_service.engine.settings import EngineSettings
+from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
+from trait_service.engine.state import SteeringState
+from trait_service.engine.step import StepView
+
+N_LAYERS, D_MODEL = 3, 4
+EAST = np.eye(D_MODEL, dtype=np.float32)[0]
+
+
+def digest(direction) -> str:
+    return hashlib.sha256(direction.tobytes()).hexdigest()
+
+
+@pytest.fixture
+def state() -> SteeringState:
+    made = SteeringState(
+        EngineSettings(bank_rows=2, terms_per_layer=2, capture_rows=3),
+        n_layers=N_LAYERS,
+        d_model=D_MODEL,
+        max_requests=2,
+        max_tokens=32,
+        device=torch.device("cpu"),
+    )
+    made.bank.put(digest(EAST), EAST.tobytes())
+    return made
+
+
+def steer_spec(key="k", layer=1, value=2.0, scope="all", capture=None) -> RequestSpec:
+    return RequestSpec(
+        key=key, terms=[TermSpec(layer=layer, direction=digest(EAST), value=value, scope=scope)], capture=capture
+    )
+
+
+def capture_spec(key="k", positions=("all[:]",), layers=None, **kw) -> RequestSpec:
+    return RequestSpec(key=key, capture=CaptureSpec(positions=list(positions), layers=layers, **kw))
+
+
+def step(state, requests: dict[str, tuple]):
+    """One forward pass: request id -> (spec, n_prompt, n_computed, n_scheduled). Returns each layer's added delta.
+
+    Each token's stream is its absolute position in every column of the residual, and 1 in the other half.
+    """
+    ids = list(requests)
+    view = StepView(
+        request_ids=ids,
+        n_scheduled=np.array([requests[i][3] for i in ids]),
+        n_computed=np.array([requests[i][2] for i in ids]),
+        n_prompt=lambda i: requests[i][1],
+        extra_args=lambda i: requests[i][0].to_extra_args() if requests[i][0] else None,
+    )
+    state.prepare(view)
+    positions = torch.cat([torch.arange(c, c + n) for _, _, c, n in requests.values()]).float()
+    deltas = []
+    for layer in range(N_LAYERS):
+        residual = positions[:, None].repeat(1, D_MODEL)
+        before = residual.clone()
+        state.intervene(residual, torch.ones_like(residual), layer)
+        deltas.append(residual - before)
+    return deltas
+
+
+def test_only_the_steered_layer_and_direction_change_and_neighbours_are_bit_equal(state):
+    deltas = step(state, {"plain": (None, 3, 0, 3), "steered": (steer_spec(), 2, 0, 2)})
+    assert not deltas[0].any()
+    assert not deltas[2].any()
+    assert not deltas[1][:3].any()
+    torch.testing.assert_close(deltas[1][3:], torch.tensor([[2.0, 0, 0, 0]] * 2))
+
+
+@pytest.mark.parametrize(
+    ("scope", "steered"),
+    [
+        ("all", [0, 1, 2, 3, 4, 5]),
+        ("prompt", [0, 1, 2, 3]),
+        ("generated", [3, 4, 5]),
+        ("last_prompt", [3]),
+        ([1, 5], [1, 2, 3, 4]),
+    ],
+)
+def test_scopes_hold_on_absolute_positions_whatever_the_chunks(state, scope, steered):
+    seen = []
+    for start, n in [(0, 3), (3, 1), (4, 1), (5, 1)]:
+        delta = step(state, {"r": (steer_spec(scope=scope), 4, start, n)})[1]
+        seen += [start + i for i in range(n) if delta[i].any()]
+    assert seen == steered
+    report = state.collect(["k"])["reports"]["k"]
+    assert report["steered_prompt"] == len([p for p in steered if p < 4])
+    assert report["steered_generated"] == len([p for p in steered if p >= 4])
+
+
+def test_a_preempted_request_is_steered_again_and_each_position_is_counted_once(state):
+    spec = steer_spec(capture=CaptureSpec(positions=["all[:]"]))
+    step(state, {"r": (spec, 3, 0, 3)})
+    step(state, {"r": (spec, 3, 3, 1)})
+    step(state, {"other": (None, 1, 0, 1)})  # preempted: not in this batch
+    delta = step(state, {"other": (None, 1, 1, 1), "r": (spec, 3, 0, 4)})[1]  # computed anew, from the start
+    assert delta[1:].any(dim=1).all()
+    step(state, {"r": (spec, 3, 4, 1)})
+    collected = state.collect(["k"])
+    assert (collected["reports"]["k"]["steered_prompt"], collected["reports"]["k"]["steered_generated"]) == (3, 2)
+    captures = load(collected["captures"])
+    assert captures["k/count"].tolist() == [5]
+    # residual = position, other half = 1: the mean over positions 0..4 is 2 + 1; steering adds 2 in column 0.
+    torch.testing.assert_close(captures["k/mean"][0, 0], torch.full((4,), 3.0))
+    torch.testing.assert_close(captures["k/mean"][0, 1], torch.tensor([5.0, 3.0, 3.0, 3.0]))
+
+
+def test_pools_read_the_positions_they_name_on_the_layers_asked_for(state):
+    spec = capture_spec(positions=("prompt[-1]", "response[:2]"), layers=[2, 0])
+    for start, n in [(0, 4), (4, 1), (5, 1), (6, 1)]:
+        step(state, {"r": (spec, 4, start, n)})
+    captures = load(state.collect(["k"])["captures"])
+    assert captures["k/mean"].shape == (2, 2, D_MODEL)
+    assert captures["k/count"].tolist() == [1, 2]
+    torch.testing.assert_close(captures["k/mean"][:, 0, 0], torch.tensor([4.0, 5.5]))
+    torch.testing.assert_close(captures["k/norm"][:, 1], torch.tensor([8.0, 11.0]))  # norm of (p + 1) in 4 columns
+
+
+def test_a_given_text_is_split_where_its_response_begins(state):
+    spec = capture_spec(positions=("prompt[:]", "response[:]"), n_prompt=2, n_total=5)
+    step(state, {"r": (spec, 5, 0, 5)})
+    assert load(state.collect(["k"])["captures"])["k/count"].tolist() == [2, 3]
+
+
+def test_positions_read_from_the_prefix_cache_fail_the_capture(state):
+    step(state, {"r": (capture_spec(), 8, 4, 4)})
+    assert "prefix cache" in state.collect(["k"])["reports"]["k"]["error"]
+    assert state.stats()["capture_rows_free"] == 3
+
+
+def test_a_request_that_cannot_be_steered_is_marked_and_leaves_its_neighbour_alone(state):
+    unknown = RequestSpec(key="u", terms=[TermSpec(layer=1, direction="0" * 64, value=1.0)])
+    three = RequestSpec(key="t", terms=[TermSpec(layer=1, direction=digest(EAST), value=1.0)] * 3)
+    delta = step(state, {"u": (unknown, 1, 0, 1), "t": (three, 1, 0, 1)})[1]
+    assert not delta.any()
+    assert state.failed_indices() == [0, 1]
+    reports = state.collect(["u", "t"])["reports"]
+    assert "not in the vector bank" in reports["u"]["error"]
+    assert "more than 2 terms on layer 1" in reports["t"]["error"]
+
+
+def test_rows_and_pools_come_back_however_a_request_ends(state):
+    for i in range(20):
+        spec = steer_spec(key=f"k{i}", layer=i % 3, capture=CaptureSpec(positions=["all[:]", "prompt[:]"]))
+        step(state, {f"r{i}": (spec, 2, 0, 2)})
+        if i % 2:
+            state.collect([f"k{i}"])
+        state.remove(f"r{i}")
+    stats = state.stats()
+    assert (stats["live_requests"], stats["rows_used"], stats["capture_rows_free"]) == (0, 0, 3)
+
+
+def test_results_that_nobody_fetches_do_not_pile_up():
+    state = SteeringState(
+        EngineSettings(max_results_waiting=2),
+        n_layers=N_LAYERS,
+        d_model=D_MODEL,
+        max_requests=2,
+        max_tokens=32,
+        device=torch.device("cpu"),
+    )
+    for i in range(5):
+        step(state, {f"r{i}": (capture_spec(key=f"k{i}"), 2, 0, 2)})
+        state.remove(f"r{i}")
+    assert (state.stats()["reports_waiting"], state.stats()["captures_waiting"]) == (2, 2)
+
+
+def test_an_idle_batch_after_a_steered_one_is_untouched(state):
+    step(state, {"r": (steer_spec(), 2, 0, 2)})
+    state.remove("r")
+    assert not any(delta.any() for delta in step(state, {"p": (None, 2, 0, 2)}))
+    assert state.idle
+    assert (state.row.array == -1).all()
+
+
+def test_terms_on_one_layer_act_in_order(state):
+    terms = [
+        TermSpec(layer=0, direction=digest(EAST), operation="ablate"),
+        TermSpec(layer=0, direction=digest(EAST), value=3.0),
+    ]
+    delta = step(state, {"r": (RequestSpec(key="k", terms=terms), 1, 5, 1)})[0]
+    # The stream is 5 + 1 along the direction: ablated to 0, then moved to 3.
+    torch.testing.assert_close(delta[0], torch.tensor([-3.0, 0, 0, 0]))
+
+
+def test_the_bank_refuses_what_does_not_fit(state):
+    north = np.eye(D_MODEL, dtype=np.float32)[1]
+    state.bank.put(digest(north), north.tobytes())
+    third = np.eye(D_MODEL, dtype=np.float32)[2]
+    with pytest.raises(Exception, match="full: 2 directions"):
+        state.bank.put(digest(third), third.tobytes())
+    state.bank.drop(digest(north))
+    state.bank.put(digest(third), third.tobytes())
+    with pytest.raises(Exception, match="does not fit d_model 4"):
+        state.bank.put("f" * 64, third[:2].tobytes())
+    with pytest.raises(Exception, match="not finite"):
+        state.bank.put("e" * 64, np.full(4, np.nan, dtype=np.float32).tobytes())

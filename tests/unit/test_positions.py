@@ -1,0 +1,40 @@
+"""The position syntax."""
+
+import pytest
+from trait_client.errors import InvalidRequestError
+from trait_client.positions import UNBOUNDED, Positions
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "generating"),
+    [
+        ("prompt[:]", (0, 10), (0, 10)),
+        ("prompt[-1]", (9, 10), (9, 10)),
+        ("prompt[-3:-1]", (7, 9), (7, 9)),
+        ("prompt[2]", (2, 3), (2, 3)),
+        ("response[:]", (10, 16), (10, UNBOUNDED)),
+        ("response[:5]", (10, 15), (10, 15)),
+        ("response[:50]", (10, 16), (10, 60)),
+        ("all[4:]", (4, 16), (4, UNBOUNDED)),
+        ("all[:]", (0, 16), (0, UNBOUNDED)),
+    ],
+)
+def test_positions_are_absolute_half_open_intervals(text, given, generating):
+    positions = Positions.parse(text)
+    assert str(positions) == text
+    assert positions.interval(10, 16) == given
+    assert positions.interval(10, None) == generating
+
+
+@pytest.mark.parametrize(
+    "text", ["", "response", "response[]", "prompt[1:2:3]", "reply[:]", "prompt[a]", "prompt[:] ", "x" * 99]
+)
+def test_what_is_not_a_slice_is_refused_with_examples(text):
+    with pytest.raises(InvalidRequestError, match="write prompt"):
+        Positions.parse(text)
+
+
+def test_counting_from_the_end_of_an_unfinished_response_is_refused():
+    assert Positions.parse("response[-2:]").interval(10, 16) == (14, 16)
+    with pytest.raises(InvalidRequestError, match="still being generated"):
+        Positions.parse("response[-1]").interval(10, None)
