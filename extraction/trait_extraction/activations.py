@@ -146,8 +146,13 @@ def activation_input(dataset: TraitDataset, scenario: Scenario) -> ActivationInp
 
 
 def default_positions(dataset: TraitDataset) -> str:
-    """The reply; of raw text, everything."""
-    return "all[:]" if dataset.style == "text" else "response[:]"
+    """The reply; of raw text, all but the attention sinks.
+
+    Means over `all[:]` are ruled by the first position's norm, and so by the length of the text: on SmolLM2's middle
+    layers mean_diff then tells held-out texts apart hardly better than chance (tests/extraction,
+    `test_on_smollm2_raw_text_is_read_without_the_attention_sink`).
+    """
+    return NORM_POSITIONS if dataset.style == "text" else "response[:]"
 
 
 def needs_generation(dataset: TraitDataset, positions: str) -> bool:
@@ -164,7 +169,7 @@ def check_positions(dataset: TraitDataset, positions: str) -> None:
     part = Positions.parse(positions).part
     if part == "response" and dataset.style == "text":
         raise InvalidRequestError(
-            f"trait {dataset.trait!r} is raw text, which has no response to read at {positions}: use all[:]",
+            f"trait {dataset.trait!r} is raw text, which has no response to read at {positions}: use all[4:]",
             param="positions",
         )
     pairs = zip(dataset.positive, dataset.negative, strict=True)

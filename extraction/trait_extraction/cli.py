@@ -62,7 +62,7 @@ def run(
     datasets: Datasets = DEFAULT_DATASETS,
     out: Annotated[Path, typer.Option(help="Folder of the vector files.")] = Path("vectors"),
     positions: Annotated[
-        str | None, typer.Option(help="What is pooled. Default: response[:]; all[:] for raw text.")
+        str | None, typer.Option(help="What is pooled. Default: response[:]; all[4:] for raw text.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the held-out split and of random directions.")] = 0,
     held_out: Annotated[float, typer.Option(help="Part of the scenarios to test on.")] = 0.25,

@@ -38,8 +38,8 @@ def split_scenarios(n: int, held_out: float, seed: int) -> Split:
     Raises:
         InvalidRequestError: Fewer than 2 scenarios would be left on one side.
     """
-    n_held_out = max(MIN_SIDE, round(n * held_out))
-    if not 0 < held_out < 1 or n - n_held_out < MIN_SIDE:
+    n_held_out = max(MIN_SIDE, round(n * held_out)) if 0 < held_out < 1 else 0
+    if n_held_out == 0 or n - n_held_out < MIN_SIDE:
         raise InvalidRequestError(
             f"held-out {held_out:g} of {n} scenarios leaves fewer than {MIN_SIDE} to fit on or to test on: use a part "
             "between 0 and 1 (default 0.25), or write more scenarios",

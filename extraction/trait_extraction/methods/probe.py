@@ -10,15 +10,12 @@ from trait_extraction.methods.direction import DirectionError, unit_direction
 OPTIONS: dict[str, Any] = {
     "classifier": "logistic regression",
     "rows": "unit length",
-    "features": "standardised",
+    "features": "standardised, spread at least the median feature's",
     "penalty": "l2",
     "C": 1.0,
     "solver": "lbfgs",
     "max_iter": 2000,
 }
-
-_CONSTANT = 1e-12
-"""A feature (of rows of unit length) that varies less than this carries nothing."""
 
 
 def probe(
@@ -28,10 +25,13 @@ def probe(
 ) -> npt.NDArray[np.float32]:
     """Weight of a logistic regression, mapped back to the residual stream.
 
-    Rows are scaled to unit length (`u = h / |h|`), features standardised (`z = (u - mu) / sigma`), and
-    `P(positive) = sigmoid(w . z + b)` is fitted with an l2 penalty. Since `w . z = (w / sigma) . u - const`, the
-    direction of the residual stream is `d = (w / sigma) / |w / sigma|`. Linear probes: Alain and Bengio 2016 (arXiv
+    Rows are scaled to unit length (`u = h / |h|`), features standardised (`z = (u - mu) / s`, `s = max(sigma,
+    median(sigma))`), and `P(positive) = sigmoid(w . z + b)` is fitted with an l2 penalty. Since `w . z = (w / s) . u -
+    const`, the direction of the residual stream is `d = (w / s) / |w / s|`. Linear probes: Alain and Bengio 2016 (arXiv
     1610.01644); as steering directions, Li et al. 2023 (arXiv 2306.03341).
+
+    The spread has a floor because a dimension that holds nearly all of the norm is almost constant in rows of unit
+    length: `w / sigma` would blow its weight up, and with it the noise of its large raw values.
 
     Args:
         positive: `(n, d_model)` float32, residual units.
@@ -54,14 +54,19 @@ def probe(
             "they have no direction to probe"
         )
     rows /= norms
-    mu, sigma = rows.mean(axis=0), rows.std(axis=0)
-    varying = sigma > _CONSTANT
-    standardised = np.divide(rows - mu, sigma, out=np.zeros_like(rows), where=varying)
+    spread = rows.std(axis=0)
+    spread = np.maximum(spread, np.median(spread))
+    if not (spread > 0).all():
+        raise DirectionError(
+            "the direction is zero: more than half of the features never vary. Do the two sides differ at the "
+            "positions that are read?"
+        )
+    standardised = (rows - rows.mean(axis=0)) / spread
     labels = np.repeat([1, 0], [len(positive), len(negative)])
     # l2 is scikit-learn's default, and naming it is deprecated.
     model = LogisticRegression(C=OPTIONS["C"], solver=OPTIONS["solver"], max_iter=OPTIONS["max_iter"])
     model.fit(standardised, labels)
     if int(model.n_iter_[0]) >= OPTIONS["max_iter"]:
         raise DirectionError(f"the logistic regression did not converge in {OPTIONS['max_iter']} iterations")
-    weight = np.divide(model.coef_[0], sigma, out=np.zeros_like(sigma), where=varying)
+    weight: npt.NDArray[np.float64] = model.coef_[0] / spread
     return unit_direction(weight, positive, negative)

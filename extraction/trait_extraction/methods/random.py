@@ -31,5 +31,5 @@ def random(
     Raises:
         DirectionError: The activations are not finite.
     """
-    weight: npt.NDArray[np.float64] = generator.standard_normal(positive.shape[1])
+    weight: npt.NDArray[np.float64] = generator.standard_normal(size=(positive.shape[1],))
     return unit_direction(weight, positive, negative)

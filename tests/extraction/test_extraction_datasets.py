@@ -1,0 +1,152 @@
+"""Trait folders are read strictly; every error names file and line."""
+
+import json
+
+import pytest
+from trait_client.errors import DatasetError
+from trait_extraction.datasets import find_trait, list_traits, load_trait
+
+
+def pairs(n=16, **changes):
+    return [{"prompt": f"Question {i}?", "response": f"Reply {i}."} | changes for i in range(n)]
+
+
+def without(scenarios, field):
+    return [{k: v for k, v in s.items() if k != field} for s in scenarios]
+
+
+def refused(folder):
+    with pytest.raises(DatasetError) as caught:
+        load_trait(folder)
+    return str(caught.value)
+
+
+def test_a_folder_of_written_pairs_is_read_in_order(trait_folder):
+    dataset = load_trait(trait_folder())
+    assert (dataset.trait, dataset.category, dataset.style, dataset.n_scenarios) == ("warmth", "tone", "written", 16)
+    assert dataset.positive[3].response == "YES 3."
+    assert dataset.negative[3].response == "NO 3."
+    assert dataset.steering.questions == ["How are you?"]
+
+
+def test_scenarios_without_responses_are_generated_and_txt_lines_are_raw_text(trait_folder):
+    sides = [without(pairs(system_prompt=word), "response") for word in ("Be warm.", "Be cold.")]
+    assert load_trait(trait_folder(*sides, name="generated")).style == "generated"
+    lines = [[f"{word} {i}" for i in range(9)] for word in ("Oui", "Yes")]
+    raw = load_trait(trait_folder(*lines, name="raw", suffix=".txt"))
+    assert raw.style == "text"
+    assert raw.positive[0].prompt == "Oui 0"
+
+
+def test_the_digest_follows_the_scenarios_and_not_the_layout(trait_folder):
+    folder = trait_folder()
+    before = load_trait(folder).digest
+    path = folder / "positive.jsonl"
+    lines = [
+        json.dumps(json.loads(line), indent=None, separators=(" ,", " :")) for line in path.read_text().splitlines()
+    ]
+    path.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    (folder / "definition.txt").write_text("Another rubric, 0 to 100.")
+    assert load_trait(folder).digest == before
+    path.write_text(path.read_text().replace("YES 3.", "YES 33."))
+    assert load_trait(folder).digest != before
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"prompt": "x", "response": ', "not JSON"),
+        ('{"prompt": "x", "respons": "y"}', "unknown field 'respons'"),
+        ('{"prompt": "x", "response": "  "}', "response is empty"),
+        ('{"response": "y"}', "prompt"),
+        ('{"prompt": 3, "response": "y"}', "prompt"),
+        ('["x", "y"]', "JSON object"),
+        ("", "blank line"),
+        ('{"prompt": "\\ud800", "response": "y"}', "surrogate"),
+        ('{"prompt": "Question 1?", "response": "again"}', "stands here again"),
+        ('{"prompt": "x"}', "mixed styles: 31 of 32"),
+        ('{"prompt": "Question 9?", "response": "swapped"}', "again"),
+    ],
+)
+def test_a_bad_line_is_named(trait_folder, line, reason):
+    lines = pairs()
+    lines[4] = line
+    message = refused(trait_folder(None, lines))
+    number = 10 if "Question 9?" in line else 5
+    assert f"negative.jsonl:{number}: " in message
+    assert reason in message
+
+
+def test_bytes_that_are_not_utf8_are_named_by_line(trait_folder):
+    folder = trait_folder()
+    path = folder / "positive.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"YES 2", b"Caf\xe9 2"))
+    assert "positive.jsonl:3: not UTF-8 (byte 0xe9)" in refused(folder)
+
+
+def test_unequal_sides_are_refused_with_both_counts(trait_folder):
+    message = refused(trait_folder(pairs(18), pairs(16)))
+    assert "positive.jsonl:17: has no partner" in message
+    assert "18 scenarios, negative.jsonl 16" in message
+
+
+def test_pairs_that_do_not_differ_or_are_shuffled_are_refused(trait_folder):
+    assert "negative.jsonl:1: is the same as positive.jsonl:1" in refused(trait_folder(pairs(), pairs()))
+    shuffled = [{"prompt": f"Question {(i + 1) % 16}?", "response": f"NO {i}."} for i in range(16)]
+    message = refused(trait_folder(None, shuffled))
+    assert "negative.jsonl:1: its prompt stands at positive.jsonl:2" in message
+
+
+def test_missing_and_ambiguous_sides_are_refused(trait_folder):
+    folder = trait_folder()
+    (folder / "negative.jsonl").rename(folder / "negative.txt")
+    assert "found positive.jsonl, negative.txt" in refused(folder)
+    (folder / "positive.jsonl").unlink()
+    (folder / "negative.txt").unlink()
+    assert "found neither" in refused(folder)
+    assert "2 scenarios are too few" in refused(trait_folder(pairs(2), pairs(2), name="few"))
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "reason"),
+    [
+        ('{\n "questions": ["a"],\n "direction": "up"\n}', 3, "direction"),
+        ('{\n "questions": ["a", "b",\n "b"], "direction": "positive"}', 2, "'b' stands twice"),
+        ('{\n "questions": ["a"], "direction": "positive",\n "extra": 1}', 3, "unknown field 'extra'"),
+        ('{\n "questions": ["a"], "direction": "positive",\n "metric": {"words": []}}', 3, "kind"),
+        ('{\n "questions": [\n}', 3, "not JSON"),
+        ('{"questions": [], "direction": "positive"}', 1, "questions"),
+    ],
+)
+def test_a_fault_in_steering_json_is_named_by_line(trait_folder, content, line, reason):
+    message = refused(trait_folder(steering__json=content))
+    assert f"steering.json:{line}: " in message
+    assert reason in message
+
+
+def test_an_empty_or_missing_rubric_is_refused(trait_folder):
+    assert "definition.txt:1: is empty" in refused(trait_folder(definition__txt=" \n"))
+    folder = trait_folder(name="other")
+    (folder / "definition.txt").unlink()
+    assert "definition.txt: is missing" in refused(folder)
+
+
+def test_a_trait_is_found_by_its_name_or_its_category(trait_folder, tmp_path):
+    folder, root = trait_folder(), tmp_path / "traits"
+    trait_folder(name="humour")
+    assert find_trait(root, "warmth") == find_trait(root, "tone/warmth") == folder
+    with pytest.raises(DatasetError, match="did you mean 'warmth'"):
+        find_trait(root, "warmt")
+    (root / "affect" / "warmth").mkdir(parents=True)
+    with pytest.raises(DatasetError, match="affect/warmth or tone/warmth"):
+        find_trait(root, "warmth")
+    with pytest.raises(DatasetError, match="no such folder"):
+        list_traits(tmp_path / "nowhere")
+
+
+def test_every_dataset_of_the_repository_is_valid(traits_root):
+    for folder in list_traits(traits_root):
+        dataset = load_trait(folder)
+        assert dataset.n_scenarios >= 40
+        asked = {s.prompt for s in dataset.positive}
+        assert not asked & set(dataset.steering.questions), f"{folder.name}: evaluation questions are also scenarios"
