@@ -332,6 +332,8 @@ def test_sql_prints_a_table_json_or_csv(cli):
     assert json.loads(cli(*query, "--json")[1])["rows"] == [{"layer": 1, "delta": None, "text": "a,b"}]
     assert cli(*query, "--csv")[1].splitlines() == ["layer,delta,text", '1,nan,"a,b"']
     assert "a,b" in cli(*query)[1]
+    wide = cli("sql", "select " + ", ".join(f"{i} as column_number_{i}" for i in range(9)), "--db", "r.duckdb")[1]
+    assert "column_number_8  8" in wide
     code, _, stderr = cli("sql", "select * from nothing", "--db", "r.duckdb")
     assert (code, stderr.count("\n")) == (2, 1)
 

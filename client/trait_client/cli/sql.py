@@ -35,13 +35,26 @@ def sql(
     if as_json:
         print_json({"columns": result.columns, "rows": _records(result), "source": result.source})
     elif as_csv:
-        writer = csv.writer(sys.stdout)
+        writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(result.columns)
         writer.writerows(result.rows)
     else:
-        out.print(_table(result.columns, result.rows))
+        _print_rows(result.columns, result.rows)
         if result.source == "snapshot" and err.is_terminal:
             err.print("a sweep is writing: this is its snapshot, up to a few seconds old", style="dim")
+
+
+def _print_rows(columns: list[str], rows: list[tuple[Any, ...]]) -> None:
+    """A table, or one block a row where not even the headings fit the terminal."""
+    if sum(len(column) + 2 for column in columns) <= out.width:
+        out.print(_table(columns, rows))
+        return
+    for row in rows:
+        block = Table.grid(padding=(0, 2))
+        for column, value in zip(columns, row, strict=True):
+            block.add_row(plain(column), plain(_cell(value)))
+        out.print(block)
+        out.print()
 
 
 def _table(columns: list[str], rows: list[tuple[Any, ...]]) -> Table:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trait_client.cli.console import (
     DEFAULT_ADDRESS,
@@ -87,15 +87,17 @@ def _progress_bar() -> Iterator["ProgressCallback | None"]:
     if not err.is_terminal:
         yield None
         return
-    columns = (TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True) as bar:
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
         def show(now: "SweepProgress") -> None:
             failed = f", {now.trials_failed} failed" if now.trials_failed else ""
             speed = f", {now.tokens / now.seconds:.0f} tokens/s" if now.seconds else ""
-            description = f"{now.scored} scored{failed}{speed}"
-            bar.update(task, total=now.trials_total, completed=now.trials_done, description=description)
+            description = f"{now.trials_done} of {now.trials_total} replies, {now.scored} scored{failed}{speed}"
+            bar.update(
+                task, total=2 * now.trials_total, completed=now.trials_done + now.scored, description=description
+            )
 
         yield show
 
@@ -118,6 +120,7 @@ def _print_outcome(outcome: "SweepOutcome", db: Path) -> None:
     out.print(
         f"{outcome.status}: {outcome.trials_run} of {outcome.trials_total} trials run, "
         f"{outcome.trials_resumed} found in the database, {outcome.trials_failed} failed, "
-        f"{outcome.unscored} not scored yet ({outcome.seconds:.1f} s{speed})"
+        f"{outcome.unscored} not scored yet ({outcome.seconds:.1f} s{speed})",
+        soft_wrap=True,
     )
     out.print(plain(f"results are in {db}: see `trait-client sql --help`"), soft_wrap=True)
