@@ -1,0 +1,223 @@
+"""The asynchronous client: `Service` on one event loop."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from trait_client.activations import Activations
+from trait_client.chat import ChatDelta, ChatMessages, ChatResult, chat_body, completion_body
+from trait_client.http.service import Call, Service, first_base
+from trait_client.schema import ActivationsRequest, ServiceInfo, Steering, VectorInfo
+from trait_client.settings import DEFAULT_URL
+from trait_client.vector_file import VectorFile
+
+T = TypeVar("T")
+
+
+class AsyncTraitClient(Service):
+    """As `TraitClient`, for hundreds of concurrent requests on one event loop.
+
+    Up to `MAX_CONNECTIONS` are in flight; the service batches them. Arguments, methods and errors are `TraitClient`'s.
+    """
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        api_key: str | None = None,
+        timeout: float = 600.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+        retries: int = 3,
+    ) -> None:
+        super().__init__(base_url, api_key, timeout, retries)
+        self._http = httpx.AsyncClient(transport=transport, **self._options)
+        self._base_model: str | None = None
+        self._base_model_lock = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def info(self) -> ServiceInfo:
+        """What the service serves and allows."""
+        return await self._run(self._info())
+
+    async def models(self) -> list[str]:
+        """Names of the base model and its aliases."""
+        return [model.id for model in await self._run(self._models())]
+
+    async def ready(self) -> bool:
+        """Whether the service takes requests; an address where nothing answers raises."""
+        return await self._run(self._ready())
+
+    async def vectors(self) -> list[VectorInfo]:
+        """Registered vectors."""
+        return await self._run(self._vectors())
+
+    async def vector(self, name: str) -> VectorInfo:
+        """One registered vector.
+
+        Raises:
+            UnknownVectorError: It is not registered.
+        """
+        return await self._run(self._vector(name))
+
+    async def vector_file(self, name: str) -> VectorFile:
+        """The file of a registered vector.
+
+        Raises:
+            UnknownVectorError: It is not registered.
+        """
+        return VectorFile.from_bytes(await self._run(self._vector_bytes(name)))
+
+    async def vector_bytes(self, name: str) -> bytes:
+        """The file of a registered vector as it is stored: its sha256 is the vector's identity.
+
+        Raises:
+            UnknownVectorError: It is not registered.
+        """
+        return await self._run(self._vector_bytes(name))
+
+    async def put_vector(self, name: str, data: bytes, *, allow_other_model: bool = False) -> VectorInfo:
+        """Register the bytes of a vector file under a name, in place of what had it.
+
+        `allow_other_model` accepts a vector of another model of the same shape, such as a fine-tune.
+        """
+        return await self._run(self._put_vector(name, data, allow_other_model=allow_other_model))
+
+    async def delete_vector(self, name: str) -> None:
+        """Take a vector out of the registry.
+
+        Raises:
+            UnknownVectorError: It is not registered.
+        """
+        await self._run(self._delete_vector(name))
+
+    async def activations(self, request: ActivationsRequest) -> Activations:
+        """Read, or generate and read, texts in one batch."""
+        return await self._run(self._activations(request))
+
+    async def base_model(self) -> str:
+        """The first served model that is no alias; asked for once."""
+        async with self._base_model_lock:
+            if self._base_model is None:
+                self._base_model = first_base(await self._run(self._models()))
+        return self._base_model
+
+    async def chat(
+        self,
+        messages: ChatMessages,
+        *,
+        model: str | None = None,
+        steering: Steering | None = None,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        logprobs: int | None = None,
+        n: int = 1,
+    ) -> ChatResult:
+        """As `TraitClient.chat`."""
+        body = chat_body(
+            messages,
+            model=model or await self.base_model(),
+            steering=steering,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            logprobs=logprobs,
+            n=n,
+        )
+        return await self._run(self._chat(body, steered=steering is not None))
+
+    async def chat_stream(
+        self,
+        messages: ChatMessages,
+        *,
+        model: str | None = None,
+        steering: Steering | None = None,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        logprobs: int | None = None,
+    ) -> AsyncIterator[ChatDelta]:
+        """As `TraitClient.chat_stream`."""
+        body = chat_body(
+            messages,
+            model=model or await self.base_model(),
+            steering=steering,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            logprobs=logprobs,
+            stream=True,
+        )
+        call = self._chat_stream(body, steered=steering is not None)
+        response = await self._exchange(call, stream=True)
+        try:
+            reply = self._read(call, response)
+            async for data in response.aiter_bytes():
+                for delta in reply.feed(data):
+                    yield delta
+            reply.finish()
+        except httpx.RequestError as error:
+            raise self._unreachable(call, error) from error
+        finally:
+            await response.aclose()
+
+    async def complete(
+        self,
+        prompt: str | list[int],
+        *,
+        model: str | None = None,
+        steering: Steering | None = None,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        logprobs: int | None = None,
+        n: int = 1,
+    ) -> ChatResult:
+        """As `TraitClient.complete`."""
+        body = completion_body(
+            prompt,
+            model=model or await self.base_model(),
+            steering=steering,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            logprobs=logprobs,
+            n=n,
+        )
+        return await self._run(self._complete(body, steered=steering is not None))
+
+    async def _run(self, call: Call[T]) -> T:
+        return self._read(call, await self._exchange(call))
+
+    async def _exchange(self, call: Call[Any], *, stream: bool = False) -> httpx.Response:
+        for attempt in itertools.count():
+            request = self._http.build_request(call.method, call.path, content=call.content, headers=call.headers)
+            try:
+                response = await self._http.send(request, stream=stream)
+                if stream and not response.is_success:
+                    await response.aread()
+            except httpx.RequestError as error:
+                pause: float | None = self._pause_after_failure(call, error, attempt)
+            else:
+                pause = self._pause_after_answer(call, response, attempt)
+                if pause is None:
+                    return response
+            await asyncio.sleep(pause or 0)
+        raise AssertionError("unreachable")

@@ -1,0 +1,242 @@
+"""The synchronous client: `Service` with blocking I/O."""
+
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from trait_client.activations import Activations
+from trait_client.chat import ChatDelta, ChatMessages, ChatResult, chat_body, completion_body
+from trait_client.http.service import Call, Service, first_base
+from trait_client.schema import ActivationsRequest, ServiceInfo, Steering, VectorInfo
+from trait_client.settings import DEFAULT_URL
+from trait_client.vector_file import VectorFile
+
+T = TypeVar("T")
+
+
+class TraitClient(Service):
+    """Client of one service, to be used as a context manager or closed.
+
+    Args:
+        base_url: The service's address, with or without `/v1`.
+        api_key: The key the service was started with.
+        timeout: Seconds of silence after which a request is given up.
+        transport: Replaces the network in tests.
+        retries: Repetitions when the service is busy (429, 503) or not there yet. A POST that may have run is never
+            repeated.
+
+    Raises:
+        ServiceUnreachableError: (Every method.) No service answers.
+        ServiceError: (Every method.) The service's own error, with its status and the field it names.
+    """
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        api_key: str | None = None,
+        timeout: float = 600.0,
+        transport: httpx.BaseTransport | None = None,
+        retries: int = 3,
+    ) -> None:
+        super().__init__(base_url, api_key, timeout, retries)
+        self._http = httpx.Client(transport=transport, **self._options)
+        self._base_model: str | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def info(self) -> ServiceInfo:
+        """What the service serves and allows."""
+        return self._run(self._info())
+
+    def models(self) -> list[str]:
+        """Names of the base model and its aliases."""
+        return [model.id for model in self._run(self._models())]
+
+    def ready(self) -> bool:
+        """Whether the service takes requests; an address where nothing answers raises."""
+        return self._run(self._ready())
+
+    def vectors(self) -> list[VectorInfo]:
+        """Registered vectors."""
+        return self._run(self._vectors())
+
+    def vector(self, name: str) -> VectorInfo:
+        """One registered vector.
+
+        Raises:
+            UnknownVectorError: It is not registered.
+        """
+        return self._run(self._vector(name))
+
+    def vector_file(self, name: str) -> VectorFile:
+        """The file of a registered vector.
+
+        Raises:
+            UnknownVectorError: It is not registered.
+        """
+        return VectorFile.from_bytes(self._run(self._vector_bytes(name)))
+
+    def vector_bytes(self, name: str) -> bytes:
+        """The file of a registered vector as it is stored: its sha256 is the vector's identity.
+
+        Raises:
+            UnknownVectorError: It is not registered.
+        """
+        return self._run(self._vector_bytes(name))
+
+    def put_vector(self, name: str, data: bytes, *, allow_other_model: bool = False) -> VectorInfo:
+        """Register the bytes of a vector file under a name, in place of what had it.
+
+        `allow_other_model` accepts a vector of another model of the same shape, such as a fine-tune.
+        """
+        return self._run(self._put_vector(name, data, allow_other_model=allow_other_model))
+
+    def delete_vector(self, name: str) -> None:
+        """Take a vector out of the registry.
+
+        Raises:
+            UnknownVectorError: It is not registered.
+        """
+        self._run(self._delete_vector(name))
+
+    def activations(self, request: ActivationsRequest) -> Activations:
+        """Read, or generate and read, texts in one batch."""
+        return self._run(self._activations(request))
+
+    def base_model(self) -> str:
+        """The first served model that is no alias; asked for once."""
+        if self._base_model is None:
+            self._base_model = first_base(self._run(self._models()))
+        return self._base_model
+
+    def chat(
+        self,
+        messages: ChatMessages,
+        *,
+        model: str | None = None,
+        steering: Steering | None = None,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        logprobs: int | None = None,
+        n: int = 1,
+    ) -> ChatResult:
+        """Reply to a chat; `logprobs` is how many candidates are reported beside each token.
+
+        Raises:
+            SteeringFailedError: Steering was asked for and the answer does not report any.
+        """
+        body = chat_body(
+            messages,
+            model=model or self.base_model(),
+            steering=steering,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            logprobs=logprobs,
+            n=n,
+        )
+        return self._run(self._chat(body, steered=steering is not None))
+
+    def chat_stream(
+        self,
+        messages: ChatMessages,
+        *,
+        model: str | None = None,
+        steering: Steering | None = None,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        logprobs: int | None = None,
+    ) -> Iterator[ChatDelta]:
+        """As `chat`, in pieces as they are generated; the last ones carry the usage and the steering report.
+
+        Raises:
+            SteeringFailedError: At the end: steering was asked for and the stream did not report any.
+        """
+        body = chat_body(
+            messages,
+            model=model or self.base_model(),
+            steering=steering,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            logprobs=logprobs,
+            stream=True,
+        )
+        call = self._chat_stream(body, steered=steering is not None)
+        response = self._exchange(call, stream=True)
+        try:
+            reply = self._read(call, response)
+            for data in response.iter_bytes():
+                yield from reply.feed(data)
+            reply.finish()
+        except httpx.RequestError as error:
+            raise self._unreachable(call, error) from error
+        finally:
+            response.close()
+
+    def complete(
+        self,
+        prompt: str | list[int],
+        *,
+        model: str | None = None,
+        steering: Steering | None = None,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        logprobs: int | None = None,
+        n: int = 1,
+    ) -> ChatResult:
+        """Continue raw text or token ids.
+
+        Raises:
+            SteeringFailedError: Steering was asked for and the answer does not report any.
+        """
+        body = completion_body(
+            prompt,
+            model=model or self.base_model(),
+            steering=steering,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            logprobs=logprobs,
+            n=n,
+        )
+        return self._run(self._complete(body, steered=steering is not None))
+
+    def _run(self, call: Call[T]) -> T:
+        return self._read(call, self._exchange(call))
+
+    def _exchange(self, call: Call[Any], *, stream: bool = False) -> httpx.Response:
+        for attempt in itertools.count():
+            request = self._http.build_request(call.method, call.path, content=call.content, headers=call.headers)
+            try:
+                response = self._http.send(request, stream=stream)
+                if stream and not response.is_success:
+                    response.read()
+            except httpx.RequestError as error:
+                pause: float | None = self._pause_after_failure(call, error, attempt)
+            else:
+                pause = self._pause_after_answer(call, response, attempt)
+                if pause is None:
+                    return response
+            time.sleep(pause or 0)
+        raise AssertionError("unreachable")
