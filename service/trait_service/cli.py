@@ -197,7 +197,10 @@ def refusals(args: Namespace) -> list[str]:
             "context parallelism (--prefill-context-parallel-size, --decode-context-parallel-size)",
         ),
         (bool(args.kv_sharing_fast_prefill), "KV-sharing fast prefill (--kv-sharing-fast-prefill)"),
-        (_sequence_parallel(args), "sequence parallelism (--compilation-config pass_config.enable_sp)"),
+        (
+            _sequence_parallel(args),
+            "sequence parallelism (--enable-hc-sp, or --enable-expert-parallel with tensor and data parallelism)",
+        ),
         ((args.api_server_count or 1) != 1, "more than one API server (--api-server-count)"),
         (args.headless, "a server without HTTP (--headless)"),
         (args.grpc or args.grpc_port is not None, "gRPC (--grpc, --grpc-port)"),
@@ -211,8 +214,9 @@ def refusals(args: Namespace) -> list[str]:
 
 
 def _sequence_parallel(args: Namespace) -> bool:
-    passes = getattr(args.compilation_config, "pass_config", None)
-    return bool(getattr(passes, "enable_sp", False))
+    """A layer of such a model holds a part of the tokens only. With experts it comes on by itself."""
+    of_experts = args.enable_expert_parallel and args.tensor_parallel_size > 1 and args.data_parallel_size > 1
+    return bool(args.enable_hc_sp or of_experts)
 
 
 def _world_size(further: list[str]) -> int:

@@ -1,0 +1,296 @@
+"""The seam before the engine: refusals, cache salts, leases and reports. The engine's workers are in memory."""
+
+import asyncio
+from contextlib import aclosing
+from types import SimpleNamespace
+
+import pytest
+from trait_client.errors import SteeringFailedError
+from trait_client.schema import Steering
+from trait_service.engine.spec import CaptureSpec, RequestSpec
+from trait_service.http.bank_lease import BankLease
+from trait_service.http.collector import Collector
+from trait_service.http.engine_client import Run, SteeredEngineClient, reads_prompt, steered
+from trait_service.http.errors import PromptRefusedError
+from trait_service.http.openai import stream_with_report
+from trait_service.http.resolve import Resolver
+from trait_service.http.workers import Workers
+from trait_service.registry import VectorRegistry
+from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import SamplingParams
+
+BOS = 1
+
+
+class MemoryEngine:
+    """vLLM's engine client as the seam sees it; it reports to the workers, as a real one does."""
+
+    def __init__(self, workers, *, error: str | None = None, report: bool = True) -> None:
+        self.workers = workers
+        self.requests: list[tuple[dict, SamplingParams]] = []
+        self.aborted = 0
+        self.error = error
+        self.report = report
+        self.model_config = "passed through"
+
+    async def generate(self, prompt, params, *_, **__):
+        self.requests.append((prompt, params))
+        spec = RequestSpec.from_extra_args(params.extra_args)
+        try:
+            if spec is not None and spec.terms:
+                assert {term.direction for term in spec.terms} <= self.workers.bank.keys()
+            yield SimpleNamespace(finished=False, text="one")
+            await asyncio.sleep(0)
+            if spec is not None and self.report:
+                self.workers.results[spec.key] = {
+                    "key": spec.key,
+                    "n_prompt": 3,
+                    "steered_prompt": 3,
+                    "steered_generated": 1,
+                    "steered_cached": 2,
+                    "error": self.error,
+                }
+            yield SimpleNamespace(finished=True, text="two")
+        except GeneratorExit:
+            self.aborted += 1
+            raise
+
+
+@pytest.fixture
+def steering(tmp_path, make_vector):
+    registry = VectorRegistry(tmp_path / "vectors")
+    registry.put("tone", make_vector().to_bytes())
+    resolver = Resolver(registry.get, n_layers=6, operations=("add",), terms_per_layer=4, max_relative_dose=2.0)
+
+    def make(coefficient: float = 1.0, **term: object):
+        body = {"terms": [{"vector": "tone", "coefficient": coefficient, **term}]}
+        return resolver.resolve(Steering.model_validate(body))
+
+    return make
+
+
+@pytest.fixture
+def setup(memory_workers):
+    def make(**engine: object):
+        workers = memory_workers()
+        memory_engine = MemoryEngine(workers, **engine)
+        rpc = Workers(workers)
+        lease = BankLease(rpc.update_bank, workers.rows)
+        return memory_engine, SteeredEngineClient(memory_engine, lease, Collector(rpc.collect, rpc.discard), BOS)
+
+    return make
+
+
+def prompt(*ids: int, **extra: object) -> dict:
+    return {"type": "token", "prompt_token_ids": list(ids or (BOS, 5, 6)), **extra}
+
+
+async def texts(outputs) -> list[str]:
+    return [output.text async for output in outputs]
+
+
+def salts_of(engine, client, runs: list) -> list[str | None]:
+    async def scenario() -> list[str | None]:
+        for run, request in runs:
+            await texts(client.run(run, request, SamplingParams(), "r"))
+        return [request.get("cache_salt") for request, _ in engine.requests]
+
+    return asyncio.run(scenario())
+
+
+def test_everything_but_generate_is_the_engines_own(setup):
+    _, client = setup()
+    assert client.model_config == "passed through"
+
+
+def test_an_unsteered_request_passes_as_it_is(setup):
+    engine, client = setup()
+    request, params = prompt(cache_salt="mine"), SamplingParams()
+    assert asyncio.run(texts(client.generate(request, params, "r"))) == ["one", "two"]
+    assert engine.requests == [(request, params)]
+    assert engine.workers.calls == []
+
+
+def test_a_steered_request_holds_its_directions_and_brings_a_report(setup, steering):
+    engine, client = setup()
+    run = Run(steering())
+
+    async def scenario() -> None:
+        with steered(run):
+            outputs = client.generate(prompt(), SamplingParams(), "r")
+        assert await texts(outputs) == ["one", "two"]
+
+    asyncio.run(scenario())
+    report = run.report()
+    assert report.positions.model_dump() == {"prompt": 3, "generated": 1, "cached": 2}
+    assert report.applied[0].vector == "tone"
+    assert engine.workers.results == {}
+
+
+def test_positions_are_summed_over_the_prompts_of_one_request(setup, steering):
+    _, client = setup()
+    run = Run(steering())
+
+    async def scenario() -> None:
+        await asyncio.gather(*(texts(client.run(run, prompt(), SamplingParams(), f"r{i}")) for i in range(3)))
+
+    asyncio.run(scenario())
+    assert run.report().positions.prompt == 9
+
+
+def test_nothing_outside_the_route_is_steered(setup, steering):
+    engine, client = setup()
+    with steered(Run(steering())):
+        pass
+    asyncio.run(texts(client.generate(prompt(), SamplingParams(), "r")))
+    assert engine.requests[0][1].extra_args is None
+
+
+@pytest.mark.parametrize("engine", [{"error": "no such row"}, {"report": False}])
+def test_a_failed_request_never_gets_its_last_output(setup, steering, engine):
+    _, client = setup(**engine)
+    run = Run(steering())
+    served: list[str] = []
+
+    async def scenario() -> None:
+        async for output in client.run(run, prompt(), SamplingParams(), "r"):
+            served.append(output.text)  # noqa: PERF401 - kept when the next one raises
+
+    with pytest.raises(SteeringFailedError):
+        asyncio.run(scenario())
+    assert served == ["one"]
+    with pytest.raises(SteeringFailedError):
+        run.report()
+
+
+def test_a_client_that_leaves_frees_its_rows_and_its_result(setup, steering):
+    engine, client = setup()
+
+    async def scenario() -> None:
+        async with aclosing(client.run(Run(steering()), prompt(), SamplingParams(), "r")) as outputs:
+            await anext(outputs)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert engine.aborted == 1
+        assert len(engine.workers.called("trait_discard")) == 1
+        assert client._lease._references == {}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("run_of", [lambda _: None, Run])
+def test_a_double_bos_is_refused_before_a_stream_begins(setup, steering, run_of):
+    engine, client = setup()
+    with pytest.raises(PromptRefusedError, match="two BOS"):
+        client.run(run_of(steering()), prompt(BOS, BOS, 5), SamplingParams(), "r")
+    assert engine.requests == []
+
+
+@pytest.mark.parametrize("ids", [(BOS,), (BOS, 5, BOS), (5, BOS, BOS), (5, 5)])
+def test_other_prompts_are_no_double_bos(setup, ids):
+    _, client = setup()
+    client.generate(prompt(*ids), SamplingParams(), "r")
+
+
+def test_a_spec_that_comes_from_outside_never_reaches_the_worker(setup):
+    _, client = setup()
+    with pytest.raises(VLLMValidationError, match="reserved"):
+        client.generate(prompt(), SamplingParams(extra_args={"trait_steering": "{}"}), "r")
+
+
+def test_a_users_own_extra_args_stay(setup, steering):
+    engine, client = setup()
+    asyncio.run(texts(client.run(Run(steering()), prompt(), SamplingParams(extra_args={"mine": 1}), "r")))
+    assert engine.requests[0][1].extra_args.keys() == {"mine", "trait_steering"}
+
+
+def test_embeddings_are_not_steered(setup, steering):
+    _, client = setup()
+    with pytest.raises(VLLMValidationError, match="embeddings"):
+        client.run(Run(steering()), {"type": "embeds"}, SamplingParams(), "r")
+
+
+def test_a_capture_of_several_samples_is_refused(setup):
+    _, client = setup()
+    with pytest.raises(VLLMValidationError, match="n = 1"):
+        client.run(Run(capture=CaptureSpec(positions=["prompt[:]"])), prompt(), SamplingParams(n=2), "r")
+
+
+def test_equal_steering_shares_the_prefix_cache_and_any_difference_parts_it(setup, steering):
+    engine, client = setup()
+    runs = [
+        (Run(steering(1.0)), prompt()),
+        (Run(steering(1.0)), prompt(BOS, 9)),
+        (Run(steering(1.5)), prompt()),
+        (Run(steering(1.0)), prompt(cache_salt="mine")),
+        (Run(steering(1.0)), prompt(cache_salt="mine")),
+        (Run(steering(1.0)), prompt(cache_salt="theirs")),
+        (None, prompt(cache_salt="mine")),
+        (None, prompt()),
+    ]
+    salts = salts_of(engine, client, runs)
+    assert salts[0] == salts[1]
+    assert salts[3] == salts[4]
+    assert salts[6:] == ["mine", None]
+    assert len(set(salts)) == 6
+
+
+def test_steering_of_some_positions_shares_nothing(setup, steering):
+    engine, client = setup()
+    salts = salts_of(engine, client, [(Run(steering(scope="generated")), prompt()) for _ in range(2)])
+    assert salts[0] != salts[1]
+
+
+def test_salts_of_one_service_say_nothing_about_anothers(setup, steering):
+    salts = [salts_of(*setup(), [(Run(steering()), prompt())])[0] for _ in range(2)]
+    assert salts[0] != salts[1]
+
+
+@pytest.mark.parametrize(
+    ("positions", "reads"),
+    [
+        (["prompt[-1]"], True),
+        (["all[4:]"], False),
+        (["all[2:]"], True),
+        (["response[:]"], False),
+        (["response[:]", "prompt[:]"], True),
+    ],
+)
+def test_captures_that_read_the_prompt_do_not_read_the_cache(setup, positions, reads):
+    engine, client = setup()
+    capture = CaptureSpec(positions=positions)
+    asyncio.run(texts(client.run(Run(capture=capture), prompt(), SamplingParams(), "r")))
+    assert reads_prompt(capture, 3) is reads
+    assert bool(engine.requests[0][1].skip_reading_prefix_cache) is reads
+
+
+def test_a_stream_ends_with_the_report(setup, steering):
+    run = Run(steering())
+    _, client = setup()
+
+    async def vllm_stream():
+        async for output in client.run(run, prompt(), SamplingParams(), "r"):
+            yield f'data: {{"id": "c", "created": 1, "model": "m", "choices": [{{"text": "{output.text}"}}]}}\n\n'
+        yield "data: [DONE]\n\n"
+
+    async def scenario() -> list[str]:
+        return [chunk async for chunk in stream_with_report(vllm_stream(), run, "chat.completion.chunk")]
+
+    chunks = asyncio.run(scenario())
+    assert chunks[-1] == "data: [DONE]\n\n"
+    assert '"object": "chat.completion.chunk"' in chunks[-2]
+    assert '"choices": []' in chunks[-2]
+    assert '"steering": {"applied"' in chunks[-2]
+
+
+def test_a_stream_that_failed_has_an_error_and_no_report(steering):
+    run = Run(steering())
+
+    async def vllm_stream():
+        yield 'data: {"error": {"message": "failed"}}\n\n'
+        yield "data: [DONE]\n\n"
+
+    async def scenario() -> list[str]:
+        return [chunk async for chunk in stream_with_report(vllm_stream(), run, "text_completion")]
+
+    assert not any("applied" in chunk for chunk in asyncio.run(scenario()))

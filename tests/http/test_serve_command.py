@@ -1,0 +1,110 @@
+"""`trait-service serve`: the environment, the arguments that reach vLLM, and what is refused at start-up."""
+
+import json
+
+import pytest
+from trait_service import cli
+from trait_service.engine.settings import EngineSettings
+from typer.testing import CliRunner
+
+
+def parsed(*further: str):
+    pytest.importorskip("vllm")
+    argv = cli.vllm_arguments("some/model", list(further), {"--port": 8123}, EngineSettings(), cuda=False, eager=True)
+    return cli._parse(argv)
+
+
+def test_vllms_parser_gets_our_worker_and_settings():
+    args = parsed("--max-logprobs", "7")
+    assert args.worker_cls == "trait_service.engine.worker.TraitCPUWorker"
+    assert EngineSettings.from_additional_config(args.additional_config) == EngineSettings()
+    assert (args.model, args.port, args.enforce_eager, args.max_logprobs) == ("some/model", 8123, True, 7)
+
+
+def test_plain_arguments_are_not_refused():
+    assert cli.refusals(parsed()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--speculative-config", '{"method": "ngram", "num_speculative_tokens": 2}'], "speculative decoding"),
+        (["--enable-dbo"], "micro-batch overlap"),
+        (["--decode-context-parallel-size", "2"], "context parallelism"),
+        (["--prefill-context-parallel-size", "2"], "context parallelism"),
+        (["--kv-sharing-fast-prefill"], "KV-sharing fast prefill"),
+        (["--enable-hc-sp"], "sequence parallelism"),
+        (["--enable-expert-parallel", "-tp", "2", "-dp", "2", "-asc", "1"], "sequence parallelism"),
+        (["--api-server-count", "2"], "more than one API server"),
+        (["--headless"], "without HTTP"),
+    ],
+)
+def test_what_steering_has_no_test_for_is_refused_by_name(flags, named):
+    (problem,) = cli.refusals(parsed(*flags))
+    assert named in problem
+
+
+@pytest.mark.parametrize("flag", ["--worker-cls=x", "--additional_config", "--worker-extension-cls"])
+def test_flags_that_the_command_sets_itself_are_refused(flag):
+    result = CliRunner().invoke(cli.app, ["serve", "some/model", flag, "{}"])
+    assert result.exit_code == 2
+    assert "set by trait-service" in result.output
+
+
+def test_plugins_that_are_named_already_stay():
+    environment = cli.general_environment({"VLLM_PLUGINS": "mine"}, model_is_folder=False)
+    assert environment["VLLM_PLUGINS"] == "mine,trait_steering"
+    assert cli.general_environment({}, model_is_folder=False)["VLLM_PLUGINS"] == "trait_steering"
+
+
+def test_variables_that_are_set_already_stay():
+    current = {"VLLM_USE_AOT_COMPILE": "1", "VLLM_CPU_KVCACHE_SPACE": "9", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    assert "VLLM_USE_AOT_COMPILE" not in cli.general_environment(current, model_is_folder=True)
+    assert cli.platform_environment(current, cuda=False, workers=1) == {}
+
+
+def test_a_folder_needs_no_hub():
+    assert cli.general_environment({}, model_is_folder=True)["HF_HUB_OFFLINE"] == "1"
+    assert "HF_HUB_OFFLINE" not in cli.general_environment({}, model_is_folder=False)
+
+
+def test_on_cuda_the_tested_runner_is_chosen():
+    assert cli.platform_environment({}, cuda=True, workers=1) == {"VLLM_USE_V2_MODEL_RUNNER": "0"}
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "bound"),
+    [
+        ([0, 1], 1, "0,1"),
+        ([0, 1], 2, "0|1"),
+        ([0], 2, "nobind"),
+        ([2, 3, 5, 7], 1, "2,3,5,7"),
+        (list(range(8)), 1, "1,2,3,4,5,6,7"),
+        (list(range(9)), 2, "1,2,3,4|5,6,7,8"),
+    ],
+)
+def test_cores_are_bound(cores, workers, bound):
+    assert cli.bind_cores(cores, workers) == bound
+
+
+@pytest.mark.parametrize(("gib", "space"), [(1, 1), (16, 4), (1000, 16)])
+def test_the_kv_cache_takes_a_part_of_the_memory(gib, space):
+    assert cli.kv_cache_gib(gib * 2**30) == space
+
+
+def test_without_a_compiler_it_runs_eager_and_says_so(monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    assert cli._eager(None, cuda=False) is True
+    assert "running eager" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "size"), [([], 1), (["-tp", "2"], 2), (["--tensor-parallel-size=4", "-pp=2"], 8)])
+def test_the_workers_of_an_engine_are_counted(words, size):
+    assert cli._world_size(words) == size
+
+
+def test_the_settings_travel_as_json():
+    argv = cli.vllm_arguments("m", [], {}, EngineSettings(bank_rows=7), cuda=True, eager=False)
+    block = json.loads(argv[argv.index("--additional-config") + 1])
+    assert block["trait_steering"]["bank_rows"] == 7
