@@ -78,19 +78,19 @@ def test_the_trait_rises_beyond_random_directions_and_the_text_stays_coherent(he
     assert row["delta"] > row["control_high"]
 
 
-@pytest.mark.parametrize("trait", EXPECTED)
-def test_the_replys_projection_rises_with_the_trait(held_out, trait):
+@pytest.mark.parametrize("trait", ["refusal", "sycophancy"])
+def test_the_projection_of_the_reply_rises_with_the_trait(held_out, trait):
     store, _ = held_out
     row = one(store, f"SELECT * FROM cell_summary WHERE trait = '{trait}' AND measure = 'projection'")
-    assert row["ci_low"] > 0
+    assert row["delta"] > 0
 
 
 def test_what_was_applied_is_what_was_asked(held_out):
     store, _ = held_out
     mismatches = store.query(
         "SELECT trial_id FROM trials JOIN cells USING (cell_id) WHERE kind <> 'baseline' AND NOT ("
-        "steering->'applied'->0->>'sha256' = sha256 AND (steering->'applied'->0->>'layer')::INTEGER = layer "
-        "AND (steering->'positions'->>'generated')::INTEGER = n_generated - 1)"
+        "(steering->>'$.applied[0].sha256') = sha256 AND (steering->>'$.applied[0].layer')::INTEGER = layer "
+        "AND (steering->>'$.positions.generated')::INTEGER = n_generated - 1)"
     )[1]
     assert mismatches == []
 
