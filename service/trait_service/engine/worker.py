@@ -3,6 +3,8 @@
 from importlib.metadata import version
 from typing import Any
 
+import torch
+import vllm
 from trait_client.errors import TraitError
 from vllm.v1.worker.cpu_worker import CPUWorker
 from vllm.v1.worker.gpu_worker import Worker
@@ -43,7 +45,11 @@ class SteeringWorkerMixin:
             "terms_per_layer": self.trait_state.settings.terms_per_layer,
             "capture_rows": self.trait_state.pools.n_rows,
             "max_num_seqs": self.trait_state.max_requests,
-            "versions": {name: version(name) for name in ("torch", "transformers")},
+            "versions": {
+                "vllm": vllm.__version__,
+                "torch": torch.__version__,
+                "transformers": version("transformers"),
+            },
         }
 
     def trait_update_bank(self, put: dict[str, bytes], drop: list[str]) -> None:
