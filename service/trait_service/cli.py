@@ -7,10 +7,10 @@ import json
 import logging
 import os
 import shutil
-import sys
 import sysconfig
 from argparse import Namespace
 from collections.abc import Mapping, MutableMapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ import typer
 from trait_service.engine.settings import EngineSettings, engine_args
 from trait_service.engine.spec import EXTRA_ARGS_KEY
 from trait_service.http.settings import ARGS_ENTRY, ServiceSettings, trait_home
+from trait_service.models_cli import app as models_app
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,9 @@ BUNDLED_MODELS = frozenset({"smollm2"})
 OURS = ("--worker-cls", "--additional-config", "--worker-extension-cls")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Serve a language model that can be steered.")
+
+
+app.add_typer(models_app, name="model")
 
 
 @app.callback()
@@ -275,11 +279,21 @@ def _run(args: Namespace) -> None:
     import uvloop  # noqa: PLC0415 - comes with vLLM
     from vllm.entrypoints.launchers.api_server.entry import run_server  # noqa: PLC0415
 
-    # vLLM logs a plugin that fails to import and serves without it: import it here, where failure is failure.
-    from trait_service.http.plugin import TraitEndpoints  # noqa: PLC0415
-
-    TraitEndpoints()
+    load_plugins()
     uvloop.run(run_server(args))
+
+
+def load_plugins() -> None:
+    """Load both plugins by their entry points: vLLM would log one that fails, and serve without it.
+
+    Raises:
+        RuntimeError: An entry point is not installed.
+    """
+    for group in ("vllm.general_plugins", "vllm.endpoint_plugins"):
+        found = [entry for entry in entry_points(group=group) if entry.name == EXTRA_ARGS_KEY]
+        if not found:
+            raise RuntimeError(f"entry point {group}: {EXTRA_ARGS_KEY} is not installed: run `pip install -e .` again")
+        found[0].load()
 
 
 def _fail(problems: list[str]) -> None:
@@ -290,10 +304,6 @@ def _fail(problems: list[str]) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    if sys.argv[1:2] == ["model"]:
-        from trait_service.models_cli import app as models_app  # noqa: PLC0415 - heavy, and seldom needed
-
-        app.add_typer(models_app, name="model")
     app()
 
 

@@ -108,3 +108,13 @@ def test_the_settings_travel_as_json():
     argv = cli.vllm_arguments("m", [], {}, EngineSettings(bank_rows=7), cuda=True, eager=False)
     block = json.loads(argv[argv.index("--additional-config") + 1])
     assert block["trait_steering"]["bank_rows"] == 7
+
+
+def test_both_plugins_are_installed_and_load():
+    cli.load_plugins()
+
+
+def test_a_missing_entry_point_stops_the_start(monkeypatch):
+    monkeypatch.setattr(cli, "entry_points", lambda **_: [])
+    with pytest.raises(RuntimeError, match="is not installed"):
+        cli.load_plugins()

@@ -33,7 +33,7 @@ class ServiceSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     vectors: Path = Field(default_factory=lambda: trait_home() / "vectors")
-    max_relative_dose: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
+    max_relative_dose: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
     max_body_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
     max_n: Annotated[int, Field(ge=1)] = 128
     max_vectors: Annotated[int, Field(ge=1)] = 1024
