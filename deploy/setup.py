@@ -142,7 +142,7 @@ def _pip(folder: Path, arguments: list[str], *, may_fail: bool = False) -> bool:
         kept.write(f"\n$ {' '.join(command)}\n")
         for line in process.stdout or ():
             kept.write(line)
-            if line.startswith("Collecting "):
+            if line.startswith(("Collecting ", "Processing ")):
                 found += 1
                 if found % 20 == 0:
                     _say(f"      {found} packages found")
