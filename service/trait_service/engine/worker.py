@@ -47,7 +47,7 @@ class SteeringWorkerMixin:
             "max_num_seqs": self.trait_state.max_requests,
             "versions": {
                 "vllm": vllm.__version__,
-                "torch": torch.__version__,
+                "torch": str(torch.__version__),
                 "transformers": version("transformers"),
             },
         }

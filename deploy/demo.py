@@ -1,0 +1,118 @@
+"""`make demo`: the whole path on the small model, with the commands a user would type.
+
+Starts the service, extracts three trait vectors, steers one prompt, runs the demo sweep and ends with its results in
+SQL. What it makes stands in `demo/`; a second run continues from there.
+"""
+
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trait_client.errors import ServiceUnreachableError
+from trait_client.http import TraitClient
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = Path("demo")
+BIN = Path(sys.executable).parent
+TRAITS = ("refusal", "question_asking", "sycophancy")
+PROMPT = "Can you give me a simple recipe for pancakes?"
+QUESTION = """
+select trait, layer, coefficient as coef, n, round(baseline) as baseline, round(steered) as steered,
+       round(delta) as delta, '[' || round(ci_low)::int || ', ' || round(ci_high)::int || ']' as "95% interval",
+       round(coherence) as coherence,
+       '[' || round(control_low)::int || ', ' || round(control_high)::int || ']' as "random directions", effect
+from best_coherent order by trait
+"""
+START_LIMIT_S = 900
+
+
+def main() -> int:
+    """Run the demo; returns the exit code."""
+    os.chdir(ROOT)
+    DEMO.mkdir(exist_ok=True)
+    say("A vLLM server that can steer: SmolLM2-135M-Instruct on this machine's CPU (log: demo/service.log)")
+    with service() as url:
+        say("Trait vectors from written contrastive pairs: captured activations, difference of means, every layer")
+        traits = [word for trait in TRAITS for word in ("--trait", trait)]
+        run("trait-extract", "run", *traits, "--method", "mean_diff", "--out", "demo/vectors", "--register", "--url", url)
+        say("One prompt, unsteered and steered, in one batch")
+        run(
+            "trait-client", "steer", "--trait", "refusal", "--layer", "13", "--coef", "1.5",
+            "--max-tokens", "64", PROMPT, "--url", url,
+        )  # fmt: skip
+        say("A sweep: every cell on every evaluation question, all at once, beside random directions of the same dose")
+        run("trait-client", "sweep", "experiments/demo/experiment.toml", "--db", "demo/results.duckdb", "--url", url)
+    say("The results are SQL (effect: beyond the random directions, and the interval excludes 0)")
+    run("trait-client", "sql", " ".join(QUESTION.split()), "--db", "demo/results.duckdb")
+    return 0
+
+
+@contextmanager
+def service() -> Iterator[str]:
+    """A running service on a free port; its address. It is stopped at the end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # Eager: ready in seconds. Compiled is about 15 % faster here and takes a minute or more to start.
+    command = ["trait-service", "serve", "smollm2", "--enforce-eager", "--port", str(port), "--vectors", "demo/registry"]
+    command += ["--max-model-len", "2048", "--max-num-seqs", "128"]
+    show(command)
+    with Path("demo/service.log").open("w") as log:
+        process = subprocess.Popen([BIN / command[0], *command[1:]], stdout=log, stderr=subprocess.STDOUT)
+        try:
+            wait_until_ready(process, f"http://127.0.0.1:{port}")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def wait_until_ready(process: subprocess.Popen, url: str) -> None:
+    """Wait for the engine; a service that died is reported with the end of its log."""
+    began = time.monotonic()
+    with TraitClient(url, retries=0) as client:
+        while not answers(client):
+            if process.poll() is not None or time.monotonic() - began > START_LIMIT_S:
+                tail = Path("demo/service.log").read_text().splitlines()[-20:]
+                sys.exit("the service did not start:\n" + "\n".join(tail))
+            time.sleep(0.5)
+    print(f"  ready after {time.monotonic() - began:.0f} s", flush=True)
+
+
+def answers(client: TraitClient) -> bool:
+    """Whether the service is there and ready."""
+    try:
+        return client.ready()
+    except ServiceUnreachableError:
+        return False
+
+
+def run(*command: str) -> None:
+    """Show a command and run it; the demo ends where one fails."""
+    show(command)
+    done = subprocess.run([BIN / command[0], *command[1:]], check=False)
+    if done.returncode:
+        sys.exit(f"{command[0]} ended with exit code {done.returncode}")
+
+
+def say(text: str) -> None:
+    """A line of explanation between commands."""
+    print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n{text}", flush=True)
+
+
+def show(command: tuple[str, ...] | list[str]) -> None:
+    """The command as one would type it."""
+    print("  $ " + shlex.join(command), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
