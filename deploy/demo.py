@@ -23,10 +23,9 @@ BIN = Path(sys.executable).parent
 TRAITS = ("refusal", "question_asking", "sycophancy")
 PROMPT = "Can you give me a simple recipe for pancakes?"
 QUESTION = """
-select trait, layer, coefficient as coef, n, round(baseline) as baseline, round(steered) as steered,
-       round(delta) as delta, '[' || round(ci_low)::int || ', ' || round(ci_high)::int || ']' as "95% interval",
-       round(coherence) as coherence,
-       '[' || round(control_low)::int || ', ' || round(control_high)::int || ']' as "random directions", effect
+select trait, layer, coefficient as coef, baseline::int as base, steered::int as steered,
+       format('{:+d} [{:d}, {:d}]', delta::int, ci_low::int, ci_high::int) as delta_ci95,
+       coherence::int as coherence, format('[{:d}, {:d}]', control_low::int, control_high::int) as random
 from best_coherent order by trait
 """
 START_LIMIT_S = 900
@@ -40,7 +39,18 @@ def main() -> int:
     with service() as url:
         say("Trait vectors from written contrastive pairs: captured activations, difference of means, every layer")
         traits = [word for trait in TRAITS for word in ("--trait", trait)]
-        run("trait-extract", "run", *traits, "--method", "mean_diff", "--out", "demo/vectors", "--register", "--url", url)
+        run(
+            "trait-extract",
+            "run",
+            *traits,
+            "--method",
+            "mean_diff",
+            "--out",
+            "demo/vectors",
+            "--register",
+            "--url",
+            url,
+        )
         say("One prompt, unsteered and steered, in one batch")
         run(
             "trait-client", "steer", "--trait", "refusal", "--layer", "13", "--coef", "1.5",
@@ -48,7 +58,7 @@ def main() -> int:
         )  # fmt: skip
         say("A sweep: every cell on every evaluation question, all at once, beside random directions of the same dose")
         run("trait-client", "sweep", "experiments/demo/experiment.toml", "--db", "demo/results.duckdb", "--url", url)
-    say("The results are SQL (effect: beyond the random directions, and the interval excludes 0)")
+    say("The results are SQL. random: the deltas of four random directions at the same dose")
     run("trait-client", "sql", " ".join(QUESTION.split()), "--db", "demo/results.duckdb")
     return 0
 
@@ -60,7 +70,16 @@ def service() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     # Eager: ready in seconds. Compiled is about 15 % faster here and takes a minute or more to start.
-    command = ["trait-service", "serve", "smollm2", "--enforce-eager", "--port", str(port), "--vectors", "demo/registry"]
+    command = [
+        "trait-service",
+        "serve",
+        "smollm2",
+        "--enforce-eager",
+        "--port",
+        str(port),
+        "--vectors",
+        "demo/registry",
+    ]
     command += ["--max-model-len", "2048", "--max-num-seqs", "128"]
     show(command)
     with Path("demo/service.log").open("w") as log:
@@ -111,7 +130,8 @@ def say(text: str) -> None:
 
 def show(command: tuple[str, ...] | list[str]) -> None:
     """The command as one would type it."""
-    print("  $ " + shlex.join(command), flush=True)
+    words = [f'"{word}"' if "'" in word and '"' not in word else shlex.quote(word) for word in command]
+    print("  $ " + " ".join(words), flush=True)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,6 @@ def gemma_path() -> Path:
     if given:
         return Path(given)
     from trait_client.errors import TraitError
-
     from trait_service import models
 
     try:

@@ -95,6 +95,8 @@ def run(
         _print_json([tables.result_row(r) for r in results])
     else:
         _out.print(tables.result_table(results))
+        for line in tables.result_lines(results):
+            _out.print(line, soft_wrap=True, highlight=False)
 
 
 @app.command()

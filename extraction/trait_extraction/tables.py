@@ -33,8 +33,8 @@ def result_row(result: Extracted) -> dict[str, Any]:
 
 def result_table(results: Sequence[Extracted]) -> Table:
     """The vector files of a run."""
-    columns = ["trait", "method", "layer", "AUC", "accuracy", "Cohen's d", "separation", "/ norm", "name", "file"]
-    table = _table("Held-out evidence at the chosen layer", columns, text={"trait", "method", "name", "file"})
+    columns = ["trait", "method", "layer", "AUC", "accuracy", "Cohen's d", "separation", "/ norm"]
+    table = _table("Held-out evidence at the chosen layer", columns, text={"trait", "method"})
     for result in results:
         meta = result.vector.metadata
         at = meta.layers[meta.chosen_layer]
@@ -47,10 +47,17 @@ def result_table(results: Sequence[Extracted]) -> Table:
             _number(at.cohens_d),
             _number(at.separation),
             _number(at.separation / at.residual_norm),
-            result.registered or "-",
-            f"{result.path}{' (stood already)' if result.reused else ''}",
         )
     return table
+
+
+def result_lines(results: Sequence[Extracted]) -> list[str]:
+    """Where each vector file stands, and the name it was registered under."""
+    return [
+        f"{result.path}{' (stood already)' if result.reused else ''}"
+        + (f", registered as {result.registered}" if result.registered else "")
+        for result in results
+    ]
 
 
 def dataset_row(dataset: TraitDataset) -> dict[str, Any]:

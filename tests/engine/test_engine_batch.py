@@ -2,7 +2,6 @@
 
 import pytest
 from engine_lab import Job, Req, direction
-
 from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
 
 pytestmark = pytest.mark.engine

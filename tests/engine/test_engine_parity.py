@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from engine_lab import Direction, EngineResult, Job, Reference, Req, direction, largest_difference
-
 from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
 
 pytestmark = pytest.mark.engine

@@ -15,10 +15,9 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 def main(job_file: str, out: str) -> None:
     job = json.loads(Path(job_file).read_text())
-    from vllm import LLM, SamplingParams
-
     from trait_service.engine.settings import EngineSettings, engine_args
     from trait_service.engine.spec import RequestSpec
+    from vllm import LLM, SamplingParams
 
     options = dict(job["options"])
     if job["plugin"]:

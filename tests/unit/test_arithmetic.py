@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from trait_service.engine.arithmetic import coefficients, delta
 
 D_MODEL = 8

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
-
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
 from trait_service.engine.state import SteeringState

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-
 from trait_service.engine.step import view_of_v2
 
 pytest.importorskip("vllm")

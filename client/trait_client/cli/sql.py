@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from trait_client.cli.console import AsJson, Database, err, out, plain, print_json
@@ -14,6 +15,9 @@ from trait_client.settings import DEFAULT_DATABASE
 
 if TYPE_CHECKING:
     from trait_client.results import QueryResult
+
+UNBOUNDED_WIDTH = 10_000
+"""Of what is no terminal: a file or a pipe."""
 
 
 def sql(
@@ -45,7 +49,10 @@ def sql(
 
 
 def _print_rows(columns: list[str], rows: list[tuple[Any, ...]]) -> None:
-    """A table, or one block a row where not even the headings fit the terminal."""
+    """A table; on a terminal where not even the headings fit, one block a row."""
+    if not out.is_terminal:
+        Console(width=UNBOUNDED_WIDTH, highlight=False).print(_table(columns, rows))
+        return
     if sum(len(column) + 2 for column in columns) <= out.width:
         out.print(_table(columns, rows))
         return
