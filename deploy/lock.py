@@ -65,7 +65,7 @@ def _resolve(wanted: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "report.json"
         command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
-        subprocess.run([*command, "--report", str(answer), *wanted], check=True)  # noqa: S603 - our own arguments
+        subprocess.run([*command, "--report", str(answer), *wanted], check=True)
         report: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
         return report
 

@@ -118,7 +118,7 @@ def _install_project(folder: Path) -> None:
 def _check(folder: Path) -> None:
     _say("      checking the imports")
     environment = os.environ | {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    done = subprocess.run(  # noqa: S603 - our own interpreter
+    done = subprocess.run(
         [_python(folder), "-c", IMPORTS], capture_output=True, text=True, check=False, env=environment, cwd=folder
     )
     if done.returncode:
@@ -137,7 +137,7 @@ def _pip(folder: Path, arguments: list[str], *, may_fail: bool = False) -> bool:
     found = 0
     with (
         log.open("a", encoding="utf-8") as kept,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,  # noqa: S603
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
     ):
         kept.write(f"\n$ {' '.join(command)}\n")
         for line in process.stdout or ():

@@ -15,7 +15,7 @@
 arithmetic is float32; the result is added to the stream in the stream's own dtype.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import torch
 from trait_client.schema import Operation
@@ -52,6 +52,8 @@ def coefficients(operation: Operation, value: float) -> Coefficients:
             return Coefficients(FLOOR, value, 0.0)
         case "ceiling":
             return Coefficients(CEILING, value, 0.0)
+        case _:
+            assert_never(operation)
 
 
 def delta(

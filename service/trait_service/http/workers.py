@@ -4,6 +4,7 @@ A call answers once per worker of every engine. Workers of one engine hold the s
 hold different requests (data parallelism).
 """
 
+import asyncio
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ import safetensors.numpy
 from trait_client.errors import SteeringFailedError
 
 from trait_service.engine.spec import RequestReport
+
+START_LIMIT_S = 120
+"""An idle worker answers at once; an answer that cannot be sent is never answered at all."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,17 @@ class Workers:
         self._engine = engine
 
     async def info(self) -> dict[str, Any]:
-        """Shape of the loaded model, operations and versions."""
-        for answer in itertools.chain.from_iterable(await self._call("trait_info")):
+        """Shape of the loaded model, operations and versions.
+
+        Raises:
+            SteeringFailedError: No worker answers: it is not the plugin's, or its answer was lost on the way.
+        """
+        try:
+            async with asyncio.timeout(START_LIMIT_S):
+                answers = await self._call("trait_info")
+        except TimeoutError:
+            raise SteeringFailedError(f"the workers did not answer trait_info within {START_LIMIT_S} s") from None
+        for answer in itertools.chain.from_iterable(answers):
             if answer:
                 return dict(answer)
         raise SteeringFailedError("no worker answered trait_info: the engine runs without the plugin's worker")
