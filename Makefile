@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	&& { echo $$python; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo test test-fast lint format lock clean
+.PHONY: help setup model demo test test-fast test-triton lint format lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -25,7 +25,7 @@ setup: ## make the virtual environment and install the pinned packages into it
 model: setup ## fetch the small model (once) into TRAIT_HOME, by default ~/.cache/trait-steering
 	@$(BIN)/python -m trait_service.models_cli fetch $(MODEL)
 
-demo: setup model ## start the service, extract a vector, steer with it and show the difference
+demo: setup model ## serve, extract three vectors, steer, sweep, and end with the results in SQL
 	@$(BIN)/python deploy/demo.py
 
 test: setup model ## run every test, those with a real vLLM engine too
@@ -33,6 +33,10 @@ test: setup model ## run every test, those with a real vLLM engine too
 
 test-fast: setup model ## run the tests that need no engine and less than a minute each
 	$(BIN)/python -m pytest tests -m "not engine and not slow" $(PYTEST_ARGS)
+
+test-triton: setup ## compare the Triton kernels with the torch path, in Triton's interpreter (no GPU)
+	@test -d .cache/triton/triton || $(BIN)/python -m pip install -q --no-deps --target .cache/triton triton==3.9.0
+	TRITON_INTERPRET=1 PYTHONPATH=.cache/triton $(BIN)/python -m pytest tests/unit/test_kernel_triton.py $(PYTEST_ARGS)
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ from trait_service.models_cli import app as models_app
 logger = logging.getLogger(__name__)
 
 BUNDLED_MODELS = frozenset({"smollm2"})
-OURS = ("--worker-cls", "--additional-config", "--worker-extension-cls")
+OURS = ("--worker-cls", "--additional-config", "--worker-extension-cls", "--async-scheduling")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Serve a language model that can be steered.")
 
@@ -182,6 +182,8 @@ def vllm_arguments(
     argv += ["--worker-cls", engine["worker_cls"], "--additional-config", json.dumps(engine["additional_config"])]
     if eager:
         argv.append("--enforce-eager")
+    if cuda:
+        argv.append("--no-async-scheduling")
     return [*argv, *further]
 
 

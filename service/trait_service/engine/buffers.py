@@ -32,7 +32,11 @@ class Mirrored:
         self.tensor = self._host if device.type == "cpu" else self._host.to(device)
 
     def flush(self, n: int | None = None) -> None:
-        """Copy the first `n` entries (None: all) to the device."""
+        """Copy the first `n` entries (None: all) to the device.
+
+        The copy runs beside the host: the engine must have ended the step before the array is written again, which
+        holds because asynchronous scheduling is refused.
+        """
         if self.tensor is not self._host:
             self.tensor[:n].copy_(self._host[:n], non_blocking=True)
 

@@ -4,16 +4,14 @@ Both kernels are always launched, so that CUDA graphs hold them; a program leave
 has nothing to do. All addresses are of buffers that live as long as the engine.
 """
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
 from trait_service.engine.arithmetic import FLOOR, LINEAR
-
-if TYPE_CHECKING:
-    from trait_service.engine.state import SteeringState
+from trait_service.engine.buffers import LayerTable
 
 _LINEAR = tl.constexpr(LINEAR)
 _FLOOR = tl.constexpr(FLOOR)
@@ -115,51 +113,84 @@ def _capture_kernel(
             tl.atomic_add(norms + slot, tl.sqrt(tl.sum(stream * stream)))
 
 
-def intervene(state: "SteeringState", residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
-    """Launch both kernels for one layer.
+def steer(
+    residual: torch.Tensor,
+    hidden: torch.Tensor | None,
+    bank: torch.Tensor,
+    table: LayerTable,
+    row: torch.Tensor,
+    position: torch.Tensor,
+    flags: torch.Tensor,
+) -> None:
+    """As `kernel_torch.steer`, over every token of the step.
 
     Args:
-        state: Holds the buffers.
-        residual: `(n_tokens_padded, d_model)`, rows contiguous.
+        residual: `(n_tokens_padded, d_model)`, columns contiguous; changed in place.
         hidden: As `residual`, or None.
-        layer: 0-based decoder block.
+        bank: `(n_bank_rows, d_model)` float32.
+        table: The layer's part of the request table.
+        row: `(max_tokens,)` int32: each token's row of the table, -1 where nothing is asked.
+        position: `(max_tokens,)` int32: each token's absolute position.
+        flags: `(2,)` int32 of the layer: terms used, whether it is captured.
     """
-    grid = (min(residual.shape[0], state.row.tensor.shape[0]),)
+    other, options = _launch_options(residual, hidden)
+    _steer_kernel[(min(residual.shape[0], row.shape[0]),)](
+        residual,
+        other,
+        bank,
+        table.vector,
+        table.numbers,
+        table.rules,
+        row,
+        position,
+        flags,
+        residual.stride(0),
+        other.stride(0),
+        n_terms=table.vector.shape[1],
+        **options,
+    )
+
+
+def capture(
+    residual: torch.Tensor,
+    hidden: torch.Tensor | None,
+    pool_slot: torch.Tensor,
+    sums: torch.Tensor,
+    norms: torch.Tensor,
+    flags: torch.Tensor,
+) -> None:
+    """As `kernel_torch.capture`, over every token of the step.
+
+    Args:
+        residual: `(n_tokens_padded, d_model)`, columns contiguous.
+        hidden: As `residual`, or None.
+        pool_slot: `(max_tokens, n_pools)` int32: each token's pools, -1 where there is none.
+        sums: `(n_rows, d_model)` float32, changed in place.
+        norms: `(n_rows,)` float32, changed in place.
+        flags: `(2,)` int32 of the layer: terms used, whether it is captured.
+    """
+    other, options = _launch_options(residual, hidden)
+    _capture_kernel[(min(residual.shape[0], pool_slot.shape[0]),)](
+        residual,
+        other,
+        pool_slot,
+        sums,
+        norms,
+        flags,
+        residual.stride(0),
+        other.stride(0),
+        n_pools=pool_slot.shape[1],
+        **options,
+    )
+
+
+def _launch_options(residual: torch.Tensor, hidden: torch.Tensor | None) -> tuple[torch.Tensor, dict[str, Any]]:
+    d_model = residual.shape[-1]
+    block = triton.next_power_of_2(d_model)
     other = residual if hidden is None else hidden
-    block = triton.next_power_of_2(state.d_model)
-    warps = 4 if block <= 2048 else 8
-    flags = state.layer_flags.tensor[layer]
-    table = state.table
-    _steer_kernel[grid](
-        residual,
-        other,
-        state.bank.rows,
-        table.vector.tensor[layer],
-        table.numbers.tensor[layer],
-        table.rules.tensor[layer],
-        state.row.tensor,
-        state.position.tensor,
-        flags,
-        residual.stride(0),
-        other.stride(0),
-        d_model=state.d_model,
-        n_terms=table.n_terms,
-        has_hidden=hidden is not None,
-        block=block,
-        num_warps=warps,
-    )
-    _capture_kernel[grid](
-        residual,
-        other,
-        state.pool_slot.tensor,
-        state.pools.sums[layer],
-        state.pools.norms[layer],
-        flags,
-        residual.stride(0),
-        other.stride(0),
-        d_model=state.d_model,
-        n_pools=state.pool_slot.tensor.shape[1],
-        has_hidden=hidden is not None,
-        block=block,
-        num_warps=warps,
-    )
+    return other, {
+        "d_model": d_model,
+        "has_hidden": hidden is not None,
+        "block": block,
+        "num_warps": 4 if block <= 2048 else 8,
+    }

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from trait_client.errors import TraitError
 
+from trait_service.engine.errors import UnsupportedModelError
 from trait_service.engine.operation import intervene
 
 SPLIT_STREAM_LAYERS = frozenset(
@@ -36,10 +36,6 @@ Llama and Gemma 3 are proven by parity tests; the others were read in vLLM 0.32.
 """
 
 _LAYER_NAME = re.compile(r"^(.*\blayers)\.(\d+)$")
-
-
-class UnsupportedModelError(TraitError):
-    """The model's layers were not found, or what they return is not known."""
 
 
 def decoder_layers(model: nn.Module, n_layers: int) -> dict[int, nn.Module]:

@@ -11,6 +11,7 @@ from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from trait_service.engine import layers, operation
+from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.state import SteeringState
 from trait_service.engine.step import view_of_v1
@@ -31,12 +32,18 @@ class SteeringRunnerMixin:
 
         Raises:
             UnsupportedModelError: The model's layers were not found.
+            UnsupportedEngineError: The engine's configuration is one that steering was not tested with.
         """
         runner: Any = self
         config = runner.model_config
         settings = EngineSettings.from_additional_config(runner.vllm_config.additional_config)
         if settings is None:
-            raise RuntimeError("worker_cls is the trait-steering worker, but additional_config holds no block for it")
+            raise UnsupportedEngineError(
+                "worker_cls is the trait-steering worker, but additional_config holds no block for it"
+            )
+        if runner.scheduler_config.async_scheduling:
+            # A step is then prepared while the last one runs, and may compute one position past a reply's end.
+            raise UnsupportedEngineError("asynchronous scheduling is not supported: start with --no-async-scheduling")
         n_layers = config.get_total_num_hidden_layers()
         self.trait_state = SteeringState(
             settings,

@@ -5,20 +5,18 @@ layer inside it, and RPC calls `collect` when a request is done.
 """
 
 import logging
-from collections import OrderedDict
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from trait_client.errors import SteeringFailedError, TraitError
 
 from trait_service.engine import kernel_torch
 from trait_service.engine.buffers import NO_ROW, CaptureRows, Mirrored, RequestTable, VectorBank
 from trait_service.engine.requests import LiveRequest, entries_of
+from trait_service.engine.results import Results
 from trait_service.engine.settings import EngineSettings
-from trait_service.engine.spec import RequestReport, RequestSpec
+from trait_service.engine.spec import RequestSpec
 from trait_service.engine.step import StepView
 
 logger = logging.getLogger(__name__)
@@ -77,8 +75,7 @@ class SteeringState:
         self._row_steered = np.zeros(max_requests, dtype=bool)
         self._tokens = kernel_torch.StepTokens.none()
         self._filled = 0
-        self._reports: OrderedDict[str, RequestReport] = OrderedDict()
-        self._captured: OrderedDict[str, dict[str, torch.Tensor]] = OrderedDict()
+        self._results = Results(settings.max_results_waiting)
 
     # ------------------------------------------------------------------------------------------ before a step
 
@@ -130,9 +127,7 @@ class SteeringState:
     def intervene(self, residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
         """The operation's body on one layer: steer, then capture."""
         if residual.device.type == "cuda":
-            from trait_service.engine import kernel_triton  # noqa: PLC0415 - Triton is absent on the CPU
-
-            kernel_triton.intervene(self, residual, hidden, layer)
+            self._launch(residual, hidden, layer)
             return
         if self.idle:
             return
@@ -152,21 +147,14 @@ class SteeringState:
             keys: `RequestSpec.key`s.
 
         Returns:
-            `reports`: key -> `RequestReport` as a dictionary. `captures`: safetensors bytes with `<key>/mean`
-            float32 `(n_pools, n_layers_kept, d_model)`, `<key>/norm` float32 `(n_pools, n_layers_kept)` and
-            `<key>/count` int32 `(n_pools,)`. A key that is not known is missing.
+            As `Results.take`.
         """
         wanted = set(keys)
         for request in self._live.values():
             if request.spec.key in wanted and not request.collected:
                 self._keep_result(request)
                 request.collected = True
-        reports = {key: asdict(self._reports.pop(key)) for key in keys if key in self._reports}
-        tensors = {}
-        for key in keys:
-            for name, tensor in self._captured.pop(key, {}).items():
-                tensors[f"{key}/{name}"] = tensor
-        return {"reports": reports, "captures": save(tensors) if tensors else b""}
+        return self._results.take(keys)
 
     def stats(self) -> dict[str, int]:
         """Occupancy, for health and tests."""
@@ -176,11 +164,22 @@ class SteeringState:
             "bank_directions": len(self.bank),
             "bank_rows": self.settings.bank_rows,
             "capture_rows_free": self.pools.n_free,
-            "reports_waiting": len(self._reports),
-            "captures_waiting": len(self._captured),
+            **self._results.stats(),
         }
 
     # ------------------------------------------------------------------------------------------ private
+
+    def _launch(self, residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
+        """Both kernels, whatever the batch: a captured CUDA graph must hold them."""
+        from trait_service.engine import kernel_triton  # noqa: PLC0415 - Triton is absent on the CPU
+
+        flags = self.layer_flags.tensor[layer]
+        kernel_triton.steer(
+            residual, hidden, self.bank.rows, self.table.on(layer), self.row.tensor, self.position.tensor, flags
+        )
+        kernel_triton.capture(
+            residual, hidden, self.pool_slot.tensor, self.pools.sums[layer], self.pools.norms[layer], flags
+        )
 
     def _regroup(self, view: StepView) -> None:
         """Batch membership changed: admit newcomers, give rows to who is in the batch, take them from who is not."""
@@ -306,14 +305,8 @@ class SteeringState:
         self.idle = True
 
     def _keep_result(self, request: LiveRequest) -> None:
-        key = request.spec.key
-        self._reports[key] = _merged(self._reports.get(key), request.report())
-        if request.capture_rows and request.error is None:
-            self._captured[key] = self._read_pools(request)
-        while len(self._reports) > self.settings.max_results_waiting:
-            dropped, _ = self._reports.popitem(last=False)
-            self._captured.pop(dropped, None)
-            logger.warning("the result of request %s was never fetched: dropped", dropped)
+        captured = self._read_pools(request) if request.capture_rows and request.error is None else None
+        self._results.keep(request.report(), captured)
 
     def _read_pools(self, request: LiveRequest) -> dict[str, torch.Tensor]:
         capture = request.spec.capture
@@ -326,17 +319,3 @@ class SteeringState:
             "norm": (self.pools.norms[at].cpu().transpose(0, 1) / divisor[:, None]).contiguous(),
             "count": counts.to(torch.int32),
         }
-
-
-def _merged(earlier: RequestReport | None, report: RequestReport) -> RequestReport:
-    """Reports of requests that share a key (`n > 1`), summed."""
-    if earlier is None:
-        return report
-    return RequestReport(
-        key=report.key,
-        n_prompt=report.n_prompt,
-        steered_prompt=earlier.steered_prompt + report.steered_prompt,
-        steered_generated=earlier.steered_generated + report.steered_generated,
-        steered_cached=earlier.steered_cached + report.steered_cached,
-        error=earlier.error or report.error,
-    )

@@ -5,19 +5,15 @@ from typing import Any
 
 import torch
 import vllm
-from trait_client.errors import TraitError
 from vllm.v1.worker.cpu_worker import CPUWorker
 from vllm.v1.worker.gpu_worker import Worker
 
+from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.runner import TraitCPUModelRunner, TraitCUDAModelRunner
 from trait_service.engine.state import SteeringState
 
 OPERATIONS = ("add",)
 """Operations that requests may use; the others wait for their engine tests."""
-
-
-class UnsupportedEngineError(TraitError):
-    """The engine's configuration is one that steering was not tested with."""
 
 
 class SteeringWorkerMixin:

@@ -1,0 +1,69 @@
+"""What finished requests leave behind until somebody fetches it."""
+
+import logging
+from collections import OrderedDict
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from trait_service.engine.spec import RequestReport
+
+logger = logging.getLogger(__name__)
+
+
+class Results:
+    """Reports and pooled captures by request key.
+
+    Args:
+        limit: Results that wait; beyond it the oldest is dropped.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._reports: OrderedDict[str, RequestReport] = OrderedDict()
+        self._captured: dict[str, dict[str, torch.Tensor]] = {}
+
+    def keep(self, report: RequestReport, captured: dict[str, torch.Tensor] | None) -> None:
+        """Keep a request's result; requests that share a key (`n > 1`) are summed.
+
+        Args:
+            report: What was done.
+            captured: `mean`, `norm` and `count`; None where nothing was captured.
+        """
+        earlier = self._reports.get(report.key)
+        self._reports[report.key] = report if earlier is None else _summed(earlier, report)
+        if captured is not None:
+            self._captured[report.key] = captured
+        while len(self._reports) > self._limit:
+            dropped, _ = self._reports.popitem(last=False)
+            self._captured.pop(dropped, None)
+            logger.warning("the result of request %s was never fetched: dropped", dropped)
+
+    def take(self, keys: list[str]) -> dict[str, Any]:
+        """Hand results over and forget them.
+
+        Returns:
+            `reports`: key -> `RequestReport` as a dictionary. `captures`: safetensors bytes with `<key>/mean`
+            float32 `(n_pools, n_layers_kept, d_model)`, `<key>/norm` float32 `(n_pools, n_layers_kept)` and
+            `<key>/count` int32 `(n_pools,)`. A key that is not known is missing.
+        """
+        reports = {key: asdict(self._reports.pop(key)) for key in keys if key in self._reports}
+        tensors = {f"{key}/{name}": tensor for key in keys for name, tensor in self._captured.pop(key, {}).items()}
+        return {"reports": reports, "captures": save(tensors) if tensors else b""}
+
+    def stats(self) -> dict[str, int]:
+        """How many wait."""
+        return {"reports_waiting": len(self._reports), "captures_waiting": len(self._captured)}
+
+
+def _summed(one: RequestReport, other: RequestReport) -> RequestReport:
+    return RequestReport(
+        key=other.key,
+        n_prompt=other.n_prompt,
+        steered_prompt=one.steered_prompt + other.steered_prompt,
+        steered_generated=one.steered_generated + other.steered_generated,
+        steered_cached=one.steered_cached + other.steered_cached,
+        error=one.error or other.error,
+    )
