@@ -77,11 +77,11 @@ def dataset_row(dataset: TraitDataset) -> dict[str, Any]:
 
 def dataset_table(datasets: Sequence[TraitDataset]) -> Table:
     """Valid trait folders. Words are those of the text that is read: the reply, else the prompt."""
-    columns = ["trait", "style", "scenarios", "questions", "words +", "words -", "metric"]
+    columns = ["trait", "style", "pairs", "questions", "words +", "words -", "metric"]
     table = _table("Trait datasets", columns, text={"trait", "style", "metric"})
     for row in map(dataset_row, datasets):
         table.add_row(
-            f"{row['category']}/{row['trait']}",
+            row["trait"],
             row["style"],
             str(row["n_scenarios"]),
             str(row["n_questions"]),

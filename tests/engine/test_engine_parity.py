@@ -9,6 +9,7 @@ from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
 pytestmark = pytest.mark.engine
 
 N_TOKENS = 12
+SMOLLM2_LAYERS = 30
 TEXTS = [
     "The museum opens at nine, and the first visitors are usually",
     "Here is what I would tell a friend who wants to learn the piano:",
@@ -128,7 +129,9 @@ def test_compiled_equals_a_hook_too_with_a_cache_that_an_engine_without_the_plug
     tokens, logprobs = lab.ref.greedy(lab.prompts[0], N_TOKENS)
     assert plain.batches[0][0]["token_ids"] == tokens
     job = Job(lab.path, [lab.batch()], directions=[lab.direction], env=env, options=options)
-    for result in (run_engine(job), run_engine(job)):  # a new graph, then the same from the warm cache
+    # A new graph beside the cached one; with SmolLM2 once more, from the warm cache of that.
+    repeats = 2 if lab.ref.n_layers == SMOLLM2_LAYERS else 1
+    for result in (run_engine(job) for _ in range(repeats)):
         for i, layer in enumerate(lab.layers):
             output = result.batches[0][i]
             tokens, logprobs = lab.ref.greedy(lab.prompts[0], N_TOKENS, layer, lab.add(layer))
