@@ -77,16 +77,15 @@ def dataset_row(dataset: TraitDataset) -> dict[str, Any]:
 
 def dataset_table(datasets: Sequence[TraitDataset]) -> Table:
     """Valid trait folders. Words are those of the text that is read: the reply, else the prompt."""
-    columns = ["trait", "style", "pairs", "questions", "words +", "words -", "metric"]
+    columns = ["trait", "style", "pairs", "questions", "words +/-", "metric"]
     table = _table("Trait datasets", columns, text={"trait", "style", "metric"})
     for row in map(dataset_row, datasets):
         table.add_row(
-            row["trait"],
+            f"{row['category']}/{row['trait']}",
             row["style"],
             str(row["n_scenarios"]),
             str(row["n_questions"]),
-            f"{row['mean_words_positive']:.1f}",
-            f"{row['mean_words_negative']:.1f}",
+            f"{row['mean_words_positive']:.1f} / {row['mean_words_negative']:.1f}",
             row["metric"] or "-",
         )
     return table
@@ -115,7 +114,7 @@ def vector_table(vector: VectorFile) -> Table:
 
 
 def _table(title: str, columns: Sequence[str], text: set[str]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
     for column in columns:
         left = column in text
         table.add_column(column, justify="left" if left else "right", overflow="fold", no_wrap=not left)
