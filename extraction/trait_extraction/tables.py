@@ -33,7 +33,7 @@ def result_row(result: Extracted) -> dict[str, Any]:
 
 def result_table(results: Sequence[Extracted]) -> Table:
     """The vector files of a run."""
-    columns = ["trait", "method", "layer", "AUC", "accuracy", "Cohen's d", "separation", "/ norm"]
+    columns = ["trait", "method", "layer", "AUC", "Cohen's d", "separation", "/ norm"]
     table = _table("Held-out evidence at the chosen layer", columns, text={"trait", "method"})
     for result in results:
         meta = result.vector.metadata
@@ -43,7 +43,6 @@ def result_table(results: Sequence[Extracted]) -> Table:
             meta.method,
             str(meta.chosen_layer),
             _number(at.auc),
-            _number(at.accuracy),
             _number(at.cohens_d),
             _number(at.separation),
             _number(at.separation / at.residual_norm),
