@@ -203,3 +203,15 @@ def test_the_bank_refuses_what_does_not_fit(state):
         state.bank.put("f" * 64, third[:2].tobytes())
     with pytest.raises(Exception, match="not finite"):
         state.bank.put("e" * 64, np.full(4, np.nan, dtype=np.float32).tobytes())
+
+
+def test_a_dummy_run_between_steps_touches_nothing_and_steering_goes_on_after_it(state):
+    spec = steer_spec(capture=CaptureSpec(positions=["all[:]"]))
+    step(state, {"r": (spec, 2, 0, 2)})
+    state.rest()
+    made_up = torch.ones(1, D_MODEL)  # fewer tokens than the last step had
+    for layer in range(N_LAYERS):
+        state.intervene(made_up, None, layer)
+    assert torch.equal(made_up, torch.ones(1, D_MODEL))
+    assert step(state, {"r": (spec, 2, 2, 1)})[1].any()
+    assert load(state.collect(["k"])["captures"])["k/count"].tolist() == [3]

@@ -148,6 +148,7 @@ class RequestTable:
         self.vector = Mirrored(shape, np.int32, device, fill=NO_ROW)
         self.numbers = Mirrored((*shape, 2), np.float32, device)
         self.rules = Mirrored((*shape, 4), np.int32, device)
+        self._dirty = False
         self.terms_used = [0] * n_layers
         self.additive = [True] * n_layers
 
@@ -185,9 +186,13 @@ class RequestTable:
     def clear(self, row: int) -> None:
         """Make a row do nothing."""
         self.vector.array[:, row] = NO_ROW
+        self._dirty = True
 
     def flush(self) -> None:
-        """Bring the device up to date after a change of membership."""
+        """Bring the device up to date after a change of membership; does nothing where no row was written."""
+        if not self._dirty:
+            return
+        self._dirty = False
         for mirrored in (self.vector, self.numbers, self.rules):
             mirrored.flush()
         present = self.vector.array != NO_ROW

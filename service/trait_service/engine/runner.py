@@ -62,7 +62,9 @@ class SteeringRunnerMixin:
             return super()._model_forward(*args, **kwargs)  # type: ignore[misc]
 
     def _dummy_run(self, *args: Any, **kwargs: Any) -> Any:
-        # CUDA graphs are captured here: the kernels must be in them, acting on rows that say "nothing".
+        # CUDA graphs are captured here: the kernels must be in them, acting on rows that say "nothing". What the last
+        # step left behind must not meet made-up tokens (data parallelism runs dummies between steps).
+        self.trait_state.rest()
         with operation.bound(self.trait_state):
             return super()._dummy_run(*args, **kwargs)  # type: ignore[misc]
 

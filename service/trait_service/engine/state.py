@@ -84,7 +84,7 @@ class SteeringState:
         if view.request_ids != self._batch:
             self._regroup(view)
         if not self._batch_live:
-            self._rest()
+            self.rest()
             return
         lengths = view.n_scheduled
         n = int(lengths.sum())
@@ -104,6 +104,17 @@ class SteeringState:
         for index, request in self._batch_live:
             request.computed_to = max(request.computed_to, int(view.n_computed[index] + lengths[index]))
         self.idle = False
+
+    def rest(self) -> None:
+        """Nothing in the coming forward pass concerns us (a plain batch, a dummy run): no host work until one does."""
+        if self.idle:
+            return
+        self.row.array[: self._filled] = NO_ROW
+        self.pool_slot.array[: self._filled] = NO_ROW
+        self.row.flush(self._filled)
+        self.pool_slot.flush(self._filled)
+        self._filled = 0
+        self.idle = True
 
     def failed_indices(self) -> list[int]:
         """Places in the batch of requests that cannot be steered as asked: they must not get text."""
@@ -292,17 +303,6 @@ class SteeringState:
         empty = np.empty(0, dtype=np.int64)
         self.pooled_tokens = torch.from_numpy(np.concatenate(tokens) if tokens else empty)
         self.pooled_slots = torch.from_numpy(np.concatenate(slots) if slots else empty)
-
-    def _rest(self) -> None:
-        """Nothing in this batch concerns us: no host work until one comes."""
-        if self.idle:
-            return
-        self.row.array[: self._filled] = NO_ROW
-        self.pool_slot.array[: self._filled] = NO_ROW
-        self.row.flush(self._filled)
-        self.pool_slot.flush(self._filled)
-        self._filled = 0
-        self.idle = True
 
     def _keep_result(self, request: LiveRequest) -> None:
         captured = self._read_pools(request) if request.capture_rows and request.error is None else None
