@@ -33,7 +33,7 @@ class Results:
             captured: `mean`, `norm` and `count`; None where nothing was captured.
         """
         earlier = self._reports.get(report.key)
-        self._reports[report.key] = report if earlier is None else _summed(earlier, report)
+        self._reports[report.key] = report if earlier is None else earlier.plus(report)
         if captured is not None:
             self._captured[report.key] = captured
         while len(self._reports) > self._limit:
@@ -56,14 +56,3 @@ class Results:
     def stats(self) -> dict[str, int]:
         """How many wait."""
         return {"reports_waiting": len(self._reports), "captures_waiting": len(self._captured)}
-
-
-def _summed(one: RequestReport, other: RequestReport) -> RequestReport:
-    return RequestReport(
-        key=other.key,
-        n_prompt=other.n_prompt,
-        steered_prompt=one.steered_prompt + other.steered_prompt,
-        steered_generated=one.steered_generated + other.steered_generated,
-        steered_cached=one.steered_cached + other.steered_cached,
-        error=one.error or other.error,
-    )

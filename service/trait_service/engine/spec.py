@@ -4,7 +4,7 @@ One JSON string of direction hashes and numbers under the key `trait_steering`; 
 HTTP side resolves names, units and layers; the worker resolves scopes and pools, since it knows the prompt's length.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -130,3 +130,13 @@ class RequestReport:
     steered_generated: int = 0
     steered_cached: int = 0
     error: str | None = None
+
+    def plus(self, other: Self) -> Self:
+        """The report of both: of requests that share a key (`n > 1`)."""
+        return replace(
+            self,
+            steered_prompt=self.steered_prompt + other.steered_prompt,
+            steered_generated=self.steered_generated + other.steered_generated,
+            steered_cached=self.steered_cached + other.steered_cached,
+            error=self.error or other.error,
+        )

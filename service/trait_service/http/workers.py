@@ -81,7 +81,7 @@ class Workers:
             found: dict[str, dict[str, Any]] = next((a["reports"] for a in answers if a and a["reports"]), {})
             for key, fields in found.items():
                 report = RequestReport(**fields)
-                reports[key] = _sum(reports[key], report) if key in reports else report
+                reports[key] = reports[key].plus(report) if key in reports else report
             blob = next((a["captures"] for a in answers if a and a["captures"]), b"")
             if blob:
                 captures |= _captures(blob)
@@ -109,15 +109,3 @@ def _captures(blob: bytes) -> dict[str, Capture]:
     return {
         key: Capture(tensors[f"{key}/mean"], tensors[f"{key}/norm"], tensors[f"{key}/count"]) for key in sorted(keys)
     }
-
-
-def _sum(one: RequestReport, other: RequestReport) -> RequestReport:
-    """The report of a request whose children (n > 1) ran on several engines."""
-    return RequestReport(
-        key=one.key,
-        n_prompt=one.n_prompt,
-        steered_prompt=one.steered_prompt + other.steered_prompt,
-        steered_generated=one.steered_generated + other.steered_generated,
-        steered_cached=one.steered_cached + other.steered_cached,
-        error=one.error or other.error,
-    )
