@@ -332,10 +332,19 @@ def test_sql_prints_a_table_json_or_csv(cli):
     assert json.loads(cli(*query, "--json")[1])["rows"] == [{"layer": 1, "delta": None, "text": "a,b"}]
     assert cli(*query, "--csv")[1].splitlines() == ["layer,delta,text", '1,nan,"a,b"']
     assert "a,b" in cli(*query)[1]
-    wide = cli("sql", "select " + ", ".join(f"{i} as column_number_{i}" for i in range(9)), "--db", "r.duckdb")[1]
-    assert "column_number_8  8" in wide
     code, _, stderr = cli("sql", "select * from nothing", "--db", "r.duckdb")
     assert (code, stderr.count("\n")) == (2, 1)
+
+
+def test_sql_prints_wide_rows_whole_in_a_pipe_and_as_blocks_on_a_terminal_that_is_too_narrow(cli, monkeypatch):
+    """Nothing is cut off either way."""
+    duckdb.connect("r.duckdb").close()
+    query = ("sql", "select " + ", ".join(f"{i} as column_number_{i}" for i in range(9)), "--db", "r.duckdb")
+    heading, row = cli(*query)[1].splitlines()
+    assert heading.split() == [f"column_number_{i}" for i in range(9)]
+    assert row.split() == [str(i) for i in range(9)]
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    assert "column_number_8  8" in cli(*query)[1]
 
 
 def test_sql_without_a_database_says_so(cli):

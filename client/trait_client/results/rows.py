@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import ClassVar, Literal
 
 CellKind = Literal["baseline", "steered", "control"]
-ScoreName = Literal["lexical", "coherence", "relevance", "perplexity"]
+ScoreName = Literal["lexical", "coherence", "relevance", "perplexity", "distinct3"]
 RunStatus = Literal["running", "ok", "partial", "interrupted"]
 
 ANY_TRAIT = "*"

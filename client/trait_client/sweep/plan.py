@@ -43,8 +43,8 @@ class ProjectionKey:
 
 Key = ScoreKey | ProjectionKey
 
-_READ: tuple[ScoreName, ...] = ("coherence", "relevance", "perplexity")
-READ_SCORES = frozenset(ScoreKey(ANY_TRAIT, name, "1") for name in _READ)
+_ALWAYS: tuple[ScoreName, ...] = ("coherence", "relevance", "perplexity", "distinct3")
+READ_SCORES = frozenset(ScoreKey(ANY_TRAIT, name, "1") for name in _ALWAYS)
 """Scores of every reply; raise the definition when a formula of `trait_client.scores` changes."""
 
 

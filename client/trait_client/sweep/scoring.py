@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 BATCH_REPLIES = 32
 BATCH_SECONDS = 1.0
+FROM_TEXT = frozenset({"lexical", "distinct3"})
+"""Scores that the text alone gives."""
+
 READERS = 2
 """Batches read at once: one is tokenised and scored while the other is on the engine."""
 
@@ -35,7 +38,7 @@ class Unscored:
     def needs_reading(self) -> bool:
         """Whether the model has to read the reply back."""
         return not scores.is_empty(self.text) and any(
-            not (isinstance(key, ScoreKey) and key.name == "lexical") for key in self.missing
+            not (isinstance(key, ScoreKey) and key.name in FROM_TEXT) for key in self.missing
         )
 
 
@@ -143,6 +146,8 @@ class Scoring:
 def _score_value(key: ScoreKey, text: str, reading: scores.Reading | None, metric: Metric | None) -> float | None:
     if metric is not None:
         return metric.score(text)
+    if key.name == "distinct3":
+        return None if scores.is_empty(text) else scores.distinct3(text)
     if key.name == "coherence":
         return 0.0 if reading is None else scores.coherence(text, reading.nll)
     if reading is None:

@@ -81,7 +81,7 @@ CREATE TABLE trials (
 CREATE TABLE scores (
     trial_id    VARCHAR NOT NULL REFERENCES trials (trial_id),
     trait       VARCHAR NOT NULL,           -- '*' for scores that no trait defines
-    name        VARCHAR NOT NULL,           -- lexical, coherence, relevance, perplexity
+    name        VARCHAR NOT NULL,           -- lexical, coherence, relevance, perplexity, distinct3
     value       DOUBLE,
     definition  VARCHAR NOT NULL,           -- digest of how it is taken
     mode        VARCHAR NOT NULL DEFAULT 'computed',

@@ -73,7 +73,8 @@ SELECT c.setting_id,
        count(*) FILTER (t.status = 'failed') AS n_failed,
        avg(s.value) FILTER (s.name = 'coherence') AS coherence,
        avg(s.value) FILTER (s.name = 'relevance') AS relevance,
-       median(s.value) FILTER (s.name = 'perplexity') AS perplexity
+       median(s.value) FILTER (s.name = 'perplexity') AS perplexity,
+       avg(s.value) FILTER (s.name = 'distinct3') AS distinct3
 FROM cells c
 JOIN trials t ON t.cell_id = c.cell_id
 LEFT JOIN scores s ON s.trial_id = t.trial_id AND s.trait = '*'
@@ -96,7 +97,7 @@ settings AS (
 )
 SELECT c.trait, c.method, c.layer, c.coefficient, c.unit, d.measure, d.n, d.baseline, d.steered, d.delta, d.sd,
        d.interval[1] AS ci_low, d.interval[2] AS ci_high,
-       q.coherence, q.relevance, q.perplexity, k.n_controls, k.control_low, k.control_high,
+       q.coherence, q.relevance, q.perplexity, q.distinct3, k.n_controls, k.control_low, k.control_high,
        CASE WHEN k.n_controls IS NULL OR d.interval IS NULL THEN NULL
             WHEN d.delta > 0 THEN d.delta > k.control_high AND d.interval[1] > 0
             ELSE d.delta < k.control_low AND d.interval[2] < 0 END AS effect,
