@@ -421,6 +421,18 @@ def test_steered_reading_moves_the_layer_by_exactly_a(http, vector, info):
     assert metadata.steering.applied[0].layer == LAYER
 
 
+def test_a_chat_is_read_with_the_very_tokens_that_it_is_served_with(http):
+    answer = chat(http, return_token_ids=True).json()
+    ids = answer["prompt_token_ids"]
+    assert len(ids) == answer["usage"]["prompt_tokens"]
+    inputs = [{"messages": QUESTION}, {"token_ids": ids}, {"messages": QUESTION, "response": ANSWER}]
+    tensors, _ = read(http, inputs=inputs, positions=["prompt[:]"])
+    assert tensors["n_prompt"].tolist() == [len(ids)] * 3
+    by_messages, by_ids, with_response = tensors["mean/prompt[:]"]
+    np.testing.assert_allclose(by_messages, by_ids, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(with_response, by_ids, rtol=1e-4, atol=1e-3)
+
+
 def test_many_inputs_are_read_in_order(http):
     inputs = [{"text": "Count:" + " one" * (i % 9), "response": " done"} for i in range(64)]
     tensors, _ = read(http, inputs=inputs, layers=[3], positions=["response[:]", "all[:]", "prompt[:]"])
