@@ -67,11 +67,13 @@ class SteeringTerm(Request):
 
     Attributes:
         vector: A registered name, or `sha256:...` of a vector file.
-        coefficient: In the unit beside it; its sign is the direction.
+        coefficient: In the unit beside it; its sign is the direction. `scale`: the factor, -10..10, without a unit.
+            `ablate` takes no number and ignores it.
         unit: `dose`: a = coefficient * residual_norm / 10. `separation`: a = coefficient * separation.
             `raw`: a = coefficient, in residual units.
         layers: 0-based decoder blocks whose output is changed; None takes the vector file's chosen layer.
-        operation: What is done to the projection; `add` is activation addition.
+        operation: `add` (activation addition), `ablate` (the projection becomes 0), `set` (becomes the value), `scale`
+            (times the factor), `floor` and `ceiling` (kept at or above, below the limit).
         scope: Token positions that are steered. `generated` includes the last prompt position, which produces the
             first generated token.
         preserve_norm: Rescale the residual stream to its norm before the change.
@@ -96,7 +98,8 @@ class AppliedTerm(Response):
     """One vector on one layer, as the engine applied it.
 
     Attributes:
-        a: Residual units that were added along the unit direction.
+        a: The operation's number, residual units: added along the unit direction (`add`), the projection's value or
+            limit (`set`, `floor`, `ceiling`), the factor (`scale`), 0 (`ablate`).
         relative_dose: `|a| / residual_norm` of the layer.
     """
 

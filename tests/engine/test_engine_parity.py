@@ -29,6 +29,10 @@ class Lab:
         self.layers = [0, ref.n_layers // 2, ref.n_layers - 1]
         streams = ref.streams(self.prompts[0])
         self.a = {layer: 0.6 * float(streams[layer, 4:].norm(dim=-1).mean()) for layer in self.layers}
+        # A direction along which the stream really lies, so that every operation has something to act on.
+        mean = streams[self.layers[1], 4:].mean(0).numpy()
+        self.mean_direction = Direction(mean / np.linalg.norm(mean))
+        self.mean_projection = float(np.linalg.norm(mean))
         self.result: EngineResult | None = None
 
     def spec(self, key: str, layer: int, value: float, scope="all", capture: CaptureSpec | None = None) -> str:
@@ -48,6 +52,55 @@ class Lab:
             Req(self.prompts[1], capture),
         ]
 
+    def operations(self) -> dict[str, tuple[list[TermSpec], dict]]:
+        """Name -> terms, and what they do to the stream, written out."""
+        middle, d, p = self.layers[1], torch.from_numpy(self.mean_direction.array), self.mean_projection
+
+        def term(operation="add", value=0.0, layer=middle, **options) -> TermSpec:
+            return TermSpec(
+                layer=layer, direction=self.mean_direction.sha256, operation=operation, value=value, **options
+            )
+
+        def along(amount):
+            return lambda h, _: h + amount(h @ d)[:, None] * d
+
+        def kept_norm(h, _):
+            moved = h - p * d
+            return moved * (h.norm(dim=-1) / moved.norm(dim=-1))[:, None]
+
+        def ordered(h, at):
+            h = h - (h @ d)[:, None] * d
+            h = h + 0.4 * p * d * (at >= 3)[:, None]
+            return h + (torch.clamp(0.2 * p - h @ d, max=0) * (at < 6))[:, None] * d
+
+        return {
+            "ablate": ([term("ablate")], {middle: along(lambda x: -x)}),
+            "set": ([term("set", 0.3 * p)], {middle: along(lambda x: 0.3 * p - x)}),
+            "scale": ([term("scale", 0.2)], {middle: along(lambda x: -0.8 * x)}),
+            "floor": ([term("floor", 1.1 * p)], {middle: along(lambda x: torch.clamp(1.1 * p - x, min=0))}),
+            "ceiling": ([term("ceiling", 0.5 * p)], {middle: along(lambda x: torch.clamp(0.5 * p - x, max=0))}),
+            "preserve_norm": ([term("add", -p, preserve_norm=True)], {middle: kept_norm}),
+            "three terms on one layer, in order, each with its own scope": (
+                [
+                    term("ablate"),
+                    term("add", 0.4 * p, scope=[3, 2**31 - 1]),
+                    term("ceiling", 0.2 * p, scope=[0, 6]),
+                ],
+                {middle: ordered},
+            ),
+            "every layer": (
+                [term("ablate", layer=layer) for layer in range(self.ref.n_layers)],
+                {layer: along(lambda x: -x) for layer in range(self.ref.n_layers)},
+            ),
+        }
+
+    def operations_batch(self) -> list[Req]:
+        """All operations at once, in one batch."""
+        return [
+            Req(self.prompts[0], RequestSpec(key=name, terms=terms).model_dump_json())
+            for name, (terms, _) in self.operations().items()
+        ]
+
     def add(self, layer: int, start: int = 0):
         d = torch.from_numpy(self.direction.array)
 
@@ -61,14 +114,15 @@ class Lab:
 def lab(request, reference, run_engine) -> Lab:
     path = str(request.getfixturevalue(f"{request.param}_path"))
     made = Lab(reference(path), path)
-    made.result = run_engine(Job(model=path, batches=[made.batch()], directions=[made.direction]))
+    batches = [made.batch(), made.operations_batch()]
+    made.result = run_engine(Job(model=path, batches=batches, directions=[made.direction, made.mean_direction]))
     return made
 
 
 def test_addition_at_the_first_a_middle_and_the_last_layer_equals_a_hook_on_the_same_block(lab):
     for i, layer in enumerate(lab.layers):
         output = lab.result.batches[0][i]
-        tokens, logprobs = lab.ref.greedy(lab.prompts[0], N_TOKENS, layer, lab.add(layer))
+        tokens, logprobs = lab.ref.greedy(lab.prompts[0], N_TOKENS, {layer: lab.add(layer)})
         assert output["token_ids"] == tokens, f"layer {layer}"
         assert largest_difference(output["logprobs"], logprobs) < 1e-3, f"layer {layer}"
 
@@ -82,7 +136,7 @@ def test_steering_takes_effect_at_each_layer(lab):
 def test_generated_scope_steers_from_the_last_prompt_position(lab):
     middle = lab.layers[1]
     start = len(lab.prompts[1]) - 1
-    tokens, logprobs = lab.ref.greedy(lab.prompts[1], N_TOKENS, middle, lab.add(middle, start))
+    tokens, logprobs = lab.ref.greedy(lab.prompts[1], N_TOKENS, {middle: lab.add(middle, start)})
     output = lab.result.batches[0][3]
     assert output["token_ids"] == tokens
     assert largest_difference(output["logprobs"], logprobs) < 1e-3
@@ -94,6 +148,15 @@ def test_coefficient_zero_and_an_unsteered_neighbour_equal_the_unsteered_model(l
     assert zero["token_ids"] == neighbour["token_ids"] == tokens
     assert zero["logprobs"] == neighbour["logprobs"]
     assert largest_difference(neighbour["logprobs"], logprobs) < 1e-3
+
+
+def test_every_operation_equals_its_formula_in_a_hook_and_takes_effect(lab):
+    _, plain = lab.ref.greedy(lab.prompts[0], 1)
+    for output, (name, (_, changes)) in zip(lab.result.batches[1], lab.operations().items(), strict=True):
+        tokens, logprobs = lab.ref.greedy(lab.prompts[0], N_TOKENS, changes)
+        assert output["token_ids"] == tokens, name
+        assert largest_difference(output["logprobs"], logprobs) < 1e-3, name
+        assert largest_difference(output["logprobs"][:1], plain) > 0.02, name
 
 
 def test_report_counts_the_positions_that_were_steered(lab):
@@ -134,7 +197,7 @@ def test_compiled_equals_a_hook_too_with_a_cache_that_an_engine_without_the_plug
     for result in (run_engine(job) for _ in range(repeats)):
         for i, layer in enumerate(lab.layers):
             output = result.batches[0][i]
-            tokens, logprobs = lab.ref.greedy(lab.prompts[0], N_TOKENS, layer, lab.add(layer))
+            tokens, logprobs = lab.ref.greedy(lab.prompts[0], N_TOKENS, {layer: lab.add(layer)})
             assert output["token_ids"] == tokens, f"layer {layer}"
             assert largest_difference(output["logprobs"], logprobs) < 1e-3, f"layer {layer}"
         eager = lab.result.captures(0)["read/mean"]

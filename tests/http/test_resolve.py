@@ -1,11 +1,12 @@
 """From names and units to directions and residual units; whatever is out of range is refused with value and range."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 from trait_client.errors import InvalidRequestError, UnknownVectorError
-from trait_client.schema import Steering
+from trait_client.schema import Operation, Steering
 from trait_client.vector_file import sha256_of
 from trait_service.http.resolve import Resolver
 from trait_service.registry import VectorRegistry
@@ -21,7 +22,7 @@ def registry(tmp_path, make_vector):
 
 @pytest.fixture
 def resolver(registry):
-    return Resolver(registry.get, n_layers=6, operations=("add",), terms_per_layer=2, max_relative_dose=2.0)
+    return Resolver(registry.get, n_layers=6, operations=get_args(Operation), terms_per_layer=2, max_relative_dose=2.0)
 
 
 def steering(*terms: dict) -> Steering:
@@ -71,7 +72,11 @@ def test_position_scopes_travel_as_an_interval(resolver):
         ({"layers": [6]}, r"6 is out of range: 0\.\.5", "steering.terms[0].layers"),
         ({"layers": [4]}, r"4 is not in vector 'tone', which has 2, 3", "steering.terms[0].layers"),
         ({"layers": [2, 2]}, "twice", "steering.terms[0].layers"),
-        ({"operation": "ablate"}, "'ablate'.*available: add", "steering.terms[0].operation"),
+        (
+            {"operation": "scale", "coefficient": 11.0},
+            r"scale is 11; allowed: -10\.\.10",
+            "steering.terms[0].coefficient",
+        ),
         ({"coefficient": 21.0}, r"2\.1 .*at most 2", "steering.terms"),
         ({"coefficient": 1e308, "unit": "separation"}, "no finite float32", "steering.terms[0].coefficient"),
         ({"coefficient": 1e-60}, "nothing in float32", "steering.terms[0].coefficient"),
@@ -82,6 +87,29 @@ def test_refusals_name_value_range_and_field(resolver, term, message, param):
     with pytest.raises(InvalidRequestError, match=message) as caught:
         resolver.resolve(steering(term))
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("operation", "coefficient", "value", "dose"),
+    [
+        ("set", 3.0, 15.0, 0.3),
+        ("floor", -3.0, -15.0, 0.3),
+        ("ceiling", 1.0, 5.0, 0.1),
+        ("scale", 0.5, 0.5, 0.0),
+        ("ablate", 9.0, 0.0, 0.0),
+    ],
+)
+def test_the_number_of_each_operation(resolver, operation, coefficient, value, dose):
+    """A projection's value or limit in the unit asked for; a factor as it stands; none for ablate."""
+    resolved = resolver.resolve(steering({"operation": operation, "coefficient": coefficient}))
+    assert (resolved.terms[0].operation, resolved.terms[0].value) == (operation, pytest.approx(value))
+    assert resolved.applied[0].relative_dose == pytest.approx(dose)
+
+
+def test_an_operation_that_the_engine_lacks_is_refused(registry):
+    old = Resolver(registry.get, n_layers=6, operations=("add",), terms_per_layer=2, max_relative_dose=2.0)
+    with pytest.raises(InvalidRequestError, match=r"'ablate'.*available: add"):
+        old.resolve(steering({"operation": "ablate"}))
 
 
 def test_the_dose_limit_holds_for_the_sum_of_one_layers_terms(resolver):

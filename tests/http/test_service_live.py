@@ -83,7 +83,7 @@ def message_of(response: httpx.Response, status: int) -> str:
 def test_the_service_says_what_it_is(info):
     assert (info.n_layers, info.d_model) == (30, 576)
     assert len(info.residual_norms) == 30
-    assert "add" in info.operations
+    assert info.operations == ["add", "ablate", "set", "scale", "floor", "ceiling"]
 
 
 def test_an_unsteered_answer_is_the_models_own(http):
@@ -208,7 +208,7 @@ def test_a_cached_prefix_serves_its_own_steering_only(http, vector):
         (terms("http-test", layers=[30]), r"0..29"),
         (terms("http-test", layers=[3]), "not in vector"),
         (terms("http-test", 1000.0), "at most 2"),
-        (terms("http-test", operation="floor"), "not available"),
+        (terms("http-test", 11.0, operation="scale"), "allowed: -10..10"),
     ],
 )
 def test_a_request_that_cannot_be_steered_as_asked_is_refused(http, vector, steering, message):

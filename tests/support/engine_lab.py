@@ -115,20 +115,15 @@ class Reference:
         self.n_layers, self.d_model = config.num_hidden_layers, config.hidden_size
 
     @torch.no_grad()
-    def greedy(self, token_ids, n, layer=None, change=None):
+    def greedy(self, token_ids, n, changes=None):
         """Greedy tokens and the log-probabilities of each step `(n, vocabulary)`.
 
-        `change(stream, positions)` returns the new stream `(n_tokens, d_model)` at the output of block `layer`.
+        `changes[layer](stream, positions)` returns the new stream `(n_tokens, d_model)` at the output of a block.
         """
-        handles = []
-        if change is not None:
-
-            def hook(_module, _args, output):
-                stream = output[0] if isinstance(output, tuple) else output
-                stream = change(stream[0], torch.arange(stream.shape[1]))[None]
-                return (stream, *output[1:]) if isinstance(output, tuple) else stream
-
-            handles.append(self.model.model.layers[layer].register_forward_hook(hook))
+        handles = [
+            self.model.model.layers[layer].register_forward_hook(_changing(change))
+            for layer, change in (changes or {}).items()
+        ]
         ids, logprobs = list(token_ids), []
         try:
             for _ in range(n):
@@ -158,6 +153,15 @@ class Reference:
             for handle in handles:
                 handle.remove()
         return torch.stack([outputs[i] for i in range(self.n_layers)])
+
+
+def _changing(change):
+    def hook(_module, _args, output):
+        stream = output[0] if isinstance(output, tuple) else output
+        stream = change(stream[0], torch.arange(stream.shape[1]))[None]
+        return (stream, *output[1:]) if isinstance(output, tuple) else stream
+
+    return hook
 
 
 def largest_difference(steps, logprobs) -> float:

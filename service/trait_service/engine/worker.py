@@ -1,10 +1,11 @@
 """Workers: vLLM's own with a steered model runner, and the RPC that the HTTP side calls through `collective_rpc`."""
 
 from importlib.metadata import version
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import vllm
+from trait_client.schema import Operation
 from vllm.v1.worker.cpu_worker import CPUWorker
 from vllm.v1.worker.gpu_worker import Worker
 
@@ -12,8 +13,8 @@ from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.runner import TraitCPUModelRunner, TraitCUDAModelRunner
 from trait_service.engine.state import SteeringState
 
-OPERATIONS = ("add",)
-"""Operations that requests may use; the others wait for their engine tests."""
+OPERATIONS = get_args(Operation)
+"""Operations that requests may use: those of `trait_service.engine.arithmetic`, each with an engine test."""
 
 
 class SteeringWorkerMixin:

@@ -4,7 +4,8 @@
     separation   a = coefficient * separation
     raw          a = coefficient
 
-`ablate` and `scale` know no unit: the factor of `scale` is the coefficient as it stands.
+`set`, `floor` and `ceiling` take the same units: a is then the projection's value or limit. `ablate` takes no number and
+`scale` no unit: its factor is the coefficient as it stands.
 """
 
 import hashlib
@@ -21,6 +22,9 @@ from trait_service.engine.spec import TermSpec
 from trait_service.registry import RegisteredVector
 
 UNITLESS: frozenset[Operation] = frozenset({"ablate", "scale"})
+
+MAX_FACTOR = 10.0
+"""Of `scale`: beyond it the projection leaves anything that the model has seen, whatever the relative dose."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,7 @@ class Resolver:
 def _value(term: SteeringTerm, evidence: LayerEvidence, layer: int, where: str) -> tuple[float, float]:
     """The operation's number in residual units (the factor of `scale`), and its relative dose."""
     if term.operation in UNITLESS:
-        return (term.coefficient if term.operation == "scale" else 0.0), 0.0
+        return _factor(term, where), 0.0
     if evidence.residual_norm <= 0:
         raise InvalidRequestError(
             f"vector {term.vector!r} states a residual norm of {evidence.residual_norm} on layer {layer}; it must be above 0",
@@ -186,3 +190,14 @@ def _value(term: SteeringTerm, evidence: LayerEvidence, layer: int, where: str) 
             param=where,
         )
     return value, abs(value) / evidence.residual_norm
+
+
+def _factor(term: SteeringTerm, where: str) -> float:
+    """The factor of `scale`; 0 for `ablate`, which takes no number."""
+    if term.operation == "ablate":
+        return 0.0
+    if abs(term.coefficient) > MAX_FACTOR:
+        raise InvalidRequestError(
+            f"the factor of scale is {term.coefficient:g}; allowed: {-MAX_FACTOR:g}..{MAX_FACTOR:g}", param=where
+        )
+    return term.coefficient
