@@ -23,7 +23,7 @@ class EngineSettings(BaseModel):
     Attributes:
         bank_rows: Distinct directions that live requests may use at once.
         terms_per_layer: Terms of one request on one layer.
-        capture_rows: Pools being filled at once, over all requests; None: two for each request row.
+        capture_rows: Pools being filled at once, over all requests; None: two for each request row, eight at least.
         max_results_waiting: Results that wait to be fetched, before the oldest is dropped.
     """
 

@@ -57,7 +57,7 @@ class SteeringState:
         self.captures = captures
         self.bank = VectorBank(settings.bank_rows, d_model, device)
         self.table = RequestTable(n_layers, max_requests, settings.terms_per_layer, device)
-        self.pools = CaptureRows(n_layers, settings.capture_rows or 2 * max_requests, d_model, device)
+        self.pools = CaptureRows(n_layers, settings.capture_rows or max(2 * max_requests, MAX_POOLS), d_model, device)
         self.row = Mirrored((max_tokens,), np.int32, device, fill=NO_ROW)
         self.position = Mirrored((max_tokens,), np.int32, device)
         self.pool_slot = Mirrored((max_tokens, MAX_POOLS), np.int32, device, fill=NO_ROW)

@@ -7,58 +7,36 @@ never read); with `generate` the reply is read while it is generated.
 import asyncio
 import contextlib
 import secrets
-from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-import safetensors.numpy
 from starlette.datastructures import State
 from trait_client.errors import InvalidRequestError, SteeringFailedError
 from trait_client.positions import Positions
 from trait_client.schema import (
     ActivationInput,
-    ActivationsMetadata,
     ActivationsRequest,
     Generation,
     ServiceInfo,
-    SteeringReport,
 )
-from trait_client.vector_file import METADATA_KEY
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import tokens_input
-from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from trait_service.engine.spec import CaptureSpec
-from trait_service.http.engine_client import Run, SteeredEngineClient, last_output, report_of
+from trait_service.http.activation_answer import Reading, ReadText, answer
+from trait_service.http.engine_client import Run, SteeredEngineClient, last_output
+from trait_service.http.pool_gate import PoolGate
 from trait_service.http.resolve import ResolvedSteering
-from trait_service.http.workers import Capture, Collected
 
 Result = TypeVar("Result")
 
 MAX_INPUTS = 8192
 MAX_POSITIONS = 8
-
-
-@dataclass(frozen=True)
-class _Text:
-    """One input as token ids: prompt, then response."""
-
-    ids: list[int]
-    n_prompt: int
-
-
-@dataclass(frozen=True)
-class _Reading:
-    text: _Text
-    output: RequestOutput
-    collected: Collected
-    capture: Capture
 
 
 class ActivationReader:
@@ -76,7 +54,7 @@ class ActivationReader:
         self._state = state
         self._n_layers: int = shape["n_layers"]
         self._d_model: int = shape["d_model"]
-        self._pools = _Pools(shape["capture_rows"])
+        self._pools = PoolGate(shape["capture_rows"])
         self._max_bytes = max_bytes
 
     async def read(
@@ -106,9 +84,7 @@ class ActivationReader:
         readings = await _all(
             [self._read_one(text, request, positions, layers, steering, lora) for text in texts],
         )
-        return await asyncio.to_thread(
-            _answer, readings, request, base or info.model, info, layers, positions, steering
-        )
+        return await asyncio.to_thread(answer, readings, request, base or info.model, info, layers, positions, steering)
 
     async def mean_norms(self, text: str, positions: str) -> np.ndarray:
         """`(n_layers,)` float32: mean token norm of a text over `positions`, residual units."""
@@ -120,19 +96,19 @@ class ActivationReader:
 
     # ------------------------------------------------------------------------------------------ texts to token ids
 
-    async def _tokenize(self, inputs: Sequence[ActivationInput], base: str | None) -> list[_Text]:
+    async def _tokenize(self, inputs: Sequence[ActivationInput], base: str | None) -> list[ReadText]:
         return await _all([self._tokenize_one(i, item, base) for i, item in enumerate(inputs)])
 
-    async def _tokenize_one(self, i: int, item: ActivationInput, base: str | None) -> _Text:
+    async def _tokenize_one(self, i: int, item: ActivationInput, base: str | None) -> ReadText:
         try:
             prompt = await self._prompt_ids(item, base)
             self._client.check_prompt(prompt)
         except (InvalidRequestError, VLLMClientError) as error:
             raise InvalidRequestError(f"inputs[{i}]: {error}", param=f"inputs[{i}]") from error
         if item.token_ids is not None:
-            return _Text(prompt, item.n_prompt or len(prompt))
+            return ReadText(prompt, item.n_prompt or len(prompt))
         response = await asyncio.to_thread(self._encode, item.response) if item.response is not None else []
-        return _Text([*prompt, *response], len(prompt))
+        return ReadText([*prompt, *response], len(prompt))
 
     async def _prompt_ids(self, item: ActivationInput, base: str | None) -> list[int]:
         renderer = self._state.online_renderer
@@ -176,7 +152,7 @@ class ActivationReader:
                 param="inputs",
             )
 
-    def _check_text(self, i: int, text: _Text, request: ActivationsRequest, positions: list[str]) -> None:
+    def _check_text(self, i: int, text: ReadText, request: ActivationsRequest, positions: list[str]) -> None:
         where = f"inputs[{i}]"
         longest = self._client.model_config.max_model_len
         room = request.generate.max_tokens if request.generate else 1
@@ -208,13 +184,13 @@ class ActivationReader:
 
     async def _read_one(
         self,
-        text: _Text,
+        text: ReadText,
         request: ActivationsRequest,
         positions: list[str],
         layers: list[int],
         steering: ResolvedSteering | None,
         lora: Any,
-    ) -> _Reading:
+    ) -> Reading:
         given = request.generate is None
         capture = CaptureSpec(
             positions=positions,
@@ -233,42 +209,7 @@ class ActivationReader:
         collected = run.collected[0]
         if collected.capture is None:
             raise SteeringFailedError("the workers hold no capture of a request that asked for one")
-        return _Reading(text, output, collected, collected.capture)
-
-
-class _Pools:
-    """Bounds the pools that are being filled, in order of arrival: requests wait here and never fail in the worker."""
-
-    def __init__(self, size: int) -> None:
-        self._free = self._size = size
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-
-    @contextlib.asynccontextmanager
-    async def take(self, n: int) -> AsyncIterator[None]:
-        n = min(n, self._size)
-        if self._waiting or self._free < n:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append((n, turn))
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._give(n)
-                raise
-        else:
-            self._free -= n
-        try:
-            yield
-        finally:
-            self._give(n)
-
-    def _give(self, n: int) -> None:
-        self._free += n
-        while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= self._free):
-            wanted, turn = self._waiting.popleft()
-            if not turn.done():
-                self._free -= wanted
-                turn.set_result(None)
+        return Reading(text, output, collected, collected.capture)
 
 
 def _sampling(generate: Generation | None, *, logprobs: bool) -> SamplingParams:
@@ -287,62 +228,6 @@ def _sampling(generate: Generation | None, *, logprobs: bool) -> SamplingParams:
         seed=generate.seed,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
-
-
-def _answer(
-    readings: list[_Reading],
-    request: ActivationsRequest,
-    model: str,
-    info: ServiceInfo,
-    layers: list[int],
-    positions: list[str],
-    steering: ResolvedSteering | None,
-) -> bytes:
-    tensors: dict[str, np.ndarray] = {}
-    for pool, name in enumerate(positions):
-        tensors[f"mean/{name}"] = np.stack([reading.capture.mean[pool] for reading in readings]).astype(np.float32)
-        tensors[f"norm/{name}"] = np.stack([reading.capture.norm[pool] for reading in readings]).astype(np.float32)
-        tensors[f"count/{name}"] = np.array([reading.capture.count[pool] for reading in readings], np.int32)
-    tensors["n_prompt"] = np.array([reading.text.n_prompt for reading in readings], np.int32)
-    tensors["n_response"] = np.array([_n_response(reading, request) for reading in readings], np.int32)
-    if request.logprobs:
-        tensors["nll"] = np.array([_mean_nll(reading) for reading in readings], np.float32)
-    metadata = ActivationsMetadata(
-        model=model,
-        config_digest=info.config_digest,
-        chat_template_digest=info.chat_template_digest,
-        n_layers=info.n_layers,
-        d_model=info.d_model,
-        dtype=info.dtype,
-        layers=layers,
-        positions=positions,
-        responses=[reading.output.outputs[0].text for reading in readings] if request.generate else None,
-        steering=_report(readings, steering),
-    )
-    blob: bytes = safetensors.numpy.save(tensors, metadata={METADATA_KEY: metadata.model_dump_json()})
-    return blob
-
-
-def _report(readings: list[_Reading], steering: ResolvedSteering | None) -> SteeringReport | None:
-    return report_of(steering, [reading.collected for reading in readings]) if steering else None
-
-
-def _n_response(reading: _Reading, request: ActivationsRequest) -> int:
-    if request.generate:
-        return len(reading.output.outputs[0].token_ids)
-    return len(reading.text.ids) - reading.text.n_prompt
-
-
-def _mean_nll(reading: _Reading) -> float:
-    """Mean nats of the response tokens."""
-    table = reading.output.prompt_logprobs or []
-    picked = []
-    for position in range(reading.text.n_prompt, len(reading.text.ids)):
-        entry = table[position] if position < len(table) else None
-        if entry is None:
-            raise SteeringFailedError(f"the engine gave no logprob of position {position}")
-        picked.append(entry[reading.text.ids[position]].logprob)
-    return -float(np.mean(picked))
 
 
 async def _all(work: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
