@@ -68,6 +68,8 @@ def main(job_file: str, out: str) -> None:
             }
         )
     stats = llm.collective_rpc("trait_stats")[0] if job["plugin"] else {}
+    if not options.get("disable_log_stats", True):
+        stats["preemptions"] = sum(m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions")
     (Path(out) / "result.json").write_text(json.dumps({"batches": result, "stats": stats}))
 
 
