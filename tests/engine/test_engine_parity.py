@@ -203,3 +203,23 @@ def test_compiled_equals_a_hook_too_with_a_cache_that_an_engine_without_the_plug
         eager = lab.result.captures(0)["read/mean"]
         error = np.linalg.norm(result.captures(0)["read/mean"] - eager, axis=-1) / np.linalg.norm(eager, axis=-1)
         assert error.max() < 1e-3
+
+
+@pytest.mark.slow
+def test_two_tensor_parallel_workers_steer_and_capture_like_one(lab, run_engine):
+    if lab.ref.model.config.get_text_config().num_attention_heads % 2:
+        pytest.skip("vLLM divides attention heads evenly: SmolLM2 has 9")
+    options = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}
+    env = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+    directions = [lab.direction, lab.mean_direction]
+    batches = [lab.batch(), lab.operations_batch()]
+    result = run_engine(Job(lab.path, batches, directions=directions, options=options, env=env))
+    for i, layer in enumerate(lab.layers):
+        tokens, logprobs = lab.ref.greedy(lab.prompts[0], N_TOKENS, {layer: lab.add(layer)})
+        assert result.batches[0][i]["token_ids"] == tokens, f"layer {layer}"
+        assert largest_difference(result.batches[0][i]["logprobs"], logprobs) < 1e-3, f"layer {layer}"
+    for one, other in zip(lab.result.batches[1], result.batches[1], strict=True):
+        assert one["token_ids"] == other["token_ids"]
+    assert result.reports == lab.result.reports
+    one, other = lab.result.captures(0)["read/mean"], result.captures(0)["read/mean"]
+    assert (np.linalg.norm(one - other, axis=-1) / np.linalg.norm(one, axis=-1)).max() < 1e-3
