@@ -12,6 +12,7 @@ from trait_client.http import AsyncTraitClient
 from trait_client.results.rows import ANY_TRAIT, ScoreName
 from trait_client.schema import ServiceInfo, VectorInfo
 from trait_client.trait_evaluation import TraitEvaluation
+from trait_client.units import UNITLESS, residual_units
 from trait_client.vector_file import VectorFile, sha256_of
 
 
@@ -196,11 +197,10 @@ def _check_doses(plan: SweepPlan, info: ServiceInfo) -> None:
     limit = info.limits.max_relative_dose
     for cell in plan.cells:
         change = cell.intervention
-        if change is None or change.operation != "add":
+        if change is None or change.operation in UNITLESS:
             continue
         evidence = plan.vectors[change.trait_sha256].file.evidence(change.layer)
-        unit = {"dose": evidence.residual_norm / 10, "separation": evidence.separation, "raw": 1.0}[change.unit]
-        relative = abs(change.coefficient * unit) / evidence.residual_norm
+        relative = abs(residual_units(change.coefficient, change.unit, evidence)) / evidence.residual_norm
         if relative > limit:
             raise InvalidRequestError(
                 f"coefficient {change.coefficient:g} ({change.unit}) of {change.trait} on layer {change.layer} is a "

@@ -101,16 +101,6 @@ class RequestSpec(_Strict):
         """The entry for `SamplingParams.extra_args`."""
         return {EXTRA_ARGS_KEY: self.model_dump_json()}
 
-    @property
-    def directions(self) -> set[str]:
-        """Hashes of the directions that must stand in the bank while the request lives."""
-        return {term.direction for term in self.terms}
-
-    @property
-    def uniform(self) -> bool:
-        """Whether every term steers every position, so that cached blocks depend on the steering alone."""
-        return all(term.scope == "all" for term in self.terms)
-
 
 @dataclass(frozen=True)
 class RequestReport:

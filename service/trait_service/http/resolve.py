@@ -1,11 +1,7 @@
 """From what a request says (names, units, chosen layers) to what the engine does (directions, residual units).
 
-    dose         a = coefficient * residual_norm / 10
-    separation   a = coefficient * separation
-    raw          a = coefficient
-
-`set`, `floor` and `ceiling` take the same units: a is then the projection's value or limit. `ablate` takes no number and
-`scale` no unit: its factor is the coefficient as it stands.
+Units are those of `trait_client.units`: for `add` a is what is added, for `set`, `floor` and `ceiling` the projection's
+value or limit. `ablate` takes no number and `scale` no unit: its factor is the coefficient as it stands.
 """
 
 import hashlib
@@ -17,11 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from trait_client.errors import InvalidRequestError, UnknownVectorError
 from trait_client.schema import AppliedTerm, LayerEvidence, Operation, PositionScope, Steering, SteeringTerm
+from trait_client.units import UNITLESS, residual_units
 
 from trait_service.engine.spec import TermSpec
 from trait_service.registry import RegisteredVector
-
-UNITLESS: frozenset[Operation] = frozenset({"ablate", "scale"})
 
 MAX_FACTOR = 10.0
 """Of `scale`: beyond it the projection leaves anything that the model has seen, whatever the relative dose."""
@@ -172,13 +167,7 @@ def _value(term: SteeringTerm, evidence: LayerEvidence, layer: int, where: str) 
             f"vector {term.vector!r} states a residual norm of {evidence.residual_norm} on layer {layer}; it must be above 0",
             param=where,
         )
-    match term.unit:
-        case "dose":
-            value = term.coefficient * evidence.residual_norm / 10
-        case "separation":
-            value = term.coefficient * evidence.separation
-        case "raw":
-            value = term.coefficient
+    value = residual_units(term.coefficient, term.unit, evidence)
     if not math.isfinite(value) or abs(value) > float(np.finfo(np.float32).max):
         raise InvalidRequestError(
             f"coefficient {term.coefficient} {term.unit} is no finite float32 number", param=where
