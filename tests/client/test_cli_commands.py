@@ -14,7 +14,7 @@ import duckdb
 import numpy as np
 import pytest
 import safetensors.numpy
-from trait_client.cli import main
+from cli_lab import Run, runner
 from trait_client.schema import LayerEvidence, VectorMetadata
 from trait_client.vector_file import VectorFile, sha256_of
 
@@ -153,24 +153,13 @@ def url(request) -> Iterator[str]:
 
 
 @pytest.fixture
-def cli(monkeypatch, capsys, tmp_path) -> Callable[..., tuple[int, str, str]]:
+def cli(monkeypatch, capsys, tmp_path) -> Run:
     """Run the command as from a shell, 100 columns wide: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     for variable in ("TRAIT_SERVICE_URL", "TRAIT_API_KEY"):
         monkeypatch.delenv(variable, raising=False)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["trait-client", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 # ------------------------------------------------------------------------------------------------------------ steer

@@ -2,11 +2,9 @@
 
 import asyncio
 import json
-import sys
-from collections.abc import Callable
 
 import pytest
-from trait_client.cli import main
+from cli_lab import Run, runner
 from trait_client.errors import ServiceError, UnknownVectorError
 from trait_client.http import AsyncTraitClient, TraitClient
 from trait_client.schema import ActivationInput, ActivationsRequest, Message, Steering, SteeringTerm
@@ -19,23 +17,12 @@ STEERED = Steering(terms=[SteeringTerm(vector="refusal", coefficient=3.0)])
 
 
 @pytest.fixture
-def cli(monkeypatch, capsys, tmp_path, service_url) -> Callable[..., tuple[int, str, str]]:
+def cli(monkeypatch, capsys, tmp_path, service_url) -> Run:
     """Run the command against the service: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRAIT_SERVICE_URL", service_url)
     monkeypatch.setenv("COLUMNS", "120")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["trait-client", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 def test_steer_moves_the_projection_of_the_reply(cli):
