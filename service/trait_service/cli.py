@@ -6,30 +6,40 @@ Nothing heavy is imported before the environment is set: vLLM reads it on import
 import json
 import logging
 import os
-import shutil
-import sysconfig
 from argparse import Namespace
-from collections.abc import Mapping, MutableMapping
-from importlib.metadata import entry_points
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from trait_service.engine.settings import EngineSettings, engine_args
-from trait_service.engine.spec import EXTRA_ARGS_KEY
-from trait_service.http.settings import ARGS_ENTRY, ServiceSettings, trait_home
+from trait_service.engine.unsupported import EngineChoices, refusal
+from trait_service.environment import (
+    cpu_dtype,
+    general_environment,
+    is_cuda,
+    load_plugins,
+    platform_environment,
+    resolve_model,
+    runs_eager,
+)
+from trait_service.http.settings import ARGS_ENTRY, ServiceSettings
+from trait_service.keys import KeysError, configured_keyring
+from trait_service.keys_cli import app as keys_app
 from trait_service.models_cli import app as models_app
+from trait_service.verify.command import verify
 
 logger = logging.getLogger(__name__)
 
-BUNDLED_MODELS = frozenset({"smollm2"})
-OURS = ("--worker-cls", "--additional-config", "--worker-extension-cls", "--async-scheduling")
+OURS = ("--worker-cls", "--scheduler-cls", "--additional-config", "--worker-extension-cls", "--async-scheduling")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Serve a language model that can be steered.")
 
 
 app.add_typer(models_app, name="model")
+app.add_typer(keys_app, name="key")
+app.command()(verify)
 
 
 @app.callback()
@@ -44,15 +54,38 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     api_key: Annotated[
-        list[str] | None, typer.Option(help="Key that every route asks for (may be given several times).")
+        list[str] | None,
+        typer.Option(
+            help="Key that opens every route (may be given several times); others see it in the process list."
+        ),
     ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(envvar="TRAIT_KEYS_FILE", help="File of API keys with scopes: see `trait-service key create`."),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Serve an address that others reach, without any API key.")
+    ] = False,
     vectors: Annotated[
         Path | None, typer.Option(help="Folder of the vector registry [default: $TRAIT_HOME/vectors].")
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ... [default: float32 on a CPU].")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16, ... [default on a CPU: float32; bfloat16 for INT4].")
+    ] = None,
     max_model_len: Annotated[int | None, typer.Option(min=1)] = None,
     max_num_seqs: Annotated[int | None, typer.Option(min=1, help="Requests that run at once.")] = None,
     max_relative_dose: Annotated[float, typer.Option(min=0.0, help="Largest |a| / residual norm on one layer.")] = 2.0,
+    max_total_dose: Annotated[
+        float | None, typer.Option(min=0.0, help="Largest such sum over all layers [default: no limit].")
+    ] = None,
+    max_in_flight: Annotated[int, typer.Option(min=1, help="Requests at once, waiting ones included.")] = 2048,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Of one key; its own limit goes before [default: no limit].")
+    ] = None,
+    log_requests: Annotated[
+        bool,
+        typer.Option("--log-requests", help="A line of JSON for each request: id, key's name, route, status, time."),
+    ] = False,
     bank_rows: Annotated[int, typer.Option(min=1, help="Distinct directions that live requests may use.")] = 4096,
     enforce_eager: Annotated[
         bool | None,
@@ -65,12 +98,11 @@ def serve(
     problems = refused_flags(context.args)
     if problems:
         _fail(problems)
-    path = _resolve_model(model)
-    environment = general_environment(os.environ, model_is_folder=Path(path).is_dir())
-    os.environ.update(environment)
-    cuda = _is_cuda()
+    path = resolve_model(model)
+    os.environ.update(general_environment(os.environ, model_is_folder=Path(path).is_dir()))
+    cuda = is_cuda()
     os.environ.update(platform_environment(os.environ, cuda=cuda, workers=_world_size(context.args)))
-    eager = _eager(enforce_eager, cuda=cuda)
+    eager = runs_eager(enforce_eager, cuda=cuda)
     settings = EngineSettings(bank_rows=bank_rows)
     argv = vllm_arguments(
         path,
@@ -78,7 +110,7 @@ def serve(
         {
             "--host": host,
             "--port": port,
-            "--dtype": dtype or (None if cuda else "float32"),
+            "--dtype": dtype or (None if cuda else cpu_dtype(Path(path))),
             "--max-model-len": max_model_len,
             "--max-num-seqs": max_num_seqs,
             "--served-model-name": None if "--served-model-name" in context.args else model,
@@ -89,76 +121,22 @@ def serve(
     )
     args = _parse(argv)
     args.api_key = api_key or args.api_key
-    problems = refusals(args)
+    keys = keys.expanduser() if keys is not None else None
+    problems = refusals(args) + open_door(args, keys, insecure=insecure)
     if problems:
         _fail(problems)
-    service_settings: dict[str, Any] = {"max_relative_dose": max_relative_dose}
+    service_settings: dict[str, Any] = {
+        "keys": keys,
+        "max_relative_dose": max_relative_dose,
+        "max_total_dose": max_total_dose,
+        "max_in_flight": max_in_flight,
+        "requests_per_minute": requests_per_minute,
+        "log_requests": log_requests,
+    }
     if vectors is not None:
         service_settings["vectors"] = vectors.expanduser()
     setattr(args, ARGS_ENTRY, ServiceSettings(**service_settings))
     _run(args)
-
-
-# ------------------------------------------------------------------------------------------------- the environment
-
-
-def general_environment(current: Mapping[str, str], *, model_is_folder: bool) -> dict[str, str]:
-    """What every platform needs; variables that are set already are kept."""
-    plugins = [name for name in current.get("VLLM_PLUGINS", "").split(",") if name]
-    if EXTRA_ARGS_KEY not in plugins:
-        plugins.append(EXTRA_ARGS_KEY)
-    wanted = {
-        "VLLM_NO_USAGE_STATS": "1",
-        # The saved artifact fails to load on the CPU, and is then rebuilt at every start.
-        "VLLM_USE_AOT_COMPILE": "0",
-        "TORCHINDUCTOR_CACHE_DIR": str(trait_home() / "inductor"),
-    }
-    if model_is_folder:
-        wanted["HF_HUB_OFFLINE"] = "1"
-    return {"VLLM_PLUGINS": ",".join(plugins), **_missing(current, wanted)}
-
-
-def platform_environment(current: Mapping[str, str], *, cuda: bool, workers: int) -> dict[str, str]:
-    """Runner, memory and cores; variables that are set already are kept."""
-    if cuda:
-        # The engine side is tested with the V1 runner.
-        return _missing(current, {"VLLM_USE_V2_MODEL_RUNNER": "0"})
-    return _missing(
-        current,
-        {
-            "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib(_available_bytes())),
-            "VLLM_CPU_OMP_THREADS_BIND": bind_cores(sorted(os.sched_getaffinity(0)), workers),
-        },
-    )
-
-
-def kv_cache_gib(available: int) -> int:
-    """A quarter of the free memory, 1 to 16 GiB; vLLM's own default is a large share of the machine."""
-    return max(1, min(16, available // 4 // 2**30))
-
-
-def bind_cores(cores: list[int], workers: int) -> str:
-    """Cores for each worker: all of a small machine (`auto` would idle one of two), else all but one for the server."""
-    usable = cores if len(cores) <= 4 else cores[1:]
-    share = len(usable) // workers
-    if share == 0:
-        return "nobind"
-    return "|".join(",".join(map(str, usable[i * share : (i + 1) * share])) for i in range(workers))
-
-
-def has_compiler() -> bool:
-    """Whether torch.compile can build its CPU kernels: a C++ compiler and Python's headers."""
-    compilers = (os.environ.get("CXX"), "g++", "clang++", "c++")
-    found = any(shutil.which(name) for name in compilers if name)
-    return found and (Path(sysconfig.get_path("include")) / "Python.h").is_file()
-
-
-def _missing(current: Mapping[str, str], wanted: MutableMapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in wanted.items() if name not in current}
-
-
-def _available_bytes() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 # ------------------------------------------------------------------------------------------------ vLLM's arguments
@@ -179,7 +157,8 @@ def vllm_arguments(
     for name, value in options.items():
         if value is not None:
             argv += [name, str(value)]
-    argv += ["--worker-cls", engine["worker_cls"], "--additional-config", json.dumps(engine["additional_config"])]
+    argv += ["--worker-cls", engine["worker_cls"], "--scheduler-cls", engine["scheduler_cls"]]
+    argv += ["--additional-config", json.dumps(engine["additional_config"])]
     if eager:
         argv.append("--enforce-eager")
     if cuda:
@@ -195,40 +174,41 @@ def refused_flags(further: list[str]) -> list[str]:
 
 def refusals(args: Namespace) -> list[str]:
     """What vLLM could run and steering has no test for: each with the flag to leave out."""
-    checks: list[tuple[bool, str]] = [
-        (bool(args.speculative_config), "speculative decoding (--speculative-config)"),
-        (bool(args.enable_dbo) or args.ubatch_size > 0, "micro-batch overlap (--enable-dbo, --ubatch-size)"),
-        (
-            args.prefill_context_parallel_size > 1 or args.decode_context_parallel_size > 1,
-            "context parallelism (--prefill-context-parallel-size, --decode-context-parallel-size)",
+    of_the_server = {
+        "more than one API server (--api-server-count)": (args.api_server_count or 1) != 1,
+        "a server without HTTP (--headless)": args.headless,
+        "gRPC (--grpc, --grpc-port)": args.grpc or args.grpc_port is not None,
+        "data parallelism over several API servers (--data-parallel-hybrid-lb and the like)": (
+            args.data_parallel_multi_port_external_lb or args.data_parallel_hybrid_lb
         ),
-        (bool(args.kv_sharing_fast_prefill), "KV-sharing fast prefill (--kv-sharing-fast-prefill)"),
-        (
-            _sequence_parallel(args),
-            "sequence parallelism (--enable-hc-sp, or --enable-expert-parallel with tensor and data parallelism)",
-        ),
-        ((args.api_server_count or 1) != 1, "more than one API server (--api-server-count)"),
-        (args.headless, "a server without HTTP (--headless)"),
-        (args.grpc or args.grpc_port is not None, "gRPC (--grpc, --grpc-port)"),
-        (
-            args.data_parallel_multi_port_external_lb or args.data_parallel_hybrid_lb,
-            "data parallelism over several API servers (--data-parallel-hybrid-lb and the like)",
-        ),
-        (os.environ.get("VLLM_USE_RUST_FRONTEND", "0") == "1", "the Rust front end (VLLM_USE_RUST_FRONTEND)"),
-    ]
-    return [f"{what} is not supported together with steering: leave it out" for refused, what in checks if refused]
+        "the Rust front end (VLLM_USE_RUST_FRONTEND)": os.environ.get("VLLM_USE_RUST_FRONTEND", "0") == "1",
+    }
+    engine = EngineChoices.of_arguments(args).refusals()
+    return engine + [refusal(what) for what, chosen in of_the_server.items() if chosen]
 
 
-def _sequence_parallel(args: Namespace) -> bool:
-    """A layer of such a model holds a part of the tokens only. With experts it comes on by itself."""
-    of_experts = args.enable_expert_parallel and args.tensor_parallel_size > 1 and args.data_parallel_size > 1
-    return bool(args.enable_hc_sp or of_experts)
+def open_door(args: Namespace, keys: Path | None, *, insecure: bool) -> list[str]:
+    """Why the service must not listen where it was told to: keys that cannot be read, or none where others reach it."""
+    from trait_service.http.plugin import api_keys, is_local  # noqa: PLC0415 - imports vLLM
+
+    try:
+        keyring = configured_keyring(api_keys(args), keys, os.environ)
+    except KeysError as error:
+        return [str(error)]
+    if keyring or insecure or is_local(args):
+        return []
+    remedy = "make one with `trait-service key create` and give --keys, or --insecure where the network is trusted"
+    return [f"other machines reach --host {args.host or '(all)'} and no API key is configured: {remedy}"]
 
 
 def _world_size(further: list[str]) -> int:
-    """Workers of one engine, as far as they matter for cores."""
+    """Workers of all engines, each of which gets cores of its own."""
     size = 1
-    for flags in (("--tensor-parallel-size", "-tp"), ("--pipeline-parallel-size", "-pp")):
+    for flags in (
+        ("--tensor-parallel-size", "-tp"),
+        ("--pipeline-parallel-size", "-pp"),
+        ("--data-parallel-size", "-dp"),
+    ):
         for i, word in enumerate(further):
             name, _, value = word.partition("=")
             if name.replace("_", "-") in flags:
@@ -238,29 +218,6 @@ def _world_size(further: list[str]) -> int:
 
 
 # ------------------------------------------------------------------------------------------------------ vLLM itself
-
-
-def _resolve_model(model: str) -> str:
-    if model not in BUNDLED_MODELS:
-        return model
-    from trait_service.models import resolve  # noqa: PLC0415 - heavy
-
-    return str(resolve(model))
-
-
-def _is_cuda() -> bool:
-    from vllm.platforms import current_platform  # noqa: PLC0415 - reads the environment
-
-    return bool(current_platform.is_cuda())
-
-
-def _eager(asked: bool | None, *, cuda: bool) -> bool:
-    if asked is not False and not cuda and not has_compiler():
-        typer.echo(
-            "trait-service: no C++ compiler (or no Python headers) here: running eager, without torch.compile", err=True
-        )
-        return True
-    return bool(asked)
 
 
 def _parse(argv: list[str]) -> Namespace:
@@ -283,19 +240,6 @@ def _run(args: Namespace) -> None:
 
     load_plugins()
     uvloop.run(run_server(args))
-
-
-def load_plugins() -> None:
-    """Load both plugins by their entry points: vLLM would log one that fails, and serve without it.
-
-    Raises:
-        RuntimeError: An entry point is not installed.
-    """
-    for group in ("vllm.general_plugins", "vllm.endpoint_plugins"):
-        found = [entry for entry in entry_points(group=group) if entry.name == EXTRA_ARGS_KEY]
-        if not found:
-            raise RuntimeError(f"entry point {group}: {EXTRA_ARGS_KEY} is not installed: run `pip install -e .` again")
-        found[0].load()
 
 
 def _fail(problems: list[str]) -> None:

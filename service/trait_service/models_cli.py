@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trait_service.http.settings import trait_home
-from trait_service.models import MODELS, PROVENANCE, ModelError, fetch
+from trait_service.models import MODELS, PROVENANCE, ModelError, fetch, resolve
 
 app = typer.Typer(help="The models that come with trait-steering.", no_args_is_help=True)
 
@@ -40,14 +40,36 @@ def list_command(home: Home = None) -> None:
         typer.echo(f"{model.name:<10} {model.licence:<30} {where}")
 
 
+@app.command("quantize")
+def quantize_command(
+    model: Annotated[str, typer.Argument(help=f"A model folder, or one of {', '.join(MODELS)}.")],
+    scheme: Annotated[str, typer.Option(help="w8a8 (INT8), w4a16 (INT4, groups of 64) or fp8.")],
+    out: Annotated[Path, typer.Option(help="Folder of the quantised copy; must not exist.")],
+) -> None:
+    """Write a quantised copy of a model (compressed-tensors, without data), for `trait-service serve`."""
+    _quiet()
+    from trait_service.quantize import quantize  # noqa: PLC0415 - heavy
+
+    try:
+        quantize(Path(resolve(model)), scheme, out.expanduser(), report=lambda line: typer.echo(line, err=True))
+    except ModelError as error:
+        typer.echo(f"trait-service: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(out)
+
+
 def _fetch(name: str, home: Path | None) -> Path:
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # transformers' bars; read when tqdm is first imported
+    _quiet()
     try:
         return fetch(name, home=home and home.expanduser(), report=lambda line: typer.echo(line, err=True))
     except ModelError as error:
         typer.echo(f"trait-service: {error}", err=True)
         raise typer.Exit(2 if name not in MODELS else 1) from error
+
+
+def _quiet() -> None:
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # transformers' bars; read when tqdm is first imported
 
 
 if __name__ == "__main__":

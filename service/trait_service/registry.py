@@ -1,7 +1,7 @@
 """Registered steering vectors: content-addressed files and a small index of names, in one folder for each model.
 
-    <root>/<config digest>/<sha256>.safetensors
-    <root>/<config digest>/index.json               {"version": 1, "names": {"sycophancy": "sha256:..."}}
+    <root>/<model>/<sha256>.safetensors             <model>: digests of its config and its weights
+    <root>/<model>/index.json                       {"version": 1, "names": {"sycophancy": "sha256:..."}}
 
 Files and index are written atomically, the file first, so that a kill leaves a registry that loads. Several services
 may share a folder: changes are made under a lock, and the index is read again when another process has written it.

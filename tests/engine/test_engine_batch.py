@@ -1,7 +1,7 @@
 """Many configurations in one batch never see each other."""
 
 import pytest
-from engine_lab import Job, Req, direction
+from engine_lab import Job, Req, difference, direction
 from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
 
 pytestmark = pytest.mark.engine
@@ -45,15 +45,6 @@ def runs(run_engine, reference, smollm2_path, prompts, directions):
     plugin = run_engine(Job(smollm2_path, batches, directions=directions, options=options))
     stock = run_engine(Job(smollm2_path, [neighbours], plugin=False, options=options))
     return plugin, stock
-
-
-def difference(left: dict, right: dict) -> float:
-    assert left["token_ids"] == right["token_ids"]
-    return max(
-        abs(a[token] - b[token])
-        for a, b in zip(left["logprobs"], right["logprobs"], strict=True)
-        for token in a.keys() & b.keys()
-    )
 
 
 def test_each_of_64_configurations_in_one_batch_equals_its_own_single_run(runs):

@@ -1,14 +1,17 @@
 """Steering and capture equal transformers with a forward hook on the same block (float32)."""
 
+from functools import cached_property
+
 import numpy as np
 import pytest
 import torch
 from engine_lab import Direction, EngineResult, Job, Reference, Req, direction, largest_difference
-from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
+from trait_service.engine.spec import CaptureSpec, MonitorSpec, RequestSpec, TermSpec, WatchSpec
 
 pytestmark = pytest.mark.engine
 
 N_TOKENS = 12
+N_GRID_TOKENS = 3
 SMOLLM2_LAYERS = 30
 TEXTS = [
     "The museum opens at nine, and the first visitors are usually",
@@ -43,13 +46,16 @@ class Lab:
         """All in one batch: steered at each layer, generated-only, coefficient 0, unsteered, captured."""
         steered = [Req(self.prompts[0], self.spec(f"layer-{layer}", layer, self.a[layer])) for layer in self.layers]
         middle = self.layers[1]
-        capture = RequestSpec(key="read", capture=CaptureSpec(positions=CAPTURED)).model_dump_json()
+        watches = [WatchSpec(layer=layer, direction=self.direction.sha256) for layer in self.layers]
+        read = RequestSpec(
+            key="read", capture=CaptureSpec(positions=CAPTURED), monitor=MonitorSpec(watches=watches)
+        ).model_dump_json()
         return [
             *steered,
             Req(self.prompts[1], self.spec("generated", middle, self.a[middle], scope="generated")),
             Req(self.prompts[2], self.spec("zero", middle, 0.0)),
             Req(self.prompts[2]),
-            Req(self.prompts[1], capture),
+            Req(self.prompts[1], read),
         ]
 
     def operations(self) -> dict[str, tuple[list[TermSpec], dict]]:
@@ -94,6 +100,62 @@ class Lab:
             ),
         }
 
+    def grid(self) -> dict[str, tuple[TermSpec, dict]]:
+        """Every operation in every scope: name -> term, and what it does to the stream, written out."""
+        middle, d, p = self.layers[1], torch.from_numpy(self.mean_direction.array), self.mean_projection
+        n = len(self.prompts[0])
+        masks = {
+            "all": lambda at: at >= 0,
+            "prompt": lambda at: at < n,
+            "generated": lambda at: at >= n - 1,
+            "last_prompt": lambda at: at == n - 1,
+            "positions": lambda at: (at >= 2) & (at < n + 1),
+        }
+        operations = {
+            "add": (0.5 * p, lambda h: h + 0.5 * p * d),
+            "ablate": (0.0, lambda h: h - (h @ d)[:, None] * d),
+            "set": (0.3 * p, lambda h: h + (0.3 * p - h @ d)[:, None] * d),
+            "scale": (0.2, lambda h: h - 0.8 * (h @ d)[:, None] * d),
+            "floor": (1.3 * p, lambda h: h + torch.clamp(1.3 * p - h @ d, min=0)[:, None] * d),
+            "ceiling": (0.5 * p, lambda h: h + torch.clamp(0.5 * p - h @ d, max=0)[:, None] * d),
+        }
+
+        def within(mask, moved):
+            return lambda h, at: torch.where(mask(at)[:, None], moved(h), h)
+
+        def norm_kept(moved):
+            return lambda h: moved(h) * (h.norm(dim=-1) / moved(h).norm(dim=-1))[:, None]
+
+        cases = {}
+        for scope, mask in masks.items():
+            for operation, (value, moved) in operations.items():
+                for preserve_norm in (False, True):
+                    term = TermSpec(
+                        layer=middle,
+                        direction=self.mean_direction.sha256,
+                        operation=operation,
+                        value=value,
+                        scope=[2, n + 1] if scope == "positions" else scope,
+                        preserve_norm=preserve_norm,
+                    )
+                    change = within(mask, norm_kept(moved) if preserve_norm else moved)
+                    cases[f"{operation} {scope}{' norm kept' * preserve_norm}"] = (term, {middle: change})
+        return cases
+
+    def grid_batch(self) -> list[Req]:
+        """The whole grid in one batch."""
+        return [
+            Req(self.prompts[0], RequestSpec(key=name, terms=[term]).model_dump_json(), N_GRID_TOKENS)
+            for name, (term, _) in self.grid().items()
+        ]
+
+    @cached_property
+    def grid_reference(self) -> dict[str, tuple[list[int], torch.Tensor]]:
+        """Tokens and log-probabilities of each case."""
+        return {
+            name: self.ref.greedy(self.prompts[0], N_GRID_TOKENS, changes) for name, (_, changes) in self.grid().items()
+        }
+
     def operations_batch(self) -> list[Req]:
         """All operations at once, in one batch."""
         return [
@@ -114,7 +176,7 @@ class Lab:
 def lab(request, reference, run_engine) -> Lab:
     path = str(request.getfixturevalue(f"{request.param}_path"))
     made = Lab(reference(path), path)
-    batches = [made.batch(), made.operations_batch()]
+    batches = [made.batch(), made.operations_batch(), made.grid_batch()]
     made.result = run_engine(Job(model=path, batches=batches, directions=[made.direction, made.mean_direction]))
     return made
 
@@ -159,6 +221,19 @@ def test_every_operation_equals_its_formula_in_a_hook_and_takes_effect(lab):
         assert largest_difference(output["logprobs"][:1], plain) > 0.02, name
 
 
+def assert_grid_equals(lab, outputs):
+    for output, (name, (tokens, logprobs)) in zip(outputs, lab.grid_reference.items(), strict=True):
+        assert output["token_ids"] == tokens, name
+        assert largest_difference(output["logprobs"], logprobs) < 1e-3, name
+
+
+def test_every_operation_in_every_scope_equals_its_formula_in_a_hook(lab):
+    assert_grid_equals(lab, lab.result.batches[2])
+    _, plain = lab.ref.greedy(lab.prompts[0], N_GRID_TOKENS)
+    moved = {name: float((logprobs - plain).abs().max()) for name, (_, logprobs) in lab.grid_reference.items()}
+    assert min(moved.values()) > 0.01, "a case that changes nothing would prove nothing"
+
+
 def test_report_counts_the_positions_that_were_steered(lab):
     reports = lab.result.reports[0]
     first = reports[f"layer-{lab.layers[0]}"]
@@ -184,6 +259,14 @@ def test_capture_equals_the_hidden_states_after_each_block(lab, pool):
     np.testing.assert_allclose(captures["read/norm"][pool], norms, rtol=1e-3)
 
 
+def test_projections_of_every_token_equal_those_of_the_hidden_states(lab):
+    seen = [*lab.prompts[1], *lab.result.batches[0][6]["token_ids"][:-1]]
+    expected = (lab.ref.streams(seen).numpy()[lab.layers] @ lab.direction.array).T
+    got = lab.result.captures(0)["read/projections/0"]
+    assert got.shape == expected.shape == (len(seen), len(lab.layers))
+    assert np.abs(got - expected).max() / np.abs(expected).max() < 1e-3
+
+
 @pytest.mark.slow
 def test_compiled_equals_a_hook_too_with_a_cache_that_an_engine_without_the_plugin_wrote(lab, run_engine, tmp_path):
     env = {"VLLM_CACHE_ROOT": str(tmp_path)}
@@ -191,7 +274,8 @@ def test_compiled_equals_a_hook_too_with_a_cache_that_an_engine_without_the_plug
     plain = run_engine(Job(lab.path, [[Req(lab.prompts[0])]], plugin=False, env=env, options=options))
     tokens, logprobs = lab.ref.greedy(lab.prompts[0], N_TOKENS)
     assert plain.batches[0][0]["token_ids"] == tokens
-    job = Job(lab.path, [lab.batch()], directions=[lab.direction], env=env, options=options)
+    batches = [lab.batch(), lab.grid_batch()]
+    job = Job(lab.path, batches, directions=[lab.direction, lab.mean_direction], env=env, options=options)
     # A new graph beside the cached one; with SmolLM2 once more, from the warm cache of that.
     repeats = 2 if lab.ref.n_layers == SMOLLM2_LAYERS else 1
     for result in (run_engine(job) for _ in range(repeats)):
@@ -200,16 +284,22 @@ def test_compiled_equals_a_hook_too_with_a_cache_that_an_engine_without_the_plug
             tokens, logprobs = lab.ref.greedy(lab.prompts[0], N_TOKENS, {layer: lab.add(layer)})
             assert output["token_ids"] == tokens, f"layer {layer}"
             assert largest_difference(output["logprobs"], logprobs) < 1e-3, f"layer {layer}"
-        eager = lab.result.captures(0)["read/mean"]
-        error = np.linalg.norm(result.captures(0)["read/mean"] - eager, axis=-1) / np.linalg.norm(eager, axis=-1)
-        assert error.max() < 1e-3
+        assert_grid_equals(lab, result.batches[1])
+        for name in ("read/mean", "read/projections/0"):
+            eager, compiled = lab.result.captures(0)[name], result.captures(0)[name]
+            assert np.abs(compiled - eager).max() / np.abs(eager).max() < 1e-3, name
 
 
 @pytest.mark.slow
-def test_two_tensor_parallel_workers_steer_and_capture_like_one(lab, run_engine):
-    if lab.ref.model.config.get_text_config().num_attention_heads % 2:
-        pytest.skip("vLLM divides attention heads evenly: SmolLM2 has 9")
-    options = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}
+def test_two_workers_steer_and_capture_like_one(lab, run_engine):
+    """Tensor parallel where vLLM can divide the attention heads (Gemma's 4), else in a pipeline (SmolLM2 has 9)."""
+    heads = lab.ref.model.config.get_text_config().num_attention_heads
+    options = {"distributed_executor_backend": "mp"}
+    if heads % 2 == 0:
+        options["tensor_parallel_size"] = 2
+    else:
+        # So few tokens a step that both stages are busy with steps of their own.
+        options |= {"pipeline_parallel_size": 2, "max_num_seqs": 8, "max_num_batched_tokens": 16}
     env = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
     directions = [lab.direction, lab.mean_direction]
     batches = [lab.batch(), lab.operations_batch()]
@@ -220,6 +310,13 @@ def test_two_tensor_parallel_workers_steer_and_capture_like_one(lab, run_engine)
         assert largest_difference(result.batches[0][i]["logprobs"], logprobs) < 1e-3, f"layer {layer}"
     for one, other in zip(lab.result.batches[1], result.batches[1], strict=True):
         assert one["token_ids"] == other["token_ids"]
-    assert result.reports == lab.result.reports
-    one, other = lab.result.captures(0)["read/mean"], result.captures(0)["read/mean"]
-    assert (np.linalg.norm(one - other, axis=-1) / np.linalg.norm(one, axis=-1)).max() < 1e-3
+    assert result.reports == lab.result.reports[: len(batches)]
+    one, other = lab.result.captures(0), result.captures(0)
+    assert one["read/count"].tolist() == other["read/count"].tolist()
+    assert (
+        np.abs(one["read/projections/0"] - other["read/projections/0"]).max()
+        < 1e-3 * np.abs(one["read/projections/0"]).max()
+    )
+    for name in ("read/mean", "read/norm"):  # every layer, whichever worker has it
+        error = np.linalg.norm(one[name] - other[name], axis=-1) / np.linalg.norm(one[name], axis=-1)
+        assert error.max() < 1e-3, name

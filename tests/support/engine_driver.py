@@ -1,76 +1,160 @@
 """Run batches on a real vLLM engine in a process of its own: `python engine_driver.py JOB OUT_FOLDER`.
 
 A job is JSON: model, options of `LLM`, whether the plugin is on, directions (hash -> hex bytes), and batches, each a
-list of requests that are submitted together. `result.json` holds tokens, logprobs and reports; captures stand beside
-it as safetensors.
+list of requests that are submitted together, or that join and leave at steps of their own. `result.json` holds tokens,
+logprobs and reports; captures stand beside it as safetensors.
 """
 
+import asyncio
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+import safetensors.numpy
+
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+
+class Engine:
+    """`LLM` as the service's `Workers` see their engine, so that answers are merged by the code that serves."""
+
+    def __init__(self, llm) -> None:
+        self.llm = llm
+
+    async def collective_rpc(self, name, args=()):
+        return self.llm.collective_rpc(name, args=args)
 
 
 def main(job_file: str, out: str) -> None:
     job = json.loads(Path(job_file).read_text())
     from trait_service.engine.settings import EngineSettings, engine_args
-    from trait_service.engine.spec import RequestSpec
-    from vllm import LLM, SamplingParams
+    from trait_service.http.workers import Workers
+    from vllm import LLM
 
-    options = dict(job["options"])
+    options = {"dtype": "float32", **job["options"]}
     if job["plugin"]:
-        options |= engine_args(EngineSettings(**job["settings"]), cuda=False)
-    llm = LLM(model=job["model"], dtype="float32", seed=0, **options)
+        options = {**engine_args(EngineSettings(**job["settings"]), cuda=False), **options}
+    llm = LLM(model=job["model"], seed=0, **options)
+    workers = Workers(Engine(llm))
     if job["plugin"]:
-        put = {digest: bytes.fromhex(data) for digest, data in job["directions"].items()}
-        llm.collective_rpc("trait_update_bank", args=(put, []))
+        upload(workers, job["directions"])
     result = []
     for b, batch in enumerate(job["batches"]):
+        if str(b) in job["late"]:
+            upload(workers, job["late"][str(b)])
+        for r in batch:
+            if r["continues"]:
+                earlier, i = r["continues"]
+                r["token_ids"] = [*r["token_ids"], *result[earlier]["outputs"][i]["token_ids"]]
+        stepwise = any(r["joins_at"] or r["leaves_at"] is not None for r in batch)
+        outputs = run_stepwise(llm, workers, batch) if stepwise else run_at_once(llm, batch)
         keys = [json.loads(r["spec"])["key"] for r in batch if r["spec"]]
-        prompts = [
-            {"prompt_token_ids": r["token_ids"], **({"cache_salt": r["salt"]} if r["salt"] else {})} for r in batch
-        ]
-        params = [
-            SamplingParams(
-                temperature=0,
-                max_tokens=r["max_tokens"],
-                ignore_eos=True,
-                logprobs=5,
-                n=r["n"],
-                seed=0,
-                extra_args=RequestSpec.model_validate_json(r["spec"]).to_extra_args() if r["spec"] else r["extra_args"],
-                skip_reading_prefix_cache=r["skip_cache"],
-            )
-            for r in batch
-        ]
-        outputs = llm.generate(prompts, params, use_tqdm=False)
-        collected = {"reports": {}, "captures": b""}
-        if keys:
-            collected = llm.collective_rpc("trait_collect", args=(keys,))[0]
-        if collected["captures"]:
-            (Path(out) / f"captures-{b}.safetensors").write_bytes(collected["captures"])
+        collected = asyncio.run(workers.collect(keys)) if keys else {}
+        tensors = {
+            f"{key}/{name}": array for key, found in collected.items() for name, array in tensors_of(found).items()
+        }
+        if tensors:
+            safetensors.numpy.save_file(tensors, Path(out) / f"captures-{b}.safetensors")
         result.append(
             {
-                "reports": collected["reports"],
-                "outputs": [
-                    {
-                        "token_ids": list(o.outputs[0].token_ids),
-                        "text": o.outputs[0].text,
-                        "cached": o.num_cached_tokens or 0,
-                        "logprobs": [
-                            {str(token): lp.logprob for token, lp in step.items()} for step in o.outputs[0].logprobs
-                        ],
-                    }
-                    for o in outputs
-                ],
+                "reports": {key: asdict(found.report) for key, found in collected.items()},
+                "outputs": [output and described(output) for output in outputs],
             }
         )
     stats = llm.collective_rpc("trait_stats")[0] if job["plugin"] else {}
     if not options.get("disable_log_stats", True):
         stats["preemptions"] = sum(m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions")
-    (Path(out) / "result.json").write_text(json.dumps({"batches": result, "stats": stats}))
+    info = asyncio.run(workers.info()) if job["plugin"] else {}
+    (Path(out) / "result.json").write_text(json.dumps({"batches": result, "stats": stats, "info": info}))
+
+
+def tensors_of(found) -> dict:
+    """Pools and projections of one request."""
+    pools = {} if found.capture is None else vars(found.capture)
+    return pools | {f"projections/{completion}": rows for completion, rows in found.projections.items()}
+
+
+def upload(workers, directions: dict[str, str]) -> None:
+    """Put directions (hash -> hex bytes) into the bank."""
+    asyncio.run(workers.update_bank({digest: bytes.fromhex(data) for digest, data in directions.items()}, []))
+
+
+def run_at_once(llm, batch: list[dict]) -> list:
+    """All requests submitted together, through `LLM.generate`."""
+    return llm.generate(
+        [prompt_of(r) for r in batch],
+        [params_of(r) for r in batch],
+        lora_request=[lora_of(r) for r in batch],
+        use_tqdm=False,
+    )
+
+
+def run_stepwise(llm, workers, batch: list[dict]) -> list:
+    """Each request is added before the step `joins_at` and aborted before the step `leaves_at`.
+
+    Returns what each request had last put out; None where it was aborted before its first token.
+    """
+    engine = llm.llm_engine
+    latest: dict[str, object] = {}
+    completions: dict[str, dict[int, object]] = {}
+    step = 0
+    while engine.has_unfinished_requests() or any(r["joins_at"] >= step for r in batch):
+        for i, r in enumerate(batch):
+            if r["joins_at"] == step:
+                engine.add_request(str(i), prompt_of(r), params_of(r), lora_request=lora_of(r))
+            if r["leaves_at"] == step:
+                engine.abort_request([str(i)])
+                if r["spec"]:
+                    asyncio.run(workers.discard([json.loads(r["spec"])["key"]]))
+        for output in engine.step():
+            # A running request puts out one completion at a time.
+            of_request = completions.setdefault(output.request_id, {})
+            of_request.update({completion.index: completion for completion in output.outputs})
+            output.outputs = [of_request[index] for index in sorted(of_request)]
+            latest[output.request_id] = output
+        step += 1
+    return [latest.get(str(i)) for i in range(len(batch))]
+
+
+def prompt_of(r: dict) -> dict:
+    return {"prompt_token_ids": r["token_ids"], **({"cache_salt": r["salt"]} if r["salt"] else {})}
+
+
+def params_of(r: dict):
+    from trait_service.engine.spec import RequestSpec
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        temperature=r["temperature"],
+        max_tokens=r["max_tokens"],
+        ignore_eos=True,
+        logprobs=5,
+        n=r["n"],
+        seed=r["seed"],
+        extra_args=RequestSpec.model_validate_json(r["spec"]).to_extra_args() if r["spec"] else r["extra_args"],
+        skip_reading_prefix_cache=r["skip_cache"],
+    )
+
+
+def lora_of(r: dict):
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("adapter", 1, r["lora"]) if r["lora"] else None
+
+
+def described(output) -> dict:
+    """The first completion's fields, the tokens read from the cache, and every completion beneath."""
+    completions = [
+        {
+            "token_ids": list(completion.token_ids),
+            "text": completion.text,
+            "logprobs": [{str(token): lp.logprob for token, lp in step.items()} for step in completion.logprobs],
+        }
+        for completion in output.outputs
+    ]
+    return {**completions[0], "cached": output.num_cached_tokens or 0, "completions": completions}
 
 
 if __name__ == "__main__":

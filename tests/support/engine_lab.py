@@ -34,7 +34,12 @@ def direction(d_model: int, seed: int) -> Direction:
 
 @dataclass
 class Req:
-    """One request of a batch."""
+    """One request of a batch.
+
+    `joins_at`, `leaves_at`: the engine steps before which it is added and aborted; left alone, all requests of a batch
+    are submitted together. `lora`: an adapter's folder. `continues`: batch and index of an earlier request, whose reply
+    follows `token_ids`.
+    """
 
     token_ids: list[int]
     spec: str | None = None
@@ -43,15 +48,22 @@ class Req:
     salt: str | None = None
     n: int = 1
     extra_args: dict | None = None
+    temperature: float = 0.0
+    seed: int = 0
+    joins_at: int = 0
+    leaves_at: int | None = None
+    lora: str | None = None
+    continues: tuple[int, int] | None = None
 
 
 @dataclass
 class Job:
-    """What one engine process runs."""
+    """What one engine process runs; `late` directions come into the bank before the batch named."""
 
     model: str
     batches: list[list[Req]]
     directions: list[Direction] = field(default_factory=list)
+    late: dict[int, list[Direction]] = field(default_factory=dict)
     options: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
     plugin: bool = True
@@ -64,6 +76,7 @@ class EngineResult:
         self.batches = [batch["outputs"] for batch in document["batches"]]
         self.reports = [batch["reports"] for batch in document["batches"]]
         self.stats = document["stats"]
+        self.info = document["info"]
         self.folder = folder
 
     def captures(self, batch: int) -> dict[str, np.ndarray]:
@@ -77,7 +90,8 @@ def run_engine(job: Job, folder: Path) -> EngineResult:
         "plugin": job.plugin,
         "settings": job.settings,
         "options": {**ENGINE_OPTIONS, "enforce_eager": True, **job.options},
-        "directions": {d.sha256: d.array.tobytes().hex() for d in job.directions},
+        "directions": _in_hex(job.directions),
+        "late": {batch: _in_hex(directions) for batch, directions in job.late.items()},
         "batches": [[vars(request) for request in batch] for batch in job.batches],
     }
     (folder / "job.json").write_text(json.dumps(document))
@@ -101,6 +115,20 @@ def run_engine(job: Job, folder: Path) -> EngineResult:
     )
     assert done.returncode == 0, f"the engine process failed:\n{done.stderr[-6000:]}"
     return EngineResult(folder)
+
+
+def _in_hex(directions: list[Direction]) -> dict[str, str]:
+    return {d.sha256: d.array.tobytes().hex() for d in directions}
+
+
+def difference(left: dict, right: dict, n: int | None = None) -> float:
+    """Largest |delta logprob| of two outputs over their first `n` tokens, which must be the same ones."""
+    assert left["token_ids"][:n] == right["token_ids"][:n]
+    return max(
+        abs(a[token] - b[token])
+        for a, b in zip(left["logprobs"][:n], right["logprobs"][:n], strict=True)
+        for token in a.keys() & b.keys()
+    )
 
 
 class Reference:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load
 from trait_service.engine.settings import EngineSettings
-from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
+from trait_service.engine.spec import CaptureSpec, MonitorSpec, RequestSpec, TermSpec, WatchSpec
 from trait_service.engine.state import SteeringState
 from trait_service.engine.step import StepView
 
@@ -64,6 +64,7 @@ def step(state, requests: dict[str, tuple]):
         before = residual.clone()
         state.intervene(residual, torch.ones_like(residual), layer)
         deltas.append(residual - before)
+    state.finish()
     return deltas
 
 
@@ -141,7 +142,7 @@ def test_a_request_that_cannot_be_steered_is_marked_and_leaves_its_neighbour_alo
     three = RequestSpec(key="t", terms=[TermSpec(layer=1, direction=digest(EAST), value=1.0)] * 3)
     delta = step(state, {"u": (unknown, 1, 0, 1), "t": (three, 1, 0, 1)})[1]
     assert not delta.any()
-    assert state.failed_indices() == [0, 1]
+    assert state.ending_indices() == [0, 1]
     reports = state.collect(["u", "t"])["reports"]
     assert "not in the vector bank" in reports["u"]["error"]
     assert "more than 2 terms on layer 1" in reports["t"]["error"]
@@ -178,7 +179,6 @@ def test_an_idle_batch_after_a_steered_one_is_untouched(state):
     state.remove("r")
     assert not any(delta.any() for delta in step(state, {"p": (None, 2, 0, 2)}))
     assert state.idle
-    assert (state.row.array == -1).all()
 
 
 def test_terms_on_one_layer_act_in_order(state):
@@ -215,3 +215,141 @@ def test_a_dummy_run_between_steps_touches_nothing_and_steering_goes_on_after_it
     assert torch.equal(made_up, torch.ones(1, D_MODEL))
     assert step(state, {"r": (spec, 2, 2, 1)})[1].any()
     assert load(state.collect(["k"])["captures"])["k/count"].tolist() == [3]
+
+
+# ----------------------------------------------------------------------------------------------------- monitoring
+
+
+def watch(layer=1, **options) -> WatchSpec:
+    return WatchSpec(layer=layer, direction=digest(EAST), **options)
+
+
+def monitor_spec(*watches, key="k", **kw) -> RequestSpec:
+    return RequestSpec(key=key, monitor=MonitorSpec(watches=list(watches)), **kw)
+
+
+def test_every_position_is_projected_once_on_each_monitored_direction_after_steering(state):
+    term = TermSpec(layer=1, direction=digest(EAST), value=2.0)
+    spec = monitor_spec(watch(0), watch(1), watch(2, cosine=True), terms=[term])
+    step(state, {"plain": (None, 2, 0, 2), "r": (spec, 3, 0, 3)})
+    step(state, {"r": (spec, 3, 3, 1), "plain": (None, 2, 2, 1)})
+    step(state, {"plain": (None, 2, 3, 1)})  # preempted
+    step(state, {"r": (spec, 3, 0, 5)})  # computed anew, and one position more
+    projections = load(state.collect(["k"])["captures"])["k/projections/0"]
+    # Every column of the stream is position + 1; steering adds 2 in the first one, on layer 1.
+    positions = torch.arange(5.0)
+    torch.testing.assert_close(projections, torch.stack([positions + 1, positions + 3, torch.full((5,), 0.5)], dim=1))
+
+
+def test_two_requests_monitor_their_own_directions_in_one_batch(state):
+    north = np.eye(D_MODEL, dtype=np.float32)[1] * -1
+    state.bank.put(digest(north), north.tobytes())
+    first = RequestSpec(key="first", monitor=MonitorSpec(watches=[watch(1)], prompt=False))
+    both = [WatchSpec(layer=1, direction=digest(north)), watch(1)]
+    other = RequestSpec(key="other", monitor=MonitorSpec(watches=both, prompt=False))
+    step(state, {"a": (first, 1, 4, 1), "p": (None, 1, 0, 3), "b": (other, 1, 7, 2)})
+    captures = load(state.collect(["first", "other"])["captures"])
+    assert captures["first/projections/0"].tolist() == [[5.0]]
+    assert captures["other/projections/0"].tolist() == [[-8.0, 8.0], [-9.0, 9.0]]
+
+
+def test_a_bound_holds_from_the_position_that_produces_the_first_generated_token(state):
+    spec = monitor_spec(watch(0), watch(1, above=5.5, stop=True))
+    step(state, {"r": (spec, 4, 0, 4)})  # projections 1..4: the prompt but for its last position is not looked at
+    assert state.ending_indices() == []
+    step(state, {"r": (spec, 4, 4, 1)})
+    assert state.ending_indices() == []
+    step(state, {"r": (spec, 4, 5, 1)})
+    assert state.ending_indices() == [0]
+    tripped = state.collect(["k"])["reports"]["k"]["tripped"]
+    assert tripped == ({"completion": 0, "watch": 1, "position": 5, "value": 6.0, "stop": True},)
+
+
+def test_a_bound_that_only_marks_lets_the_request_go_on(state):
+    spec = monitor_spec(watch(1, below=100.0))
+    step(state, {"r": (spec, 4, 0, 4)})
+    assert state.ending_indices() == []
+    assert state.collect(["k"])["reports"]["k"]["tripped"][0]["position"] == 3
+
+
+def test_a_direction_that_is_not_in_the_bank_fails_its_monitor(state):
+    spec = RequestSpec(key="k", monitor=MonitorSpec(watches=[WatchSpec(layer=0, direction="0" * 64)]))
+    step(state, {"r": (spec, 1, 0, 1)})
+    assert "not in the vector bank" in state.collect(["k"])["reports"]["k"]["error"]
+
+
+def test_decoding_steps_of_one_batch_and_a_batch_that_moved_are_steered_alike(state):
+    """The index tensors of a step are kept while its shape stays; a shape that differs must not meet old ones."""
+    spec = steer_spec(scope=[2, 6])
+    seen = []
+    for batch in [
+        {"r": (spec, 2, 0, 2)},
+        {"r": (spec, 2, 2, 1)},
+        {"r": (spec, 2, 3, 1)},
+        {"p": (None, 1, 0, 3), "r": (spec, 2, 4, 1)},
+        {"p": (None, 1, 3, 1), "r": (spec, 2, 5, 1)},
+        {"r": (spec, 2, 6, 1)},
+    ]:
+        delta = step(state, batch)[1].any(dim=1)
+        seen.append(delta.tolist())
+    assert seen == [[False, False], [True], [True], [False, False, False, True], [False, True], [False]]
+
+
+def test_a_monitored_prompt_that_came_from_the_prefix_cache_fails(state):
+    step(state, {"r": (monitor_spec(watch(0)), 8, 4, 4)})
+    assert "prefix cache" in state.collect(["k"])["reports"]["k"]["error"]
+
+
+# ----------------------------------------------------------------------------------------------------- every position
+
+
+def each_spec(positions="all[:]", layers=(0, 1), terms=(), **options) -> RequestSpec:
+    capture = CaptureSpec(positions=[positions], layers=list(layers), each=True, **options)
+    return RequestSpec(key="k", terms=list(terms), capture=capture)
+
+
+def test_every_position_is_kept_once_before_or_after_steering(state):
+    term = TermSpec(layer=1, direction=digest(EAST), value=2.0)
+    for before_steering, added in [(False, 2.0), (True, 0.0)]:
+        spec = each_spec("all[1:]", terms=[term], before_steering=before_steering)
+        step(state, {"plain": (None, 2, 0, 2), "r": (spec, 3, 0, 2)})
+        step(state, {"r": (spec, 3, 0, 3)})  # preempted, computed anew
+        step(state, {"plain": (None, 2, 2, 1), "r": (spec, 3, 3, 1)})
+        each = load(state.collect(["k"])["captures"])["k/each"]
+        assert each.shape == (3, 2, D_MODEL)
+        assert each[:, 0].tolist() == [[p + 1.0] * D_MODEL for p in (1, 2, 3)]
+        assert each[:, 1].tolist() == [[p + 1.0 + added, *[p + 1.0] * (D_MODEL - 1)] for p in (1, 2, 3)]
+        state.remove("r")
+
+
+def test_every_position_of_one_request_does_not_hold_more_than_the_limit():
+    state = SteeringState(
+        EngineSettings(max_spool_bytes=3 * D_MODEL * 4),
+        n_layers=N_LAYERS,
+        d_model=D_MODEL,
+        max_requests=2,
+        max_tokens=32,
+        device=torch.device("cpu"),
+    )
+    step(state, {"r": (each_spec(layers=[0]), 3, 0, 3)})
+    assert state.ending_indices() == []
+    step(state, {"r": (each_spec(layers=[0]), 3, 3, 1)})
+    assert state.ending_indices() == [0]
+    assert "more than 48 bytes" in state.collect(["k"])["reports"]["k"]["error"]
+    state.remove("r")
+    step(state, {"s": (each_spec(layers=[0]), 3, 0, 3)})
+    assert state.collect(["k"])["reports"]["k"]["error"] is None
+
+
+def test_an_engine_that_does_not_come_by_at_each_layer_refuses_to_keep_every_position():
+    state = SteeringState(
+        EngineSettings(),
+        n_layers=N_LAYERS,
+        d_model=D_MODEL,
+        max_requests=2,
+        max_tokens=32,
+        device=torch.device("cpu"),
+        each_position=False,
+    )
+    step(state, {"r": (each_spec(), 3, 0, 3)})
+    assert "--enforce-eager" in state.collect(["k"])["reports"]["k"]["error"]

@@ -38,3 +38,18 @@ def test_counting_from_the_end_of_an_unfinished_response_is_refused():
     assert Positions.parse("response[-2:]").interval(10, 16) == (14, 16)
     with pytest.raises(InvalidRequestError, match="still being generated"):
         Positions.parse("response[-1]").interval(10, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("turn[0]", (0, 5)), ("turn[-1]", (9, 12)), ("turn[1]", (5, 9)), ("all[2:3]", (2, 3))]
+)
+def test_a_turn_is_the_tokens_of_one_message(text, expected):
+    turns = [(0, 5), (5, 9), (9, 12)]
+    assert Positions.parse(text).turn(turns).interval(9, 12) == expected
+
+
+def test_a_turn_that_the_chat_has_not_is_refused():
+    with pytest.raises(InvalidRequestError, match="the chat has 2 turns"):
+        Positions.parse("turn[2]").turn([(0, 5), (5, 9)])
+    with pytest.raises(InvalidRequestError, match="a turn has an index"):
+        Positions.parse("turn[:]")

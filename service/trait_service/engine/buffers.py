@@ -3,14 +3,9 @@
 Each has a numpy side that the host writes and a tensor on the device. On the CPU both are the same memory.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from trait_client.errors import SteeringFailedError
-
-from trait_service.engine.arithmetic import LINEAR, Coefficients
 
 NO_ROW = -1
 
@@ -39,6 +34,11 @@ class Mirrored:
         """
         if self.tensor is not self._host:
             self.tensor[:n].copy_(self._host[:n], non_blocking=True)
+
+    def flush_row(self, row: int) -> None:
+        """Copy one entry of the first dimension to the device, as `flush` does."""
+        if self.tensor is not self._host:
+            self.tensor[row].copy_(self._host[row], non_blocking=True)
 
 
 class VectorBank:
@@ -100,109 +100,6 @@ class VectorBank:
         if digest not in self._row_of:
             raise SteeringFailedError(f"direction {digest[:12]} is not in the vector bank")
         return self._row_of[digest]
-
-
-@dataclass(frozen=True)
-class TableEntry:
-    """One term of one request, as the operation reads it.
-
-    Args:
-        bank_row: Row of its direction.
-        numbers: Mode, a and b.
-        start: First absolute position it touches.
-        stop: One past the last.
-    """
-
-    layer: int
-    bank_row: int
-    numbers: Coefficients
-    start: int
-    stop: int
-    preserve_norm: bool = False
-
-
-class LayerTable(NamedTuple):
-    """One layer of the request table: `(n_rows, n_terms)` bank rows, `(..., 2)` numbers, `(..., 4)` rules.
-
-    `terms_used` is the most terms that a row has here; `additive` says that all of them are plain additions.
-    """
-
-    vector: torch.Tensor
-    numbers: torch.Tensor
-    rules: torch.Tensor
-    terms_used: int
-    additive: bool
-
-
-class RequestTable:
-    """What each live request does on each layer: `n_layers x n_rows x n_terms` entries.
-
-    Written only when batch membership changes. A row belongs to one request while it is in the batch.
-    """
-
-    MODE, START, STOP, PRESERVE_NORM = range(4)
-
-    def __init__(self, n_layers: int, n_rows: int, n_terms: int, device: torch.device) -> None:
-        shape = (n_layers, n_rows, n_terms)
-        self.n_terms = n_terms
-        self.vector = Mirrored(shape, np.int32, device, fill=NO_ROW)
-        self.numbers = Mirrored((*shape, 2), np.float32, device)
-        self.rules = Mirrored((*shape, 4), np.int32, device)
-        self._dirty = False
-        self.terms_used = [0] * n_layers
-        self.additive = [True] * n_layers
-
-    def write(self, row: int, entries: list[TableEntry]) -> None:
-        """Replace a row.
-
-        Raises:
-            SteeringFailedError: More terms on one layer than the table holds.
-        """
-        self.clear(row)
-        used: dict[int, int] = {}
-        for entry in entries:
-            k = used.get(entry.layer, 0)
-            if k == self.n_terms:
-                self.clear(row)
-                raise SteeringFailedError(
-                    f"more than {self.n_terms} terms on layer {entry.layer}: start the service with more terms_per_layer"
-                )
-            used[entry.layer] = k + 1
-            at = (entry.layer, row, k)
-            self.vector.array[at] = entry.bank_row
-            self.numbers.array[at] = (entry.numbers.a, entry.numbers.b)
-            self.rules.array[at] = (entry.numbers.mode, entry.start, entry.stop, entry.preserve_norm)
-
-    def on(self, layer: int) -> "LayerTable":
-        """One layer of the table, for the operation."""
-        return LayerTable(
-            self.vector.tensor[layer],
-            self.numbers.tensor[layer],
-            self.rules.tensor[layer],
-            self.terms_used[layer],
-            self.additive[layer],
-        )
-
-    def clear(self, row: int) -> None:
-        """Make a row do nothing."""
-        self.vector.array[:, row] = NO_ROW
-        self._dirty = True
-
-    def flush(self) -> None:
-        """Bring the device up to date after a change of membership; does nothing where no row was written."""
-        if not self._dirty:
-            return
-        self._dirty = False
-        for mirrored in (self.vector, self.numbers, self.rules):
-            mirrored.flush()
-        present = self.vector.array != NO_ROW
-        self.terms_used = present.sum(-1).max(-1).tolist()
-        plain = (
-            (self.rules.array[..., self.MODE] == LINEAR)
-            & (self.numbers.array[..., 1] == 0)
-            & (self.rules.array[..., self.PRESERVE_NORM] == 0)
-        )
-        self.additive = (plain | ~present).all(axis=(1, 2)).tolist()
 
 
 class CaptureRows:

@@ -1,104 +1,159 @@
 """The operation in plain torch: the CPU path, and the reference for the Triton one."""
 
-from typing import NamedTuple, Self
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from trait_service.engine.arithmetic import delta
-from trait_service.engine.buffers import NO_ROW, LayerTable, RequestTable
 
 
-class StepTokens(NamedTuple):
-    """The steered tokens of one step: where each stands in the step, its request's row, its absolute position. All `(n,)` int64."""
+@dataclass(frozen=True)
+class Places:
+    """Which rows of a tensor: also a slice where they follow one another, since a slice is not copied."""
 
+    index: torch.Tensor
+    span: slice | None
+
+    @classmethod
+    def of(cls, places: np.ndarray) -> "Places":
+        """From `(n,)` int64, n > 0."""
+        first = int(places[0])
+        following = bool((places == np.arange(first, first + len(places))).all())
+        return cls(torch.from_numpy(places), slice(first, first + len(places)) if following else None)
+
+    def pick(self, rows: torch.Tensor) -> torch.Tensor:
+        """`(n, d)`: a view where the places are neighbours, else a copy."""
+        return rows[self.span] if self.span is not None else rows.index_select(0, self.index)
+
+    def put(self, rows: torch.Tensor, picked: torch.Tensor) -> None:
+        """Write back what was picked and changed."""
+        if self.span is None:
+            rows.index_copy_(0, self.index, picked)
+
+    def stream(self, residual: torch.Tensor, hidden: torch.Tensor | None) -> torch.Tensor:
+        """`(n, d_model)` float32: the residual stream there."""
+        picked = self.pick(residual).to(torch.float32)
+        return picked if hidden is None else picked + self.pick(hidden)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """One term a token, on one layer.
+
+    Args:
+        places: Of `n` tokens.
+        bank_row: `(n,)` int64: each token's direction.
+        a: `(n, 1)` float32.
+        b: `(n, 1)` float32.
+        mode: `(n,)` int64.
+        preserve_norm: `(n,)` bool.
+        additive: All of them are plain additions: neither the stream nor b, mode, preserve_norm are looked at.
+    """
+
+    places: Places
+    bank_row: torch.Tensor
+    a: torch.Tensor
+    b: torch.Tensor
+    mode: torch.Tensor
+    preserve_norm: torch.Tensor
+    additive: bool
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Tokens and the pools that they go into: slot `slots.index[i]` gets the token at `places.index[i]`."""
+
+    places: Places
+    slots: Places
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The monitored directions of one layer, and where each projection goes.
+
+    Args:
+        span: Places of the step among which all monitored tokens lie.
+        directions: `(d_model, n_directions)` float32.
+        place: `(n,)` int64: each projection's token, counted from the span's start.
+        direction: `(n,)` int64.
+        column: `(n,)` int64: where it goes in the token's row of the values.
+        cosine: `(n,)` bool; None: none of them.
+    """
+
+    span: slice
+    directions: torch.Tensor
     place: torch.Tensor
-    row: torch.Tensor
-    position: torch.Tensor
-
-    @classmethod
-    def of(cls, places: np.ndarray, rows: np.ndarray, positions: np.ndarray) -> Self:
-        """Pick the tokens at `places` out of the step's rows and positions."""
-        return cls(
-            torch.from_numpy(places),
-            torch.from_numpy(rows[places].astype(np.int64)),
-            torch.from_numpy(positions[places].astype(np.int64)),
-        )
-
-    @classmethod
-    def none(cls) -> Self:
-        """No token."""
-        empty = np.empty(0, dtype=np.int64)
-        return cls.of(empty, empty, empty)
+    direction: torch.Tensor
+    column: torch.Tensor
+    cosine: torch.Tensor | None
 
 
-def steer(
-    residual: torch.Tensor,
-    hidden: torch.Tensor | None,
-    bank: torch.Tensor,
-    table: LayerTable,
-    tokens: StepTokens,
-) -> None:
-    """Apply one layer's terms, in order, to the steered tokens.
+def steer(residual: torch.Tensor, hidden: torch.Tensor | None, bank: torch.Tensor, terms: Terms) -> None:
+    """Apply one term to each of its tokens.
 
     Args:
         residual: `(n_tokens, d_model)`, changed in place.
         hidden: `(n_tokens, d_model)` or None: the other half of the stream.
         bank: `(n_bank_rows, d_model)` float32.
-        table: The layer's part of the request table.
-        tokens: The step's steered tokens.
+        terms: The tokens and their terms.
     """
-    for k in range(table.terms_used):
-        bank_row = table.vector[tokens.row, k]
-        rules = table.rules[tokens.row, k]
-        active = (
-            (bank_row != NO_ROW)
-            & (tokens.position >= rules[:, RequestTable.START])
-            & (tokens.position < rules[:, RequestTable.STOP])
+    direction = bank.index_select(0, terms.bank_row)
+    picked = terms.places.pick(residual)
+    if terms.additive and residual.dtype == torch.float32:
+        terms.places.put(residual, picked.addcmul_(direction, terms.a))
+        return
+    if terms.additive:
+        added = direction * terms.a
+    else:
+        added = delta(
+            terms.places.stream(residual, hidden),
+            direction,
+            terms.a.squeeze(-1),
+            terms.b.squeeze(-1),
+            terms.mode,
+            terms.preserve_norm,
         )
-        at = tokens.place[active]
-        if at.numel() == 0:
-            continue
-        direction = bank[bank_row[active]]
-        a, b = table.numbers[tokens.row[active], k].unbind(-1)
-        if table.additive:
-            added = a.unsqueeze(-1) * direction
-        else:
-            rules = rules[active]
-            added = delta(
-                _stream(residual, hidden, at),
-                direction,
-                a,
-                b,
-                rules[:, RequestTable.MODE],
-                rules[:, RequestTable.PRESERVE_NORM] != 0,
-            )
-        residual[at] = (residual[at].to(torch.float32) + added).to(residual.dtype)
+    # The sum is made in float32 and rounded once.
+    terms.places.put(residual, picked.copy_(picked.to(torch.float32) + added))
 
 
 def capture(
-    residual: torch.Tensor,
-    hidden: torch.Tensor | None,
-    tokens: torch.Tensor,
-    slots: torch.Tensor,
-    sums: torch.Tensor,
-    norms: torch.Tensor,
+    residual: torch.Tensor, hidden: torch.Tensor | None, pooled: Pooled, sums: torch.Tensor, norms: torch.Tensor
 ) -> None:
-    """Add the stream at `tokens` to the pools at `slots`.
+    """Add the stream of each token to its pool.
 
     Args:
         residual: `(n_tokens, d_model)`.
         hidden: `(n_tokens, d_model)` or None: the other half of the stream.
-        tokens: `(n,)` int64: places in the step; one may stand here for several pools.
-        slots: `(n,)` int64: the pool of each.
+        pooled: Tokens and pools.
         sums: `(n_rows, d_model)` float32, changed in place.
         norms: `(n_rows,)` float32, changed in place.
     """
-    stream = _stream(residual, hidden, tokens)
-    sums.index_add_(0, slots, stream)
-    norms.index_add_(0, slots, stream.norm(dim=-1))
+    stream = pooled.places.stream(residual, hidden)
+    norm = torch.linalg.vector_norm(stream, dim=-1)
+    if pooled.slots.span is not None:
+        sums[pooled.slots.span].add_(stream)
+        norms[pooled.slots.span].add_(norm)
+    else:
+        sums.index_add_(0, pooled.slots.index, stream)
+        norms.index_add_(0, pooled.slots.index, norm)
 
 
-def _stream(residual: torch.Tensor, hidden: torch.Tensor | None, at: torch.Tensor) -> torch.Tensor:
-    picked = residual[at].to(torch.float32)
-    return picked if hidden is None else picked + hidden[at].to(torch.float32)
+def watch(residual: torch.Tensor, hidden: torch.Tensor | None, watched: Watched, values: torch.Tensor) -> None:
+    """Write the projections of one layer.
+
+    Args:
+        residual: `(n_tokens, d_model)`.
+        hidden: `(n_tokens, d_model)` or None: the other half of the stream.
+        watched: Tokens and directions.
+        values: `(max_tokens, MAX_WATCHES)` float32, changed in place.
+    """
+    stream = residual[watched.span].to(torch.float32)
+    if hidden is not None:
+        stream = stream + hidden[watched.span]
+    projections = (stream @ watched.directions)[watched.place, watched.direction]
+    if watched.cosine is not None:
+        norms = torch.linalg.vector_norm(stream, dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
+        projections = torch.where(watched.cosine, projections / norms[watched.place], projections)
+    values[watched.place + watched.span.start, watched.column] = projections

@@ -1,6 +1,6 @@
 """The operation as Triton kernels, for CUDA. Untested until a GPU has run it; `kernel_torch` is its reference.
 
-Both kernels are always launched, so that CUDA graphs hold them; a program leaves at once when its layer or its token
+All three are always launched, so that CUDA graphs hold them; a program leaves at once when its layer or its token
 has nothing to do. All addresses are of buffers that live as long as the engine.
 """
 
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from trait_service.engine.arithmetic import FLOOR, LINEAR
-from trait_service.engine.buffers import LayerTable
+from trait_service.engine.request_table import LayerTable
 
 _LINEAR = tl.constexpr(LINEAR)
 _FLOOR = tl.constexpr(FLOOR)
@@ -28,6 +28,8 @@ def _steer_kernel(
     row_of,
     position_of,
     flags,
+    layer,
+    n_layers,
     residual_stride,
     hidden_stride,
     d_model: tl.constexpr,
@@ -52,7 +54,7 @@ def _steer_kernel(
         other = tl.load(hidden + token * hidden_stride + columns, mask=inside, other=0.0).to(tl.float32)
     changed = 0
     for k in range(n_terms):
-        entry = row.to(tl.int64) * n_terms + k
+        entry = (row.to(tl.int64) * n_layers + layer) * n_terms + k
         bank_row = tl.load(vector + entry)
         start = tl.load(rules + entry * 4 + 1)
         stop = tl.load(rules + entry * 4 + 2)
@@ -113,6 +115,47 @@ def _capture_kernel(
             tl.atomic_add(norms + slot, tl.sqrt(tl.sum(stream * stream)))
 
 
+@triton.jit
+def _watch_kernel(
+    residual,
+    hidden,
+    bank,
+    watched,
+    row_of,
+    values,
+    flags,
+    layer,
+    n_layers,
+    residual_stride,
+    hidden_stride,
+    d_model: tl.constexpr,
+    n_watches: tl.constexpr,
+    has_hidden: tl.constexpr,
+    block: tl.constexpr,
+):
+    """One program a token: its projection on each of its request's monitored directions of this layer."""
+    if tl.load(flags + 2) == 0:
+        return
+    token = tl.program_id(0).to(tl.int64)
+    row = tl.load(row_of + token)
+    if row < 0:
+        return
+    columns = tl.arange(0, block)
+    inside = columns < d_model
+    stream = tl.load(residual + token * residual_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    if has_hidden:
+        stream += tl.load(hidden + token * hidden_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    norm = tl.maximum(tl.sqrt(tl.sum(stream * stream)), 1e-38)
+    for column in range(n_watches):
+        entry = ((row.to(tl.int64) * n_layers + layer) * n_watches + column) * 2
+        bank_row = tl.load(watched + entry)
+        if bank_row >= 0:
+            direction = tl.load(bank + bank_row.to(tl.int64) * d_model + columns, mask=inside, other=0.0)
+            projection = tl.sum(stream * direction)
+            cosine = tl.load(watched + entry + 1)
+            tl.store(values + token * n_watches + column, tl.where(cosine != 0, projection / norm, projection))
+
+
 def steer(
     residual: torch.Tensor,
     hidden: torch.Tensor | None,
@@ -128,10 +171,10 @@ def steer(
         residual: `(n_tokens_padded, d_model)`, columns contiguous; changed in place.
         hidden: As `residual`, or None.
         bank: `(n_bank_rows, d_model)` float32.
-        table: The layer's part of the request table.
+        table: The request table, on one layer.
         row: `(max_tokens,)` int32: each token's row of the table, -1 where nothing is asked.
         position: `(max_tokens,)` int32: each token's absolute position.
-        flags: `(2,)` int32 of the layer: terms used, whether it is captured.
+        flags: `(3,)` int32 of the layer: terms used, whether it is captured, whether it is monitored.
     """
     other, options = _launch_options(residual, hidden)
     _steer_kernel[(min(residual.shape[0], row.shape[0]),)](
@@ -144,9 +187,11 @@ def steer(
         row,
         position,
         flags,
+        table.layer,
+        table.vector.shape[1],
         residual.stride(0),
         other.stride(0),
-        n_terms=table.vector.shape[1],
+        n_terms=table.vector.shape[2],
         **options,
     )
 
@@ -167,7 +212,7 @@ def capture(
         pool_slot: `(max_tokens, n_pools)` int32: each token's pools, -1 where there is none.
         sums: `(n_rows, d_model)` float32, changed in place.
         norms: `(n_rows,)` float32, changed in place.
-        flags: `(2,)` int32 of the layer: terms used, whether it is captured.
+        flags: `(3,)` int32 of the layer: terms used, whether it is captured, whether it is monitored.
     """
     other, options = _launch_options(residual, hidden)
     _capture_kernel[(min(residual.shape[0], pool_slot.shape[0]),)](
@@ -180,6 +225,44 @@ def capture(
         residual.stride(0),
         other.stride(0),
         n_pools=pool_slot.shape[1],
+        **options,
+    )
+
+
+def watch(
+    residual: torch.Tensor,
+    hidden: torch.Tensor | None,
+    bank: torch.Tensor,
+    table: LayerTable,
+    row: torch.Tensor,
+    values: torch.Tensor,
+    flags: torch.Tensor,
+) -> None:
+    """As `kernel_torch.watch`, over every token of the step.
+
+    Args:
+        residual: `(n_tokens_padded, d_model)`, columns contiguous.
+        hidden: As `residual`, or None.
+        bank: `(n_bank_rows, d_model)` float32.
+        table: The request table, on one layer.
+        row: `(max_tokens,)` int32: each token's row of the table, -1 where nothing is asked.
+        values: `(max_tokens, n_watches)` float32, changed in place.
+        flags: `(3,)` int32 of the layer: terms used, whether it is captured, whether it is monitored.
+    """
+    other, options = _launch_options(residual, hidden)
+    _watch_kernel[(min(residual.shape[0], row.shape[0]),)](
+        residual,
+        other,
+        bank,
+        table.watched,
+        row,
+        values,
+        flags,
+        table.layer,
+        table.watched.shape[1],
+        residual.stride(0),
+        other.stride(0),
+        n_watches=table.watched.shape[2],
         **options,
     )
 

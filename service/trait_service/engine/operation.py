@@ -1,4 +1,4 @@
-"""The one custom operation: steer, then capture, at the output of one decoder layer.
+"""The one custom operation: steer, then capture and monitor, at the output of one decoder layer.
 
 `torch.ops.trait_steering.intervene(residual, hidden, layer)` is opaque to torch.compile: the graph holds the layer's
 number and nothing else, so that cached graphs are valid for every engine. What it does comes from the state that the
@@ -45,7 +45,9 @@ def register() -> None:
 
 
 def intervene(residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
-    """Steer and capture the residual stream after one decoder layer.
+    """Steer, capture and monitor the residual stream after one decoder layer.
+
+    Traced it is one opaque operation; eager it is a plain call, without the cost of a dispatch.
 
     Args:
         residual: `(n_tokens_padded, d_model)`, changed in place: deltas are added here.
@@ -53,7 +55,10 @@ def intervene(residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -
             where `residual` is the whole stream.
         layer: 0-based decoder block.
     """
-    torch.ops.trait_steering.intervene(residual, hidden, layer)
+    if torch.compiler.is_compiling():
+        torch.ops.trait_steering.intervene(residual, hidden, layer)
+    else:
+        _intervene(residual, hidden, layer)
 
 
 def _intervene(residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:

@@ -1,25 +1,57 @@
-"""One live request as the engine side knows it: its intervals, its pools, how far it has come."""
+"""One live request as the engine side knows it: its terms, pools and watched directions, and how far it has come."""
 
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import torch
 from trait_client.errors import SteeringFailedError
 from trait_client.positions import UNBOUNDED
 
 from trait_service.engine.arithmetic import coefficients
-from trait_service.engine.buffers import TableEntry, VectorBank
-from trait_service.engine.spec import RequestReport, RequestSpec, TermSpec
+from trait_service.engine.buffers import VectorBank
+from trait_service.engine.spec import CaptureSpec, MonitorSpec, RequestReport, RequestSpec, TermSpec, Trip
+from trait_service.engine.spool import Spool
+
+TERM = np.dtype(
+    [
+        ("layer", np.int64),
+        ("k", np.int64),
+        ("bank_row", np.int64),
+        ("mode", np.int64),
+        ("a", np.float32),
+        ("b", np.float32),
+        ("start", np.int64),
+        ("stop", np.int64),
+        ("preserve_norm", np.bool_),
+    ]
+)
+"""One term of one request, as the operation reads it: `k` terms of the request act on the layer before it; mode, a and b as
+in `arithmetic`; it touches absolute positions `[start, stop)`."""
+
+WATCH = np.dtype(
+    [("layer", np.int64), ("bank_row", np.int64), ("column", np.int64), ("start", np.int64), ("cosine", np.bool_)]
+)
+"""One monitored direction of one request: projected from position `start` on, into its column of the projections."""
 
 
 @dataclass
 class LiveRequest:
-    """A steered or captured request, from its first step until it leaves the engine.
+    """A steered, captured or monitored request, from its first step until it leaves the engine.
 
     Args:
         spec: What it asks for.
         n_prompt: Length of its original prompt.
-        entries: Its terms for the request table.
+        completion: Which of the prompt's completions it is.
+        terms: `(n_terms,)` of `TERM`.
         pools: `(start, stop)` of each pool.
+        captured_layers: Layers of its pools.
         capture_rows: Row of each pool.
+        spool: Where every position of its one pool is kept instead.
+        watches: `(n_watches,)` of `WATCH`.
+        projections: For each step, `(n_tokens, n_watches)` float32; together every computed position once, in order.
+        tripped: The first bound that a generated position crossed.
         first_computed: Position of the first token that went through the model; what lies before came from the cache.
         computed_to: One past the highest position that went through the model: each position counts once, whatever
             is preempted and computed again.
@@ -29,50 +61,138 @@ class LiveRequest:
 
     spec: RequestSpec
     n_prompt: int
-    entries: list[TableEntry] = field(default_factory=list)
+    completion: int = 0
+    terms: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=TERM))
     pools: list[tuple[int, int]] = field(default_factory=list)
+    captured_layers: list[int] = field(default_factory=list)
     capture_rows: list[int] = field(default_factory=list)
+    spool: Spool | None = None
+    watches: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=WATCH))
+    projections: list[np.ndarray] = field(default_factory=list)
+    tripped: Trip | None = None
     first_computed: int = 0
     computed_to: int = 0
     error: str | None = None
     collected: bool = False
 
+    @property
+    def ends_now(self) -> bool:
+        """Whether it must not get another token of text: it failed, or a bound that stops was crossed."""
+        return self.error is not None or (self.tripped is not None and self.tripped.stop)
+
     def report(self) -> RequestReport:
         """What was done so far."""
         if self.error is not None:
             return RequestReport(key=self.spec.key, n_prompt=self.n_prompt, error=self.error)
-        touched = union([(entry.start, entry.stop) for entry in self.entries])
+        touched = union(
+            {(int(start), int(stop)) for start, stop in zip(self.terms["start"], self.terms["stop"], strict=True)}
+        )
         return RequestReport(
             key=self.spec.key,
             n_prompt=self.n_prompt,
             steered_prompt=overlap(touched, 0, min(self.n_prompt, self.computed_to)),
             steered_generated=overlap(touched, self.n_prompt, self.computed_to),
             steered_cached=overlap(touched, 0, min(self.n_prompt, self.first_computed)),
+            tripped=() if self.tripped is None else (self.tripped,),
         )
 
+    def all_projections(self) -> torch.Tensor:
+        """`(n_positions, n_watches)` float32, from the first position that is projected."""
+        if len(self.projections) != 1:
+            self.projections = [np.concatenate([np.empty((0, len(self.watches)), np.float32), *self.projections])]
+        return torch.from_numpy(self.projections[0])
 
-def entries_of(spec: RequestSpec, n_prompt: int, n_layers: int, bank: VectorBank) -> list[TableEntry]:
-    """A request's terms as table entries.
+    def note_projections(self, values: np.ndarray, first_position: int) -> None:
+        """Keep a step's projections and look at the bounds.
+
+        Args:
+            values: `(n_tokens, n_watches)` float32.
+            first_position: Absolute position of the first of them.
+        """
+        self.projections.append(values)
+        monitor = self.spec.monitor
+        if self.tripped is not None or monitor is None or not monitor.has_bounds:
+            return
+        generating = max(self.n_prompt - 1 - first_position, 0)
+        for i, row in enumerate(values[generating:].tolist()):
+            for column, (value, watch) in enumerate(zip(row, monitor.watches, strict=True)):
+                if watch.crossed_by(value):
+                    position = first_position + generating + i
+                    self.tripped = Trip(self.completion, watch=column, position=position, value=value, stop=watch.stop)
+                    return
+
+
+def term_array(
+    terms: Sequence[TermSpec], n_prompt: int, n_layers: int, terms_per_layer: int, bank: VectorBank
+) -> np.ndarray:
+    """A request's terms, `(n_terms,)` of `TERM`.
 
     Raises:
-        SteeringFailedError: A layer the model lacks, or a direction that is not in the bank.
+        SteeringFailedError: A layer the model lacks, a direction that is not in the bank, or too many terms on a layer.
     """
-    entries = []
-    for term in spec.terms:
-        if term.layer >= n_layers:
-            raise SteeringFailedError(f"layer {term.layer} is out of range: the model has layers 0..{n_layers - 1}")
-        start, stop = scope_interval(term, n_prompt)
-        entries.append(
-            TableEntry(
-                layer=term.layer,
-                bank_row=bank.row(term.direction),
-                numbers=coefficients(term.operation, term.value),
-                start=start,
-                stop=stop,
-                preserve_norm=term.preserve_norm,
+    rows = []
+    used: dict[int, int] = defaultdict(int)
+    for term in terms:
+        layer, k = known_layer(term.layer, n_layers), used[term.layer]
+        if k == terms_per_layer:
+            raise SteeringFailedError(
+                f"more than {terms_per_layer} terms on layer {layer}: start the service with more terms_per_layer"
             )
-        )
-    return entries
+        used[layer] += 1
+        mode, a, b = coefficients(term.operation, term.value)
+        start, stop = scope_interval(term, n_prompt)
+        rows.append((layer, k, bank.row(term.direction), mode, a, b, start, stop, term.preserve_norm))
+    return np.array(rows, dtype=TERM)
+
+
+def pool_intervals(capture: CaptureSpec, n_prompt: int, first_computed: int) -> list[tuple[int, int]]:
+    """Absolute `(start, stop)` of each pool.
+
+    Raises:
+        SteeringFailedError: A pool holds positions that came from the prefix cache.
+    """
+    intervals = capture.intervals(n_prompt)
+    for name, (start, stop) in zip(capture.positions, intervals, strict=True):
+        if start < min(stop, first_computed):
+            raise SteeringFailedError(
+                f"positions {name} were read from the prefix cache: set skip_reading_prefix_cache"
+            )
+    return intervals
+
+
+def watch_array(
+    monitor: MonitorSpec, n_prompt: int, n_layers: int, first_computed: int, bank: VectorBank
+) -> np.ndarray:
+    """A request's monitored directions, `(n_watches,)` of `WATCH`.
+
+    Raises:
+        SteeringFailedError: A layer the model lacks, a direction that is not in the bank, or a prompt from the cache.
+    """
+    if monitor.prompt and first_computed > 0:
+        raise SteeringFailedError("prompt positions were read from the prefix cache: set skip_reading_prefix_cache")
+    start = 0 if monitor.prompt else n_prompt - 1
+    rows = [
+        (known_layer(watch.layer, n_layers), bank.row(watch.direction), column, start, watch.cosine)
+        for column, watch in enumerate(monitor.watches)
+    ]
+    return np.array(rows, dtype=WATCH)
+
+
+def completion_of(request_id: str, n: int) -> int:
+    """Which of a prompt's `n` completions a request is: vLLM writes the index before the id of each."""
+    index, _, _ = request_id.partition("_")
+    return int(index) if n > 1 and index.isdigit() else 0
+
+
+def known_layer(layer: int, n_layers: int) -> int:
+    """The layer, if the model has it.
+
+    Raises:
+        SteeringFailedError: It has not.
+    """
+    if layer >= n_layers:
+        raise SteeringFailedError(f"layer {layer} is out of range: the model has layers 0..{n_layers - 1}")
+    return layer
 
 
 def scope_interval(term: TermSpec, n_prompt: int) -> tuple[int, int]:
@@ -94,7 +214,7 @@ def scope_interval(term: TermSpec, n_prompt: int) -> tuple[int, int]:
     raise SteeringFailedError(f"unknown scope {term.scope!r}")
 
 
-def union(intervals: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def union(intervals: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Disjoint intervals that cover the same positions."""
     merged: list[tuple[int, int]] = []
     for start, stop in sorted(intervals):

@@ -12,6 +12,9 @@ from trait_service.engine.spec import RequestReport
 
 logger = logging.getLogger(__name__)
 
+Captured = dict[str, torch.Tensor]
+"""What one request leaves behind: `mean`, `norm` and `count` of its pools, `projections/<completion>` of its monitor, `each` position."""
+
 
 class Results:
     """Reports and pooled captures by request key.
@@ -23,19 +26,19 @@ class Results:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._reports: OrderedDict[str, RequestReport] = OrderedDict()
-        self._captured: dict[str, dict[str, torch.Tensor]] = {}
+        self._captured: dict[str, Captured] = {}
 
-    def keep(self, report: RequestReport, captured: dict[str, torch.Tensor] | None) -> None:
+    def keep(self, report: RequestReport, captured: Captured | None) -> None:
         """Keep a request's result; requests that share a key (`n > 1`) are summed.
 
         Args:
             report: What was done.
-            captured: `mean`, `norm` and `count`; None where nothing was captured.
+            captured: None where nothing was captured.
         """
         earlier = self._reports.get(report.key)
         self._reports[report.key] = report if earlier is None else earlier.plus(report)
         if captured is not None:
-            self._captured[report.key] = captured
+            self._captured.setdefault(report.key, {}).update(captured)
         while len(self._reports) > self._limit:
             dropped, _ = self._reports.popitem(last=False)
             self._captured.pop(dropped, None)
@@ -47,7 +50,9 @@ class Results:
         Returns:
             `reports`: key -> `RequestReport` as a dictionary. `captures`: safetensors bytes with `<key>/mean`
             float32 `(n_pools, n_layers_kept, d_model)`, `<key>/norm` float32 `(n_pools, n_layers_kept)` and
-            `<key>/count` int32 `(n_pools,)`. A key that is not known is missing.
+            `<key>/count` int32 `(n_pools,)`; `<key>/projections/<completion>` float32 `(n_positions, n_watches)`;
+            `<key>/each` float32 `(n_positions, n_layers_kept, d_model)`.
+            A key that is not known is missing.
         """
         reports = {key: asdict(self._reports.pop(key)) for key in keys if key in self._reports}
         tensors = {f"{key}/{name}": tensor for key in keys for name, tensor in self._captured.pop(key, {}).items()}

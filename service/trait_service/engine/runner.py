@@ -6,13 +6,14 @@ The class of a runner that vLLM has made is swapped for one of these, so that it
 from typing import Any
 
 import torch
-from vllm.distributed import get_tensor_model_parallel_rank
+from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank
+from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-from trait_service.engine import layers, operation
-from trait_service.engine.errors import UnsupportedEngineError
-from trait_service.engine.settings import EngineSettings
+from trait_service.engine import layers, operation, unsupported
+from trait_service.engine.cpu_repairs import RewoundSeedsMixin, SpareLoraSlotMixin
+from trait_service.engine.scheduler import FAILED_REQUESTS
 from trait_service.engine.state import SteeringState
 from trait_service.engine.step import view_of_v1
 
@@ -32,34 +33,35 @@ class SteeringRunnerMixin:
 
         Raises:
             UnsupportedModelError: The model's layers were not found.
-            UnsupportedEngineError: The engine's configuration is one that steering was not tested with.
+            UnsupportedEngineError: The engine is one that steering was not tested with.
         """
         runner: Any = self
         config = runner.model_config
-        settings = EngineSettings.from_additional_config(runner.vllm_config.additional_config)
-        if settings is None:
-            raise UnsupportedEngineError(
-                "worker_cls is the trait-steering worker, but additional_config holds no block for it"
-            )
-        if runner.scheduler_config.async_scheduling:
-            # A step is then prepared while the last one runs, and may compute one position past a reply's end.
-            raise UnsupportedEngineError("asynchronous scheduling is not supported: start with --no-async-scheduling")
         n_layers = config.get_total_num_hidden_layers()
         self.trait_state = SteeringState(
-            settings,
+            unsupported.check(runner.vllm_config),
             n_layers=n_layers,
             d_model=config.get_hidden_size(),
             max_requests=runner.scheduler_config.max_num_seqs,
             max_tokens=runner.max_num_tokens,
             device=runner.device,
             captures=get_tensor_model_parallel_rank() == 0,
+            sees_all_layers=get_pp_group().world_size == 1,
+            each_position=get_pp_group().world_size == 1 and (runner.device.type == "cpu" or config.enforce_eager),
         )
         layers.attach(layers.decoder_layers(runner.get_model(), n_layers))
+        if not get_pp_group().is_first_rank and runner.intermediate_tensors is None:
+            # vLLM makes them in a warm-up that its CPU worker skips where the model runs eager.
+            runner.intermediate_tensors = runner.get_model().make_empty_intermediate_tensors(
+                batch_size=runner.max_num_tokens, dtype=config.dtype, device=runner.device
+            )
 
     def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
         self.trait_state.prepare(view_of_v1(self))
         with operation.bound(self.trait_state):
-            return super()._model_forward(*args, **kwargs)  # type: ignore[misc]
+            output = super()._model_forward(*args, **kwargs)  # type: ignore[misc]
+        self.trait_state.finish()
+        return output
 
     def _dummy_run(self, *args: Any, **kwargs: Any) -> Any:
         # CUDA graphs are captured here: the kernels must be in them, acting on rows that say "nothing". What the last
@@ -72,10 +74,19 @@ class SteeringRunnerMixin:
         self.trait_state.remove(req_id)
         super()._on_request_state_removed(req_id, req_state)  # type: ignore[misc]
 
+    def sample_tokens(self, grammar_output: Any) -> Any:
+        """As vLLM does; the output tells the scheduler which requests could not be steered."""
+        batch: Any = self.input_batch  # type: ignore[attr-defined]
+        failed = [batch.req_ids[index] for index in self.trait_state.failed_indices()]
+        output = super().sample_tokens(grammar_output)  # type: ignore[misc]
+        if failed and isinstance(output, ModelRunnerOutput):
+            setattr(output, FAILED_REQUESTS, failed)
+        return output
+
     def _sample(self, logits: torch.Tensor | None, spec_decode_metadata: Any) -> Any:
-        failed = self.trait_state.failed_indices()
-        if failed and logits is not None:
-            _end_at_once(logits, failed, self.trait_end_token())
+        ending = self.trait_state.ending_indices()
+        if ending and logits is not None:
+            _end_at_once(logits, ending, self.trait_end_token())
         return super()._sample(logits, spec_decode_metadata)  # type: ignore[misc]
 
     def trait_end_token(self) -> int:
@@ -87,15 +98,15 @@ class SteeringRunnerMixin:
         return 0 if token is None else int(token)
 
 
-class TraitCPUModelRunner(SteeringRunnerMixin, CPUModelRunner):
+class TraitCPUModelRunner(SteeringRunnerMixin, RewoundSeedsMixin, SpareLoraSlotMixin, CPUModelRunner):  # type: ignore[misc]
     """The CPU runner, steered."""
 
 
-class TraitCUDAModelRunner(SteeringRunnerMixin, GPUModelRunner):
+class TraitCUDAModelRunner(SteeringRunnerMixin, GPUModelRunner):  # type: ignore[misc]
     """The CUDA V1 runner, steered. Untested until a GPU has run it."""
 
 
 def _end_at_once(logits: torch.Tensor, rows: list[int], end_token: int) -> None:
-    """Leave only the end token to rows whose steering failed: no unsteered text is ever sampled."""
+    """Leave only the end token to these rows: no unsteered text is sampled, and none beyond a bound."""
     logits[rows] = float("-inf")
     logits[rows, end_token] = 0.0

@@ -15,6 +15,7 @@ GRAPH_VERSION = 1
 
 CPU_WORKER = "trait_service.engine.worker.TraitCPUWorker"
 CUDA_WORKER = "trait_service.engine.worker.TraitCUDAWorker"
+SCHEDULER = "trait_service.engine.scheduler.TraitScheduler"
 
 
 class EngineSettings(BaseModel):
@@ -24,6 +25,7 @@ class EngineSettings(BaseModel):
         bank_rows: Distinct directions that live requests may use at once.
         terms_per_layer: Terms of one request on one layer.
         capture_rows: Pools being filled at once, over all requests; None: two for each request row, eight at least.
+        max_spool_bytes: Activations of every position that live requests may hold on disk, in all.
         max_results_waiting: Results that wait to be fetched, before the oldest is dropped.
     """
 
@@ -33,6 +35,7 @@ class EngineSettings(BaseModel):
     bank_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     terms_per_layer: Annotated[int, Field(ge=1, le=32)] = 8
     capture_rows: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    max_spool_bytes: Annotated[int, Field(ge=1)] = 4 * 2**30
     max_results_waiting: Annotated[int, Field(ge=1)] = 16384
 
     def to_additional_config(self) -> dict[str, Any]:
@@ -51,5 +54,6 @@ def engine_args(settings: EngineSettings, *, cuda: bool) -> dict[str, Any]:
     """Arguments for vLLM's `EngineArgs` (or `LLM`) that put the plugin into an engine."""
     return {
         "worker_cls": CUDA_WORKER if cuda else CPU_WORKER,
+        "scheduler_cls": SCHEDULER,
         "additional_config": settings.to_additional_config(),
     }

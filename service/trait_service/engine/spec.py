@@ -5,7 +5,8 @@ HTTP side resolves names, units and layers; the worker resolves scopes and pools
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Self
+from functools import lru_cache
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from trait_client.errors import SteeringFailedError
@@ -14,6 +15,9 @@ from trait_client.schema import MAX_LAYERS, FiniteFloat, NamedScope, Operation
 
 EXTRA_ARGS_KEY = "trait_steering"
 """Key of `SamplingParams.extra_args`; also the plugin's name and its block in `additional_config`."""
+
+MAX_POOLS = 8
+"""Pools of one request; the wire schema's limit."""
 
 DIRECTION_PATTERN = r"^[0-9a-f]{64}$"
 
@@ -43,19 +47,23 @@ class TermSpec(_Strict):
 
 
 class CaptureSpec(_Strict):
-    """Pools to keep for one request: for each, the sum of the residual stream over its positions.
+    """Activations to keep for one request: pooled after steering, or every position.
 
     Attributes:
+        each: Keep the stream of every position, of one entry of `positions`; else for each entry the mean over it.
+        before_steering: With `each`: as the block put it out.
         positions: Written positions (`trait_client.positions`), each a pool; at most the engine's `pools`.
         layers: Layers to keep; None keeps all.
         n_prompt: Where the response begins inside a given text; None: the request's own prompt length.
         n_total: Length of a given text; None while it is being generated.
     """
 
-    positions: Annotated[list[Annotated[str, Field(max_length=64)]], Field(min_length=1, max_length=8)]
+    positions: Annotated[list[Annotated[str, Field(max_length=64)]], Field(min_length=1, max_length=MAX_POOLS)]
     layers: list[Annotated[int, Field(ge=0, lt=MAX_LAYERS)]] | None = None
     n_prompt: Annotated[int, Field(ge=0)] | None = None
     n_total: Annotated[int, Field(ge=1)] | None = None
+    each: bool = False
+    before_steering: bool = False
 
     def intervals(self, n_prompt: int) -> list[tuple[int, int]]:
         """Absolute `[start, stop)` of each pool, given the request's own prompt length."""
@@ -63,21 +71,70 @@ class CaptureSpec(_Strict):
         return [Positions.parse(text).interval(first, self.n_total) for text in self.positions]
 
 
-class RequestSpec(_Strict):
-    """One request's steering and capture.
+MAX_WATCHES = 32
+"""Monitored directions of one request, over all layers."""
+
+
+class WatchSpec(_Strict):
+    """One monitored direction on one layer.
 
     Attributes:
-        key: Chosen by the sender, unique among live requests: reports and captures are fetched by it.
+        direction: sha256 (hex) of the direction's float32 bytes: its row in the vector bank.
+        cosine: The projection over the norm of the stream.
+        above: A generated token whose projection is above it crosses the bound; residual units, or the cosine.
+        below: The same, below.
+        stop: A crossed bound ends the request before the token that this position would produce.
+    """
+
+    layer: Annotated[int, Field(ge=0, lt=MAX_LAYERS)]
+    direction: Annotated[str, Field(pattern=DIRECTION_PATTERN)]
+    cosine: bool = False
+    above: FiniteFloat | None = None
+    below: FiniteFloat | None = None
+    stop: bool = False
+
+    def crossed_by(self, value: float) -> bool:
+        """Whether a projection is out of bounds; one that is not a number crosses every bound."""
+        inside_above = self.above is None or value <= self.above
+        inside_below = self.below is None or value >= self.below
+        return not (inside_above and inside_below)
+
+
+class MonitorSpec(_Strict):
+    """Projections to keep: `(n_positions, n_watches)` float32, of every position from the first one on.
+
+    Attributes:
+        prompt: The first one is 0, and the prompt may not come from the prefix cache; else it is the last prompt
+            position, which produces the first generated token.
+    """
+
+    prompt: bool = True
+    watches: Annotated[list[WatchSpec], Field(min_length=1, max_length=MAX_WATCHES)]
+
+    @property
+    def has_bounds(self) -> bool:
+        """Whether any direction has one."""
+        return any(watch.above is not None or watch.below is not None for watch in self.watches)
+
+
+class RequestSpec(_Strict):
+    """One request's steering, capture and monitoring.
+
+    Attributes:
+        key: Chosen by the sender, unique among live requests: reports, captures and projections are fetched by it.
+        n: Completions of the prompt: the engine runs each as a request of its own, all under this key.
     """
 
     key: Annotated[str, Field(min_length=1, max_length=128)]
+    n: Annotated[int, Field(ge=1)] = 1
     terms: list[TermSpec] = []
     capture: CaptureSpec | None = None
+    monitor: MonitorSpec | None = None
 
     @model_validator(mode="after")
     def _does_something(self) -> Self:
-        if not self.terms and self.capture is None:
-            raise ValueError("a request spec needs terms or a capture")
+        if not self.terms and self.capture is None and self.monitor is None:
+            raise ValueError("a request spec needs terms, a capture or a monitor")
         return self
 
     @classmethod
@@ -93,13 +150,38 @@ class RequestSpec(_Strict):
         if not isinstance(text, str):
             raise SteeringFailedError(f"{EXTRA_ARGS_KEY} holds a {type(text).__name__}, not a JSON string")
         try:
-            return cls.model_validate_json(text)
+            return cls._parsed(text)
         except ValueError as error:
             raise SteeringFailedError(f"{EXTRA_ARGS_KEY} is not a valid request spec: {error}") from error
+
+    @classmethod
+    @lru_cache(maxsize=2048)
+    def _parsed(cls, text: str) -> Self:
+        """Scheduler and worker read the same text, in one process where there is one worker."""
+        return cls.model_validate_json(text)
 
     def to_extra_args(self) -> dict[str, str]:
         """The entry for `SamplingParams.extra_args`."""
         return {EXTRA_ARGS_KEY: self.model_dump_json()}
+
+
+@dataclass(frozen=True)
+class Trip:
+    """The first bound that a completion crossed.
+
+    Args:
+        completion: Index of the completion.
+        watch: Index of the monitored direction.
+        position: Absolute position; the token that it produced is the one after it.
+        value: The projection there.
+        stop: Whether it ended the request.
+    """
+
+    completion: int
+    watch: int
+    position: int
+    value: float
+    stop: bool
 
 
 @dataclass(frozen=True)
@@ -112,6 +194,7 @@ class RequestReport:
         steered_generated: Generated positions that at least one term touched.
         steered_cached: How many of `steered_prompt` were read from the prefix cache.
         error: Why the request could not be steered as asked; its text is then empty.
+        tripped: The first bound of its monitor that each completion crossed, where it did.
     """
 
     key: str
@@ -120,6 +203,12 @@ class RequestReport:
     steered_generated: int = 0
     steered_cached: int = 0
     error: str | None = None
+    tripped: tuple[Trip, ...] = ()
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> Self:
+        """From `dataclasses.asdict`, as it travels."""
+        return cls(**{**fields, "tripped": tuple(Trip(**trip) for trip in fields["tripped"])})
 
     def plus(self, other: Self) -> Self:
         """The report of both: of requests that share a key (`n > 1`)."""
@@ -129,4 +218,5 @@ class RequestReport:
             steered_generated=self.steered_generated + other.steered_generated,
             steered_cached=self.steered_cached + other.steered_cached,
             error=self.error or other.error,
+            tripped=self.tripped + other.tripped,
         )

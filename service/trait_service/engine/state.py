@@ -1,7 +1,7 @@
-"""The engine side's state: which request stands in which row, and what this step steers and captures.
+"""The engine side's state: which request stands in which row, and what this step steers, captures and monitors.
 
-One instance a worker. The runner calls `prepare` before each forward pass, the operation calls `intervene` once a
-layer inside it, and RPC calls `collect` when a request is done.
+One instance a worker. The runner calls `prepare` before each forward pass and `finish` after it, the operation calls
+`intervene` once a layer inside it, and RPC calls `collect` when a request is done.
 """
 
 import logging
@@ -9,20 +9,34 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from trait_client.errors import SteeringFailedError, TraitError
 
-from trait_service.engine import kernel_torch
-from trait_service.engine.buffers import NO_ROW, CaptureRows, Mirrored, RequestTable, VectorBank
-from trait_service.engine.requests import LiveRequest, entries_of
-from trait_service.engine.results import Results
+from trait_service.engine.batch import LiveBatch, Step
+from trait_service.engine.buffers import CaptureRows, VectorBank
+from trait_service.engine.cpu_step import CpuStep
+from trait_service.engine.cuda_step import CudaStep
+from trait_service.engine.each_position import Spools
+from trait_service.engine.requests import (
+    LiveRequest,
+    completion_of,
+    known_layer,
+    pool_intervals,
+    term_array,
+    watch_array,
+)
+from trait_service.engine.results import Captured, Results
 from trait_service.engine.settings import EngineSettings
-from trait_service.engine.spec import RequestSpec
+from trait_service.engine.spec import MAX_POOLS, RequestSpec
 from trait_service.engine.step import StepView
 
 logger = logging.getLogger(__name__)
 
-MAX_POOLS = 8
-"""Pools of one request; the wire schema's limit."""
+
+NO_EACH_POSITION = (
+    "every position can be kept where one worker runs all layers eagerly: with --enforce-eager on CUDA, and without pipeline "
+    "parallelism"
+)
 
 
 class SteeringState:
@@ -35,7 +49,9 @@ class SteeringState:
         max_requests: Rows: the most requests in one batch.
         max_tokens: The most tokens in one step.
         device: Of the model.
-        captures: Whether this worker writes captures (one writer under tensor parallelism).
+        captures: Whether this worker keeps captures and projections (one does under tensor parallelism).
+        sees_all_layers: False for a stage of a pipeline: it cannot act on what another one sees.
+        each_position: Whether every position can be kept: the host must come by at each layer of each step.
     """
 
     def __init__(
@@ -48,111 +64,110 @@ class SteeringState:
         max_tokens: int,
         device: torch.device,
         captures: bool = True,
+        sees_all_layers: bool = True,
+        each_position: bool = True,
     ) -> None:
+        self.sees_all_layers = sees_all_layers
         self.settings = settings
         self.n_layers = n_layers
         self.d_model = d_model
         self.max_requests = max_requests
-        self.device = device
         self.captures = captures
         self.bank = VectorBank(settings.bank_rows, d_model, device)
-        self.table = RequestTable(n_layers, max_requests, settings.terms_per_layer, device)
         self.pools = CaptureRows(n_layers, settings.capture_rows or max(2 * max_requests, MAX_POOLS), d_model, device)
-        self.row = Mirrored((max_tokens,), np.int32, device, fill=NO_ROW)
-        self.position = Mirrored((max_tokens,), np.int32, device)
-        self.pool_slot = Mirrored((max_tokens, MAX_POOLS), np.int32, device, fill=NO_ROW)
-        self.pooled_tokens = torch.empty(0, dtype=torch.long)
-        self.pooled_slots = torch.empty(0, dtype=torch.long)
-        self.layer_captured = [False] * n_layers
-        self.layer_flags = Mirrored((n_layers, 2), np.int32, device)
         self.idle = True
+        self._step: CpuStep | CudaStep
+        if device.type == "cpu":
+            self._step = CpuStep(self.bank, self.pools, n_layers, max_tokens)
+        else:
+            self._step = CudaStep(
+                self.bank,
+                self.pools,
+                n_layers=n_layers,
+                max_requests=max_requests,
+                max_tokens=max_tokens,
+                terms_per_layer=settings.terms_per_layer,
+                device=device,
+            )
+        self._always_launched = device.type != "cpu"
+        self._spools = Spools(
+            d_model, settings.max_spool_bytes, writes=captures, refusal=None if each_position else NO_EACH_POSITION
+        )
         self._live: dict[str, LiveRequest] = {}
         self._row_of: dict[str, int] = {}
         self._free_rows = list(range(max_requests - 1, -1, -1))
-        self._batch: list[str] | None = None
-        self._batch_live: list[tuple[int, LiveRequest]] = []
-        self._batch_rows = np.empty(0, dtype=np.int32)
-        self._row_steered = np.zeros(max_requests, dtype=bool)
-        self._tokens = kernel_torch.StepTokens.none()
-        self._filled = 0
+        self._batch_ids: list[str] | None = None
+        self._batch = LiveBatch(0, [])
+        self._current = Step(*(np.empty(0, dtype=np.int64),) * 3, n_tokens=0)
         self._results = Results(settings.max_results_waiting)
 
-    # ------------------------------------------------------------------------------------------ before a step
+    # ------------------------------------------------------------------------------------------ a step
 
     def prepare(self, view: StepView) -> None:
         """Bring the buffers up to date with the batch of the coming forward pass."""
-        if view.request_ids != self._batch:
+        if view.request_ids != self._batch_ids:
             self._regroup(view)
-        if not self._batch_live:
+        if not self._batch:
             self.rest()
             return
-        lengths = view.n_scheduled
-        n = int(lengths.sum())
-        starts = np.cumsum(lengths) - lengths
-        rows = np.repeat(self._batch_rows, lengths)
-        positions = np.repeat(view.n_computed - starts, lengths) + np.arange(n)
-        self.row.array[:n] = rows
-        self.row.array[n : self._filled] = NO_ROW
-        self.position.array[:n] = positions
-        self._pick_pooled(view, n)
-        steered = np.flatnonzero((rows != NO_ROW) & self._row_steered[rows])
-        self._tokens = kernel_torch.StepTokens.of(steered, rows, positions)
-        self._filled = max(n, self._filled)
-        self.row.flush(self._filled)
-        self.position.flush(n)
-        self._filled = n
-        for index, request in self._batch_live:
-            request.computed_to = max(request.computed_to, int(view.n_computed[index] + lengths[index]))
+        self._current = Step.of(view)
+        self._step.prepare(self._current, self._batch.computed_to)
+        self._spools.prepare(self._current, self._batch)
         self.idle = False
+
+    def intervene(self, residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
+        """The operation's body on one layer: steer, then capture and monitor."""
+        if self._spools.active:
+            self._spools.keep(residual, hidden, layer, before_steering=True)
+        if not self.idle or self._always_launched:
+            self._step.intervene(residual, hidden, layer)
+        if self._spools.active:
+            self._spools.keep(residual, hidden, layer, before_steering=False)
+
+    def finish(self) -> None:
+        """The forward pass is done: its positions are computed, its projections can be read."""
+        if self.idle:
+            return
+        step, batch = self._current, self._batch
+        if batch.watched and self.captures:
+            self._keep_projections(step)
+        batch.advance(step)
 
     def rest(self) -> None:
         """Nothing in the coming forward pass concerns us (a plain batch, a dummy run): no host work until one does."""
-        if self.idle:
-            return
-        self.row.array[: self._filled] = NO_ROW
-        self.pool_slot.array[: self._filled] = NO_ROW
-        self.row.flush(self._filled)
-        self.pool_slot.flush(self._filled)
-        self._filled = 0
-        self.idle = True
+        if not self.idle:
+            self._step.rest()
+            self._spools.rest()
+            self.idle = True
 
     def failed_indices(self) -> list[int]:
-        """Places in the batch of requests that cannot be steered as asked: they must not get text."""
-        return [index for index, request in self._batch_live if request.error is not None]
+        """Places in the batch of requests that cannot be steered as asked."""
+        return [index for index, request in self._batch.live if request.error is not None]
+
+    def ending_indices(self) -> list[int]:
+        """Places in the batch of requests that must not get more text: steering failed, or a bound was crossed."""
+        return [index for index, request in self._batch.live if request.ends_now]
 
     def remove(self, request_id: str) -> None:
         """A request has left the engine: finished or aborted."""
-        request = self._live.pop(request_id, None)
+        request = self._live.get(request_id)
         if request is None:
             return
-        self._batch = None
+        self._batch.settle(request)
+        del self._live[request_id]
+        self._batch_ids = None
         row = self._row_of.pop(request_id, None)
         if row is not None:
-            self._release_row(row)
+            self._free_rows.append(row)
         if not request.collected:
             self._keep_result(request)
         self.pools.give_back(request.capture_rows)
-
-    # ------------------------------------------------------------------------------------------ inside a step
-
-    def intervene(self, residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
-        """The operation's body on one layer: steer, then capture."""
-        if residual.device.type == "cuda":
-            self._launch(residual, hidden, layer)
-            return
-        if self.idle:
-            return
-        if self.table.terms_used[layer] and self._tokens.place.numel():
-            kernel_torch.steer(residual, hidden, self.bank.rows, self.table.on(layer), self._tokens)
-        if self.layer_captured[layer] and self.pooled_tokens.numel():
-            kernel_torch.capture(
-                residual, hidden, self.pooled_tokens, self.pooled_slots, self.pools.sums[layer], self.pools.norms[layer]
-            )
+        self._spools.release(request)
 
     # ------------------------------------------------------------------------------------------ results
 
     def collect(self, keys: list[str]) -> dict[str, Any]:
-        """Take the reports and captures of requests that are done (or nearly: those of the last step).
+        """Take the reports, captures and projections of requests that are done (or nearly: those of the last step).
 
         Args:
             keys: `RequestSpec.key`s.
@@ -160,12 +175,32 @@ class SteeringState:
         Returns:
             As `Results.take`.
         """
+        self._batch.settle()
         wanted = set(keys)
         for request in self._live.values():
             if request.spec.key in wanted and not request.collected:
                 self._keep_result(request)
                 request.collected = True
         return self._results.take(keys)
+
+    def projections(self, after: dict[str, int]) -> bytes:
+        """What monitored requests that still run have projected so far.
+
+        Args:
+            after: `RequestSpec.key` -> positions that the caller has already.
+
+        Returns:
+            safetensors bytes, `<key>/projections/<completion>` float32 `(n_positions, n_watches)`: the rest. A key that
+            is not live is missing.
+        """
+        found = {
+            f"{request.spec.key}/projections/{request.completion}": request.all_projections()[
+                after[request.spec.key] :
+            ].clone()
+            for request in self._live.values()
+            if len(request.watches) and request.error is None and request.spec.key in after
+        }
+        return save(found) if found else b""
 
     def stats(self) -> dict[str, int]:
         """Occupancy, for health and tests."""
@@ -180,139 +215,100 @@ class SteeringState:
 
     # ------------------------------------------------------------------------------------------ private
 
-    def _launch(self, residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
-        """Both kernels, whatever the batch: a captured CUDA graph must hold them."""
-        from trait_service.engine import kernel_triton  # noqa: PLC0415 - Triton is absent on the CPU
-
-        flags = self.layer_flags.tensor[layer]
-        kernel_triton.steer(
-            residual, hidden, self.bank.rows, self.table.on(layer), self.row.tensor, self.position.tensor, flags
-        )
-        kernel_triton.capture(
-            residual, hidden, self.pool_slot.tensor, self.pools.sums[layer], self.pools.norms[layer], flags
-        )
-
     def _regroup(self, view: StepView) -> None:
         """Batch membership changed: admit newcomers, give rows to who is in the batch, take them from who is not."""
+        self._batch.settle()
         present = set(view.request_ids)
         for request_id in [i for i in self._row_of if i not in present]:
-            self._release_row(self._row_of.pop(request_id))
-        self._batch_live = []
-        self._batch_rows = np.full(len(view.request_ids), NO_ROW, dtype=np.int32)
+            self._free_rows.append(self._row_of.pop(request_id))
+        live = []
         for index, request_id in enumerate(view.request_ids):
             request = self._live.get(request_id) or self._admit(request_id, index, view)
-            if request is None:
-                continue
-            self._batch_live.append((index, request))
-            self._batch_rows[index] = self._row_for(request_id, request)
-        self.table.flush()
-        self.layer_captured = [False] * self.n_layers
-        for _, request in self._batch_live:
-            if request.capture_rows and request.spec.capture is not None:
-                for layer in request.spec.capture.layers or range(self.n_layers):
-                    self.layer_captured[layer] = True
-        self.layer_flags.array[:, 0] = self.table.terms_used
-        self.layer_flags.array[:, 1] = self.layer_captured
-        self.layer_flags.flush()
-        self._batch = list(view.request_ids)
+            if request is not None:
+                if request_id not in self._row_of:
+                    self._row_of[request_id] = self._free_rows.pop()
+                live.append((index, self._row_of[request_id], request))
+        self._batch = LiveBatch(len(view.request_ids), live)
+        self._batch_ids = list(view.request_ids)
+        if live:
+            self._step.regroup(self._batch)
 
     def _admit(self, request_id: str, index: int, view: StepView) -> LiveRequest | None:
         extra_args = view.extra_args(request_id)
         if not extra_args:
             return None
         n_prompt = view.n_prompt(request_id)
-        first = int(view.n_computed[index])
         try:
             spec = RequestSpec.from_extra_args(dict(extra_args))
             if spec is None:
                 return None
         except TraitError as error:
-            spec = RequestSpec.model_construct(key=f"invalid:{request_id}", terms=[], capture=None)
+            spec = RequestSpec.model_construct(key=f"invalid:{request_id}", terms=[], capture=None, monitor=None)
             request = LiveRequest(spec, n_prompt, error=str(error))
         else:
-            request = LiveRequest(spec, n_prompt, first_computed=first)
-            self._equip(request)
+            completion = completion_of(request_id, spec.n)
+            request = LiveRequest(spec, n_prompt, completion, first_computed=int(view.n_computed[index]))
+            try:
+                self._equip(request)
+            except TraitError as error:
+                request.error = str(error)
         if request.error is not None:
             logger.error("request %s cannot be steered as asked: %s", request_id, request.error)
         self._live[request_id] = request
         return request
 
     def _equip(self, request: LiveRequest) -> None:
-        """Resolve scopes and pools; what cannot be done is kept as the request's error."""
-        try:
-            request.entries = entries_of(request.spec, request.n_prompt, self.n_layers, self.bank)
-            capture = request.spec.capture
-            if capture is not None:
-                beyond = [layer for layer in capture.layers or [] if layer >= self.n_layers]
-                if beyond:
-                    raise SteeringFailedError(
-                        f"layer {beyond[0]} is out of range: the model has layers 0..{self.n_layers - 1}"
-                    )
-                request.pools = capture.intervals(request.n_prompt)
-                missed = [
-                    p
-                    for p, (start, stop) in zip(capture.positions, request.pools, strict=True)
-                    if start < min(stop, request.first_computed)
-                ]
-                if missed:
-                    raise SteeringFailedError(
-                        f"positions {missed[0]} were read from the prefix cache: set skip_reading_prefix_cache"
-                    )
-                if self.captures:
-                    request.capture_rows = self.pools.take(len(request.pools))
-        except TraitError as error:
-            request.error = str(error)
+        """Resolve scopes, pools and monitored directions.
 
-    def _row_for(self, request_id: str, request: LiveRequest) -> int:
-        row = self._row_of.get(request_id)
-        if row is not None:
-            return row
-        row = self._free_rows.pop()
-        try:
-            self.table.write(row, [] if request.error else request.entries)
-        except TraitError as error:
-            request.error = str(error)
-        self._row_of[request_id] = row
-        self._row_steered[row] = bool(request.entries) and request.error is None
-        return row
+        Raises:
+            SteeringFailedError: The request cannot be served as asked.
+        """
+        spec = request.spec
+        request.terms = term_array(
+            spec.terms, request.n_prompt, self.n_layers, self.settings.terms_per_layer, self.bank
+        )
+        if spec.monitor is not None:
+            if spec.monitor.has_bounds and not self.sees_all_layers:
+                raise SteeringFailedError("bounds of a monitor do not go with pipeline parallelism")
+            request.watches = watch_array(
+                spec.monitor, request.n_prompt, self.n_layers, request.first_computed, self.bank
+            )
+        if spec.capture is not None:
+            layers = spec.capture.layers
+            request.captured_layers = (
+                list(range(self.n_layers)) if layers is None else [known_layer(i, self.n_layers) for i in layers]
+            )
+            request.pools = pool_intervals(spec.capture, request.n_prompt, request.first_computed)
+            if spec.capture.each:
+                self._spools.equip(request)
+            elif self.captures:
+                request.capture_rows = self.pools.take(len(request.pools))
 
-    def _release_row(self, row: int) -> None:
-        self.table.clear(row)
-        self._row_steered[row] = False
-        self._free_rows.append(row)
-
-    def _pick_pooled(self, view: StepView, n: int) -> None:
-        """Which token goes into which pool in this step; a position counts once, however often it is computed."""
-        tokens, slots = [], []
-        self.pool_slot.array[: max(n, self._filled)] = NO_ROW
-        starts = np.cumsum(view.n_scheduled) - view.n_scheduled
-        for index, request in self._batch_live:
-            if not request.capture_rows or request.error is not None:
-                continue
-            first = max(int(view.n_computed[index]), request.computed_to)
-            last = int(view.n_computed[index] + view.n_scheduled[index])
-            shift = int(starts[index]) - int(view.n_computed[index])
-            for pool, ((start, stop), slot) in enumerate(zip(request.pools, request.capture_rows, strict=True)):
-                picked = np.arange(max(first, start), min(last, stop)) + shift
-                if picked.size:
-                    tokens.append(picked)
-                    slots.append(np.full(picked.size, slot))
-                    self.pool_slot.array[picked, pool] = slot
-                    self.pools.counts[slot] += picked.size
-        self.pool_slot.flush(max(n, self._filled))
-        empty = np.empty(0, dtype=np.int64)
-        self.pooled_tokens = torch.from_numpy(np.concatenate(tokens) if tokens else empty)
-        self.pooled_slots = torch.from_numpy(np.concatenate(slots) if slots else empty)
+    def _keep_projections(self, step: Step) -> None:
+        """Hand each monitored request its part of the step's projections; positions computed again are left out."""
+        values = self._step.read_values(step.n_tokens)
+        for index, request in self._batch.watched:
+            computed = int(step.n_computed[index])
+            first = max(computed, int(self._batch.computed_to[index]), int(request.watches["start"][0]))
+            place = int(step.first_place[index])
+            fresh = values[place + first - computed : place + int(step.n_scheduled[index]), : len(request.watches)]
+            if len(fresh):
+                request.note_projections(fresh.copy(), first)
 
     def _keep_result(self, request: LiveRequest) -> None:
-        captured = self._read_pools(request) if request.capture_rows and request.error is None else None
-        self._results.keep(request.report(), captured)
+        if request.error is not None:
+            self._results.keep(request.report(), None)
+            return
+        captured = self._read_pools(request) if request.capture_rows else {}
+        if request.spool is not None:
+            captured["each"] = torch.from_numpy(request.spool.read())
+        if len(request.watches) and self.captures:
+            captured[f"projections/{request.completion}"] = request.all_projections()
+        self._results.keep(request.report(), captured or None)
 
-    def _read_pools(self, request: LiveRequest) -> dict[str, torch.Tensor]:
-        capture = request.spec.capture
-        layers = list(range(self.n_layers)) if capture is None or capture.layers is None else capture.layers
+    def _read_pools(self, request: LiveRequest) -> Captured:
         counts = torch.from_numpy(self.pools.counts[request.capture_rows])
-        at = (torch.tensor(layers)[:, None], torch.tensor(request.capture_rows)[None, :])
+        at = (torch.tensor(request.captured_layers)[:, None], torch.tensor(request.capture_rows)[None, :])
         divisor = counts.clamp(min=1).to(torch.float32)
         return {
             "mean": (self.pools.sums[at].cpu().transpose(0, 1) / divisor[:, None, None]).contiguous(),

@@ -1,14 +1,17 @@
 """Workers: vLLM's own with a steered model runner, and the RPC that the HTTP side calls through `collective_rpc`."""
 
+from collections import Counter
 from importlib.metadata import version
 from typing import Any, get_args
 
 import torch
 import vllm
+from torch import nn
 from trait_client.schema import Operation
 from vllm.v1.worker.cpu_worker import CPUWorker
 from vllm.v1.worker.gpu_worker import Worker
 
+from trait_service.engine import unsupported
 from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.runner import TraitCPUModelRunner, TraitCUDAModelRunner
 from trait_service.engine.state import SteeringState
@@ -23,6 +26,15 @@ class SteeringWorkerMixin:
     model_runner: Any
     vllm_config: Any
 
+    def init_device(self) -> None:
+        """As vLLM does, unless the engine is one that steering was not tested with.
+
+        Raises:
+            UnsupportedEngineError: It is; with every reason.
+        """
+        unsupported.check(self.vllm_config)
+        super().init_device()  # type: ignore[misc]
+
     @property
     def trait_state(self) -> SteeringState:
         """The runner's steering state."""
@@ -36,6 +48,7 @@ class SteeringWorkerMixin:
             "d_model": self.trait_state.d_model,
             "dtype": str(config.dtype).removeprefix("torch."),
             "quantization": config.quantization,
+            "weights": weight_shares(self.model_runner.get_model()),
             "runner": type(self.model_runner).__name__,
             "operations": list(OPERATIONS),
             "bank_rows": self.trait_state.settings.bank_rows,
@@ -68,6 +81,10 @@ class SteeringWorkerMixin:
         """Take reports and captures: see `SteeringState.collect`."""
         return self.trait_state.collect(keys)
 
+    def trait_projections(self, after: dict[str, int]) -> bytes:
+        """Projections of live requests: see `SteeringState.projections`."""
+        return self.trait_state.projections(after)
+
     def trait_discard(self, keys: list[str]) -> None:
         """Forget reports and captures that nobody will fetch."""
         self.trait_state.collect(keys)
@@ -93,6 +110,19 @@ class TraitCUDAWorker(SteeringWorkerMixin, Worker):
         runner = super()._make_model_runner()
         _adopt(runner, TraitCUDAModelRunner)
         return runner
+
+
+def weight_shares(model: nn.Module) -> dict[str, float]:
+    """Dtype -> its share of the bytes of the loaded weights: what a quantised model really runs on."""
+    sizes: Counter[str] = Counter()
+    for weight in model.parameters():
+        sizes[str(weight.dtype).removeprefix("torch.")] += weight.nbytes
+    for module in model.modules():
+        # vLLM's INT8 kernel for the CPU packs a weight into a oneDNN handle and drops the parameter.
+        handle = getattr(getattr(getattr(module, "scheme", None), "kernel", None), "dnnl_handler", None)
+        if handle is not None:
+            sizes["int8"] += handle.k * handle.n
+    return {dtype: round(size / sizes.total(), 4) for dtype, size in sizes.most_common()}
 
 
 def _adopt(runner: Any, steered: type) -> None:

@@ -1,6 +1,6 @@
 """What `POST /v1/activations` answers: the readings of all inputs as one safetensors blob."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import safetensors.numpy
@@ -16,20 +16,25 @@ from trait_service.http.workers import Capture, Collected
 
 @dataclass(frozen=True)
 class ReadText:
-    """One input as token ids: prompt, then response."""
+    """One input as token ids: prompt, then response.
+
+    Args:
+        turns: Absolute `[start, stop)` of each turn of a chat, where positions name one.
+    """
 
     ids: list[int]
     n_prompt: int
+    turns: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One input as the engine read it."""
+    """One input as the engine read it; `capture` or `collected.each` is there."""
 
     text: ReadText
     output: RequestOutput
     collected: Collected
-    capture: Capture
+    capture: Capture | None
 
 
 def answer(
@@ -53,10 +58,15 @@ def answer(
         steering: What was applied while reading; None where nothing was.
     """
     tensors: dict[str, np.ndarray] = {}
-    for pool, name in enumerate(positions):
-        tensors[f"mean/{name}"] = np.stack([reading.capture.mean[pool] for reading in readings]).astype(np.float32)
-        tensors[f"norm/{name}"] = np.stack([reading.capture.norm[pool] for reading in readings]).astype(np.float32)
-        tensors[f"count/{name}"] = np.array([reading.capture.count[pool] for reading in readings], np.int32)
+    if request.pooling == "none":
+        rows = [reading.collected.each for reading in readings if reading.collected.each is not None]
+        tensors[f"each/{positions[0]}"] = np.concatenate(rows).astype(np.float32)
+        tensors[f"count/{positions[0]}"] = np.array([len(each) for each in rows], np.int32)
+    captures = [reading.capture for reading in readings if reading.capture is not None]
+    for pool, name in enumerate(positions if captures else []):
+        tensors[f"mean/{name}"] = np.stack([capture.mean[pool] for capture in captures]).astype(np.float32)
+        tensors[f"norm/{name}"] = np.stack([capture.norm[pool] for capture in captures]).astype(np.float32)
+        tensors[f"count/{name}"] = np.array([capture.count[pool] for capture in captures], np.int32)
     tensors["n_prompt"] = np.array([reading.text.n_prompt for reading in readings], np.int32)
     tensors["n_response"] = np.array([_n_response(reading, request) for reading in readings], np.int32)
     if request.logprobs:
@@ -70,6 +80,8 @@ def answer(
         dtype=info.dtype,
         layers=layers,
         positions=positions,
+        pooling=request.pooling,
+        before_steering=request.before_steering,
         responses=[reading.output.outputs[0].text for reading in readings] if request.generate else None,
         steering=_report(readings, steering),
     )

@@ -8,12 +8,13 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Coroutine, Sequence
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
 from starlette.datastructures import State
 from trait_client.errors import InvalidRequestError, SteeringFailedError
-from trait_client.positions import Positions
+from trait_client.positions import UNBOUNDED, Positions
 from trait_client.schema import (
     ActivationInput,
     ActivationsRequest,
@@ -76,10 +77,14 @@ class ActivationReader:
         positions = [str(Positions.parse(text)) for text in request.positions]
         if len(set(positions)) < len(positions):
             raise InvalidRequestError(f"positions {positions} name one pool twice", param="positions")
-        self._check_size(len(request.inputs), len(positions), len(layers))
-        texts = await self._tokenize(request.inputs, base)
-        for i, text in enumerate(texts):
-            self._check_text(i, text, request, positions)
+        if request.pooling == "mean":
+            self._check_size(len(request.inputs) * len(positions), len(layers))
+        texts = await self._tokenize(
+            request.inputs, base, turns=any(Positions.parse(p).part == "turn" for p in positions)
+        )
+        n_positions = sum(self._check_text(i, text, request, positions) for i, text in enumerate(texts))
+        if request.pooling == "none":
+            self._check_size(n_positions, len(layers))
         lora = self._state.openai_serving_models.lora_requests.get(base)
         readings = await _all(
             [self._read_one(text, request, positions, layers, steering, lora) for text in texts],
@@ -91,33 +96,64 @@ class ActivationReader:
         request = ActivationsRequest(inputs=[ActivationInput(text=text)], positions=[positions])
         tokenized = await self._tokenize(request.inputs, None)
         reading = await self._read_one(tokenized[0], request, [positions], list(range(self._n_layers)), None, None)
+        assert reading.capture is not None, "a mean was asked for"
         norms: np.ndarray = reading.capture.norm[0]
         return norms
 
     # ------------------------------------------------------------------------------------------ texts to token ids
 
-    async def _tokenize(self, inputs: Sequence[ActivationInput], base: str | None) -> list[ReadText]:
-        return await _all([self._tokenize_one(i, item, base) for i, item in enumerate(inputs)])
+    async def _tokenize(
+        self, inputs: Sequence[ActivationInput], base: str | None, *, turns: bool = False
+    ) -> list[ReadText]:
+        return await _all([self._tokenize_one(i, item, base, turns=turns) for i, item in enumerate(inputs)])
 
-    async def _tokenize_one(self, i: int, item: ActivationInput, base: str | None) -> ReadText:
+    async def _tokenize_one(self, i: int, item: ActivationInput, base: str | None, *, turns: bool) -> ReadText:
         try:
             prompt = await self._prompt_ids(item, base)
             self._client.check_prompt(prompt)
+            ends = await self._turn_ends(item, base, prompt) if turns else []
         except (InvalidRequestError, VLLMClientError) as error:
             raise InvalidRequestError(f"inputs[{i}]: {error}", param=f"inputs[{i}]") from error
         if item.token_ids is not None:
             return ReadText(prompt, item.n_prompt or len(prompt))
         response = await asyncio.to_thread(self._encode, item.response) if item.response is not None else []
-        return ReadText([*prompt, *response], len(prompt))
+        if ends:
+            ends.append(len(prompt) + len(response) if response else UNBOUNDED)
+        return ReadText([*prompt, *response], len(prompt), list(pairwise([0, *ends])))
 
-    async def _prompt_ids(self, item: ActivationInput, base: str | None) -> list[int]:
+    async def _turn_ends(self, item: ActivationInput, base: str | None, prompt: list[int]) -> list[int]:
+        """One past the last token of each message of a chat.
+
+        Raises:
+            InvalidRequestError: The input is no chat, or its template does not render turns one after another.
+        """
+        if item.messages is None:
+            raise InvalidRequestError("positions turn[i] go with messages", param="positions")
+        ends = []
+        for n in range(1, len(item.messages) + 1):
+            ids = await self._prompt_ids(ActivationInput(messages=item.messages[:n]), base, add_generation_prompt=False)
+            if prompt[: len(ids)] != ids:
+                raise InvalidRequestError(
+                    "positions turn[i]: this model's chat template does not render turns one after another",
+                    param="positions",
+                )
+            ends.append(len(ids))
+        return ends
+
+    async def _prompt_ids(
+        self, item: ActivationInput, base: str | None, *, add_generation_prompt: bool = True
+    ) -> list[int]:
         renderer = self._state.online_renderer
         if item.token_ids is not None:
             renderer.renderer.validate_token_ids(item.token_ids, parameter="token_ids")
             return list(item.token_ids)
         if item.messages is not None:
             messages = [{"role": message.role, "content": message.content} for message in item.messages]
-            rendered = await renderer.render_chat(ChatCompletionRequest(model=base, messages=messages, max_tokens=1))
+            rendered = await renderer.render_chat(
+                ChatCompletionRequest(
+                    model=base, messages=messages, max_tokens=1, add_generation_prompt=add_generation_prompt
+                )
+            )
             engine_inputs = rendered if isinstance(rendered, ErrorResponse) else rendered[1]
         else:
             engine_inputs = await renderer.render_completion(
@@ -143,16 +179,17 @@ class ActivationReader:
             raise InvalidRequestError(f"layers {layers[:32]} name a layer twice", param="layers")
         return sorted(layers)
 
-    def _check_size(self, n_inputs: int, n_pools: int, n_layers: int) -> None:
-        size = n_inputs * n_pools * n_layers * self._d_model * 4
+    def _check_size(self, n_rows: int, n_layers: int) -> None:
+        size = n_rows * n_layers * self._d_model * 4
         if size > self._max_bytes:
             raise InvalidRequestError(
-                f"the answer would hold {size} bytes ({n_inputs} inputs x {n_pools} positions x {n_layers} layers x "
-                f"{self._d_model} x 4); at most {self._max_bytes}: send fewer inputs at once, or name the layers",
+                f"the answer would hold {size} bytes ({n_rows} pools or positions x {n_layers} layers x {self._d_model} x 4); "
+                f"at most {self._max_bytes}: send fewer inputs at once, or name the layers",
                 param="inputs",
             )
 
-    def _check_text(self, i: int, text: ReadText, request: ActivationsRequest, positions: list[str]) -> None:
+    def _check_text(self, i: int, text: ReadText, request: ActivationsRequest, positions: list[str]) -> int:
+        """Refuse a text that cannot be read as asked; returns how many positions are, over all pools, at most."""
         where = f"inputs[{i}]"
         longest = self._client.model_config.max_model_len
         room = request.generate.max_tokens if request.generate else 1
@@ -171,14 +208,17 @@ class ActivationReader:
                 param=where,
             )
         n_total = None if request.generate else len(text.ids)
+        n_read = 0
         for name in positions:
-            start, stop = Positions.parse(name).interval(text.n_prompt, n_total)
+            start, stop = Positions.parse(name).turn(text.turns).interval(text.n_prompt, n_total)
             if start >= stop:
                 raise InvalidRequestError(
                     f"{where}: positions {name} are empty (prompt {text.n_prompt} tokens, response "
                     f"{len(text.ids) - text.n_prompt})",
                     param=where,
                 )
+            n_read += min(stop, len(text.ids) + (room if request.generate else 0)) - start
+        return n_read
 
     # ----------------------------------------------------------------------------------------------------- reading
 
@@ -193,21 +233,23 @@ class ActivationReader:
     ) -> Reading:
         given = request.generate is None
         capture = CaptureSpec(
-            positions=positions,
+            positions=[str(Positions.parse(name).turn(text.turns)) for name in positions],
             layers=layers,
             n_prompt=text.n_prompt if given else None,
             n_total=len(text.ids) if given else None,
+            each=request.pooling == "none",
+            before_steering=request.before_steering,
         )
         run = Run(steering, capture)
         params = _sampling(request.generate, logprobs=request.logprobs)
-        async with self._pools.take(len(positions)):
+        async with self._pools.take(0 if capture.each else len(positions)):
             outputs = self._client.run(
                 run, tokens_input(text.ids), params, f"activations-{secrets.token_hex(8)}", lora_request=lora
             )
             async with contextlib.aclosing(outputs):
                 output = await last_output(outputs)
         collected = run.collected[0]
-        if collected.capture is None:
+        if collected.capture is None and collected.each is None:
             raise SteeringFailedError("the workers hold no capture of a request that asked for one")
         return Reading(text, output, collected, collected.capture)
 

@@ -47,6 +47,16 @@ class BankLease:
         self._waiting: deque[_Waiter] = deque()
         self._pump: asyncio.Task[None] | None = None
 
+    @property
+    def held(self) -> int:
+        """Directions that running requests use."""
+        return len(self._references)
+
+    @property
+    def resident(self) -> int:
+        """Directions in the bank, unused ones too."""
+        return len(self._resident)
+
     @asynccontextmanager
     async def acquire(self, directions: Mapping[str, bytes]) -> AsyncIterator[None]:
         """Hold `directions` (sha256 hex -> float32 bytes) in the bank inside the block; waits while it is full.

@@ -1,12 +1,10 @@
 """The seam between vLLM's HTTP handlers and its engine: every request of the service passes `generate` here.
 
-vLLM's serving objects hold this client in place of theirs. It looks at the rendered prompt, salts the prefix cache,
-holds the request's directions in the vector bank while it runs, and fetches the worker's report before the last
-output is handed on: a request that failed in the worker has no answer.
+vLLM's serving objects hold this client in place of theirs. It looks at the rendered prompt, holds the request's
+directions in the vector bank while it runs, and fetches the worker's report before the last output is handed on: a
+request that failed in the worker has no answer. The prefix cache is the scheduler's concern.
 """
 
-import hashlib
-import hmac
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
@@ -15,15 +13,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trait_client.errors import SteeringFailedError
-from trait_client.schema import SteeredPositions, SteeringReport
+from trait_client.schema import MonitorReport, SteeredPositions, SteeringReport
 from vllm.exceptions import VLLMValidationError
 from vllm.outputs import RequestOutput
-from vllm.sampling_params import SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from trait_service.engine.spec import EXTRA_ARGS_KEY, CaptureSpec, RequestSpec
+from trait_service.http.admission import claim_completions
 from trait_service.http.bank_lease import BankLease
 from trait_service.http.collector import Collector
 from trait_service.http.errors import PromptRefusedError
+from trait_service.http.metrics import count_positions, count_run
+from trait_service.http.monitoring import Decode, MonitoredPrompt, ResolvedMonitor
 from trait_service.http.resolve import ResolvedSteering
 from trait_service.http.workers import Collected
 
@@ -37,19 +38,62 @@ class Run:
     Args:
         steering: None reads or generates unsteered.
         capture: Pools to keep; None keeps none.
+        monitor: Projections to answer; None answers none.
         collected: One entry for each finished prompt of the request.
+        monitored: One entry for each prompt of a monitored request.
     """
 
     steering: ResolvedSteering | None = None
     capture: CaptureSpec | None = None
+    monitor: ResolvedMonitor | None = None
     collected: list[Collected] = field(default_factory=list)
+    monitored: list[MonitoredPrompt] = field(default_factory=list)
     started: int = 0
 
-    def new_spec(self) -> RequestSpec:
-        """What travels to the worker for one more prompt of the request, under a key of its own."""
-        self.started += 1
+    @property
+    def directions(self) -> dict[str, bytes]:
+        """sha256 hex -> float32 bytes of everything that must stand in the vector bank."""
+        steering = self.steering.directions if self.steering else {}
+        return steering | (self.monitor.directions if self.monitor else {})
+
+    def new_spec(self, n: int, prompt_ids: list[int], decode: Decode) -> RequestSpec:
+        """What travels to the worker for one more prompt of the request, under a key of its own.
+
+        Args:
+            n: Completions of the prompt.
+            prompt_ids: Its tokens.
+            decode: Text of token ids.
+        """
+        key = secrets.token_hex(16)
         terms = list(self.steering.terms) if self.steering else []
-        return RequestSpec(key=secrets.token_hex(16), terms=terms, capture=self.capture)
+        if self.monitor is not None:
+            self.monitored.append(MonitoredPrompt(self.monitor, key, prompt_ids, self.started * n, decode))
+        self.started += 1
+        return RequestSpec(
+            key=key, n=n, terms=terms, capture=self.capture, monitor=self.monitor.spec if self.monitor else None
+        )
+
+    def collect(self, key: str, collected: Collected) -> None:
+        """Take over what the workers know of a prompt that is done."""
+        self.collected.append(collected)
+        for prompt in self.monitored:
+            if prompt.key == key:
+                prompt.trips = {trip.completion: trip for trip in collected.report.tripped}
+                for completion, rows in collected.projections.items():
+                    prompt.add(completion, rows, 0)
+
+    def monitor_report(self) -> MonitorReport | None:
+        """The `monitor` block of the response, or of the next chunk: what has come since it was last asked for.
+
+        Raises:
+            SteeringFailedError: A token is out and its projection is not here.
+        """
+        if self.monitor is None:
+            return None
+        return MonitorReport(
+            directions=list(self.monitor.columns),
+            choices=[choice for prompt in self.monitored for choice in prompt.take()],
+        )
 
     def report(self) -> SteeringReport:
         """The `steering` block of the response, summed over the request's prompts.
@@ -96,15 +140,17 @@ class SteeredEngineClient:
         lease: Rows of the vector bank.
         collector: Reports and captures.
         bos_token_id: The tokenizer's; None where it has none.
+        decode: Text of token ids, special ones included.
     """
 
-    def __init__(self, engine: Any, lease: BankLease, collector: Collector, bos_token_id: int | None) -> None:
+    def __init__(
+        self, engine: Any, lease: BankLease, collector: Collector, bos_token_id: int | None, decode: Decode
+    ) -> None:
         self._engine = engine
         self._lease = lease
         self._collector = collector
         self._bos = bos_token_id
-        # Unknown to clients: no salt of theirs can ever meet one of ours.
-        self._secret = secrets.token_bytes(32)
+        self._decode = decode
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -118,7 +164,8 @@ class SteeredEngineClient:
 
         Raises:
             PromptRefusedError: The prompt begins with two BOS tokens.
-            VLLMValidationError: The request brings a spec of its own, or a prompt that cannot be steered.
+            VLLMValidationError: The request brings a spec of its own, asks for too many completions, or has a prompt
+                that cannot be steered.
         """
         return self.run(_current.get(), prompt, sampling_params, request_id, **options)
 
@@ -127,24 +174,40 @@ class SteeredEngineClient:
     ) -> AsyncGenerator[RequestOutput, None]:
         """As `generate`, for the run given."""
         self._check(prompt, sampling_params)
-        if run is None or (run.steering is None and run.capture is None):
+        if run is None or (run.steering is None and run.capture is None and run.monitor is None):
+            count_run(None, monitored=False, captured=False)
             return self._engine.generate(prompt, sampling_params, request_id, **options)
         if not isinstance(prompt, dict) or prompt.get("type") not in STEERABLE_PROMPTS:
             raise VLLMValidationError("only prompts of tokens can be steered or captured, not embeddings")
         if run.capture is not None and sampling_params.n != 1:
             raise VLLMValidationError(f"a capture goes with n = 1, not {sampling_params.n}", parameter="n")
+        count_run(run.steering, monitored=run.monitor is not None, captured=run.capture is not None)
         n_prompt = len(prompt["prompt_token_ids"])
-        spec = run.new_spec()
+        spec = run.new_spec(sampling_params.n or 1, prompt["prompt_token_ids"], self._decode)
         params = _with_spec(sampling_params, spec, n_prompt)
-        if run.steering is not None:
-            prompt = {**prompt, "cache_salt": self._salt(run.steering, n_prompt, prompt.get("cache_salt"))}
-        return self._generate(run, spec, prompt, params, request_id, options)
+        outputs = self._generate(run, spec, prompt, params, request_id, options)
+        if run.monitor is None:
+            return outputs
+        return self._monitored(run.monitored[-1], outputs, in_pieces=params.output_kind != RequestOutputKind.FINAL_ONLY)
+
+    async def _monitored(
+        self, prompt: MonitoredPrompt, outputs: AsyncGenerator[RequestOutput, None], *, in_pieces: bool
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Hand on what is generated once its projections are here."""
+        async with aclosing(outputs):
+            async for output in outputs:
+                for completion in output.outputs:
+                    prompt.note_tokens(completion.index, completion.token_ids)
+                if in_pieces and not output.finished:
+                    after = prompt.received
+                    for index, rows in (await self._collector.projections(prompt.key, after)).items():
+                        prompt.add(index, rows, after)
+                yield output
 
     async def _generate(
         self, run: Run, spec: RequestSpec, prompt: Any, params: SamplingParams, request_id: str, options: dict[str, Any]
     ) -> AsyncGenerator[RequestOutput, None]:
-        directions = run.steering.directions if run.steering else {}
-        async with self._lease.acquire(directions):
+        async with self._lease.acquire(run.directions):
             collected = False
             try:
                 outputs: AsyncGenerator[RequestOutput, None] = self._engine.generate(
@@ -153,8 +216,10 @@ class SteeredEngineClient:
                 async with aclosing(outputs):
                     async for output in outputs:
                         if output.finished:
-                            run.collected.append(await self._collector.collect(spec.key))
+                            found = await self._collector.collect(spec.key)
+                            run.collect(spec.key, found)
                             collected = True
+                            count_positions(found.report.steered_prompt, found.report.steered_generated)
                         yield output
             finally:
                 if not collected:
@@ -179,21 +244,14 @@ class SteeredEngineClient:
                 f"vllm_xargs.{EXTRA_ARGS_KEY} is reserved: use the field 'steering'", parameter="vllm_xargs"
             )
         self.check_prompt(prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None)
-
-    def _salt(self, steering: ResolvedSteering, n_prompt: int, users: str | None) -> str:
-        """Key-value blocks are shared by requests of equal salt: equal steering, and equal salt of the user's own."""
-        state = hmac.new(self._secret, steering.digest, hashlib.sha256)
-        if not steering.uniform:
-            # The steered positions depend on the prompt's length and on where generation began: nothing is shared.
-            state.update(n_prompt.to_bytes(8, "little") + secrets.token_bytes(16))
-        state.update(b"" if users is None else b"salt" + users.encode("utf-8", "backslashreplace"))
-        return f"trait:{state.hexdigest()}"
+        claim_completions(params.n or 1)
 
 
 def _with_spec(params: SamplingParams, spec: RequestSpec, n_prompt: int) -> SamplingParams:
     params = params.clone()
     params.extra_args = {**(params.extra_args or {}), **spec.to_extra_args()}
-    if spec.capture is not None and reads_prompt(spec.capture, n_prompt):
+    watches_prompt = spec.monitor is not None and spec.monitor.prompt
+    if watches_prompt or (spec.capture is not None and reads_prompt(spec.capture, n_prompt)):
         # Positions that come from the prefix cache never pass the layers, so that nothing could be captured there.
         params.skip_reading_prefix_cache = True
     return params

@@ -17,7 +17,10 @@ from trait_client.errors import (
     VectorFileError,
 )
 from trait_client.schema import ErrorBody, ErrorDetail
+from vllm.entrypoints.serve.exception_handling.utils import sanitize_message
 from vllm.exceptions import VLLMClientError
+
+from trait_service.http.access import ForbiddenError
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +31,11 @@ MAX_REPORTED = 5
 _KINDS = {
     400: "BadRequestError",
     401: "AuthenticationError",
+    403: "PermissionDeniedError",
     404: "NotFoundError",
     405: "MethodNotAllowedError",
     413: "RequestTooLargeError",
+    429: "RateLimitError",
     500: "InternalServerError",
     503: "ServiceUnavailableError",
 }
@@ -62,19 +67,19 @@ def response_of(error: TraitError, *, unknown_vector: int = 400) -> JSONResponse
     """The answer to one of our own errors."""
     match error:
         case UnknownVectorError():
-            return error_response(str(error), unknown_vector, error.param)
+            status = unknown_vector
+        case ForbiddenError():
+            status = 403
         case NotServedError():
-            return error_response(str(error), 404, error.param)
-        case InvalidRequestError():
-            return error_response(str(error), 400, error.param)
-        case VectorFileError():
-            return error_response(str(error), 400)
-        case SteeringFailedError():
-            logger.error("a request failed: %s", error)
-            return error_response(str(error), 500)
+            status = 404
+        case InvalidRequestError() | VectorFileError():
+            status = 400
         case _:
-            logger.error("unexpected error", exc_info=error)
-            return error_response(str(error), 500)
+            status = 500
+            expected = isinstance(error, SteeringFailedError)
+            logger.error("a request failed: %s", error, exc_info=None if expected else error)
+            return error_response(sanitize_message(str(error)), status)
+    return error_response(str(error), status, error.param if isinstance(error, InvalidRequestError) else None)
 
 
 class TraitRoute(APIRoute):
@@ -105,7 +110,8 @@ class RegistryRoute(TraitRoute):
 
 def validation_response(error: RequestValidationError) -> JSONResponse:
     """400 with the field, the rule it broke and the value."""
-    found = error.errors()
+    # vLLM raises some with bare texts for entries.
+    found = [entry if isinstance(entry, dict) else {"msg": str(entry)} for entry in error.errors()]
     lines = [_describe(entry) for entry in found[:MAX_REPORTED]]
     if len(found) > MAX_REPORTED:
         lines.append(f"and {len(found) - MAX_REPORTED} more")

@@ -1,12 +1,10 @@
-"""What every request passes before it reaches a route: the API key, the size of its body, and JSON that can be answered.
+"""What every request passes before it reaches a route: the API key, the size of its body, JSON that can be answered.
 
 Pure ASGI, innermost of all middleware: CORS, which answers preflights itself, lies outside.
 """
 
-import hashlib
 import json
-import secrets
-from collections.abc import Collection
+import re
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -14,7 +12,9 @@ from starlette.routing import get_route_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trait_service.engine.spec import EXTRA_ARGS_KEY
+from trait_service.http.access import STATE_ENTRY, operation_of, refusal_of
 from trait_service.http.errors import error_response
+from trait_service.keys import ApiKey, Keyring
 
 OPEN_PATH = "/v1/health/live"
 """The one path that answers without a key: orchestrators probe it."""
@@ -22,50 +22,67 @@ OPEN_PATH = "/v1/health/live"
 STEERED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/activations"})
 """Routes that read `steering`. Elsewhere the field would be ignored, and the answer served unsteered."""
 
+MAX_DEPTH = 100
+"""Of JSON: the schemas of tools are the deepest that is of use, and validators recurse."""
+
 _OUR_FIELDS = ("steering", "capture", "monitor")
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 
 
 class ApiKeyGuard:
-    """Requires `Authorization: Bearer KEY` on every route but the liveness probe.
+    """Requires `Authorization: Bearer KEY` on every route but the liveness probe, and a scope that opens the route.
 
     Args:
         app: The application behind.
         keys: Accepted keys.
     """
 
-    def __init__(self, app: ASGIApp, keys: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Keyring) -> None:
         self._app = app
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 401 (or close a websocket), or pass the request on."""
-        if scope["type"] not in ("http", "websocket") or self._is_open(scope) or self._has_key(Headers(scope=scope)):
+        """Answer 401 or 403 (or close a websocket), or pass the request on with its caller."""
+        if scope["type"] not in ("http", "websocket") or _is_open(scope):
             await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008, "reason": "no valid API key"})
+            return
+        caller = self._caller(Headers(scope=scope))
+        if caller is None:
+            await _refuse(scope, receive, send, 401, "no valid API key: send the header 'Authorization: Bearer KEY'")
+        elif reason := refusal_of(caller, operation_of(scope)):
+            await _refuse(scope, receive, send, 403, reason)
         else:
-            response = error_response("no valid API key: send the header 'Authorization: Bearer KEY'", 401)
-            response.headers["WWW-Authenticate"] = "Bearer"
-            await response(scope, receive, send)
+            scope.setdefault("state", {})[STATE_ENTRY] = caller
+            await self._app(scope, receive, send)
 
-    def _is_open(self, scope: Scope) -> bool:
-        # The router's own reading of the path, so that --root-path cannot make the two differ.
-        return scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and get_route_path(scope) == OPEN_PATH
+    def _caller(self, headers: Headers) -> ApiKey | None:
+        given = headers.getlist("authorization")
+        # Two headers could be read in two ways by this guard and by a proxy.
+        scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+        found = self._keys.find(key)
+        return found if scheme.lower() == "bearer" else None
 
-    def _has_key(self, headers: Headers) -> bool:
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-        found = False
-        for accepted in self._digests:
-            found |= secrets.compare_digest(digest, accepted)
-        return found and scheme.lower() == "bearer"
+
+def _is_open(scope: Scope) -> bool:
+    # The router's own reading of the path, so that --root-path cannot make the two differ.
+    return scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and get_route_path(scope) == OPEN_PATH
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, reason: str) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008, "reason": reason[:120]})
+        return
+    response = error_response(reason, status)
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    await response(scope, receive, send)
 
 
 class BodyGuard:
     """Bounds bodies, and refuses JSON that no route can answer properly.
 
-    Refused with 400: NaN and infinities (no JSON, and not echoable), lone surrogates (no UTF-8), and our own fields on
-    routes that would ignore them.
+    Refused with 400: NaN and infinities (no JSON, and not echoable), lone surrogates (no UTF-8), nesting deeper than
+    `MAX_DEPTH`, and our own fields on routes that would ignore them.
 
     Args:
         app: The application behind.
@@ -119,6 +136,8 @@ def _refusal(scope: Scope, body: bytes) -> Response | None:
     """The answer to JSON that must not pass; None for all other bodies. Only suspicious bodies are parsed here."""
     if "json" not in Headers(scope=scope).get("content-type", ""):
         return None
+    if _is_deep(body):
+        return error_response(f"the body is nested deeper than {MAX_DEPTH} levels", 400)
     strange = b"NaN" in body or b"Infinity" in body or rb"\u" in body or b"\xed" in body
     foreign = get_route_path(scope) not in STEERED_PATHS and any(f'"{name}"'.encode() in body for name in _OUR_FIELDS)
     if not (strange or foreign or EXTRA_ARGS_KEY.encode() in body):
@@ -130,6 +149,22 @@ def _refusal(scope: Scope, body: bytes) -> Response | None:
     except (ValueError, RecursionError):
         return None  # FastAPI answers what is no JSON at all
     return _refusal_of_document(document, foreign=foreign)
+
+
+def _is_deep(body: bytes) -> bool:
+    """Whether brackets outside strings nest deeper than `MAX_DEPTH`."""
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for found in _BRACKETS.finditer(body):
+        match found.group()[:1]:
+            case b"[" | b"{":
+                depth += 1
+            case b"]" | b"}":
+                depth -= 1
+        if depth > MAX_DEPTH:
+            return True
+    return False
 
 
 def _refusal_of_document(document: object, *, foreign: bool) -> Response | None:

@@ -20,7 +20,7 @@ IDENTIFYING_FIELDS = (
 )
 """Fields of a Hugging Face config that do not change with dtype, quantisation or the version of transformers.
 
-A base model and its fine-tunes may share them: the digest stands for the shape, not for the weights.
+A base model and its fine-tunes may share them: the digest stands for the shape; `trait_service.weights` for the weights.
 """
 
 
@@ -36,6 +36,12 @@ def chat_template_digest(template: object) -> str | None:
     if not template:
         return None
     return _digest(template if isinstance(template, str) else json.dumps(template, sort_keys=True, default=str))
+
+
+def registry_folder(config: str, weights: str | None) -> str:
+    """A model's folder of registered vectors: a fine-tune must not find those of its base model there."""
+    short = config.removeprefix("sha256:")[:16]
+    return short if weights is None else f"{short}-{weights.removeprefix('sha256:')[:16]}"
 
 
 def _digest(text: str) -> str:

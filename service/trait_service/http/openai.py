@@ -1,6 +1,6 @@
-"""Chat and completion requests with steering, and their answers.
+"""Chat and completion requests with steering and monitoring, and their answers.
 
-The request models are vLLM's with our field added; its handlers do the work. What they generate is steered because
+The request models are vLLM's with our fields added; its handlers do the work. What they generate is steered because
 their engine client is ours (`trait_service.http.engine_client`).
 """
 
@@ -13,7 +13,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 from trait_client.errors import InvalidRequestError
-from trait_client.schema import Steering
+from trait_client.schema import Monitor, Steering
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionResponse
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest, CompletionResponse
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
@@ -21,8 +21,10 @@ from vllm.entrypoints.serve.utils.orca_metrics import metrics_header
 from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
 
 from trait_service.engine.spec import EXTRA_ARGS_KEY
+from trait_service.http.access import caller_of, require_steer
 from trait_service.http.alias import resolve_request, split_alias
 from trait_service.http.engine_client import Run, steered
+from trait_service.http.monitoring import resolve_monitor, stop_reason
 from trait_service.http.service import TraitService
 
 METRICS_FORMAT_HEADER = "endpoint-load-metrics-format"
@@ -30,19 +32,21 @@ DONE = "data: [DONE]"
 ERROR = 'data: {"error"'
 
 _FIELDS = ("steering", "capture", "monitor")
-_LATER = ("capture", "monitor")
+_LATER = ("capture",)
 
 
 class SteeredChatRequest(ChatCompletionRequest):
-    """vLLM's chat request, with steering."""
+    """vLLM's chat request, with steering and monitoring."""
 
     steering: Steering | None = None
+    monitor: Monitor | None = None
 
 
 class SteeredCompletionRequest(CompletionRequest):
-    """vLLM's completion request, with steering."""
+    """vLLM's completion request, with steering and monitoring."""
 
     steering: Steering | None = None
+    monitor: Monitor | None = None
 
 
 SteeredRequest = SteeredChatRequest | SteeredCompletionRequest
@@ -58,17 +62,22 @@ Handler = Callable[
 async def serve(
     service: TraitService, request: SteeredRequest, raw_request: Request, handler: Handler, stream_object: str
 ) -> Response:
-    """Resolve the request's steering, let vLLM's handler answer, and add the report.
+    """Resolve the request's steering and monitor, let vLLM's handler answer, and add the reports.
 
     Raises:
         InvalidRequestError: The request cannot be steered as asked.
+        ForbiddenError: Its key may not steer.
     """
     check_fields(request, service.settings.max_n)
     request.model, alias_terms = split_alias(request.model, service.served_names())
-    resolved = resolve_request(service.resolver, request.steering, alias_terms)
-    if resolved is not None and request.use_beam_search:
-        raise InvalidRequestError("steering does not go with use_beam_search", param="use_beam_search")
-    run = Run(resolved) if resolved else None
+    if alias_terms or request.steering is not None or request.monitor is not None:
+        require_steer(raw_request, "steering and monitoring")
+    resolver = service.resolver_for(caller_of(raw_request))
+    resolved = resolve_request(resolver, request.steering, alias_terms)
+    monitor = resolve_monitor(resolver, request.monitor) if request.monitor is not None else None
+    run = Run(resolved, monitor=monitor) if resolved or monitor else None
+    if run is not None and request.use_beam_search:
+        raise InvalidRequestError("steering and monitoring do not go with use_beam_search", param="use_beam_search")
     with steered(run):
         result = await handler(request, raw_request)
     headers = metrics_header(raw_request.headers.get(METRICS_FORMAT_HEADER, ""))
@@ -108,26 +117,50 @@ def check_fields(request: SteeredRequest, max_n: int) -> None:
 async def stream_with_report(
     chunks: AsyncGenerator[str, None], run: Run, stream_object: str
 ) -> AsyncGenerator[str, None]:
-    """The stream of vLLM, and before its `[DONE]` one more chunk with the report; none after an error chunk."""
+    """The stream of vLLM, each chunk with its tokens' projections where they are monitored.
+
+    Before its `[DONE]` stands one more chunk with the steering report; none after an error chunk.
+    """
     head: dict[str, Any] = {}
     failed = False
     async for chunk in chunks:
         if chunk.startswith(DONE):
-            if not failed:
+            if not failed and run.steering is not None:
                 yield _event({**head, "choices": [], "steering": run.report().model_dump()})
-        elif chunk.startswith(ERROR):
+            yield chunk
+            continue
+        if chunk.startswith(ERROR):
             failed = True
-        elif not head:
-            first = json.loads(chunk.removeprefix("data: "))
-            head = {"id": first["id"], "object": stream_object, "created": first["created"], "model": first["model"]}
-        yield chunk
+            yield chunk
+            continue
+        if head and run.monitor is None:
+            yield chunk
+            continue
+        content = json.loads(chunk.removeprefix("data: "))
+        head = head or {name: content[name] for name in ("id", "created", "model")} | {"object": stream_object}
+        yield chunk if run.monitor is None else _event(_with_projections(content, run))
 
 
 def _with_report(response: BaseModel, run: Run | None) -> dict[str, Any]:
     content = response.model_dump()
-    if run is not None:
+    if run is None:
+        return content
+    if run.steering is not None:
         content["steering"] = run.report().model_dump()
-    return content
+    return _with_projections(content, run)
+
+
+def _with_projections(content: dict[str, Any], run: Run) -> dict[str, Any]:
+    """The answer or chunk with what is monitored; a reply that a bound has ended says so where it says why it ends."""
+    report = run.monitor_report()
+    if report is None or not report.choices:
+        return content
+    for monitored in report.choices:
+        crossed = monitored.crossed
+        for choice in content["choices"]:
+            if crossed and crossed.action == "stop" and choice["index"] == monitored.index and choice["finish_reason"]:
+                choice |= {"finish_reason": "content_filter", "stop_reason": stop_reason(crossed)}
+    return {**content, "monitor": report.model_dump()}
 
 
 def _event(content: dict[str, Any]) -> str:

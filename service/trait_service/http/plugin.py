@@ -1,5 +1,8 @@
 """vLLM's endpoint plugin: our routes, our guards, our engine client."""
 
+import ipaddress
+import logging
+import os
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
@@ -9,14 +12,20 @@ from starlette.exceptions import HTTPException
 from vllm import envs
 
 from trait_service.engine.spec import EXTRA_ARGS_KEY
+from trait_service.http.admission import AdmissionGuard, Load
 from trait_service.http.errors import http_exception_response
 from trait_service.http.guard import ApiKeyGuard, BodyGuard
+from trait_service.http.metrics import IN_FLIGHT
+from trait_service.http.observe import Observer
 from trait_service.http.routes import activations, chat, completions, health, models, steering, vectors
 from trait_service.http.service import TraitService
 from trait_service.http.settings import ServiceSettings
+from trait_service.keys import configured_keyring
 
 if TYPE_CHECKING:
     from vllm.tasks import SupportedTask
+
+logger = logging.getLogger(__name__)
 
 ROUTERS = (
     chat.router,
@@ -41,12 +50,20 @@ class TraitEndpoints:
         for router in ROUTERS:
             app.include_router(router)
         app.add_exception_handler(HTTPException, http_exception_response)
-        app.add_middleware(BodyGuard, max_bytes=ServiceSettings.from_args(args).max_body_bytes)
-        if keys := api_keys(args):
-            app.add_middleware(ApiKeyGuard, keys=keys)
+        settings = ServiceSettings.from_args(args)
+        load = Load(settings.max_in_flight)
+        IN_FLIGHT.set_function(lambda: load.in_flight)
+        app.add_middleware(BodyGuard, max_bytes=settings.max_body_bytes)
+        app.add_middleware(AdmissionGuard, settings=settings, load=load)
+        keyring = configured_keyring(api_keys(args), settings.keys, os.environ)
+        if keyring:
+            app.add_middleware(ApiKeyGuard, keys=keyring)
             # vLLM's own guard knows a few prefixes only; ours covers them, and answers in OpenAI's body. An empty key
             # is how vLLM is told to add none, VLLM_API_KEY notwithstanding.
             args.api_key = [""]
+        elif not is_local(args):
+            logger.warning("no API key is configured: everyone who reaches this address may use every route")
+        app.add_middleware(Observer, log_requests=settings.log_requests)
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Start the service on a running engine.
@@ -62,3 +79,15 @@ class TraitEndpoints:
 def api_keys(args: Namespace) -> list[str]:
     """Keys of `--api-key`, else of `VLLM_API_KEY`."""
     return [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
+
+
+def is_local(args: Namespace) -> bool:
+    """Whether only this machine can reach the address: loopback, or a Unix socket."""
+    if args.uds:
+        return True
+    if args.host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(args.host or "").is_loopback
+    except ValueError:
+        return False

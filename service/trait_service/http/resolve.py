@@ -4,7 +4,6 @@ Units are those of `trait_client.units`: for `add` a is what is added, for `set`
 value or limit. `ablate` takes no number and `scale` no unit: its factor is the coefficient as it stands.
 """
 
-import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -36,22 +35,6 @@ class ResolvedSteering:
     applied: tuple[AppliedTerm, ...] = ()
     directions: dict[str, bytes] = field(default_factory=dict)
 
-    @property
-    def uniform(self) -> bool:
-        """Whether every position is steered alike, so that cached blocks depend on the steering alone."""
-        return all(term.scope == "all" for term in self.terms)
-
-    @property
-    def digest(self) -> bytes:
-        """Digest of everything that changes the residual stream: directions, float bits, operations, scopes, layers."""
-        state = hashlib.sha256()
-        for term in self.terms:
-            bits = np.float32(term.value).tobytes().hex()
-            state.update(
-                repr((term.layer, term.direction, term.operation, bits, term.scope, term.preserve_norm)).encode()
-            )
-        return state.digest()
-
 
 @dataclass(frozen=True)
 class Resolver:
@@ -63,6 +46,7 @@ class Resolver:
         operations: Operations that the engine has.
         terms_per_layer: Terms of one request on one layer.
         max_relative_dose: Largest sum of relative doses of one request on one layer.
+        max_total_dose: Largest such sum over all layers; None leaves it to the layers' limits.
     """
 
     lookup: Callable[[str], RegisteredVector]
@@ -70,6 +54,7 @@ class Resolver:
     operations: Sequence[Operation]
     terms_per_layer: int
     max_relative_dose: float
+    max_total_dose: float | None = None
 
     def resolve(self, steering: Steering) -> ResolvedSteering:
         """Resolve every term on each of its layers.
@@ -81,8 +66,9 @@ class Resolver:
         applied: list[AppliedTerm] = []
         directions: dict[str, bytes] = {}
         for i, term in enumerate(steering.terms):
-            vector = self._vector(term, i)
-            for layer in self._layers(term, vector, i):
+            self._check_operation(term, i)
+            vector = self.vector(term.vector, f"steering.terms[{i}].vector")
+            for layer in self.layers(term.layers, vector, f"steering.terms[{i}].layers"):
                 digest, raw = vector.directions[layer]
                 directions[digest] = raw
                 evidence = vector.file.evidence(layer)
@@ -113,21 +99,24 @@ class Resolver:
         self._check_layers(applied)
         return ResolvedSteering(tuple(terms), tuple(applied), directions)
 
-    def _vector(self, term: SteeringTerm, i: int) -> RegisteredVector:
-        if term.operation not in self.operations:
-            raise InvalidRequestError(
-                f"operation {term.operation!r} is not available in this version; available: "
-                f"{', '.join(self.operations)}",
-                param=f"steering.terms[{i}].operation",
-            )
-        try:
-            return self.lookup(term.vector)
-        except UnknownVectorError as error:
-            raise UnknownVectorError(str(error), param=f"steering.terms[{i}].vector") from None
+    def vector(self, name: str, where: str) -> RegisteredVector:
+        """A registered vector; `where` is the field that names it.
 
-    def _layers(self, term: SteeringTerm, vector: RegisteredVector, i: int) -> list[int]:
-        layers = [vector.file.metadata.chosen_layer] if term.layers is None else term.layers
-        where = f"steering.terms[{i}].layers"
+        Raises:
+            UnknownVectorError: It is not registered.
+        """
+        try:
+            return self.lookup(name)
+        except UnknownVectorError as error:
+            raise UnknownVectorError(str(error), param=where) from None
+
+    def layers(self, asked: list[int] | None, vector: RegisteredVector, where: str) -> list[int]:
+        """The layers asked for, or the vector's own choice; `where` is the field that names them.
+
+        Raises:
+            InvalidRequestError: A layer that the model or the vector has not, or one that is named twice.
+        """
+        layers = [vector.file.metadata.chosen_layer] if asked is None else asked
         for layer in layers:
             if not 0 <= layer < self.n_layers:
                 raise InvalidRequestError(f"layer {layer} is out of range: 0..{self.n_layers - 1}", param=where)
@@ -139,6 +128,14 @@ class Resolver:
         if len(set(layers)) < len(layers):
             raise InvalidRequestError(f"layers {layers[:32]} name a layer twice", param=where)
         return layers
+
+    def _check_operation(self, term: SteeringTerm, i: int) -> None:
+        if term.operation not in self.operations:
+            raise InvalidRequestError(
+                f"operation {term.operation!r} is not available in this version; available: "
+                f"{', '.join(self.operations)}",
+                param=f"steering.terms[{i}].operation",
+            )
 
     def _check_layers(self, applied: list[AppliedTerm]) -> None:
         by_layer: dict[int, list[AppliedTerm]] = defaultdict(list)
@@ -153,9 +150,16 @@ class Resolver:
             if dose > self.max_relative_dose:
                 raise InvalidRequestError(
                     f"the relative dose on layer {layer} is {dose:.4g} (|a| / residual_norm, summed over "
-                    f"{len(terms)} term(s)); this server allows at most {self.max_relative_dose:g}: lower the coefficient",
+                    f"{len(terms)} term(s)); allowed: at most {self.max_relative_dose:g}. Lower the coefficient",
                     param="steering.terms",
                 )
+        total = math.fsum(term.relative_dose for term in applied)
+        if self.max_total_dose is not None and total > self.max_total_dose:
+            raise InvalidRequestError(
+                f"the relative doses of all layers add up to {total:.4g}; allowed: at most {self.max_total_dose:g}. Lower "
+                "the coefficient, or steer fewer layers",
+                param="steering.terms",
+            )
 
 
 def _value(term: SteeringTerm, evidence: LayerEvidence, layer: int, where: str) -> tuple[float, float]:

@@ -1,9 +1,10 @@
 """One running service: the parts that the routes need, put together once at start-up."""
 
+import asyncio
 import importlib.metadata
 import logging
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Self, get_args
 
 from fastapi import Depends, Request
@@ -15,12 +16,15 @@ from trait_service.http.activations import MAX_INPUTS, MAX_POSITIONS, Activation
 from trait_service.http.bank_lease import BankLease
 from trait_service.http.collector import Collector
 from trait_service.http.engine_client import SteeredEngineClient
-from trait_service.http.model_identity import chat_template_digest, config_digest
+from trait_service.http.metrics import watch_bank
+from trait_service.http.model_identity import chat_template_digest, config_digest, registry_folder
 from trait_service.http.residual_norms import measure_residual_norms
 from trait_service.http.resolve import Resolver
 from trait_service.http.settings import ServiceSettings
 from trait_service.http.workers import Workers
+from trait_service.keys import ApiKey
 from trait_service.registry import VectorRegistry
+from trait_service.weights import weights_digest
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +61,16 @@ class TraitService:
         shape = await workers.info()
         tokenizer = engine.renderer.get_tokenizer()
         lease = BankLease(workers.update_bank, engine_settings.bank_rows)
-        collector = Collector(workers.collect, workers.discard)
-        client = SteeredEngineClient(engine, lease, collector, tokenizer.bos_token_id)
+        watch_bank(engine_settings.bank_rows, lambda: lease.held, lambda: lease.resident)
+        collector = Collector(workers.collect, workers.discard, workers.projections)
+        client = SteeredEngineClient(engine, lease, collector, tokenizer.bos_token_id, tokenizer.decode)
         _hand_over(state, engine, client)
         reader = ActivationReader(client, state, shape, settings.max_activation_bytes)
         digest = config_digest(engine.model_config.hf_config.to_dict())
+        model = engine.model_config.model, engine.model_config.revision
+        weights = await asyncio.to_thread(weights_digest, *model)
         registry = VectorRegistry(
-            settings.vectors / digest.removeprefix("sha256:")[:16],
+            settings.vectors / registry_folder(digest, weights),
             max_vectors=settings.max_vectors,
             max_bytes=settings.max_vector_bytes,
         )
@@ -73,16 +80,19 @@ class TraitService:
             operations=tuple(shape["operations"]),
             terms_per_layer=engine_settings.terms_per_layer,
             max_relative_dose=settings.max_relative_dose,
+            max_total_dose=settings.max_total_dose,
         )
         template = state.openai_serving_chat.chat_template or getattr(tokenizer, "chat_template", None)
         info = ServiceInfo(
             model=state.openai_serving_models.base_model_paths[0].name,
             config_digest=digest,
+            weights_digest=weights,
             chat_template_digest=chat_template_digest(template),
             n_layers=shape["n_layers"],
             d_model=shape["d_model"],
             dtype=shape["dtype"],
             quantization=shape["quantization"],
+            weights=shape["weights"],
             residual_norms=await measure_residual_norms(reader),
             operations=list(shape["operations"]),
             scopes=[*get_args(NamedScope), "positions"],
@@ -107,6 +117,13 @@ class TraitService:
             settings.vectors,
         )
         return cls(settings, info, registry, resolver, reader, client, state.openai_serving_models)
+
+    def resolver_for(self, caller: ApiKey) -> Resolver:
+        """The resolver, held to the caller's own dose limit where that is lower."""
+        limit = caller.max_relative_dose
+        if limit is None or limit >= self.resolver.max_relative_dose:
+            return self.resolver
+        return replace(self.resolver, max_relative_dose=limit)
 
     def served_names(self) -> list[str]:
         """Names that a request may give as its model, before any alias."""

@@ -1,13 +1,15 @@
 """Calls to the engine's workers: the only place that knows vLLM's RPC.
 
-A call answers once per worker of every engine. Workers of one engine hold the same state (tensor parallelism), engines
-hold different requests (data parallelism).
+A call answers once per worker of every engine. Workers of one engine know the same requests: tensor-parallel ones hold
+the same activations, and one of them answers for all; pipeline-parallel ones hold their own layers'. Engines hold
+different requests (data parallelism).
 """
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,10 +39,17 @@ class Capture:
 
 @dataclass(frozen=True)
 class Collected:
-    """What the workers know of one finished request."""
+    """What the workers know of one finished request.
+
+    Args:
+        each: `(n_positions, n_layers_read, d_model)` float32, residual units; None where pools were kept, or nothing.
+        projections: Completion -> `(n_positions, n_watches)` float32; see `http.monitoring`.
+    """
 
     report: RequestReport
-    capture: Capture | None
+    capture: Capture | None = None
+    each: np.ndarray | None = None
+    projections: Mapping[int, np.ndarray] = field(default_factory=dict)
 
 
 class Workers:
@@ -77,15 +86,38 @@ class Workers:
         """Take reports and captures of finished requests; a key that no worker knows is missing."""
         reports: dict[str, RequestReport] = {}
         captures: dict[str, Capture] = {}
+        each: dict[str, np.ndarray] = {}
+        projections: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
         for answers in await self._call("trait_collect", list(keys)):
             found: dict[str, dict[str, Any]] = next((a["reports"] for a in answers if a and a["reports"]), {})
             for key, fields in found.items():
-                report = RequestReport(**fields)
+                report = RequestReport.from_fields(fields)
                 reports[key] = reports[key].plus(report) if key in reports else report
-            blob = next((a["captures"] for a in answers if a and a["captures"]), b"")
-            if blob:
-                captures |= _captures(blob)
-        return {key: Collected(report, captures.get(key)) for key, report in reports.items()}
+            blobs = [a["captures"] for a in answers if a and a["captures"]]
+            captures |= _merged([_captures(blob) for blob in blobs])
+            for blob in blobs:
+                each |= _each(blob)
+            for key, rows in _projections(blobs).items():
+                projections[key] |= rows
+        return {
+            key: Collected(report, captures.get(key), each.get(key), projections[key])
+            for key, report in reports.items()
+        }
+
+    async def projections(self, after: dict[str, int]) -> dict[str, dict[int, np.ndarray]]:
+        """Projections of requests that still run.
+
+        Args:
+            after: Key -> rows that are known.
+
+        Returns:
+            Key -> completion -> the rows after those; a key that is not running is missing.
+        """
+        found: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+        for answers in await self._call("trait_projections", after):
+            for key, rows in _projections([blob for blob in answers if blob]).items():
+                found[key] |= rows
+        return found
 
     async def discard(self, keys: Sequence[str]) -> None:
         """Forget requests whose client has gone."""
@@ -103,9 +135,43 @@ class Workers:
         return list(every)
 
 
+def _merged(of_stages: list[dict[str, Capture]]) -> dict[str, Capture]:
+    """One engine's captures: the sum over its pipeline stages, each of which holds zeros for the layers of the others."""
+    if not of_stages:
+        return {}
+    first, *others = of_stages
+    return {
+        key: Capture(
+            mean=sum((stage[key].mean for stage in others), start=capture.mean),
+            norm=sum((stage[key].norm for stage in others), start=capture.norm),
+            count=capture.count,
+        )
+        for key, capture in first.items()
+    }
+
+
+def _projections(of_stages: list[bytes]) -> dict[str, dict[int, np.ndarray]]:
+    """One engine's projections: the sum over its pipeline stages, each of which holds zeros in the others' columns."""
+    found: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+    for blob in of_stages:
+        for name, rows in safetensors.numpy.load(blob).items():
+            match name.split("/"):
+                case [key, "projections", completion]:
+                    before = found[key].get(int(completion))
+                    # A stage may be a step ahead of the next one.
+                    n = len(rows) if before is None else min(len(rows), len(before))
+                    found[key][int(completion)] = rows[:n] if before is None else before[:n] + rows[:n]
+    return found
+
+
 def _captures(blob: bytes) -> dict[str, Capture]:
     tensors = safetensors.numpy.load(blob)
-    keys = {name.rsplit("/", 1)[0] for name in tensors}
+    keys = {name.removesuffix("/mean") for name in tensors if name.endswith("/mean")}
     return {
         key: Capture(tensors[f"{key}/mean"], tensors[f"{key}/norm"], tensors[f"{key}/count"]) for key in sorted(keys)
     }
+
+
+def _each(blob: bytes) -> dict[str, np.ndarray]:
+    tensors = safetensors.numpy.load(blob)
+    return {name.removesuffix("/each"): rows for name, rows in tensors.items() if name.endswith("/each")}

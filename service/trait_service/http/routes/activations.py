@@ -5,6 +5,7 @@ from fastapi.responses import Response
 from trait_client.schema import ActivationsRequest
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request, with_cancellation
 
+from trait_service.http.access import caller_of
 from trait_service.http.alias import resolve_request, split_alias
 from trait_service.http.errors import NotServedError, TraitRoute
 from trait_service.http.service import get_service
@@ -21,6 +22,6 @@ async def read_activations(request: ActivationsRequest, raw_request: Request) ->
     base, alias_terms = split_alias(request.model, served)
     if base and base not in served:
         raise NotServedError(f"the model {base[:200]!r} is not served; served: {', '.join(served)}", param="model")
-    steering = resolve_request(service.resolver, request.steering, alias_terms)
+    steering = resolve_request(service.resolver_for(caller_of(raw_request)), request.steering, alias_terms)
     answer = await service.reader.read(request, base, steering, service.info)
     return Response(answer, media_type="application/octet-stream")

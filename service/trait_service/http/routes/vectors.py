@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from trait_client.errors import InvalidRequestError
 from trait_client.schema import ServiceInfo, VectorInfo, VectorList, VectorMetadata
 from trait_client.vector_file import VectorFile
+from trait_client.vector_transfer import apply_to, is_of_another_model
 
 from trait_service.http.errors import RegistryRoute
 from trait_service.http.service import Service
@@ -36,11 +37,14 @@ async def get_vector(name: str, service: Service, accept: Annotated[str, Header(
 async def put_vector(name: str, request: Request, service: Service, allow_other_model: bool = False) -> VectorInfo:
     """Register a vector file under a name, in place of what the name held.
 
-    `allow_other_model` accepts another config digest where width and number of layers agree (a fine-tune, say).
+    `allow_other_model` accepts another model's where width and number of layers agree (a base model's, say). What is
+    registered then is a file for this model, which names the other one in its metadata (`extracted_on`).
     """
     data = await request.body()
     file = await asyncio.to_thread(VectorFile.from_bytes, data)
     check_fits(file.metadata, service.info, allow_other_model=allow_other_model)
+    if is_of_another_model(file.metadata, service.info):
+        data = await asyncio.to_thread(lambda: apply_to(file, service.info).to_bytes())
     vector = await asyncio.to_thread(service.registry.put, name, data)
     return vector.info()
 
@@ -56,7 +60,7 @@ def check_fits(metadata: VectorMetadata, info: ServiceInfo, *, allow_other_model
     """Refuse a vector that was made for another model.
 
     Raises:
-        InvalidRequestError: Width, number of layers or config digest differ, or the scale of a layer is missing.
+        InvalidRequestError: Width, number of layers, config or weights differ, or the scale of a layer is missing.
     """
     for field, of_file, of_model in (
         ("d_model", metadata.d_model, info.d_model),
@@ -66,11 +70,14 @@ def check_fits(metadata: VectorMetadata, info: ServiceInfo, *, allow_other_model
             raise InvalidRequestError(
                 f"the vector has {field} {of_file}; the served model {info.model!r} has {of_model}", param=field
             )
-    if metadata.config_digest != info.config_digest and not allow_other_model:
+    if is_of_another_model(metadata, info) and not allow_other_model:
+        differing = "config_digest" if metadata.config_digest != info.config_digest else "weights_digest"
+        of_file, of_model = (getattr(side, differing) for side in (metadata, info))
         raise InvalidRequestError(
-            f"the vector was made for {metadata.model[:200]!r} (config {metadata.config_digest}); this service runs "
-            f"{info.model!r} (config {info.config_digest}). Add ?allow_other_model=true if the models are close enough",
-            param="config_digest",
+            f"the vector was made for {metadata.model[:200]!r} ({differing} {of_file}); this service runs "
+            f"{info.model!r} ({of_model}). If the models are close enough, make a file for this one with `trait-extract "
+            "apply`, or add ?allow_other_model=true: the registered file names both",
+            param=differing,
         )
     for layer, evidence in metadata.layers.items():
         if evidence.residual_norm <= 0:

@@ -1,0 +1,110 @@
+"""What the benchmark runs: prompts of random tokens, and what each request asks for in each variant."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from trait_service.engine.spec import CaptureSpec, MonitorSpec, RequestSpec, TermSpec, WatchSpec
+
+STOCK = "stock"
+CONFIGURATIONS = (1, 8, 64, 256)
+N_MONITORED = 8
+RELATIVE_DOSE = 0.1
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A batch of equal requests.
+
+    Args:
+        n_requests: All submitted at once.
+        n_prompt: Random tokens of each prompt; no two runs share one, so that the prefix cache never answers.
+        n_generated: Tokens of each reply, exactly.
+    """
+
+    name: str
+    n_requests: int
+    n_prompt: int
+    n_generated: int
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that go through the model."""
+        return self.n_requests * (self.n_prompt + self.n_generated - 1)
+
+    def prompts(self, run: int, n_vocabulary: int) -> list[list[int]]:
+        """`n_requests` prompts; equal for equal `run`."""
+        ids = np.random.default_rng(run).integers(1000, n_vocabulary, size=(self.n_requests, self.n_prompt))
+        prompts: list[list[int]] = ids.tolist()
+        return prompts
+
+
+WORKLOADS = {
+    "decode": Workload("decode", n_requests=256, n_prompt=4, n_generated=9),
+    "prefill": Workload("prefill", n_requests=16, n_prompt=256, n_generated=1),
+    "mixed": Workload("mixed", n_requests=64, n_prompt=64, n_generated=17),
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """Shape of the model, and the mean token norm at each layer, for doses."""
+
+    n_layers: int
+    d_model: int
+    norms: list[float]
+
+
+def directions(model: Model, n: int) -> list[bytes]:
+    """`n` random unit directions, float32 bytes."""
+    rows = np.random.default_rng(0).normal(size=(n, model.d_model)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return [row.tobytes() for row in rows]
+
+
+def digest(direction: bytes) -> str:
+    """The direction's name in the vector bank."""
+    return hashlib.sha256(direction).hexdigest()
+
+
+def specs(variant: str, workload: Workload, model: Model, bank: list[str]) -> list[RequestSpec | None]:
+    """What each request of a variant asks for.
+
+    Args:
+        variant: `idle`, `configurations_<K>`, `all_layers`, `capture` or `monitor`.
+        workload: Its requests.
+        model: Shape and norms.
+        bank: Digests of at least 256 directions.
+    """
+    return [_spec(variant, i, model, bank) for i in range(workload.n_requests)]
+
+
+def _spec(variant: str, i: int, model: Model, bank: list[str]) -> RequestSpec | None:
+    key = f"r{i}"
+    name, _, count = variant.partition("_")
+    if variant == "idle":
+        return None
+    if name == "configurations":
+        # Distinct in vector, layer and coefficient.
+        c = i % int(count)
+        layer = (7 * c) % model.n_layers
+        value = RELATIVE_DOSE * model.norms[layer] * (1 + c / 256)
+        return RequestSpec(key=key, terms=[TermSpec(layer=layer, direction=bank[c], value=value)])
+    if variant == "all_layers":
+        terms = [
+            TermSpec(
+                layer=layer,
+                direction=bank[(i + layer) % len(bank)],
+                value=RELATIVE_DOSE / model.n_layers * model.norms[layer],
+            )
+            for layer in range(model.n_layers)
+        ]
+        return RequestSpec(key=key, terms=terms)
+    if variant == "capture":
+        return RequestSpec(key=key, capture=CaptureSpec(positions=["all[:]"]))
+    if variant == "monitor":
+        watches = [
+            WatchSpec(layer=(3 * j + 2) % model.n_layers, direction=bank[j], cosine=False) for j in range(N_MONITORED)
+        ]
+        return RequestSpec(key=key, monitor=MonitorSpec(watches=watches))
+    raise ValueError(f"variant {variant!r} is not known")

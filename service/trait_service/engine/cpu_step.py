@@ -1,0 +1,220 @@
+"""One step on the CPU: what each layer does, as index tensors for the torch kernels.
+
+Made anew when the batch or the shape of the step changes; decoding steps of one batch share it.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from trait_client.positions import UNBOUNDED
+
+from trait_service.engine import kernel_torch
+from trait_service.engine.arithmetic import LINEAR
+from trait_service.engine.batch import Intervals, LiveBatch, Spans, Step
+from trait_service.engine.buffers import CaptureRows, VectorBank
+from trait_service.engine.kernel_torch import Places, Pooled, Terms, Watched
+from trait_service.engine.spec import MAX_WATCHES
+
+
+class CpuStep:
+    """The CPU's side of the operation.
+
+    Args:
+        bank: Directions.
+        pools: Running sums.
+        n_layers: Decoder blocks of the model.
+        max_tokens: The most tokens in one step.
+    """
+
+    def __init__(self, bank: VectorBank, pools: CaptureRows, n_layers: int, max_tokens: int) -> None:
+        self._bank = bank
+        self._pools = pools
+        self._values = torch.zeros((max_tokens, MAX_WATCHES), dtype=torch.float32)
+        self._n_layers = n_layers
+        self._terms: list[list[Terms]] = [[] for _ in range(n_layers)]
+        self._pooled: list[Pooled] = []
+        self._captured = [False] * n_layers
+        self._watched: list[Watched | None] = [None] * n_layers
+        self.regroup(LiveBatch(0, []))
+
+    def regroup(self, batch: LiveBatch) -> None:
+        """Batch membership changed."""
+        self._term_groups = _TermGroups(batch)
+        self._pool_groups = _PoolGroups(batch)
+        self._watch_groups = _WatchGroups(batch, self._bank)
+        self._captured = [layer in batch.captured_layers for layer in range(self._n_layers)]
+
+    def prepare(self, step: Step, computed_to: np.ndarray) -> None:
+        """Make the index tensors of the coming forward pass.
+
+        Args:
+            step: Its tokens.
+            computed_to: `(n_requests,)`: positions below were pooled before.
+        """
+        if self._term_groups.moved(step):
+            self._terms = [[] for _ in range(self._n_layers)]
+            for layer, terms in self._term_groups.on_step():
+                self._terms[layer].append(terms)
+        self._pooled = self._pool_groups.on_step(step, computed_to, self._pools)
+        self._watched = [None] * self._n_layers
+        watches = self._watch_groups.on_step(step)
+        if watches:
+            # A stage of a pipeline writes the columns of its own layers; the others are summed from theirs.
+            self._values[: step.n_tokens] = 0
+        for layer, watched in watches:
+            self._watched[layer] = watched
+
+    def rest(self) -> None:
+        """The coming forward pass has nothing to do with us."""
+
+    def intervene(self, residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
+        """Steer, then capture and monitor, at the output of one layer."""
+        for terms in self._terms[layer]:
+            kernel_torch.steer(residual, hidden, self._bank.rows, terms)
+        if self._captured[layer]:
+            for pooled in self._pooled:
+                kernel_torch.capture(residual, hidden, pooled, self._pools.sums[layer], self._pools.norms[layer])
+        watched = self._watched[layer]
+        if watched is not None:
+            kernel_torch.watch(residual, hidden, watched, self._values)
+
+    def read_values(self, n_tokens: int) -> np.ndarray:
+        """`(n_tokens, MAX_WATCHES)` float32: the step's projections, until the next step."""
+        values: np.ndarray = self._values[:n_tokens].numpy()
+        return values
+
+
+class _TermGroups:
+    """The batch's terms, ordered by layer and by their order there: one group acts at once."""
+
+    def __init__(self, batch: LiveBatch) -> None:
+        order = np.lexsort((batch.terms["k"], batch.terms["layer"]))
+        terms = batch.terms[order]
+        self._intervals = Intervals(batch.term_owner[order], terms["start"], terms["stop"])
+        layers = terms["layer"].tolist()
+        begins = np.flatnonzero(np.diff(terms["layer"], prepend=-1) | np.diff(terms["k"], prepend=-1)).tolist()
+        self._groups = [(layers[a], slice(a, b)) for a, b in pairwise([*begins, len(terms)])]
+        self._bank_row, self._mode, self._preserve_norm, a, b = (
+            torch.from_numpy(terms[name].copy()) for name in ("bank_row", "mode", "preserve_norm", "a", "b")
+        )
+        self._a, self._b = a.unsqueeze(-1), b.unsqueeze(-1)
+        self._additive = (terms["mode"] == LINEAR) & (terms["b"] == 0) & ~terms["preserve_norm"]
+        self._spans: Spans | None = None
+
+    def moved(self, step: Step) -> bool:
+        """Whether the terms' tokens stand elsewhere than in the step before."""
+        before, self._spans = self._spans, self._intervals.spans(step)
+        return before is None or not (
+            np.array_equal(before.place, self._spans.place) and np.array_equal(before.length, self._spans.length)
+        )
+
+    def on_step(self) -> list[tuple[int, Terms]]:
+        """The layers' terms, in the order in which they act."""
+        assert self._spans is not None, "moved() comes first"
+        made = []
+        for layer, group in self._groups:
+            spans = Spans(self._spans.place[group], self._spans.length[group])
+            places = spans.places()
+            if not len(places):
+                continue
+            which: slice | torch.Tensor = group
+            if not (spans.length == 1).all():
+                which = torch.from_numpy(np.repeat(np.arange(group.start, group.stop), spans.length))
+            made.append((layer, self._terms(Places.of(places), which, additive=bool(self._additive[group].all()))))
+        return made
+
+    def _terms(self, places: Places, which: slice | torch.Tensor, *, additive: bool) -> Terms:
+        return Terms(
+            places,
+            self._bank_row[which],
+            self._a[which],
+            self._b[which],
+            self._mode[which],
+            self._preserve_norm[which],
+            additive,
+        )
+
+
+class _PoolGroups:
+    """The batch's pools, by their order in their request: most requests have one, so that places follow one another."""
+
+    def __init__(self, batch: LiveBatch) -> None:
+        by_order = defaultdict(list)
+        for owner, order, slot, interval in batch.pools:
+            by_order[order].append((owner, slot, interval))
+        self._groups = [
+            (
+                Intervals.of([(owner, *interval) for owner, _, interval in group]),
+                np.array([slot for _, slot, _ in group]),
+            )
+            for group in by_order.values()
+        ]
+
+    def on_step(self, step: Step, computed_to: np.ndarray, pools: CaptureRows) -> list[Pooled]:
+        """Which token goes into which pool; the pools' counts are raised."""
+        made = []
+        for intervals, slots in self._groups:
+            spans = intervals.spans(step, after=computed_to)
+            places = spans.places()
+            pools.counts[slots] += spans.length
+            if len(places):
+                made.append(Pooled(Places.of(places), Places.of(np.repeat(slots, spans.length))))
+        return made
+
+
+@dataclass(frozen=True)
+class _LayerWatches:
+    layer: int
+    intervals: Intervals
+    directions: torch.Tensor
+    direction: np.ndarray
+    column: np.ndarray
+    cosine: np.ndarray
+
+
+class _WatchGroups:
+    """The batch's monitored directions by layer; each distinct direction is multiplied once for all tokens."""
+
+    def __init__(self, batch: LiveBatch, bank: VectorBank) -> None:
+        self._layers = []
+        for layer in np.unique(batch.watches["layer"]).tolist():
+            here = batch.watches["layer"] == layer
+            watches = batch.watches[here]
+            rows, which = np.unique(watches["bank_row"], return_inverse=True)
+            self._layers.append(
+                _LayerWatches(
+                    layer,
+                    Intervals(batch.watch_owner[here], watches["start"], np.full(len(watches), UNBOUNDED)),
+                    bank.rows[torch.from_numpy(rows)].T.contiguous(),
+                    which,
+                    watches["column"],
+                    watches["cosine"],
+                )
+            )
+
+    def on_step(self, step: Step) -> list[tuple[int, Watched]]:
+        """What each layer projects."""
+        made = []
+        for group in self._layers:
+            spans = group.intervals.spans(step)
+            places = spans.places()
+            if not len(places):
+                continue
+            first = int(places.min())
+            made.append(
+                (
+                    group.layer,
+                    Watched(
+                        slice(first, int(places.max()) + 1),
+                        group.directions,
+                        torch.from_numpy(places - first),
+                        torch.from_numpy(np.repeat(group.direction, spans.length)),
+                        torch.from_numpy(np.repeat(group.column, spans.length)),
+                        torch.from_numpy(np.repeat(group.cosine, spans.length)) if group.cosine.any() else None,
+                    ),
+                )
+            )
+        return made

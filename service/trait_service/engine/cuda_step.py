@@ -1,0 +1,121 @@
+"""One step on CUDA: the request table and each token's row on the device, for the Triton kernels.
+
+All kernels are always launched, so that CUDA graphs hold them. Untested until a GPU has run it.
+"""
+
+import numpy as np
+import torch
+
+from trait_service.engine.batch import Intervals, LiveBatch, Step
+from trait_service.engine.buffers import NO_ROW, CaptureRows, Mirrored, VectorBank
+from trait_service.engine.request_table import RequestTable
+from trait_service.engine.spec import MAX_POOLS, MAX_WATCHES
+
+STEER, CAPTURE, WATCH = range(3)
+"""Columns of a layer's flags: terms in use, whether it is captured, whether it is monitored."""
+
+
+class CudaStep:
+    """The device's side of the operation.
+
+    Args:
+        bank: Directions.
+        pools: Running sums.
+        n_layers: Decoder blocks of the model.
+        max_requests: Rows.
+        max_tokens: The most tokens in one step.
+        terms_per_layer: Terms of one request on one layer.
+        device: Where the model is.
+    """
+
+    def __init__(
+        self,
+        bank: VectorBank,
+        pools: CaptureRows,
+        *,
+        n_layers: int,
+        max_requests: int,
+        max_tokens: int,
+        terms_per_layer: int,
+        device: torch.device,
+    ) -> None:
+        self._bank = bank
+        self._pools = pools
+        self.table = RequestTable(n_layers, max_requests, terms_per_layer, device)
+        self.row = Mirrored((max_tokens,), np.int32, device, fill=NO_ROW)
+        self.position = Mirrored((max_tokens,), np.int32, device)
+        self.pool_slot = Mirrored((max_tokens, MAX_POOLS), np.int32, device, fill=NO_ROW)
+        self.flags = Mirrored((n_layers, 3), np.int32, device)
+        self._values = torch.zeros((max_tokens, MAX_WATCHES), dtype=torch.float32, device=device)
+        self._rows = np.empty(0, dtype=np.int32)
+        self._in_table: dict[int, object] = {}
+        self._pool_intervals = Intervals.of([])
+        self._pool_order = self._pool_slots = np.empty(0, dtype=np.int64)
+        self._filled = 0
+
+    def regroup(self, batch: LiveBatch) -> None:
+        """Batch membership changed: write the rows that now stand for other requests."""
+        self._rows = batch.rows
+        present = {int(batch.rows[index]): request for index, request in batch.live}
+        for row in self._in_table.keys() - present.keys():
+            self.table.clear(row)
+        for row, request in present.items():
+            if self._in_table.get(row) is not request:
+                watches = request.watches if request.error is None else request.watches[:0]
+                self.table.write(row, request.terms, watches)
+        self._in_table = dict(present)
+        self.table.flush()
+        self.flags.array[:] = 0
+        np.maximum.at(self.flags.array[:, STEER], batch.terms["layer"], (batch.terms["k"] + 1).astype(np.int32))
+        self.flags.array[sorted(batch.captured_layers), CAPTURE] = 1
+        self.flags.array[batch.watches["layer"], WATCH] = 1
+        self.flags.flush()
+        self._pool_intervals = Intervals.of([(owner, *interval) for owner, _, _, interval in batch.pools])
+        self._pool_order = np.array([order for _, order, _, _ in batch.pools], dtype=np.int64)
+        self._pool_slots = np.array([slot for _, _, slot, _ in batch.pools], dtype=np.int64)
+
+    def prepare(self, step: Step, computed_to: np.ndarray) -> None:
+        """Fill each token's row, position and pools; as `CpuStep.prepare`."""
+        n, filled = step.n_tokens, max(step.n_tokens, self._filled)
+        self.row.array[:n] = np.repeat(self._rows, step.n_scheduled)
+        self.row.array[n:filled] = NO_ROW
+        self.position.array[:n] = np.repeat(step.n_computed - step.first_place, step.n_scheduled) + np.arange(n)
+        self.pool_slot.array[:filled] = NO_ROW
+        spans = self._pool_intervals.spans(step, after=computed_to)
+        self.pool_slot.array[spans.places(), np.repeat(self._pool_order, spans.length)] = np.repeat(
+            self._pool_slots, spans.length
+        )
+        self._pools.counts[self._pool_slots] += spans.length
+        self.row.flush(filled)
+        self.position.flush(n)
+        self.pool_slot.flush(filled)
+        if self.flags.array[:, WATCH].any():
+            # A stage of a pipeline writes the columns of its own layers; the others are summed from theirs.
+            self._values[:n] = 0
+        self._filled = n
+
+    def rest(self) -> None:
+        """The coming forward pass has nothing to do with us: no token has a row."""
+        self.row.array[: self._filled] = NO_ROW
+        self.pool_slot.array[: self._filled] = NO_ROW
+        self.row.flush(self._filled)
+        self.pool_slot.flush(self._filled)
+        self._filled = 0
+
+    def intervene(self, residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
+        """Launch the kernels, whatever the batch: a captured CUDA graph must hold them."""
+        from trait_service.engine import kernel_triton  # noqa: PLC0415 - Triton is absent on the CPU
+
+        flags = self.flags.tensor[layer]
+        table = self.table.on(layer)
+        bank = self._bank.rows
+        kernel_triton.steer(residual, hidden, bank, table, self.row.tensor, self.position.tensor, flags)
+        kernel_triton.capture(
+            residual, hidden, self.pool_slot.tensor, self._pools.sums[layer], self._pools.norms[layer], flags
+        )
+        kernel_triton.watch(residual, hidden, bank, table, self.row.tensor, self._values, flags)
+
+    def read_values(self, n_tokens: int) -> np.ndarray:
+        """`(n_tokens, MAX_WATCHES)` float32: the step's projections; waits for the device."""
+        values: np.ndarray = self._values[:n_tokens].cpu().numpy()
+        return values

@@ -1,0 +1,112 @@
+"""`trait-service verify`: does steering work on this machine, with this model?"""
+
+import json
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from trait_service.environment import (
+    cpu_dtype,
+    general_environment,
+    is_cuda,
+    kv_cache_gib,
+    load_plugins,
+    platform_environment,
+    runs_eager,
+)
+
+
+class Dtype(StrEnum):
+    """Of weights and activations."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+def verify(
+    model: Annotated[
+        str, typer.Argument(help="Hugging Face id, folder, or smollm2 (comes with the package).")
+    ] = "smollm2",
+    dtype: Annotated[Dtype | None, typer.Option(help="[default: as serve chooses].")] = None,
+    enforce_eager: Annotated[
+        bool | None,
+        typer.Option(
+            "--enforce-eager/--compile", help="Run eager, or compile [default: compile, where a compiler is]."
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer and smaller runs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON on stdout.")] = False,
+) -> None:
+    """Check on this machine that steering and capture do what they say with MODEL.
+
+    Exit code 0: no check failed; 1: one failed, or the engine did not start; 2: usage.
+    """
+    from trait_service.models import ModelError, resolve  # noqa: PLC0415 - heavy
+
+    errors = Console(stderr=True)
+    try:
+        path = resolve(model)
+    except ModelError as error:
+        errors.print(f"trait-service: {error}", markup=False)
+        raise typer.Exit(2) from error
+    os.environ.update(_environment(path))
+    cuda = is_cuda()
+    os.environ.update(platform_environment(os.environ, cuda=cuda, workers=1))
+    load_plugins()
+    eager = runs_eager(enforce_eager, cuda=cuda)
+    from trait_service.verify.bench import Tolerance  # noqa: PLC0415 - after the environment is set
+    from trait_service.verify.engine import LocalEngine  # noqa: PLC0415
+    from trait_service.verify.reference import reference_or_why_not  # noqa: PLC0415
+    from trait_service.verify.report import verify_engine  # noqa: PLC0415
+
+    errors.print(f"starting the engine with {model}", markup=False)
+    chosen = dtype.value if dtype else ("auto" if cuda else cpu_dtype(Path(path)))
+    try:
+        engine = LocalEngine(path, chosen, cuda=cuda, eager=eager)
+    except Exception as error:
+        errors.print(f"trait-service: the engine did not start: {error}", markup=False)
+        raise typer.Exit(1) from error
+    subject = {
+        "model": model,
+        "dtype": engine.dtype,
+        "weights": engine.info["quantization"] or engine.dtype,
+        "on": "CUDA" if cuda else "CPU",
+        "mode": "eager" if eager else "compiled",
+        "layers": engine.n_layers,
+        "width": engine.d_model,
+        **_versions(engine.info),
+    }
+    report = verify_engine(
+        engine,
+        reference_or_why_not(path, engine.n_layers),
+        Tolerance.of(engine.dtype, quantised=bool(engine.info["quantization"])),
+        quick=quick,
+        subject=subject,
+        say=lambda name: errors.print(f"checking: {name}", markup=False),
+    )
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        Console().print(report.render())
+    raise typer.Exit(report.exit_code)
+
+
+def _environment(path: str) -> dict[str, str]:
+    """As `serve` has it, but the engine runs in this process, and leaves memory to the reference."""
+    wanted = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+        "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib(0)),
+    }
+    kept = {name: value for name, value in wanted.items() if name not in os.environ}
+    return {**general_environment(os.environ, model_is_folder=Path(path).is_dir()), **kept}
+
+
+def _versions(info: dict[str, Any]) -> dict[str, str]:
+    return {name: str(version) for name, version in info["versions"].items()}

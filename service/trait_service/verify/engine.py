@@ -1,0 +1,185 @@
+"""The engine under test: vLLM in this process, with the arguments that `trait-service serve` gives it."""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+import numpy as np
+from trait_client.errors import SteeringFailedError
+
+from trait_service.engine.settings import EngineSettings, engine_args
+from trait_service.engine.spec import CaptureSpec, RequestReport, RequestSpec, TermSpec
+from trait_service.http.workers import Capture, Workers
+
+MAX_MODEL_LEN = 512
+MAX_NUM_SEQS = 64
+TOP_LOGPROBS = 10
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A unit direction, `(d_model,)` float32, and its name in the vector bank."""
+
+    array: np.ndarray
+
+    @property
+    def sha256(self) -> str:
+        """Hash of its bytes."""
+        return hashlib.sha256(self.array.tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One greedy request.
+
+    Args:
+        salt: Its own corner of the prefix cache; None shares with everybody.
+    """
+
+    token_ids: list[int]
+    terms: list[TermSpec] = field(default_factory=list)
+    capture: CaptureSpec | None = None
+    max_tokens: int = 8
+    reads_cache: bool = False
+    salt: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back.
+
+    Args:
+        token_ids: Generated tokens.
+        logprobs: For each, the most likely tokens' log-probabilities.
+        cached: Prompt tokens read from the prefix cache.
+        report: The worker's; None where nothing was asked of it.
+        capture: Pooled activations, where they were asked for.
+    """
+
+    token_ids: list[int]
+    logprobs: list[dict[int, float]]
+    cached: int
+    report: RequestReport | None = None
+    capture: Capture | None = None
+
+
+class Engine(Protocol):
+    """What the checks need of an engine."""
+
+    n_layers: int
+    d_model: int
+    block_size: int | None
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+
+    def upload(self, directions: Sequence[Direction]) -> None:
+        """Put directions into the vector bank."""
+
+    def run(self, asks: Sequence[Ask]) -> list[Answer]:
+        """All requests in one batch.
+
+        Raises:
+            SteeringFailedError: One could not be steered as asked.
+        """
+
+
+class LocalEngine:
+    """vLLM in this process.
+
+    Args:
+        model: Hugging Face id or folder.
+        dtype: As vLLM takes it.
+        cuda: Whether vLLM runs on CUDA.
+        eager: Without torch.compile.
+    """
+
+    def __init__(self, model: str, dtype: str, *, cuda: bool, eager: bool) -> None:
+        from vllm import LLM  # noqa: PLC0415 - reads the environment
+
+        options: dict[str, Any] = {"async_scheduling": False} if cuda else {}
+        self._llm = LLM(
+            model=model,
+            dtype=cast("Any", dtype),
+            enforce_eager=eager,
+            max_model_len=MAX_MODEL_LEN,
+            max_num_seqs=MAX_NUM_SEQS,
+            max_logprobs=TOP_LOGPROBS,
+            enable_prefix_caching=True,
+            use_tqdm_on_load=False,
+            seed=0,
+            **engine_args(EngineSettings(), cuda=cuda),
+            **options,
+        )
+        self._workers = Workers(_Rpc(self._llm))
+        config = self._llm.llm_engine.vllm_config
+        self.info = asyncio.run(self._workers.info())
+        self.n_layers: int = self.info["n_layers"]
+        self.d_model: int = self.info["d_model"]
+        self.dtype: str = self.info["dtype"]
+        caching = config.cache_config.enable_prefix_caching
+        self.block_size: int | None = config.cache_config.block_size if caching else None
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, as the model's tokenizer begins one."""
+        return list(self._llm.get_tokenizer().encode(text))
+
+    def upload(self, directions: Sequence[Direction]) -> None:
+        """Put directions into the vector bank."""
+        put = {direction.sha256: direction.array.tobytes() for direction in directions}
+        asyncio.run(self._workers.update_bank(put, []))
+
+    def run(self, asks: Sequence[Ask]) -> list[Answer]:
+        """All requests in one batch."""
+        from vllm import SamplingParams  # noqa: PLC0415
+
+        keys = [secrets.token_hex(8) if ask.terms or ask.capture else None for ask in asks]
+        prompts, params = [], []
+        for ask, key in zip(asks, keys, strict=True):
+            spec = None if key is None else RequestSpec(key=key, terms=ask.terms, capture=ask.capture)
+            salt = {} if ask.salt is None else {"cache_salt": ask.salt}
+            prompts.append({"prompt_token_ids": ask.token_ids, **salt})
+            params.append(
+                SamplingParams(
+                    temperature=0,
+                    max_tokens=ask.max_tokens,
+                    ignore_eos=True,
+                    logprobs=TOP_LOGPROBS,
+                    extra_args=None if spec is None else spec.to_extra_args(),
+                    skip_reading_prefix_cache=not ask.reads_cache,
+                )
+            )
+        outputs = self._llm.generate(prompts, params, use_tqdm=False)  # type: ignore[arg-type]
+        wanted = [key for key in keys if key is not None]
+        collected = asyncio.run(self._workers.collect(wanted)) if wanted else {}
+        answers = []
+        for output, key in zip(outputs, keys, strict=True):
+            found = None if key is None else collected.get(key)
+            if key is not None and (found is None or found.report.error):
+                raise SteeringFailedError(found.report.error or "" if found else "the worker reported nothing")
+            completion = output.outputs[0]
+            answers.append(
+                Answer(
+                    token_ids=list(completion.token_ids),
+                    logprobs=[
+                        {token: entry.logprob for token, entry in step.items()} for step in completion.logprobs or []
+                    ],
+                    cached=output.num_cached_tokens or 0,
+                    report=found.report if found else None,
+                    capture=found.capture if found else None,
+                )
+            )
+        return answers
+
+
+class _Rpc:
+    """`LLM` as `Workers` sees an engine."""
+
+    def __init__(self, llm: Any) -> None:
+        self._llm = llm
+
+    async def collective_rpc(self, name: str, args: tuple[Any, ...] = ()) -> Any:
+        return self._llm.collective_rpc(name, args=args)

@@ -1,0 +1,166 @@
+"""The reference: the same checkpoint in transformers, float32, with forward hooks that say each operation in words.
+
+Nothing here is shared with the engine's arithmetic.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from trait_client.errors import TraitError
+
+from trait_service.engine.layers import decoder_layers
+from trait_service.engine.spec import TermSpec
+from trait_service.verify.engine import Direction
+
+BYTES_PER_WEIGHT = 4
+SPARE_BYTES = 2**30
+"""For activations, and for what loading holds twice."""
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+
+
+class NoReferenceError(TraitError):
+    """There is no float32 reference for this model here."""
+
+
+class Reference:
+    """transformers' model on the CPU.
+
+    Args:
+        model: Hugging Face id or folder.
+        n_layers: As the engine counts them.
+
+    Raises:
+        NoReferenceError: The model does not fit into free memory, is quantised, or is not built as expected.
+    """
+
+    def __init__(self, model: str, n_layers: int) -> None:
+        from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415 - heavy
+
+        config = AutoConfig.from_pretrained(model)
+        if getattr(config, "quantization_config", None) is not None:
+            raise NoReferenceError("the checkpoint is quantised: float32 weights are not those that are served")
+        try:
+            with torch.device("meta"):
+                empty = AutoModelForCausalLM.from_config(config)
+        except ValueError as error:
+            raise NoReferenceError(f"transformers has no causal model for it: {error}") from error
+        needed = BYTES_PER_WEIGHT * sum(weight.numel() for weight in empty.parameters()) + SPARE_BYTES
+        free = available_bytes()
+        if needed > free:
+            raise NoReferenceError(
+                f"float32 weights need {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free"
+            )
+        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        try:
+            self._layers = decoder_layers(self._model, n_layers)
+        except TraitError as error:
+            raise NoReferenceError(f"transformers' model is built differently: {error}") from error
+
+    def logprobs(
+        self, prompt: list[int], reply: list[int], terms: Sequence[TermSpec], directions: Mapping[str, Direction]
+    ) -> torch.Tensor:
+        """Log-probabilities of each token of a given reply `(len(reply), vocabulary)`, in one forward pass."""
+        changes: dict[int, list[Change]] = {}
+        for term in terms:
+            unit = torch.from_numpy(directions[term.direction].array)
+            changes.setdefault(term.layer, []).append(change_of(term, unit, len(prompt)))
+        with _Hooks(self._layers, lambda layer, stream: _apply(changes.get(layer, []), stream)):
+            logits = self._forward([*prompt, *reply[:-1]])
+        return torch.log_softmax(logits[len(prompt) - 1 :].float(), -1)
+
+    def streams(self, token_ids: list[int]) -> torch.Tensor:
+        """The output of every block, `(n_layers, n_tokens, d_model)` float32."""
+        kept: dict[int, torch.Tensor] = {}
+
+        def keep(layer: int, stream: torch.Tensor) -> torch.Tensor:
+            kept[layer] = stream.clone()
+            return stream
+
+        with _Hooks(self._layers, keep):
+            self._forward(token_ids)
+        return torch.stack([kept[layer] for layer in sorted(kept)])
+
+    @torch.no_grad()
+    def _forward(self, token_ids: list[int]) -> torch.Tensor:
+        logits: torch.Tensor = self._model(torch.tensor([token_ids]), use_cache=False).logits[0]
+        return logits
+
+
+def reference_or_why_not(model: str, n_layers: int) -> Reference | NoReferenceError:
+    """The reference, or the reason why there is none."""
+    try:
+        return Reference(model, n_layers)
+    except NoReferenceError as error:
+        return error
+
+
+def change_of(term: TermSpec, d: torch.Tensor, n_prompt: int) -> Change:
+    """What one term does to the stream of a whole sequence `(n_tokens, d_model)`, as README.md describes it."""
+
+    def change(h: torch.Tensor) -> torch.Tensor:
+        along = h @ d
+        amounts = {
+            "add": torch.full_like(along, term.value),
+            "ablate": -along,
+            "set": term.value - along,
+            "scale": (term.value - 1) * along,
+            "floor": (term.value - along).clamp(min=0),
+            "ceiling": (term.value - along).clamp(max=0),
+        }
+        moved = h + amounts[term.operation][:, None] * d
+        if term.preserve_norm:
+            moved = moved * h.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True)
+        at = torch.arange(len(h))
+        touched = {
+            "all": at >= 0,
+            "prompt": at < n_prompt,
+            "generated": at >= n_prompt - 1,
+            "last_prompt": at == n_prompt - 1,
+        }
+        scope = term.scope
+        inside = touched[scope] if isinstance(scope, str) else (at >= scope[0]) & (at < scope[1])
+        return torch.where(inside[:, None], moved, h)
+
+    return change
+
+
+def available_bytes() -> int:
+    """Memory that could be had without swapping."""
+    with open("/proc/meminfo", encoding="ascii") as lines:  # noqa: PTH123
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    raise NoReferenceError("this system does not say how much memory is free")
+
+
+def _apply(changes: list[Change], stream: torch.Tensor) -> torch.Tensor:
+    for change in changes:
+        stream = change(stream)
+    return stream
+
+
+class _Hooks:
+    """While it is entered, every block's output goes through a function."""
+
+    def __init__(self, layers: Mapping[int, Any], function: Callable[[int, torch.Tensor], torch.Tensor]) -> None:
+        self._layers = layers
+        self._function = function
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> None:
+        for layer, block in self._layers.items():
+            self._handles.append(block.register_forward_hook(self._hook(layer)))
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _hook(self, layer: int) -> Callable[..., Any]:
+        def hook(_module: object, _args: object, output: Any) -> Any:
+            if isinstance(output, tuple):
+                return self._function(layer, output[0][0])[None], *output[1:]
+            return self._function(layer, output[0])[None]
+
+        return hook

@@ -1,0 +1,72 @@
+"""Which weights a model has: a digest of a sample of its files' bytes, so that a fine-tune is told from its base model.
+
+Reading all of a large model's files would take minutes. 64 blocks of 64 KiB, evenly spread over each file, are a sample that
+any training changes; two models of equal shape and equal sample are taken for one.
+"""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+logger = logging.getLogger(__name__)
+
+N_BLOCKS, BLOCK = 64, 64 * 1024
+SUFFIXES = (".safetensors", ".bin", ".gguf")
+"""Of weight files; of the first that a folder has, all files are sampled."""
+SOURCE_FILE = "source_weights.json"
+"""In a quantised copy: the digest of the weights that were rounded. Vectors of the one are vectors of the other."""
+
+
+def weights_digest(model: str | Path, revision: str | None = None) -> str | None:
+    """`sha256:` digest of a model's weights, as a sample of them has it.
+
+    Args:
+        model: A folder, a file, or the Hugging Face id of a model in the local cache.
+        revision: Of the id.
+
+    Returns:
+        The digest, of a copy that was quantised here that of the original; None where no weight file is found.
+    """
+    path = Path(model)
+    if not path.exists():
+        try:
+            path = Path(snapshot_download(str(model), revision=revision, local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError):
+            logger.warning("no weight files of %s are found here: its fine-tunes cannot be told from it", model)
+            return None
+    source = path / SOURCE_FILE
+    if source.is_file():
+        return str(json.loads(source.read_text(encoding="utf-8"))["weights_digest"])
+    files = [path] if path.is_file() else _weight_files(path)
+    if not files:
+        logger.warning("%s holds no weight file: its fine-tunes cannot be told from it", path)
+        return None
+    digest = hashlib.sha256()
+    for file in files:
+        _sample(file, digest)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def note_source(source: Path, copy: Path) -> None:
+    """Write into a quantised copy which weights it was rounded from."""
+    digest = weights_digest(source)
+    if digest is not None:
+        (copy / SOURCE_FILE).write_text(json.dumps({"weights_digest": digest}) + "\n", encoding="utf-8")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    found = ([p for p in sorted(folder.iterdir()) if p.suffix == suffix and p.is_file()] for suffix in SUFFIXES)
+    return next((files for files in found if files), [])
+
+
+def _sample(file: Path, digest: "hashlib._Hash") -> None:
+    size = file.stat().st_size
+    digest.update(size.to_bytes(8, "little"))
+    with file.open("rb") as stream:
+        for i in range(N_BLOCKS):
+            stream.seek(max(0, size - BLOCK) * i // (N_BLOCKS - 1))
+            digest.update(stream.read(BLOCK))

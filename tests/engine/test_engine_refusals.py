@@ -1,0 +1,68 @@
+"""An engine that steering was not tested with does not start, whoever builds it."""
+
+import pytest
+from engine_lab import Job, Req
+from trait_service.engine import unsupported
+from trait_service.engine.errors import UnsupportedEngineError
+from trait_service.engine.settings import EngineSettings, engine_args
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture
+def config(smollm2_path):
+    """vLLM's configuration of an engine with the plugin, as its workers get it."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    return EngineArgs(
+        model=str(smollm2_path),
+        dtype="float32",
+        enforce_eager=True,
+        **engine_args(EngineSettings(bank_rows=7), cuda=False),
+    ).create_engine_config()
+
+
+def test_a_plain_engine_is_not_refused(config):
+    assert unsupported.check(config).bank_rows == 7
+
+
+@pytest.mark.parametrize(
+    ("part", "choice", "value", "named"),
+    [
+        ("", "speculative_config", object(), "speculative decoding"),
+        ("parallel_config", "enable_dbo", True, "micro-batch overlap"),
+        ("parallel_config", "ubatch_size", 2, "micro-batch overlap"),
+        ("parallel_config", "prefill_context_parallel_size", 2, "context parallelism"),
+        ("parallel_config", "decode_context_parallel_size", 2, "context parallelism"),
+        ("", "kv_transfer_config", object(), "KV connector"),
+        ("cache_config", "kv_sharing_fast_prefill", True, "fast prefill"),
+        ("parallel_config", "enable_hc_sp", True, "sequence parallelism"),
+        ("scheduler_config", "async_scheduling", True, "asynchronous scheduling"),
+        ("scheduler_config", "scheduler_cls", None, "scheduler_cls"),
+        ("", "additional_config", {}, "no block"),
+    ],
+)
+def test_a_worker_refuses_each_choice_by_name(config, part, choice, value, named):
+    setattr(getattr(config, part) if part else config, choice, value)
+    with pytest.raises(UnsupportedEngineError, match=named):
+        unsupported.check(config)
+
+
+def test_a_worker_refuses_int4_weights_in_float32(config):
+    groups = {"group_0": {"weights": {"type": "int", "num_bits": 4}}}
+    config.model_config.hf_config.quantization_config = {"config_groups": groups}
+    with pytest.raises(UnsupportedEngineError, match="--dtype bfloat16"):
+        unsupported.check(config)
+
+
+def test_experts_in_several_engines_are_refused():
+    """Their engines run dummy steps beside each other's; no such model is at hand to test."""
+    choices = dict.fromkeys(unsupported.EngineChoices.__dataclass_fields__, False)
+    (problem,) = unsupported.EngineChoices(**{**choices, "lockstep": True}).refusals()
+    assert "mixture of experts" in problem
+
+
+def test_an_engine_built_without_the_command_line_stops_before_it_loads_the_model(run_engine, smollm2_path):
+    options = {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}}
+    with pytest.raises(AssertionError, match=r"speculative decoding .* is not supported together with steering"):
+        run_engine(Job(smollm2_path, [[Req([1, 2, 3])]], options=options))
