@@ -20,6 +20,7 @@ class MemoryWorkers:
         self.bank: dict[str, bytes] = {}
         self.results: dict[str, dict] = {}
         self.captures: dict[str, np.ndarray] = {}
+        self.running: dict[str, np.ndarray] = {}
         self.calls: list[tuple[str, tuple]] = []
         self.fail_next: Exception | None = None
         self.gate = asyncio.Event()
@@ -60,6 +61,10 @@ class MemoryWorkers:
                     f"{key}/count": np.ones(mean.shape[0], np.int32),
                 }
         return {"reports": reports, "captures": safetensors.numpy.save(tensors) if tensors else b""}
+
+    def trait_projections(self, after: dict[str, int]) -> bytes:
+        rows = {f"{key}/projections/0": self.running[key][n:] for key, n in after.items() if key in self.running}
+        return safetensors.numpy.save(rows) if rows else b""
 
     def trait_discard(self, keys: list[str]) -> None:
         for key in keys:

@@ -163,3 +163,10 @@ def test_without_its_engine_the_plugin_refuses_to_start():
 
     with pytest.raises(RuntimeError, match="needs an engine"):
         asyncio.run(TraitEndpoints().init_state(None, None, None))
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/activations", "/tokenize"])
+def test_a_body_that_is_not_declared_as_json_is_a_400(build_app, path):
+    response = send(build_app(), "POST", path, content=b"{}", headers={"Content-Type": "text/plain"})
+    assert response.status_code == 400
+    assert "application/json" in response.json()["error"]["message"]

@@ -17,12 +17,13 @@ def result(key: str, **fields: object) -> dict:
         "steered_generated": 1,
         "steered_cached": 0,
         "error": None,
+        "tripped": (),
     } | fields
 
 
 def collector_over(workers) -> Collector:
     rpc = Workers(workers)
-    return Collector(rpc.collect, rpc.discard)
+    return Collector(rpc.collect, rpc.discard, rpc.projections)
 
 
 def test_requests_that_finish_together_share_calls_and_one_is_in_flight(memory_workers):
@@ -46,6 +47,19 @@ def test_a_capture_comes_with_its_report(memory_workers):
         collected = await collector_over(workers).collect("k")
         assert collected.capture.mean.shape == (2, 3, 4)
         assert collected.capture.norm.shape == (2, 3)
+
+    asyncio.run(scenario())
+
+
+def test_projections_of_requests_that_run_travel_together_after_what_is_known(memory_workers):
+    async def scenario() -> None:
+        workers = memory_workers()
+        workers.running = {f"k{i}": np.full((5, 2), i, np.float32) for i in range(3)}
+        collector = collector_over(workers)
+        rows = await asyncio.gather(*(collector.projections(f"k{i}", i) for i in range(3)))
+        assert [(r[0].shape, float(r[0][0, 0])) for r in rows] == [((5, 2), 0.0), ((4, 2), 1.0), ((3, 2), 2.0)]
+        assert len(workers.called("trait_projections")) <= 2
+        assert await collector.projections("gone", 0) == {}
 
     asyncio.run(scenario())
 

@@ -1,4 +1,4 @@
-"""The seam before the engine: refusals, cache salts, leases and reports. The engine's workers are in memory."""
+"""The seam before the engine: refusals, leases and reports. The engine's workers are in memory."""
 
 import asyncio
 from contextlib import aclosing
@@ -49,6 +49,7 @@ class MemoryEngine:
                     "steered_generated": 1,
                     "steered_cached": 2,
                     "error": self.error,
+                    "tripped": (),
                 }
             yield SimpleNamespace(finished=True, text="two")
         except GeneratorExit:
@@ -76,7 +77,8 @@ def setup(memory_workers):
         memory_engine = MemoryEngine(workers, **engine)
         rpc = Workers(workers)
         lease = BankLease(rpc.update_bank, workers.rows)
-        return memory_engine, SteeredEngineClient(memory_engine, lease, Collector(rpc.collect, rpc.discard), BOS)
+        collector = Collector(rpc.collect, rpc.discard, rpc.projections)
+        return memory_engine, SteeredEngineClient(memory_engine, lease, collector, BOS, str)
 
     return make
 
@@ -87,15 +89,6 @@ def prompt(*ids: int, **extra: object) -> dict:
 
 async def texts(outputs) -> list[str]:
     return [output.text async for output in outputs]
-
-
-def salts_of(engine, client, runs: list) -> list[str | None]:
-    async def scenario() -> list[str | None]:
-        for run, request in runs:
-            await texts(client.run(run, request, SamplingParams(), "r"))
-        return [request.get("cache_salt") for request, _ in engine.requests]
-
-    return asyncio.run(scenario())
 
 
 def test_everything_but_generate_is_the_engines_own(setup):
@@ -186,7 +179,7 @@ def test_a_double_bos_is_refused_before_a_stream_begins(setup, steering, run_of)
     assert engine.requests == []
 
 
-@pytest.mark.parametrize("ids", [(BOS,), (BOS, 5, BOS), (5, BOS, BOS), (5, 5)])
+@pytest.mark.parametrize("ids", [(BOS,), (BOS, 5, BOS, str), (5, BOS, BOS), (5, 5)])
 def test_other_prompts_are_no_double_bos(setup, ids):
     _, client = setup()
     client.generate(prompt(*ids), SamplingParams(), "r")
@@ -216,34 +209,11 @@ def test_a_capture_of_several_samples_is_refused(setup):
         client.run(Run(capture=CaptureSpec(positions=["prompt[:]"])), prompt(), SamplingParams(n=2), "r")
 
 
-def test_equal_steering_shares_the_prefix_cache_and_any_difference_parts_it(setup, steering):
+def test_a_users_own_cache_salt_stays(setup, steering):
     engine, client = setup()
-    runs = [
-        (Run(steering(1.0)), prompt()),
-        (Run(steering(1.0)), prompt(BOS, 9)),
-        (Run(steering(1.5)), prompt()),
-        (Run(steering(1.0)), prompt(cache_salt="mine")),
-        (Run(steering(1.0)), prompt(cache_salt="mine")),
-        (Run(steering(1.0)), prompt(cache_salt="theirs")),
-        (None, prompt(cache_salt="mine")),
-        (None, prompt()),
-    ]
-    salts = salts_of(engine, client, runs)
-    assert salts[0] == salts[1]
-    assert salts[3] == salts[4]
-    assert salts[6:] == ["mine", None]
-    assert len(set(salts)) == 6
-
-
-def test_steering_of_some_positions_shares_nothing(setup, steering):
-    engine, client = setup()
-    salts = salts_of(engine, client, [(Run(steering(scope="generated")), prompt()) for _ in range(2)])
-    assert salts[0] != salts[1]
-
-
-def test_salts_of_one_service_say_nothing_about_anothers(setup, steering):
-    salts = [salts_of(*setup(), [(Run(steering()), prompt())])[0] for _ in range(2)]
-    assert salts[0] != salts[1]
+    request = prompt(cache_salt="mine")
+    asyncio.run(texts(client.run(Run(steering()), request, SamplingParams(), "r")))
+    assert engine.requests[0][0] == request
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,11 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 from trait_service.http.guard import ApiKeyGuard, BodyGuard
+from trait_service.keys import Keyring, plain_key
+
+
+def keyring(*texts: str) -> Keyring:
+    return Keyring([plain_key(text, i) for i, text in enumerate(texts)])
 
 
 def application(*, root_path: str = "") -> FastAPI:
@@ -34,7 +39,7 @@ def send(app, method: str, path: str, **options: object) -> httpx.Response:
 @pytest.fixture
 def keyed():
     app = application()
-    app.add_middleware(ApiKeyGuard, keys=["one", "two"])
+    app.add_middleware(ApiKeyGuard, keys=keyring("one", "two"))
     return app
 
 
@@ -73,7 +78,7 @@ def test_the_liveness_probe_needs_no_key(keyed):
 @pytest.mark.parametrize("path", ["/v1/vectors", "/base/v1/vectors", "/base/base/v1/health/live"])
 def test_a_root_path_opens_no_way_around(path):
     app = application(root_path="/base")
-    app.add_middleware(ApiKeyGuard, keys=["one"])
+    app.add_middleware(ApiKeyGuard, keys=keyring("one"))
     assert send(app, "GET", path).status_code == 401
     assert send(app, "GET", "/base/v1/health/live").json() == {"live": True}
 
@@ -88,7 +93,7 @@ def test_a_websocket_without_a_key_is_closed():
         sent.append(message)
 
     scope = {"type": "websocket", "path": "/v1/realtime", "headers": []}
-    asyncio.run(ApiKeyGuard(inner, ["one"])(scope, None, collect))
+    asyncio.run(ApiKeyGuard(inner, keyring("one"))(scope, None, collect))
     assert sent[0]["type"] == "websocket.close"
 
 
@@ -119,6 +124,26 @@ def test_json_that_could_not_be_answered_is_refused(bounded, body, message):
     response = send(bounded, "POST", "/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
     assert response.status_code == 400
     assert message in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":', b'["[", ', b'["\\"", '])
+def test_json_that_nests_too_deeply_is_refused(opening):
+    app = application()
+    app.add_middleware(BodyGuard, max_bytes=10**7)
+    for times in (101, 100_000):
+        response = send(
+            app, "POST", "/v1/responses", content=opening * times, headers={"Content-Type": "application/json"}
+        )
+        assert response.status_code == 400
+        assert "deeper than 100" in response.json()["error"]["message"]
+
+
+def test_many_brackets_that_do_not_nest_pass():
+    app = application()
+    app.add_middleware(BodyGuard, max_bytes=10**7)
+    for body in (b"[" + b",".join([b'{"a": [1]}'] * 5000) + b"]", b'["' + b"[" * 5000 + b'"]', b"]" * 5000):
+        response = send(app, "POST", "/v1/responses", content=body, headers={"Content-Type": "application/json"})
+        assert response.json()["size"] == len(body)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 import json
 
 import pytest
-from trait_service import cli
+from trait_service import cli, environment
 from trait_service.engine.settings import EngineSettings
+from trait_service.keys import KeyFile
 from typer.testing import CliRunner
 
 
@@ -17,6 +18,7 @@ def parsed(*further: str):
 def test_vllms_parser_gets_our_worker_and_settings():
     args = parsed("--max-logprobs", "7")
     assert args.worker_cls == "trait_service.engine.worker.TraitCPUWorker"
+    assert args.scheduler_cls == "trait_service.engine.scheduler.TraitScheduler"
     assert EngineSettings.from_additional_config(args.additional_config) == EngineSettings()
     assert (args.model, args.port, args.enforce_eager, args.max_logprobs) == ("some/model", 8123, True, 7)
 
@@ -32,6 +34,8 @@ def test_plain_arguments_are_not_refused():
         (["--enable-dbo"], "micro-batch overlap"),
         (["--decode-context-parallel-size", "2"], "context parallelism"),
         (["--prefill-context-parallel-size", "2"], "context parallelism"),
+        (["--kv-transfer-config", '{"kv_connector": "ExampleConnector", "kv_role": "kv_both"}'], "KV connector"),
+        (["--kv-offloading-size", "1"], "KV connector"),
         (["--kv-sharing-fast-prefill"], "KV-sharing fast prefill"),
         (["--enable-hc-sp"], "sequence parallelism"),
         (["--enable-expert-parallel", "-tp", "2", "-dp", "2", "-asc", "1"], "sequence parallelism"),
@@ -44,7 +48,7 @@ def test_what_steering_has_no_test_for_is_refused_by_name(flags, named):
     assert named in problem
 
 
-@pytest.mark.parametrize("flag", ["--worker-cls=x", "--additional_config", "--worker-extension-cls"])
+@pytest.mark.parametrize("flag", ["--worker-cls=x", "--scheduler-cls", "--additional_config", "--worker-extension-cls"])
 def test_flags_that_the_command_sets_itself_are_refused(flag):
     result = CliRunner().invoke(cli.app, ["serve", "some/model", flag, "{}"])
     assert result.exit_code == 2
@@ -52,24 +56,33 @@ def test_flags_that_the_command_sets_itself_are_refused(flag):
 
 
 def test_plugins_that_are_named_already_stay():
-    environment = cli.general_environment({"VLLM_PLUGINS": "mine"}, model_is_folder=False)
-    assert environment["VLLM_PLUGINS"] == "mine,trait_steering"
-    assert cli.general_environment({}, model_is_folder=False)["VLLM_PLUGINS"] == "trait_steering"
+    wanted = environment.general_environment({"VLLM_PLUGINS": "mine"}, model_is_folder=False)
+    assert wanted["VLLM_PLUGINS"] == "mine,trait_steering"
+    assert environment.general_environment({}, model_is_folder=False)["VLLM_PLUGINS"] == "trait_steering"
 
 
 def test_variables_that_are_set_already_stay():
     current = {"VLLM_USE_AOT_COMPILE": "1", "VLLM_CPU_KVCACHE_SPACE": "9", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    assert "VLLM_USE_AOT_COMPILE" not in cli.general_environment(current, model_is_folder=True)
-    assert cli.platform_environment(current, cuda=False, workers=1) == {}
+    assert "VLLM_USE_AOT_COMPILE" not in environment.general_environment(current, model_is_folder=True)
+    assert environment.platform_environment(current, cuda=False, workers=1) == {}
 
 
 def test_a_folder_needs_no_hub():
-    assert cli.general_environment({}, model_is_folder=True)["HF_HUB_OFFLINE"] == "1"
-    assert "HF_HUB_OFFLINE" not in cli.general_environment({}, model_is_folder=False)
+    assert environment.general_environment({}, model_is_folder=True)["HF_HUB_OFFLINE"] == "1"
+    assert "HF_HUB_OFFLINE" not in environment.general_environment({}, model_is_folder=False)
+
+
+def test_int4_weights_are_served_in_bfloat16_on_a_cpu(tmp_path):
+    assert environment.cpu_dtype(tmp_path) == "float32"
+    config = tmp_path / "config.json"
+    for bits, dtype in ((8, "float32"), (4, "bfloat16")):
+        groups = {"group_0": {"weights": {"type": "int", "num_bits": bits}}}
+        config.write_text(json.dumps({"quantization_config": {"config_groups": groups}}))
+        assert environment.cpu_dtype(tmp_path) == dtype
 
 
 def test_on_cuda_the_tested_runner_is_chosen():
-    assert cli.platform_environment({}, cuda=True, workers=1) == {"VLLM_USE_V2_MODEL_RUNNER": "0"}
+    assert environment.platform_environment({}, cuda=True, workers=1) == {"VLLM_USE_V2_MODEL_RUNNER": "0"}
 
 
 @pytest.mark.parametrize(
@@ -84,23 +97,26 @@ def test_on_cuda_the_tested_runner_is_chosen():
     ],
 )
 def test_cores_are_bound(cores, workers, bound):
-    assert cli.bind_cores(cores, workers) == bound
+    assert environment.bind_cores(cores, workers) == bound
 
 
 @pytest.mark.parametrize(("gib", "space"), [(1, 1), (16, 4), (1000, 16)])
 def test_the_kv_cache_takes_a_part_of_the_memory(gib, space):
-    assert cli.kv_cache_gib(gib * 2**30) == space
+    assert environment.kv_cache_gib(gib * 2**30) == space
 
 
 def test_without_a_compiler_it_runs_eager_and_says_so(monkeypatch, capsys):
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)
-    assert cli._eager(None, cuda=False) is True
+    assert environment.runs_eager(None, cuda=False) is True
     assert "running eager" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("words", "size"), [([], 1), (["-tp", "2"], 2), (["--tensor-parallel-size=4", "-pp=2"], 8)])
-def test_the_workers_of_an_engine_are_counted(words, size):
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [([], 1), (["-tp", "2"], 2), (["--tensor-parallel-size=4", "-pp=2"], 8), (["--data-parallel-size", "3"], 3)],
+)
+def test_the_workers_of_all_engines_are_counted(words, size):
     assert cli._world_size(words) == size
 
 
@@ -115,6 +131,35 @@ def test_both_plugins_are_installed_and_load():
 
 
 def test_a_missing_entry_point_stops_the_start(monkeypatch):
-    monkeypatch.setattr(cli, "entry_points", lambda **_: [])
+    monkeypatch.setattr(environment, "entry_points", lambda **_: [])
     with pytest.raises(RuntimeError, match="is not installed"):
         cli.load_plugins()
+
+
+# ------------------------------------------------------------------------------------------------------- open addresses
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org"])
+def test_an_address_that_others_reach_wants_a_key(host, tmp_path, monkeypatch):
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    monkeypatch.delenv("TRAIT_KEYS", raising=False)
+    args = parsed("--host", host)
+    (problem,) = cli.open_door(args, None, insecure=False)
+    assert "trait-service key create" in problem
+    assert cli.open_door(args, None, insecure=True) == []
+    file = KeyFile(tmp_path / "keys.json")
+    file.create("a", frozenset({"generate"}))
+    assert cli.open_door(args, file.path, insecure=False) == []
+    assert cli.open_door(parsed("--host", host, "--api-key", "secret"), None, insecure=False) == []
+
+
+@pytest.mark.parametrize(
+    "flags", [["--host", "127.0.0.1"], ["--host", "::1"], ["--host", "localhost"], ["--uds", "/x"]]
+)
+def test_an_address_of_this_machine_wants_none(flags):
+    assert cli.open_door(parsed(*flags), None, insecure=False) == []
+
+
+def test_keys_that_cannot_be_read_stop_the_start_even_if_insecure(tmp_path):
+    (problem,) = cli.open_door(parsed("--host", "127.0.0.1"), tmp_path / "none.json", insecure=True)
+    assert "cannot be read" in problem

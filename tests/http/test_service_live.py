@@ -8,8 +8,15 @@ import numpy as np
 import openai
 import pytest
 import safetensors.numpy
-from trait_client.schema import ActivationsMetadata, LayerEvidence, ServiceInfo, SteeringReport, VectorMetadata
-from trait_client.vector_file import METADATA_KEY, VectorFile
+from trait_client.schema import (
+    ActivationsMetadata,
+    LayerEvidence,
+    ServiceInfo,
+    SteeringReport,
+    VectorInfo,
+    VectorMetadata,
+)
+from trait_client.vector_file import METADATA_KEY, VectorFile, sha256_of
 
 pytestmark = pytest.mark.engine
 
@@ -225,7 +232,6 @@ def test_a_request_that_cannot_be_steered_as_asked_is_refused(http, vector, stee
     [
         ({"steerng": {}}, "did you mean 'steering'"),
         ({"capture": {}}, "POST /v1/activations"),
-        ({"monitor": {}}, "POST /v1/activations"),
         ({"vllm_xargs": {"trait_steering": "{}"}}, "reserved"),
         ({"n": 100000}, "1..128"),
         ({"steering": {"terms": [{"vector": "http-test", "coefficient": 1}]}, "use_beam_search": True}, "beam"),
@@ -276,7 +282,17 @@ def test_a_vector_comes_back_as_it_was_put_and_goes(http, info):
 def test_a_vector_of_another_model_is_refused(http, info):
     other = random_vector(info, 8, config_digest="sha256:other").to_bytes()
     assert "allow_other_model" in message_of(http.put("/v1/vectors/http-other", content=other), 400)
-    assert http.put("/v1/vectors/http-other?allow_other_model=true", content=other).status_code == 201
+    registered = http.put("/v1/vectors/http-other?allow_other_model=true", content=other)
+    assert registered.status_code == 201
+    metadata = VectorInfo.model_validate(registered.json()).metadata
+    assert (metadata.config_digest, metadata.extracted_on.config_digest) == (info.config_digest, "sha256:other")
+    assert metadata.extracted_on.sha256 == sha256_of(other)
+    stored = http.get("/v1/vectors/http-other", headers={"accept": "application/octet-stream"}).content
+    assert sha256_of(stored) == registered.json()["sha256"]
+    # As of a base model: the same shape, other weights.
+    tuned = random_vector(info, 8, weights_digest="sha256:other").to_bytes()
+    assert info.weights_digest in message_of(http.put("/v1/vectors/http-other", content=tuned), 400)
+    assert http.put("/v1/vectors/http-other", content=stored).status_code == 201
     assert http.delete("/v1/vectors/http-other").status_code == 204
     deeper = random_vector(info, 8, n_layers=31).to_bytes()
     assert "31" in message_of(http.put("/v1/vectors/http-other?allow_other_model=true", content=deeper), 400)

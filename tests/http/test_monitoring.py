@@ -1,0 +1,144 @@
+"""`monitor` on the way in (names, layers, bounds) and on the way out (which row belongs to which token)."""
+
+import numpy as np
+import pytest
+from trait_client.errors import InvalidRequestError, SteeringFailedError, UnknownVectorError
+from trait_client.schema import Monitor
+from trait_service.engine.spec import Trip
+from trait_service.http.monitoring import MonitoredPrompt, TokenTexts, resolve_monitor, stop_reason
+from trait_service.http.resolve import Resolver
+from trait_service.registry import VectorRegistry
+
+
+@pytest.fixture
+def resolver(tmp_path, make_vector):
+    registry = VectorRegistry(tmp_path / "vectors")
+    registry.put("tone", make_vector(layers=(2, 4)).to_bytes())
+    registry.put("other", make_vector(layers=(3,), seed=1).to_bytes())
+    return Resolver(registry.get, n_layers=6, operations=("add",), terms_per_layer=4, max_relative_dose=2.0)
+
+
+def resolved(resolver, **fields):
+    return resolve_monitor(resolver, Monitor.model_validate(fields))
+
+
+def test_each_vector_is_projected_on_its_own_layer_or_on_those_asked_for(resolver):
+    monitor = resolved(resolver, vectors=["tone", "other"])
+    assert [(c.vector, c.layer, c.centre) for c in monitor.columns] == [("tone", 2, 1.0), ("other", 3, 1.0)]
+    monitor = resolved(resolver, vectors=["tone"], layers=[4, 2], centred=False)
+    assert [(c.layer, c.centre) for c in monitor.columns] == [(4, 0.0), (2, 0.0)]
+    assert {watch.direction for watch in monitor.spec.watches} == monitor.directions.keys()
+
+
+def test_a_bound_is_moved_by_the_centre_since_workers_see_raw_projections(resolver):
+    bounds = [{"vector": "tone", "above": 2.5}]
+    (watch,) = resolved(resolver, vectors=["tone"], bounds=bounds).spec.watches
+    assert (watch.above, watch.below, watch.stop) == (3.5, None, True)
+    (watch,) = resolved(resolver, vectors=["tone"], cosine=True, bounds=bounds).spec.watches
+    assert (watch.above, watch.cosine) == (2.5, True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"vectors": ["tone"], "layers": [3]}, "layer 3 is not in vector 'tone', which has 2, 4"),
+        ({"vectors": ["tone"], "layers": [9]}, "layer 9 is out of range: 0..5"),
+        ({"vectors": ["tone"], "bounds": [{"vector": "other", "above": 1.0}]}, "on nothing that is monitored"),
+        ({"vectors": ["tone"], "bounds": [{"vector": "tone", "above": 1.0}] * 2}, "2 bounds are on 'tone', layer 2"),
+        ({"vectors": ["tone"] * 17, "layers": [2, 4]}, "34 directions .* at most 32"),
+    ],
+)
+def test_what_cannot_be_monitored_is_refused_with_the_value(resolver, fields, message):
+    with pytest.raises(InvalidRequestError, match=message):
+        resolved(resolver, **fields)
+
+
+def test_an_unknown_vector_names_its_field(resolver):
+    with pytest.raises(UnknownVectorError) as caught:
+        resolved(resolver, vectors=["tone", "missing"])
+    assert caught.value.param == "monitor.vectors[1]"
+
+
+def rows(start: int, stop: int) -> np.ndarray:
+    """Row r holds r and -r."""
+    column = np.arange(start, stop, dtype=np.float32)
+    return np.stack([column, -column], axis=1)
+
+
+def out(prompt: MonitoredPrompt, completion: int, n_tokens: int) -> None:
+    """So many tokens of a completion are out by now."""
+    prompt.note_tokens(completion, list(range(n_tokens))[prompt.tokens[completion] :])
+
+
+@pytest.fixture
+def prompt(resolver):
+    monitor = resolved(resolver, vectors=["tone", "other"], bounds=[{"vector": "other", "below": -5.5}])
+    return MonitoredPrompt(monitor, key="k", prompt_ids=[7, 8, 9], first_index=2, decode=str)
+
+
+def test_generated_token_j_has_the_row_of_the_position_that_produced_it(prompt):
+    prompt.add(0, rows(0, 6), 0)
+    out(prompt, 0, 4)
+    (choice,) = prompt.take()
+    assert choice.index == 2
+    assert choice.prompt == [[r - 1.0, -r - 1.0] for r in (0, 1, 2)]  # the centre of both is 1
+    assert choice.generated == [[r - 1.0, -r - 1.0] for r in (2, 3, 4, 5)]
+
+
+def test_chunks_add_up_to_the_whole_whatever_comes_ahead_of_the_tokens(prompt):
+    prompt.add(0, rows(0, 4), 0)  # the engine is a step ahead
+    taken = []
+    for n_tokens, new in [(1, None), (1, None), (2, rows(4, 5)), (4, rows(3, 6))]:
+        if new is not None:
+            prompt.add(0, new, int(new[0, 0]))
+        out(prompt, 0, n_tokens)
+        taken += prompt.take()
+    assert [len(choice.generated) for choice in taken] == [1, 1, 2]
+    assert [len(choice.prompt) for choice in taken] == [3, 0, 0]
+    assert [row[0] + 1 for choice in taken for row in choice.generated] == [2, 3, 4, 5]
+
+
+def test_a_token_without_its_projection_fails_the_request(prompt):
+    prompt.add(0, rows(0, 3), 0)
+    out(prompt, 0, 2)
+    with pytest.raises(SteeringFailedError, match="2 tokens were generated and 1 projections came back"):
+        prompt.take()
+
+
+def test_a_crossed_bound_is_said_once_in_the_unit_of_the_answer(prompt):
+    prompt.add(0, rows(0, 6), 0)
+    out(prompt, 0, 4)
+    prompt.trips = {0: Trip(completion=0, watch=1, position=5, value=-5.0, stop=True)}
+    (choice,) = prompt.take()
+    assert (choice.crossed.vector, choice.crossed.token, choice.crossed.position) == ("other", 3, 5)
+    assert (choice.crossed.value, choice.crossed.below) == (-6.0, -5.5)
+    assert stop_reason(choice.crossed) == "monitor: other at layer 3 is -6, below -5.5, at token 3"
+    assert prompt.take() == []
+
+
+def test_only_the_first_completion_carries_the_prompt(prompt):
+    for completion in (0, 1):
+        prompt.add(completion, rows(0, 4), 0)
+        out(prompt, completion, 2)
+    assert [(c.index, len(c.prompt), len(c.generated)) for c in prompt.take()] == [(2, 3, 2), (3, 0, 2)]
+
+
+def test_token_texts_join_to_the_whole_though_characters_are_split_over_tokens():
+    pieces = [b"na", b"\xc3", b"\xaf", b"ve ", b"\xf0\x9f", b"\x8d", b"\x9e", b"!"]
+
+    def decode(ids: list[int]) -> str:
+        return b"".join(pieces[i] for i in ids).decode("utf-8", errors="replace")
+
+    texts = TokenTexts(decode)
+    made = texts.feed([0, 1]) + texts.feed([2, 3, 4, 5]) + texts.feed([6, 7])
+    assert made == ["na", "", "ï", "ve ", "", "", "🍞", "!"]
+
+
+def test_token_texts_come_with_the_rows_they_belong_to(resolver):
+    monitor = resolved(resolver, vectors=["tone"], tokens=True)
+    prompt = MonitoredPrompt(monitor, "k", [70, 71], 0, lambda ids: "".join(chr(i) for i in ids))
+    prompt.add(0, rows(0, 3)[:, :1], 0)
+    prompt.note_tokens(0, [65, 66])
+    (choice,) = prompt.take()
+    assert (choice.prompt_tokens, choice.generated_tokens) == (["F", "G"], ["A", "B"])
+    assert (len(choice.prompt), len(choice.generated)) == (2, 2)
