@@ -2,9 +2,9 @@
 
 `<root>/<category>/<trait>/` holds:
 
-- `positive.jsonl` and `negative.jsonl`, a scenario a line: `{"prompt", "response"?, "system_prompt"?}`. Line i of both
-  is one contrastive pair. With `response` the written reply is read as it stands; without, the model generates it.
-  Or `positive.txt` and `negative.txt`, raw text for base models, a text a line.
+- one style of contrastive pairs or more (`trait_extraction.styles`): `positive.jsonl` and `negative.jsonl`, a scenario a
+  line, `{"prompt", "response"?, "system_prompt"?}`; `instructed.json`, system prompts for generated replies;
+  `positive.txt` and `negative.txt`, raw text for base models, a text a line. Line i of both sides is one pair.
 - `definition.txt`, the 0-100 rubric of the judge.
 - `steering.json`: `{"questions": [...], "direction": "positive" | "negative", "metric"?: {"kind": ..., ...}}`.
 
@@ -13,7 +13,8 @@ Every error names file and line.
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,7 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trait_client.errors import DatasetError
 from trait_client.schema import is_name
 
-from trait_extraction.scenarios import Scenario, Style, Text, field_error, read_sides, read_text
+from trait_extraction.scenarios import SIDES, Scenario, Style, Text, field_error, read_text
+from trait_extraction.styles import read_sides, styles_of
 
 
 class SteeringSpec(BaseModel):
@@ -49,11 +51,14 @@ class TraitDataset:
         trait: The folder's name.
         category: The name of the folder above.
         folder: Where it stands.
-        style: `written`, `generated` or `text`; one for both sides.
+        style: `written`, `instructed` or `completions`; one for both sides.
         positive: Scenarios that show the trait.
         negative: Scenarios that do not; entry i is paired with `positive[i]`.
         definition: The judge's rubric.
         steering: Questions, direction and metric.
+        origin: The files that the two sides were read from.
+        default_style: Whether this style is the folder's default.
+        derived: Completions that were made from the written pairs.
     """
 
     trait: str
@@ -64,6 +69,9 @@ class TraitDataset:
     negative: tuple[Scenario, ...]
     definition: str
     steering: SteeringSpec
+    origin: tuple[Path, Path]
+    default_style: bool = True
+    derived: bool = False
 
     @property
     def n_scenarios(self) -> int:
@@ -71,10 +79,34 @@ class TraitDataset:
         return len(self.positive)
 
     @property
-    def side_paths(self) -> tuple[Path, Path]:
-        """The files of the positive and the negative side."""
-        suffix = ".txt" if self.style == "text" else ".jsonl"
-        return self.folder / f"positive{suffix}", self.folder / f"negative{suffix}"
+    def name(self) -> str:
+        """Of its vectors: the trait's own, with the style behind it where that is not the folder's default."""
+        return self.trait if self.default_style else f"{self.trait}.{self.style}"
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the model is still to write replies."""
+        return self.style == "instructed" and any(s.response is None for s in (*self.positive, *self.negative))
+
+    def where(self, i: int) -> str:
+        """File and line of entry i of `(*positive, *negative)`; of a file that holds both sides, which one it is."""
+        side, line = divmod(i, self.n_scenarios)
+        path = self.origin[side]
+        return f"{path}:{line + 1}" if path.suffix != ".json" else f"{path}: {SIDES[side]} scenario {line + 1}"
+
+    def with_replies(self, kept: Sequence[int], positive: Sequence[str], negative: Sequence[str]) -> "TraitDataset":
+        """The kept scenarios with generated replies, to be read as if they were written.
+
+        Args:
+            kept: Indices of scenarios.
+            positive: A reply for each scenario of this dataset, positive side.
+            negative: The same for the other side.
+        """
+        sides = [
+            tuple(side[i].model_copy(update={"response": replies[i]}) for i in kept)
+            for side, replies in ((self.positive, positive), (self.negative, negative))
+        ]
+        return replace(self, positive=sides[0], negative=sides[1])
 
     @property
     def digest(self) -> str:
@@ -130,25 +162,45 @@ def _labels(folders: list[Path]) -> list[str]:
 # ---------------------------------------------------------------------------------------------------- loading
 
 
-def load_trait(folder: Path) -> TraitDataset:
+def load_trait(folder: Path, style: Style | None = None) -> TraitDataset:
     """Read and check a trait folder.
+
+    Args:
+        folder: `<root>/<category>/<trait>`.
+        style: Which of its styles; None takes its default, the first of written, instructed, completions.
 
     Raises:
         DatasetError: A file is missing or breaks a rule; the message names file and line.
     """
     if not is_name(folder.name):
         raise DatasetError(f"{folder}: a trait's name is lower case letters, digits, _ . and -, 64 at most")
-    style, positive, negative = read_sides(folder)
-    return TraitDataset(
+    sides = read_sides(folder, style)
+    positive, negative = sides.pairs
+    dataset = TraitDataset(
         trait=folder.name,
         category=folder.parent.name,
         folder=folder,
-        style=style,
+        style=sides.style,
         positive=positive,
         negative=negative,
         definition=_read_definition(folder / "definition.txt"),
         steering=_read_steering(folder / "steering.json"),
+        origin=sides.origin,
+        default_style=sides.style == styles_of(folder)[0],
+        derived=sides.derived,
     )
+    if dataset.is_generated:
+        _check_questions_are_held_out(dataset)
+    return dataset
+
+
+def _check_questions_are_held_out(dataset: TraitDataset) -> None:
+    """Steering is tested on the questions: what the model says to them must not be in the vector."""
+    both = {s.prompt for s in dataset.positive} & set(dataset.steering.questions)
+    if both:
+        raise DatasetError(
+            f"{dataset.origin[0]}: prompt {min(both)[:60]!r} is an evaluation question of steering.json: ask another one"
+        )
 
 
 def _read_definition(path: Path) -> str:

@@ -18,10 +18,12 @@ class Split:
     Args:
         train: Indices of scenarios, ascending.
         held_out: Indices of scenarios, ascending; disjoint from `train`.
+        seed: Of the split, and of methods with chance in them that are fitted on it.
     """
 
     train: npt.NDArray[np.int64]
     held_out: npt.NDArray[np.int64]
+    seed: int = 0
 
 
 def split_scenarios(n: int, held_out: float, seed: int) -> Split:
@@ -46,7 +48,7 @@ def split_scenarios(n: int, held_out: float, seed: int) -> Split:
             param="held_out",
         )
     order = np.random.default_rng(seed).permutation(n)
-    return Split(train=np.sort(order[n_held_out:]), held_out=np.sort(order[:n_held_out]))
+    return Split(np.sort(order[n_held_out:]), np.sort(order[:n_held_out]), seed)
 
 
 def layer_evidence(
@@ -59,7 +61,8 @@ def layer_evidence(
     """Measure a direction on one layer.
 
     `separation = mean(h+ . d) - mean(h- . d)` and `centre = (mean(h+ . d) + mean(h- . d)) / 2` over training
-    scenarios. Over held-out ones: accuracy with the centre as threshold, AUC, and Cohen's d.
+    scenarios. Over held-out ones: accuracy with the centre as threshold, AUC, Cohen's d, and polarity, the part of the
+    pairs whose positive projects above its negative.
 
     Args:
         direction: `(d_model,)` float32, unit length.
@@ -84,6 +87,7 @@ def layer_evidence(
         accuracy=float(((test_positive > centre).mean() + (test_negative <= centre).mean()) / 2),
         auc=auc(test_positive, test_negative),
         cohens_d=cohens_d(test_positive, test_negative),
+        polarity=float((test_positive > test_negative).mean() + (test_positive == test_negative).mean() / 2),
     )
 
 

@@ -1,4 +1,4 @@
-"""The two sides of a trait: contrastive scenarios, line i of both files one pair."""
+"""The two sides of a trait as files: contrastive scenarios, line i of both files one pair."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trait_client.errors import DatasetError
 
-Style = Literal["written", "generated", "text"]
+Style = Literal["written", "instructed", "completions"]
 SIDES = ("positive", "negative")
 MIN_SCENARIOS = 8
 MAX_CHARACTERS = 1_000_000
 """A message's limit on the wire."""
+PLACEHOLDER = "REPLACE ME"
+"""Stands in every example of `trait-extract new-trait`; no file is valid while it does."""
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS, pattern=r"\S")]
 
@@ -20,8 +22,9 @@ class Scenario(BaseModel):
     """One line of a side.
 
     Attributes:
-        prompt: The user's message; in the text style, the whole raw text.
-        response: The written reply, read as it stands; None: the model generates it.
+        prompt: The user's message; of a completion, the raw text.
+        response: The written reply, read as it stands; None: the model generates it. Of a completion, the part of the
+            text that the two sides do not share, if it is told apart.
         system_prompt: The system message; None leaves it to the model's chat template.
     """
 
@@ -32,33 +35,21 @@ class Scenario(BaseModel):
     system_prompt: Text | None = None
 
 
-def read_sides(folder: Path) -> tuple[Style, tuple[Scenario, ...], tuple[Scenario, ...]]:
-    """Read and check both sides of a trait folder.
+Pairs = tuple[tuple[Scenario, ...], tuple[Scenario, ...]]
+"""The positive and the negative side; entry i of both is one pair."""
 
-    Returns:
-        `(style, positive, negative)`; entry i of both sides is one pair.
+
+def read_pairs(paths: tuple[Path, Path]) -> tuple[Style, Pairs]:
+    """Read and check both sides: `.jsonl` is written or instructed, `.txt` completions.
 
     Raises:
-        DatasetError: A side is missing or breaks a rule; the message names file and line.
+        DatasetError: A side breaks a rule; the message names file and line.
     """
-    paths = _side_paths(folder)
     raw_text = paths[0].suffix == ".txt"
     positive, negative = (_read_texts(path) if raw_text else _read_scenarios(path) for path in paths)
-    style: Style = "text" if raw_text else _common_style(paths, (positive, negative))
+    style: Style = "completions" if raw_text else _common_style(paths, (positive, negative))
     _check_pairs(paths, positive, negative)
-    return style, tuple(positive), tuple(negative)
-
-
-def _side_paths(folder: Path) -> tuple[Path, Path]:
-    found = [folder / f"{side}{suffix}" for suffix in (".jsonl", ".txt") for side in SIDES]
-    found = [path for path in found if path.is_file()]
-    suffixes = {path.suffix for path in found}
-    if len(found) != len(SIDES) or len(suffixes) != 1:
-        names = ", ".join(path.name for path in found) or "neither"
-        raise DatasetError(
-            f"{folder}: write positive.jsonl and negative.jsonl, or positive.txt and negative.txt (found {names})"
-        )
-    return found[0], found[1]
+    return style, (tuple(positive), tuple(negative))
 
 
 def _read_scenarios(path: Path) -> list[Scenario]:
@@ -97,19 +88,23 @@ def read_text(path: Path) -> str:
     """A UTF-8 file's text, without a byte order mark.
 
     Raises:
-        DatasetError: It cannot be read, or is not UTF-8; the message names the line.
+        DatasetError: It cannot be read, is not UTF-8, or still holds an example; the message names the line.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = data[: error.start].count(b"\n") + 1
         raise DatasetError(
             f"{path}:{number}: not UTF-8 (byte 0x{data[error.start]:02x}): save the file as UTF-8"
         ) from error
+    if PLACEHOLDER in text:
+        number = text[: text.index(PLACEHOLDER)].count("\n") + 1
+        raise DatasetError(f"{path}:{number}: still an example of new-trait: write your own in its place")
+    return text
 
 
 def field_error(error: ValueError, known: str) -> str:
@@ -133,7 +128,7 @@ def field_error(error: ValueError, known: str) -> str:
 
 
 def _common_style(paths: tuple[Path, Path], sides: tuple[list[Scenario], list[Scenario]]) -> Style:
-    """Written if every scenario has a response, generated if none has."""
+    """Written if every scenario has a response, instructed if none has."""
     written = [
         (path, i, s.response is not None)
         for path, side in zip(paths, sides, strict=True)
@@ -141,7 +136,7 @@ def _common_style(paths: tuple[Path, Path], sides: tuple[list[Scenario], list[Sc
     ]
     n_written = sum(has for _, _, has in written)
     if n_written in {0, len(written)}:
-        return "written" if n_written else "generated"
+        return "written" if n_written else "instructed"
     fewer_are_written = n_written * 2 < len(written)
     path, number, _ = next(entry for entry in written if entry[2] == fewer_are_written)
     raise DatasetError(

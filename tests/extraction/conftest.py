@@ -3,15 +3,29 @@
 import hashlib
 import json
 import os
+import sys
+import threading
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from trait_client.activations import Activations
+from trait_client.chat import ChatResult, Choice, Usage
+from trait_client.errors import ServiceError
 from trait_client.positions import Positions
-from trait_client.schema import ActivationInput, ActivationsMetadata, ActivationsRequest, ServiceInfo, VectorInfo
+from trait_client.schema import (
+    ActivationInput,
+    ActivationsMetadata,
+    ActivationsRequest,
+    Message,
+    ServiceInfo,
+    VectorInfo,
+)
 from trait_client.vector_file import VectorFile, sha256_of
+from trait_extraction.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -74,7 +88,8 @@ def service_info(n_layers, d_model, **changes):
 class GaussianService(Registry):
     """Positives and negatives drawn around two centres that lie `2 * gap[layer]` apart along the first axis.
 
-    An input is positive when its response (or text) holds the word YES. The same text gives the same activations.
+    An input is positive when its response (or text) holds the word YES. The same text gives the same activations. A chat
+    is answered with YES or NO, as its system prompt says where `obedient`, else with NO; `fails_after` so many replies.
     """
 
     n_layers: int = 10
@@ -82,6 +97,18 @@ class GaussianService(Registry):
     gap: tuple[float, ...] = (3.0,) * 10
     limit: int = 8192
     info_changes: dict = field(default_factory=dict)
+    obedient: bool = True
+    fails_after: int | None = None
+    asked: list = field(default_factory=list)
+
+    def chat(self, messages, *, model, **_options):
+        system, user = (message.content for message in messages)
+        if self.fails_after is not None and len(self.asked) >= self.fails_after:
+            raise ServiceError("the engine has stopped")
+        self.asked.append((system, user))
+        word = "YES" if self.obedient and "YES" in system else "NO"
+        choice = Choice(index=0, text=f"{word}, so it is with {user[:-1]}.", finish_reason="stop")
+        return ChatResult(id="1", model=model, choices=[choice], usage=Usage(prompt_tokens=1, total_tokens=1))
 
     def info(self):
         answer = service_info(self.n_layers, self.d_model, **self.info_changes)
@@ -220,3 +247,70 @@ def trait_folder(tmp_path):
 def traits_root() -> Path:
     """The datasets of the repository."""
     return REPOSITORY / "datasets" / "traits"
+
+
+@pytest.fixture
+def serve(gaussians):
+    """Serve known activations over HTTP, for the real client; gives the address and the service."""
+    service = gaussians()
+
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self, body, kind="application/json"):
+            self.send_response(200)
+            self.send_header("content-type", kind)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def _body(self):
+            return self.rfile.read(int(self.headers["content-length"]))
+
+        def do_GET(self):
+            assert self.headers["authorization"] == "Bearer key"
+            self._answer(service.info().model_dump_json().encode())
+
+        def do_POST(self):
+            if self.path == "/v1/chat/completions":
+                self._answer(self._reply(json.loads(self._body())))
+                return
+            answer = service.activations(ActivationsRequest.model_validate_json(self._body()))
+            metadata = {"trait": answer.metadata.model_dump_json()}
+            self._answer(safetensors.numpy.save(answer.tensors, metadata), "application/octet-stream")
+
+        def _reply(self, body):
+            options = {key: body.get(key) for key in ("max_tokens", "temperature", "top_p", "seed")}
+            result = service.chat([Message(**m) for m in body["messages"]], model=body["model"], **options)
+            answer = result.model_dump()
+            answer["choices"] = [{"index": 0, "message": {"content": result.text}, "finish_reason": "stop"}]
+            return json.dumps(answer).encode()
+
+        def do_PUT(self):
+            name = self.path.rsplit("/", 1)[1]
+            self._answer(service.put_vector(name, self._body()).model_dump_json().encode())
+
+        def log_message(self, *_):
+            pass
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # 5 by default: replies are asked for by many threads at once, and others are reset
+
+    server = Server(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", service
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def trait_extract(monkeypatch, capsys):
+    """Run a command line; gives `(exit code, stdout, stderr)`."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["trait-extract", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "160")
+        with pytest.raises(SystemExit) as caught:
+            main()
+        captured = capsys.readouterr()
+        return caught.value.code or 0, captured.out, captured.err
+
+    return call

@@ -1,70 +1,19 @@
 """`trait-extract` as it is typed: tables or JSON on stdout, one line on stderr for what goes wrong, exit codes."""
 
+import csv
 import json
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-import safetensors.numpy
-from trait_client.schema import ActivationsRequest
 from trait_client.vector_file import VectorFile
-from trait_extraction.cli import main
 
 
-@pytest.fixture
-def serve(gaussians):
-    """Serve known activations over HTTP, for the real client; gives the address and the service."""
-    service = gaussians()
-
-    class Handler(BaseHTTPRequestHandler):
-        def _answer(self, body, kind="application/json"):
-            self.send_response(200)
-            self.send_header("content-type", kind)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def _body(self):
-            return self.rfile.read(int(self.headers["content-length"]))
-
-        def do_GET(self):
-            assert self.headers["authorization"] == "Bearer key"
-            self._answer(service.info().model_dump_json().encode())
-
-        def do_POST(self):
-            answer = service.activations(ActivationsRequest.model_validate_json(self._body()))
-            metadata = {"trait": answer.metadata.model_dump_json()}
-            self._answer(safetensors.numpy.save(answer.tensors, metadata), "application/octet-stream")
-
-        def do_PUT(self):
-            name = self.path.rsplit("/", 1)[1]
-            self._answer(service.put_vector(name, self._body()).model_dump_json().encode())
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", service
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def trait_extract(monkeypatch, capsys):
-    """Run a command line; gives `(exit code, stdout, stderr)`."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["trait-extract", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "160")
-        with pytest.raises(SystemExit) as caught:
-            main()
-        captured = capsys.readouterr()
-        return caught.value.code or 0, captured.out, captured.err
-
-    return call
+@pytest.mark.parametrize("command", ["run", "check", "show", "new-trait", "import", "export"])
+def test_every_command_explains_itself(trait_extract, command):
+    code, out, err = trait_extract(command, "--help")
+    assert (code, err) == (0, "")
+    assert f"trait-extract {command}" in out
 
 
 def test_run_writes_and_registers_vectors_and_tells_so_in_json(serve, trait_extract, trait_folder, tmp_path):
@@ -106,7 +55,7 @@ def test_run_prints_a_table_and_keeps_the_registry_out_when_told(
         (["run", "--trait", "nowhere"], 1, "no trait 'nowhere'"),
         (["run"], 2, "--trait NAME (once or more) or --all"),
         (["run", "--trait", "warmth", "--positions", "reply[:]"], 2, "positions 'reply[:]' are not understood"),
-        (["run", "--trait", "warmth", "--method", "pca"], 2, "unknown method 'pca'"),
+        (["run", "--trait", "warmth", "--method", "median"], 2, "unknown method 'median'"),
         (["run", "--trait", "warmth", "--held-out", "1.5"], 2, "held-out 1.5"),
         (["run", "--trait", "warmth", "--positions", "prompt[:]"], 2, "same prompt on both sides"),
         (["run", "--trait", "warmth", "--url", "http://127.0.0.1:9"], 1, "no service answers at http://127.0.0.1:9"),
@@ -130,10 +79,13 @@ def test_check_counts_what_is_valid_and_names_what_is_not(trait_extract, trait_f
     (bad / "positive.jsonl").write_text("{\n" * 16)
     code, out, err = trait_extract("check", "--datasets", root, "--json")
     assert code == 1
-    assert json.loads(out)["valid"][0] | {"digest": ""} == {
+    row = json.loads(out)["valid"][0]
+    assert row.pop("balance")["words_accuracy"] == 1.0
+    assert row | {"digest": ""} == {
         "trait": "warmth",
         "category": "tone",
         "style": "written",
+        "derived": False,
         "n_scenarios": 16,
         "n_questions": 1,
         "mean_words_positive": 2.0,
@@ -142,6 +94,20 @@ def test_check_counts_what_is_valid_and_names_what_is_not(trait_extract, trait_f
         "digest": "",
     }
     assert f"error: {bad / 'positive.jsonl'}:1: not JSON" in err
+
+
+def test_check_warns_where_words_give_the_sides_away_and_says_what_that_means(trait_extract, trait_folder):
+    root = trait_folder().parents[1]
+    code, out, _ = trait_extract("check", "--datasets", root)
+    assert code == 0
+    assert "! warmth: words alone find the side of 100% of held-out replies (in +/- replies: ^no 0%/100%" in out
+    assert "A warning tells what a probe may have learnt instead of the trait." in out
+    sides = [[{"prompt": f"Q{i}?", "system_prompt": s} for i in range(9)] for s in ("Be warm.", "Be cold.")]
+    trait_folder(*sides, name="told")
+    code, out, _ = trait_extract("check", "--trait", "told", "--datasets", root)
+    assert (code, "Balance" in out) == (0, False)
+    code, out, _ = trait_extract("check", "--trait", "told", "--datasets", root, "--json")
+    assert json.loads(out)["valid"][0]["balance"] is None
 
 
 def test_show_lists_every_layer_and_marks_the_chosen_one(serve, trait_extract, trait_folder, tmp_path):
@@ -166,3 +132,19 @@ def test_show_lists_every_layer_and_marks_the_chosen_one(serve, trait_extract, t
 def test_check_imports_neither_torch_nor_scikit_learn():
     program = "import sys, trait_extraction.cli; print([m for m in ('torch', 'sklearn', 'vllm') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
+
+
+def test_run_with_all_methods_writes_a_table_of_evidence_with_intervals(serve, trait_extract, trait_folder, tmp_path):
+    (url, _), root, table = serve, trait_folder().parents[1], tmp_path / "evidence.csv"
+    call = ["run", "--all", "--method", "all", "--url", url, "--api-key", "key", "--datasets", root]
+    code, out, err = trait_extract(*call, "--out", tmp_path / "vectors", "--table", table)
+    assert code == 0, err
+    assert "evidence" in out
+    rows = list(csv.DictReader(table.open()))
+    assert [r["method"] for r in rows] == ["mean_diff", "probe", "gradient", "pca", "random"]
+    meta = VectorFile.load(tmp_path / "vectors" / "warmth" / "probe.safetensors").metadata
+    at = meta.layers[meta.chosen_layer]
+    assert (rows[1]["trait"], int(rows[1]["layer"]), rows[1]["chosen_by"]) == ("warmth", meta.chosen_layer, "evidence")
+    assert float(rows[1]["auc"]) == pytest.approx(at.auc, rel=1e-3)
+    stored = [float(rows[1]["cohens_d_low"]), float(rows[1]["cohens_d_high"])]
+    assert stored == pytest.approx(at.cohens_d_interval, rel=1e-3)

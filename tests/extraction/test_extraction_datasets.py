@@ -29,12 +29,12 @@ def test_a_folder_of_written_pairs_is_read_in_order(trait_folder):
     assert dataset.steering.questions == ["How are you?"]
 
 
-def test_scenarios_without_responses_are_generated_and_txt_lines_are_raw_text(trait_folder):
+def test_scenarios_without_responses_are_instructed_and_txt_lines_are_completions(trait_folder):
     sides = [without(pairs(system_prompt=word), "response") for word in ("Be warm.", "Be cold.")]
-    assert load_trait(trait_folder(*sides, name="generated")).style == "generated"
+    assert load_trait(trait_folder(*sides, name="told")).style == "instructed"
     lines = [[f"{word} {i}" for i in range(9)] for word in ("Oui", "Yes")]
     raw = load_trait(trait_folder(*lines, name="raw", suffix=".txt"))
-    assert raw.style == "text"
+    assert raw.style == "completions"
     assert raw.positive[0].prompt == "Oui 0"
 
 
@@ -147,6 +147,7 @@ def test_a_trait_is_found_by_its_name_or_its_category(trait_folder, tmp_path):
 def test_every_dataset_of_the_repository_is_valid(traits_root):
     for folder in list_traits(traits_root):
         dataset = load_trait(folder)
+        assert dataset.style == "written"
         assert dataset.n_scenarios >= 40
         asked = {s.prompt for s in dataset.positive}
         assert not asked & set(dataset.steering.questions), f"{folder.name}: evaluation questions are also scenarios"

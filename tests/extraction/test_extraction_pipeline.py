@@ -82,12 +82,12 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(trait_folder, g
 
 
 def test_what_stands_already_is_kept_until_its_inputs_change(trait_folder, gaussians, tmp_path):
-    folder, service, out = trait_folder(), gaussians(), tmp_path / "out"
+    folder, service, out, captured = trait_folder(), gaussians(), tmp_path / "out", []
 
     def reused(settings=RESPONSE, methods=("mean_diff",), **options):
         before = service.n_requests
         results = run(service, [(load_trait(folder), settings)], methods, out, **options)
-        assert (service.n_requests == before) == all(r.reused for r in results)
+        captured.append(service.n_requests - before)
         return [r.reused for r in results]
 
     assert reused() == [False]
@@ -104,6 +104,8 @@ def test_what_stands_already_is_kept_until_its_inputs_change(trait_folder, gauss
     (out / "warmth" / "mean_diff.safetensors").write_bytes(b"torn")
     assert reused(Settings("all[:]", seed=5, held_out=0.5)) == [False]
     assert reused(Settings("all[:]", seed=5, held_out=0.5)) == [True]
+    # Another method, seed or split is fitted on the activations that stand; a torn file is made of them again.
+    assert captured == [1, 0, 0, 1, 0, 1, 0, 1, 1, 0, 0]
 
 
 def test_vectors_are_registered_under_the_trait_and_under_trait_dot_method(trait_folder, gaussians, tmp_path):
@@ -119,9 +121,9 @@ def test_vectors_are_registered_under_the_trait_and_under_trait_dot_method(trait
 
 def test_requests_stay_within_the_services_limit(trait_folder, gaussians):
     dataset = load_trait(trait_folder())
-    whole = read_activations(gaussians(), dataset, "response[:]", RESPONSE.generation)
+    whole = read_activations(gaussians(), dataset, "response[:]")
     service = gaussians(limit=7)
-    parts = read_activations(service, dataset, "response[:]", RESPONSE.generation)
+    parts = read_activations(service, dataset, "response[:]")
     assert service.n_requests == 5
     np.testing.assert_array_equal(whole.positive, parts.positive)
     np.testing.assert_array_equal(whole.negative, parts.negative)
@@ -138,7 +140,7 @@ def test_the_residual_norm_is_weighted_by_positions(trait_folder, gaussians):
             answer.tensors["norm/all[4:]"][:2] = [[8.0], [4.0]]
             return answer
 
-    found = read_activations(Uneven(), dataset, "response[:]", RESPONSE.generation)
+    found = read_activations(Uneven(), dataset, "response[:]")
     np.testing.assert_allclose(found.residual_norms, 5.0)
 
 
@@ -150,7 +152,7 @@ def test_a_scenario_without_the_positions_is_named(trait_folder, gaussians):
             return answer
 
     with pytest.raises(DatasetError, match=r"negative\.jsonl:3: has no position response\[40:\] \(1 of 32"):
-        read_activations(Short(), load_trait(trait_folder()), "response[40:]", RESPONSE.generation)
+        read_activations(Short(), load_trait(trait_folder()), "response[40:]")
 
 
 def test_activations_that_are_not_finite_are_the_services_error(trait_folder, gaussians, tmp_path):
@@ -175,29 +177,17 @@ def test_positions_at_which_the_sides_cannot_differ_are_refused(trait_folder, ga
         run(gaussians(), [(raw, RESPONSE)], ["mean_diff"], tmp_path)
 
 
-def test_generated_replies_are_refused_until_allowed_and_prompts_need_none(trait_folder, gaussians, tmp_path):
+def test_prompts_of_instructed_scenarios_are_read_without_replies(trait_folder, gaussians, tmp_path):
     sides = [[{"prompt": f"Q {i}?", "system_prompt": word} for i in range(16)] for word in ("Say YES.", "Say NO.")]
-    dataset = load_trait(trait_folder(*sides))
-    requests = []
-
-    class Recording(gaussians):
-        def activations(self, request):
-            requests.append(request)
-            return super().activations(request)
-
-    with pytest.raises(InvalidRequestError, match=r"elicitation check.*not part of this version.*--allow-unchecked"):
-        run(Recording(), [(dataset, RESPONSE)], ["mean_diff"], tmp_path)
-    assert requests == []
-    (result,) = run(Recording(), [(dataset, RESPONSE)], ["mean_diff"], tmp_path, allow_unchecked=True)
-    assert requests[0].generate.max_tokens == 64
-    assert [m.content for m in requests[0].inputs[0].messages] == ["Say YES.", "Q 0?"]
-    assert result.vector.metadata.method_options["generation"]["max_tokens"] == 64
-    run(Recording(), [(dataset, Settings("prompt[-1]"))], ["mean_diff"], tmp_path)
-    assert requests[1].generate is None
+    service = gaussians()
+    (result,) = run(service, [(load_trait(trait_folder(*sides)), Settings("prompt[-1]"))], ["mean_diff"], tmp_path)
+    assert (service.n_requests, result.vector.metadata.elicitation) == (1, None)
+    with pytest.raises(InvalidRequestError, match="generate them first"):
+        read_activations(service, load_trait(trait_folder(*sides)), "response[:]")
 
 
 @pytest.mark.parametrize(
-    ("methods", "reason"), [(["pca"], "unknown method 'pca'.*mean_diff, probe"), ([], "no method")]
+    ("methods", "reason"), [(["median"], "unknown method 'median'.*mean_diff, probe"), ([], "no method")]
 )
 def test_methods_are_checked_before_anything_is_read(trait_folder, gaussians, tmp_path, methods, reason):
     service = gaussians()

@@ -9,6 +9,22 @@ class DirectionError(TraitError):
     """The activations do not define a direction."""
 
 
+_NOT_FINITE = (
+    "the direction is not finite: look for infinite or NaN activations (half precision overflows in the first "
+    "positions of some models; serve the model in bfloat16 or float32)"
+)
+
+
+def require_finite(*sides: npt.NDArray[np.float32]) -> None:
+    """Refuse activations that would end a decomposition or an optimisation with a failure of its own.
+
+    Raises:
+        DirectionError: A value is not finite.
+    """
+    if not all(np.isfinite(side).all() for side in sides):
+        raise DirectionError(_NOT_FINITE)
+
+
 def unit_direction(
     weight: npt.NDArray[np.floating],
     positive: npt.NDArray[np.float32],
@@ -31,10 +47,7 @@ def unit_direction(
     norm = float(np.linalg.norm(wide))
     gap = wide @ (positive.mean(axis=0, dtype=np.float64) - negative.mean(axis=0, dtype=np.float64))
     if not (np.isfinite(norm) and np.isfinite(gap)):
-        raise DirectionError(
-            "the direction is not finite: look for infinite or NaN activations (half precision overflows in the first "
-            "positions of some models; serve the model in bfloat16 or float32)"
-        )
+        raise DirectionError(_NOT_FINITE)
     if norm == 0:
         raise DirectionError(
             "the direction is zero: the positive and the negative activations do not differ. Do the two sides differ "

@@ -44,7 +44,7 @@ def probe(
     Raises:
         DirectionError: An activation is zero or not finite, the classes do not differ, or the fit did not converge.
     """
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - two seconds that `check` need not wait
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - two seconds that no other method need wait for
 
     rows = np.concatenate([positive, negative]).astype(np.float64)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)

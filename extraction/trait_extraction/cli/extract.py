@@ -1,0 +1,174 @@
+"""`trait-extract run`, `check` and `show`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from trait_client.errors import DatasetError, InvalidRequestError
+from trait_client.http import TraitClient
+from trait_client.positions import Positions
+from trait_client.results import ResultStore
+from trait_client.schema import Generation
+from trait_client.settings import DEFAULT_URL
+from trait_client.vector_file import VectorFile, sha256_of, write_atomically
+
+from trait_extraction import tables
+from trait_extraction.activations import default_positions
+from trait_extraction.balance import measure_balance
+from trait_extraction.cli.console import FAILED, ApiKey, Json, fail, out, print_json, print_lines, progress
+from trait_extraction.csv_table import evidence_csv
+from trait_extraction.datasets import TraitDataset, find_trait, list_traits, load_trait
+from trait_extraction.methods import METHODS
+from trait_extraction.pipeline import run as run_pipeline
+from trait_extraction.scenarios import Style
+from trait_extraction.styles import styles_of
+from trait_extraction.vectors import Settings
+
+Datasets = Annotated[Path, typer.Option(help="Folder that holds <category>/<trait>.")]
+DEFAULT_DATASETS = Path("datasets/traits")
+
+
+def run(
+    trait: Annotated[list[str] | None, typer.Option(help="A trait, or <category>/<trait>; repeat for more.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every trait of the datasets.")] = False,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{', '.join(METHODS)}; repeat for more, or all. Default: mean_diff."),
+    ] = None,
+    style: Annotated[
+        Style | None,
+        typer.Option(
+            help="written: replies as they stand. instructed: the model replies under opposite system prompts. completions: "
+            "raw text for base models. Default: the first of these that the trait has."
+        ),
+    ] = None,
+    url: Annotated[str, typer.Option(envvar="TRAIT_SERVICE_URL", help="The service.")] = DEFAULT_URL,
+    api_key: ApiKey = None,
+    datasets: Datasets = DEFAULT_DATASETS,
+    folder: Annotated[Path, typer.Option("--out", help="Folder of the vector files.")] = Path("vectors"),
+    positions: Annotated[
+        str | None, typer.Option(help="What is pooled. Default: response[:]; all[4:] for whole raw texts.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the held-out split and of random directions.")] = 0,
+    held_out: Annotated[float, typer.Option(help="Part of the scenarios to test on.")] = 0.25,
+    splits: Annotated[
+        int, typer.Option(min=1, max=256, help="How often scenarios are held out and directions fitted, for intervals.")
+    ] = 8,
+    max_tokens: Annotated[int, typer.Option(min=1, max=65536, help="Length of generated replies.")] = 64,
+    unvetted: Annotated[
+        bool,
+        typer.Option(
+            "--unvetted", help="Use generated replies that fail the elicitation check, or that nothing can check."
+        ),
+    ] = False,
+    db: Annotated[
+        Path | None,
+        typer.Option(
+            help="Result database: the layer that its sweeps steer best on is chosen, and the evidence is stored there."
+        ),
+    ] = None,
+    register: Annotated[bool, typer.Option(help="Register the vectors with the service.")] = True,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="Write the evidence at the chosen layers, intervals included, to this .csv file."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Make files again that stand already.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Extract vectors, write <out>/<trait>/<method>.safetensors, register them as <trait> and <trait>.<method>."""
+    if positions is not None:
+        positions = str(Positions.parse(positions))
+    loaded = [load_trait(path, style) for path in chosen_traits(datasets, trait, every=every)]
+    generation = Generation(max_tokens=max_tokens, seed=seed)
+    jobs = [(d, Settings(positions or default_positions(d), seed, held_out, splits, generation)) for d in loaded]
+    with TraitClient(url, api_key=api_key) as client, progress() as report:
+        results = run_pipeline(
+            client,
+            jobs,
+            chosen_methods(method),
+            folder,
+            register=register,
+            force=force,
+            unvetted=unvetted,
+            results=None if db is None else ResultStore(db),
+            report=report,
+        )
+    if table is not None:
+        write_atomically(table, evidence_csv([e.vector.metadata for e in results]).encode())
+    if as_json:
+        print_json([tables.result_row(r) for r in results])
+    else:
+        out.print(tables.result_table(results))
+        print_lines(tables.result_lines(results))
+
+
+def check(
+    trait: Annotated[list[str] | None, typer.Option(help="A trait; repeat for more. Default: all.")] = None,
+    style: Annotated[
+        Style | None,
+        typer.Option(
+            help="One style only; completions are derived where none are written. Default: every style that is there."
+        ),
+    ] = None,
+    datasets: Datasets = DEFAULT_DATASETS,
+    as_json: Json = False,
+) -> None:
+    """Check dataset folders, every style that they have; the first fault of each is told with file and line.
+
+    Of the valid ones the balance is measured: length, shared words, and how often words alone tell the sides apart. Of the
+    instructed style the system prompts are compared, since the replies are still to come. A warning is no fault.
+    """
+    valid: list[TraitDataset] = []
+    faults: list[str] = []
+    for folder in chosen_traits(datasets, trait, every=not trait):
+        try:
+            valid += [load_trait(folder, one) for one in ([style] if style else styles_of(folder))]
+        except DatasetError as error:
+            faults.append(str(error))
+    balances = [(dataset, measure_balance(dataset)) for dataset in valid]
+    if as_json:
+        rows = [tables.dataset_row(d) | {"balance": tables.balance_row(d, b)} for d, b in balances]
+        print_json({"valid": rows, "faults": faults})
+    elif valid:
+        out.print(tables.dataset_table(valid))
+        if measured := [(d, b) for d, b in balances if b is not None]:
+            out.print(tables.balance_table(measured))
+        print_lines(tables.balance_lines(measured))
+    for fault in faults:
+        fail(fault, FAILED)
+    if faults:
+        raise typer.Exit(FAILED)
+
+
+def show(
+    file: Annotated[Path, typer.Argument(help="A vector file.")],
+    as_json: Json = False,
+) -> None:
+    """Show what is known of a vector file's directions, layer by layer."""
+    vector = VectorFile.load(file)
+    meta = vector.metadata
+    sha256 = sha256_of(file.read_bytes())
+    if as_json:
+        print_json({"sha256": sha256, **meta.model_dump()})
+        return
+    out.print(tables.vector_table(vector))
+    print_lines(tables.vector_lines(vector))
+    out.print(f"{sha256}\nlayer {meta.chosen_layer}: {meta.chosen_because}", markup=False, highlight=False)
+
+
+def chosen_methods(methods: list[str] | None) -> list[str]:
+    """The named methods, each once; `all` stands for every one."""
+    named = methods or ["mean_diff"]
+    return list(dict.fromkeys(name for given in named for name in (METHODS if given == "all" else [given])))
+
+
+def chosen_traits(root: Path, traits: list[str] | None, *, every: bool) -> list[Path]:
+    """The folders of the named traits, or of all.
+
+    Raises:
+        InvalidRequestError: Neither, or both.
+        DatasetError: There is no such trait.
+    """
+    if every == bool(traits):
+        raise InvalidRequestError("give --trait NAME (once or more) or --all", param="trait")
+    return list_traits(root) if every else [find_trait(root, name) for name in dict.fromkeys(traits or [])]

@@ -1,0 +1,154 @@
+"""`trait-extract import` and `export`: vectors of other tools, norms and conventions printed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from trait_client.errors import InvalidRequestError
+from trait_client.http import TraitClient
+from trait_client.schema import ServiceInfo, Unit
+from trait_client.settings import DEFAULT_URL
+from trait_client.vector_file import VectorFile, sha256_of, write_atomically
+
+from trait_extraction.cli.console import ApiKey, Json, out, print_json, print_lines
+from trait_extraction.interchange.foreign import ForeignVectors
+from trait_extraction.interchange.gguf_export import control_vector
+from trait_extraction.interchange.importing import Imported, ModelShape, import_vectors
+from trait_extraction.interchange.numbering import NUMBERINGS, check_numbering
+from trait_extraction.interchange.sources import read_source
+from trait_extraction.tables import control_table, imported_table
+
+Layers = Annotated[list[int] | None, typer.Option("--layer", min=0, help="0-based decoder block; repeat for more.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that stands already.")]
+
+
+def import_command(
+    source: Annotated[
+        str,
+        typer.Argument(help=".gguf, .pt, .safetensors, a folder <method>_layer<N>.pt, or hf://org/repo@revision/path."),
+    ],
+    trait: Annotated[str, typer.Option(help="The name that the vector gets.")],
+    numbering: Annotated[
+        str | None, typer.Option(help="; ".join(f"{name}: {meaning}" for name, meaning in NUMBERINGS.items()))
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="How it was made. Default: the folder's method, else imported.")
+    ] = None,
+    layer: Layers = None,
+    chosen_layer: Annotated[
+        int | None, typer.Option(min=0, help="Where requests steer that name no layer. Default: nearest to half depth.")
+    ] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="A vector file of the model: its shape and norms, instead of a service's.")
+    ] = None,
+    url: Annotated[str, typer.Option(envvar="TRAIT_SERVICE_URL", help="The service of the model.")] = DEFAULT_URL,
+    api_key: ApiKey = None,
+    folder: Annotated[Path, typer.Option("--out", help="Folder of the vector files.")] = Path("vectors"),
+    register: Annotated[bool, typer.Option("--register", help="Register it with the service, as the trait.")] = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Turn vectors of another tool into a vector file, <out>/<trait>/<method>.safetensors.
+
+    Example: `trait-extract import happy.gguf --trait happy --numbering block --url http://127.0.0.1:8000`
+    """
+    convention = check_numbering(numbering)
+    if like is not None and register:
+        raise InvalidRequestError("--register needs the service's own shape: leave --like out", param="like")
+    shape = ModelShape.of_service(_info(url, api_key)) if like is None else ModelShape.of_file(VectorFile.load(like))
+    foreign = read_source(source, method)
+    made_by = method or foreign.facts.get("method", "imported")
+    imported = import_vectors(
+        foreign, shape, trait, convention, method=made_by, layers=layer, chosen_layer=chosen_layer
+    )
+    path = folder / trait / f"{made_by}.safetensors"
+    data = imported.vector.to_bytes()
+    _write(path, data, force=force)
+    if register:
+        with TraitClient(url, api_key=api_key) as client:
+            client.put_vector(trait, data)
+    if as_json:
+        print_json(_imported_row(path, data, foreign, imported, registered=trait if register else None))
+        return
+    out.print(imported_table(imported))
+    meta = imported.vector.metadata
+    print_lines(
+        [
+            *imported.left_out,
+            f"{foreign.kind}; it says of itself: {foreign.facts or 'nothing'}",
+            f"--numbering {convention}: {NUMBERINGS[convention]}",
+            f"shape and residual norms: {shape.model}, {shape.n_layers} layers, d_model {shape.d_model}, from {shape.source}",
+            "unit separation: 1 adds the vector as it stood in its file. Its centre is unknown: projections are not centred",
+            f"layer {meta.chosen_layer}: {meta.chosen_because}",
+            f"{path}{f', registered as {trait}' if register else ''}",
+            sha256_of(data),
+        ]
+    )
+
+
+def export_command(
+    file: Annotated[Path, typer.Argument(help="A vector file.")],
+    to: Annotated[Path, typer.Argument(help="The GGUF file to write.")],
+    layer: Layers = None,
+    all_layers: Annotated[bool, typer.Option("--all-layers", help="Every layer of the file.")] = False,
+    coef: Annotated[float, typer.Option(help="What llama.cpp's scale 1 adds, in --unit.")] = 1.0,
+    unit: Annotated[Unit, typer.Option(help="Unit of --coef. raw: residual units.")] = "raw",
+    model_hint: Annotated[str, typer.Option(help="controlvector.model_hint, for example llama.")] = "unknown",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write a GGUF control vector for llama.cpp and repeng; the chosen layer unless others are named.
+
+    Example: `trait-extract export vectors/refusal/mean_diff.safetensors refusal.gguf --coef 1.5 --unit dose`
+    """
+    if all_layers and layer:
+        raise InvalidRequestError("give --layer or --all-layers, not both", param="layer")
+    vector = VectorFile.load(file)
+    control = control_vector(vector, sorted(vector.directions) if all_layers else layer, coef, unit)
+    data = control.to_bytes(model_hint)
+    _write(to, data, force=force)
+    if as_json:
+        layers = {str(number): {"length": length} for number, length in control.lengths.items()}
+        print_json({"file": str(to), "bytes": len(data), "layers": layers, "left_out": control.left_out})
+        return
+    out.print(control_table(control, vector))
+    print_lines(
+        [
+            *control.left_out,
+            "llama.cpp adds scale x direction.N to the output of decoder block N, counted from 0, at every position",
+            f"{to}, {len(data)} bytes",
+        ]
+    )
+
+
+def _info(url: str, api_key: str | None) -> ServiceInfo:
+    with TraitClient(url, api_key=api_key) as client:
+        return client.info()
+
+
+def _write(path: Path, data: bytes, *, force: bool) -> None:
+    if path.exists() and not force:
+        raise InvalidRequestError(f"{path} stands already: --force replaces it", param="force")
+    write_atomically(path, data)
+
+
+def _imported_row(
+    path: Path, data: bytes, foreign: ForeignVectors, imported: Imported, registered: str | None
+) -> dict[str, object]:
+    meta = imported.vector.metadata
+    return {
+        "path": str(path),
+        "sha256": sha256_of(data),
+        "trait": meta.trait,
+        "method": meta.method,
+        "kind": foreign.kind,
+        "facts": foreign.facts,
+        "numbering": meta.method_options["numbering"],
+        "layers": {
+            str(layer): {"length": norm, "residual_norm": meta.layers[layer].residual_norm}
+            for layer, norm in imported.norms.items()
+        },
+        "left_out": imported.left_out,
+        "chosen_layer": meta.chosen_layer,
+        "registered": registered,
+    }

@@ -1,0 +1,35 @@
+"""`trait-extract new-trait`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trait_extraction.cli.console import Json, print_json, print_lines
+from trait_extraction.cli.extract import DEFAULT_DATASETS, Datasets
+from trait_extraction.scaffold import new_trait
+from trait_extraction.scenarios import Style
+
+
+def new_trait_command(
+    name: Annotated[str, typer.Argument(help="The trait's name: lower case letters, digits, _ . and -.")],
+    category: Annotated[str, typer.Option(help="Folder below the datasets; made if need be.")] = "custom",
+    style: Annotated[
+        Style,
+        typer.Option(help="written: replies to one prompt. instructed: system prompts. completions: for base models."),
+    ] = "written",
+    datasets: Datasets = DEFAULT_DATASETS,
+    as_json: Json = False,
+) -> None:
+    """Write the folder of a new trait, with examples to replace; `check` then tells what is missing.
+
+    Example: `trait-extract new-trait warmth --category tone`
+    """
+    folder: Path = new_trait(datasets, category, name, style)
+    files = sorted(path.name for path in folder.iterdir())
+    if as_json:
+        print_json({"folder": str(folder), "files": files})
+    else:
+        print_lines(
+            [f"{folder}: {', '.join(files)}", f"next: read README.md there, then trait-extract check --trait {name}"]
+        )

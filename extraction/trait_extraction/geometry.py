@@ -1,0 +1,31 @@
+"""How directions lie to one another, and which dimensions of the residual stream rule its norm."""
+
+import numpy as np
+import numpy.typing as npt
+
+N_MASSIVE = 3
+"""Dimensions that the report names: in Gemma 3 as many hold 88 to 97 per cent of the squared norm."""
+
+Direction = npt.NDArray[np.float32]
+
+
+def cosine(first: Direction, second: Direction) -> float:
+    """Cosine of two unit directions of one layer."""
+    return float(first.astype(np.float64) @ second.astype(np.float64))
+
+
+def massive_dimensions(activations: npt.NDArray[np.float32]) -> tuple[list[int], float]:
+    """The dimensions that hold most of the squared norm (massive activations: Sun et al. 2024, arXiv 2402.17762).
+
+    `share = sum_{j in the largest 3} mean_i h_ij^2 / sum_j mean_i h_ij^2`, of pooled activations: means over positions, in
+    which what differs between tokens has partly cancelled.
+
+    Args:
+        activations: `(n, d_model)` float32, residual units.
+
+    Returns:
+        `(dimensions, share)`, the largest dimension first.
+    """
+    squares = (activations.astype(np.float64) ** 2).mean(axis=0)
+    largest = np.argsort(-squares, kind="stable")[:N_MASSIVE]
+    return [int(j) for j in largest], float(squares[largest].sum() / squares.sum())

@@ -1,0 +1,1 @@
+"""Steering vectors of other tools: read with every suspicion, written the way that they read them."""

@@ -1,0 +1,159 @@
+"""From another tool's vectors to a vector file."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from trait_client.errors import InvalidRequestError, VectorFileError
+from trait_client.schema import LayerEvidence, ServiceInfo, VectorMetadata, is_name
+from trait_client.vector_file import VectorFile
+
+from trait_extraction.interchange.foreign import ForeignVectors
+from trait_extraction.interchange.numbering import Numbering, by_layer
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The model that the vectors are for.
+
+    Args:
+        model: Its name.
+        config_digest: Of its configuration: a service takes vectors of its own model only.
+        n_layers: Decoder blocks.
+        d_model: Width of the residual stream.
+        residual_norms: Layer -> mean token norm over positions 4 and later.
+        source: Where that was taken from, for messages.
+        weights_digest: Of its weights, if they are known.
+    """
+
+    model: str
+    config_digest: str
+    n_layers: int
+    d_model: int
+    residual_norms: dict[int, float]
+    source: str
+    weights_digest: str | None = None
+
+    @classmethod
+    def of_service(cls, info: ServiceInfo) -> "ModelShape":
+        """As a running service describes its model."""
+        norms = dict(enumerate(info.residual_norms))
+        where = "the service (GET /v1/steering)"
+        return cls(info.model, info.config_digest, info.n_layers, info.d_model, norms, where, info.weights_digest)
+
+    @classmethod
+    def of_file(cls, vector: VectorFile) -> "ModelShape":
+        """As another vector file of the same model has it."""
+        meta = vector.metadata
+        norms = {layer: at.residual_norm for layer, at in meta.layers.items()}
+        where = f"the {meta.trait} vector file"
+        return cls(meta.model, meta.config_digest, meta.n_layers, meta.d_model, norms, where, meta.weights_digest)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A vector file made of foreign vectors.
+
+    Args:
+        vector: The file's content.
+        norms: Layer -> length of the vector as the other tool's file has it.
+        left_out: What was not taken over, a sentence each.
+    """
+
+    vector: VectorFile
+    norms: dict[int, float]
+    left_out: list[str]
+
+
+def import_vectors(
+    foreign: ForeignVectors,
+    shape: ModelShape,
+    trait: str,
+    numbering: Numbering,
+    *,
+    method: str = "imported",
+    layers: list[int] | None = None,
+    chosen_layer: int | None = None,
+) -> Imported:
+    """Check foreign vectors against a model, and make a vector file of them.
+
+    Directions are scaled to unit length. `separation` becomes the length that the vector had, so that one unit of it adds
+    the vector as its own tool adds it; the separation of the classes is not known, nor is the centre, which becomes 0.
+
+    Args:
+        foreign: What the other file holds.
+        shape: The model.
+        trait: The name that the vector gets.
+        numbering: What the file's layer numbers mean.
+        method: How the vectors were made.
+        layers: 0-based blocks to take; None takes all.
+        chosen_layer: Where a request steers that names no layer; None takes the one nearest to half of the depth.
+
+    Raises:
+        InvalidRequestError: A name, or a layer that is not there.
+        VectorFileError: A vector has another width, is zero or not finite, or lies beyond the model.
+    """
+    for name in (trait, method):
+        if not is_name(name):
+            raise InvalidRequestError(f"{name[:80]!r} is no name: lower case letters, digits, _ . and -, 64 at most")
+    vectors, left_out = by_layer(foreign, numbering, shape.n_layers, layers)
+    if not vectors:
+        raise VectorFileError("no vector is left for any layer")
+    norms = {layer: _length(layer, vector, shape) for layer, vector in vectors.items()}
+    chosen = min(vectors, key=lambda layer: (abs(layer - shape.n_layers // 2), layer))
+    because = (
+        f"Nearest to half of the depth among the imported layers {sorted(vectors)}; nothing is known of their effect."
+    )
+    if chosen_layer is not None:
+        if chosen_layer not in vectors:
+            raise InvalidRequestError(f"layer {chosen_layer} is not among {sorted(vectors)}", param="chosen_layer")
+        chosen, because = chosen_layer, "Chosen at the import."
+    metadata = VectorMetadata(
+        trait=trait,
+        model=shape.model,
+        config_digest=shape.config_digest,
+        weights_digest=shape.weights_digest,
+        n_layers=shape.n_layers,
+        d_model=shape.d_model,
+        method=method,
+        method_options={
+            "imported_from": foreign.kind,
+            "numbering": numbering,
+            "separation_is": "the vector's length in its own file",
+            "centre_is": "unknown",
+            "facts": foreign.facts,
+        },
+        positions="unknown",
+        layers={
+            layer: LayerEvidence(separation=norm, centre=0.0, residual_norm=_norm_of(layer, shape))
+            for layer, norm in norms.items()
+        },
+        chosen_layer=chosen,
+        chosen_because=because,
+    )
+    directions = {
+        layer: (vectors[layer].astype(np.float64) / norms[layer]).astype(np.float32) for layer in sorted(vectors)
+    }
+    return Imported(VectorFile(metadata, directions), norms, left_out)
+
+
+def _length(layer: int, vector: npt.NDArray[np.float32], shape: ModelShape) -> float:
+    if vector.shape != (shape.d_model,):
+        raise VectorFileError(
+            f"layer {layer} has {vector.shape[0]} dimensions, {shape.model} has {shape.d_model}: it is another model's"
+        )
+    if not np.isfinite(vector).all():
+        raise VectorFileError(f"layer {layer} holds a value that is not finite")
+    norm = float(np.linalg.norm(vector.astype(np.float64)))
+    if norm == 0:
+        raise VectorFileError(f"layer {layer} is zero, which is no direction: leave it out, --layer N for the others")
+    return norm
+
+
+def _norm_of(layer: int, shape: ModelShape) -> float:
+    if layer not in shape.residual_norms:
+        raise InvalidRequestError(
+            f"{shape.source} has no residual norm for layer {layer}, only for {sorted(shape.residual_norms)}",
+            param="like",
+        )
+    return shape.residual_norms[layer]

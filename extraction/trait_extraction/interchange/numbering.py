@@ -1,0 +1,78 @@
+"""Which decoder block a file's layer number means. Two conventions are in use, so that it is asked for, never guessed."""
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from trait_client.errors import InvalidRequestError, VectorFileError
+
+from trait_extraction.interchange.foreign import UNNUMBERED, ForeignVectors
+
+Numbering = Literal["block", "hidden-state"]
+
+NUMBERINGS: dict[str, str] = {
+    "block": "number N is the output of decoder block N, counted from 0 (repeng, steering-vectors, trait-interp; "
+    "llama.cpp adds direction.N there)",
+    "hidden-state": "number N is hidden_states[N] of transformers, the output of block N - 1, and 0 is the embedding "
+    "(persona-vectors; llama.cpp's cvector-generator)",
+}
+
+
+def check_numbering(numbering: str | None) -> Numbering:
+    """A convention that the caller has chosen.
+
+    Raises:
+        InvalidRequestError: None was chosen, or one that does not exist; the message explains both.
+    """
+    match numbering:
+        case "block" | "hidden-state":
+            return numbering
+    choices = "; ".join(f"--numbering {name}: {meaning}" for name, meaning in NUMBERINGS.items())
+    given = "which layer do the file's numbers mean?" if numbering is None else f"unknown numbering {numbering!r}:"
+    raise InvalidRequestError(f"{given} {choices}. A shift by one steers almost as well: look it up", param="numbering")
+
+
+def by_layer(
+    foreign: ForeignVectors, numbering: Numbering, n_layers: int, wanted: list[int] | None
+) -> tuple[dict[int, npt.NDArray[np.float32]], list[str]]:
+    """Vectors by 0-based decoder block.
+
+    Args:
+        foreign: As its file numbers them.
+        numbering: What the numbers mean.
+        n_layers: Of the model.
+        wanted: Layers to keep; None keeps all. A vector without a number goes to the one layer that is named.
+
+    Returns:
+        `(layer -> vector as it stands, what was left out)`.
+
+    Raises:
+        InvalidRequestError: A wanted layer is not there, or no layer is named for a vector without a number.
+        VectorFileError: A number lies beyond the model.
+    """
+    if UNNUMBERED in foreign.vectors:
+        if wanted is None or len(wanted) != 1:
+            raise InvalidRequestError("the file holds one vector without a layer: name its layer, --layer N", "layer")
+        return {_in_range(wanted[0], wanted[0], n_layers): foreign.vectors[UNNUMBERED]}, []
+    shift = 1 if numbering == "hidden-state" else 0
+    left_out = []
+    layers = {}
+    for number, vector in sorted(foreign.vectors.items()):
+        if number < shift:
+            left_out.append(f"number {number} is the embedding, which is no layer's output: left out")
+            continue
+        layers[_in_range(number - shift, number, n_layers)] = vector
+    if wanted is None:
+        return layers, left_out
+    if missing := sorted(set(wanted) - set(layers)):
+        raise InvalidRequestError(f"no vector for layer {missing[0]}: the file has layers {sorted(layers)}", "layer")
+    return {layer: layers[layer] for layer in sorted(set(wanted))}, left_out
+
+
+def _in_range(layer: int, number: int, n_layers: int) -> int:
+    if not 0 <= layer < n_layers:
+        raise VectorFileError(
+            f"number {number} means layer {layer}, and the model has layers 0..{n_layers - 1}: is it another model, or "
+            "the other numbering?"
+        )
+    return layer

@@ -1,0 +1,54 @@
+"""Vectors in the result database: their evidence, and the cosines between them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from trait_client.results import ResultStore
+from trait_client.results.rows import CosineRow, Row, VectorRow
+from trait_client.vector_file import VectorFile
+
+from trait_extraction.geometry import cosine
+
+
+@dataclass(frozen=True)
+class StoredVector:
+    """A vector on its way into the database.
+
+    Args:
+        name: In the registry, or `<trait>.<method>`.
+        sha256: Its file's identity.
+        vector: Its content.
+    """
+
+    name: str
+    sha256: str
+    vector: VectorFile
+
+
+def store(results: ResultStore, vectors: Sequence[StoredVector]) -> None:
+    """Store vectors, and the cosine of every two of one model on every layer that both have.
+
+    Cosines to other traits stand here and not in the files: a file's sha256 must not change when another trait is
+    extracted.
+
+    Raises:
+        ResultsError: The database is written by another process, or is none.
+    """
+    rows: list[Row] = [VectorRow.of(v.name, v.sha256, v.vector.metadata) for v in vectors]
+    unique = {v.sha256: v for v in vectors}
+    rows += [
+        row for first, second in combinations(sorted(unique), 2) for row in _cosines(unique[first], unique[second])
+    ]
+    with results.writer() as writer:
+        writer.write(rows)
+
+
+def _cosines(first: StoredVector, second: StoredVector) -> list[CosineRow]:
+    if first.vector.metadata.config_digest != second.vector.metadata.config_digest:
+        return []
+    a, b = first.vector.directions, second.vector.directions
+    return [
+        CosineRow(first.sha256, second.sha256, layer, cosine(a[layer], b[layer]))
+        for layer in sorted(a.keys() & b.keys())
+    ]

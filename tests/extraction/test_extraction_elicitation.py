@@ -1,0 +1,274 @@
+"""Generated replies: made once, kept over a kill, and refused where they do not show the trait."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from trait_client.errors import ServiceError
+from trait_client.schema import Generation
+from trait_client.vector_file import VectorFile
+from trait_extraction.datasets import load_trait
+from trait_extraction.elicitation import ElicitationError, Judge, vet
+from trait_extraction.generation import Replies, generate_replies
+from trait_extraction.pipeline import run
+from trait_extraction.stage_store import KeyedLines
+from trait_extraction.vectors import Settings
+
+RESPONSE = Settings("response[:]")
+METRIC = {"kind": "matches", "patterns": ["yes"]}
+INSTRUCTED = json.dumps(
+    {"system_prompts": [{"positive": f"Say YES {i}.", "negative": f"Say NO {i}."} for i in range(5)]}
+)
+
+
+@pytest.fixture
+def instructed(trait_folder):
+    """A factory of instructed datasets of 16 scenarios; with a metric unless told otherwise."""
+
+    def make(metric=METRIC, direction="positive", name="warmth"):
+        steering = {"questions": ["How are you?"], "direction": direction} | ({"metric": metric} if metric else {})
+        folder = trait_folder(name=name, steering__json=json.dumps(steering), instructed__json=INSTRUCTED)
+        return load_trait(folder, "instructed")
+
+    return make
+
+
+def replies_of(dataset, positive="YES", negative="NO"):
+    n = dataset.n_scenarios
+    return Replies(*(tuple(f"{word} {i}" for i in range(n)) for word in (positive, negative)))
+
+
+# ---- generation
+
+
+def test_replies_are_generated_once_read_in_their_context_and_recorded(instructed, gaussians, tmp_path):
+    service, dataset, requests = gaussians(), instructed(), []
+    original = service.activations
+    service.activations = lambda request: requests.append(request) or original(request)
+    (result,) = run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path, register=True)
+    assert len(service.asked) == len(set(service.asked)) == 32
+    first = requests[0].inputs[0]
+    assert [m.content for m in first.messages] == ["Say YES 0.", "Question 0?"]
+    assert (first.response, requests[0].generate) == ("YES, so it is with Question 0.", None)
+    assert result.path == tmp_path / "warmth" / "instructed" / "mean_diff.safetensors"
+    assert list(service.registered) == ["warmth.instructed"]
+    meta = VectorFile.load(result.path).metadata
+    assert (meta.style, meta.derived, meta.n_positive) == ("instructed", False, 16)
+    assert meta.method_options["generation"]["max_tokens"] == 64
+    found = meta.elicitation
+    assert (found.checked_by, found.checked_with, found.auc, found.passed) == ("metric", "matches", 1.0, True)
+    assert (found.n_generated, found.n_kept, found.mean_high, found.mean_low) == (16, 16, 100.0, 0.0)
+    (again,) = run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path)
+    assert (again.reused, len(service.asked)) == (True, 32)
+
+
+def test_a_run_that_broke_off_asks_only_for_what_is_missing(instructed, gaussians, tmp_path):
+    service, dataset, lines = gaussians(fails_after=11), instructed(), []
+    service.info_changes = {"limits": service.info().limits.model_dump() | {"max_num_seqs": 1}}
+    with pytest.raises(ServiceError, match="the engine has stopped"):
+        run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path)
+    assert len(service.asked) == 11
+    service.fails_after = None
+    run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path, report=lines.append)
+    assert len(service.asked) == len(set(service.asked)) == 32
+    assert "warmth.instructed: generating 21 replies on toy (11 of 32 stand already)" in lines
+    assert "warmth.instructed: 32 of 32 replies" in lines
+    assert any("elicitation passed: AUC 1.00 by the metric matches" in line for line in lines)
+
+
+def test_replies_belong_to_a_model_and_to_a_way_of_sampling(instructed, gaussians, tmp_path):
+    service, dataset, store = gaussians(), instructed(), KeyedLines(tmp_path / "replies.jsonl")
+
+    def asked(**generation):
+        before = len(service.asked)
+        generate_replies(service, service.info(), dataset, Generation(**generation), store, report=print)
+        return len(service.asked) - before
+
+    assert [asked(), asked(seed=3), asked(max_tokens=8), asked(temperature=1.0), asked(temperature=1.0, seed=3)] == [
+        32, 0, 32, 32, 32,
+    ]  # fmt: skip
+    service.info_changes = {"weights_digest": "sha256:tuned"}
+    assert asked() == 32
+
+
+def test_a_line_that_a_kill_tore_is_made_again_and_those_around_it_stay(tmp_path):
+    path = tmp_path / "replies.jsonl"
+    store = KeyedLines(path)
+    for key in "ab":
+        store.put(key, {"reply": key})
+    path.write_bytes(path.read_bytes()[:-9])
+    torn = KeyedLines(path)
+    assert (torn.get("a"), torn.get("b")) == ({"reply": "a"}, None)
+    torn.put("b", {"reply": "again"})
+    assert KeyedLines(path).get("b") == {"reply": "again"}
+    assert KeyedLines(path).get("a") == {"reply": "a"}
+
+
+def test_a_killed_command_goes_on_where_it_was(serve, instructed, tmp_path):
+    (url, service), dataset = serve, instructed()
+    answer, service.delay = service.chat, 0.3
+
+    def slow(messages, **options):
+        time.sleep(service.delay)
+        return answer(messages, **options)
+
+    service.chat = slow
+    service.info_changes = {"limits": service.info().limits.model_dump() | {"max_num_seqs": 2}}
+    command = [sys.executable, "-c", "from trait_extraction.cli import main; main()", "run", "--trait", "warmth"]
+    command += ["--style", "instructed", "--url", url, "--api-key", "key", "--out", tmp_path / "vectors"]
+    command += ["--datasets", dataset.folder.parents[1]]
+    process = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    store = tmp_path / "vectors" / ".stages" / "warmth" / "replies.jsonl"
+    deadline = time.monotonic() + 300
+    while not store.is_file() or len(KeyedLines(store)) < 4:
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(2 * service.delay)  # what was on its way has arrived
+    kept, begun = len(KeyedLines(store)), len(service.asked)
+    service.delay = 0
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"({kept} of 32 stand already)" in done.stderr
+    assert kept >= 4
+    # Only replies that were on their way when it was killed are asked for again: two at most, one for each connection.
+    assert len(service.asked) == begun + 32 - kept
+    assert begun - kept <= 2
+
+
+# ---- the check
+
+
+def test_replies_that_do_not_show_the_trait_are_refused_with_the_auc_and_the_bar(instructed, gaussians, tmp_path):
+    service = gaussians(obedient=False)
+    with pytest.raises(ElicitationError, match=r"matches tells the two sides apart with AUC 0\.50, and 0\.8 is needed"):
+        run(service, [(instructed(), RESPONSE)], ["mean_diff"], tmp_path, register=True)
+    assert (service.n_requests, service.registered) == (0, {})
+    (result,) = run(service, [(instructed(), RESPONSE)], ["mean_diff"], tmp_path, unvetted=True)
+    found = VectorFile.load(result.path).metadata.elicitation
+    assert (found.passed, found.auc, found.n_kept) == (False, 0.5, 16)
+    assert "0.8 is needed" in found.fault
+
+
+@pytest.mark.parametrize(("n_right", "passes"), [(16, True), (10, True), (9, False), (0, False)])
+def test_the_bar_is_an_auc_of_eight_tenths(instructed, n_right, passes):
+    """Of `matches`, the AUC is (1 + hits on one side - hits on the other) / 2: 10 of 16 are 0.81, 9 are 0.78."""
+    dataset = instructed()
+    positive = tuple("YES" if i < n_right else "maybe" for i in range(16))
+    replies = Replies(positive, ("NO",) * 16)
+    if passes:
+        kept, found = vet(dataset, replies)
+        assert (len(kept), found.auc) == (16, 0.5 + n_right / 32)
+    else:
+        with pytest.raises(ElicitationError, match=f"AUC {0.5 + n_right / 32:.2f}"):
+            vet(dataset, replies)
+
+
+def test_where_the_trait_is_the_negative_side_that_side_must_score_higher(instructed):
+    dataset = instructed(direction="negative")
+    with pytest.raises(ElicitationError, match=r"AUC 0\.00"):
+        vet(dataset, replies_of(dataset))
+    assert vet(dataset, replies_of(dataset, "NO", "YES"))[1].auc == 1.0
+
+
+def test_without_metric_and_judge_nothing_is_generated_unless_unvetted_which_is_recorded(
+    instructed, gaussians, tmp_path
+):
+    service, dataset = gaussians(), instructed(metric=None)
+    with pytest.raises(ElicitationError, match=r"unvetted: the trait has no metric.*--unvetted"):
+        run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path)
+    assert service.asked == []
+    (result,) = run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path, unvetted=True)
+    found = result.vector.metadata.elicitation
+    assert (found.checked_by, found.auc, found.passed) == ("nothing", None, False)
+    assert "unvetted" in found.fault
+
+
+def test_a_judge_keeps_the_pairs_that_it_places_and_is_asked_once(instructed, tmp_path):
+    dataset, asked = instructed(metric=None), []
+
+    def score(trait, prompt, reply):
+        asked.append((trait, prompt, reply))
+        number = int(reply.split()[1])
+        return (60 if number < 12 else 59) if reply.startswith("YES") else (40 if number else 41)
+
+    scores = KeyedLines(tmp_path / "judgements.jsonl")
+    kept, found = vet(dataset, replies_of(dataset), Judge("rater-1", score), scores)
+    assert kept == list(range(1, 12))
+    assert (found.checked_by, found.checked_with, found.judged_by, found.n_kept) == ("judge", "rater-1", "rater-1", 11)
+    assert found.auc == 1.0
+    assert asked[0] == ("warmth", "Question 0?", "YES 0")
+    assert len(asked) == 32
+    again = vet(dataset, replies_of(dataset), Judge("rater-1", score), KeyedLines(tmp_path / "judgements.jsonl"))
+    assert (again, len(asked)) == ((kept, found), 32)
+    vet(dataset, replies_of(dataset), Judge("rater-2", score), scores)
+    assert len(asked) == 64
+
+
+def test_a_judge_that_places_too_few_pairs_or_tells_none_apart_refuses(instructed):
+    dataset = instructed(metric=None)
+    picky = Judge("picky", lambda _t, _p, reply: 90 if reply in {f"YES {i}" for i in range(7)} else 10)
+    with pytest.raises(ElicitationError, match=r"AUC 0\.72"):
+        vet(dataset, replies_of(dataset), picky)
+    nearly = Judge("nearly", lambda _t, _p, reply: 59 if reply.startswith("YES") else 41)
+    with pytest.raises(ElicitationError, match="nearly keeps 0 of 16 generated pairs"):
+        vet(dataset, replies_of(dataset), nearly)
+    with pytest.raises(ElicitationError, match="scored a reply 101"):
+        vet(dataset, replies_of(dataset), Judge("broken", lambda *_: 101))
+
+
+def test_a_judge_drops_pairs_beside_a_metric_and_the_metric_decides(instructed):
+    dataset = instructed()
+    strict = Judge("strict", lambda _t, _p, reply: 80 if reply in {f"YES {i}" for i in range(9)} else 20)
+    kept, found = vet(dataset, replies_of(dataset), strict)
+    assert (kept, found.checked_by, found.judged_by, found.auc) == (list(range(9)), "metric", "strict", 1.0)
+
+
+def test_pairs_without_a_reply_are_dropped_and_too_few_are_refused(instructed):
+    dataset = instructed()
+    silent = Replies(("YES",) * 16, ("NO",) * 13 + ("", " ", "\n"))
+    kept, found = vet(dataset, silent)
+    assert (kept, found.n_generated, found.n_kept) == (list(range(13)), 16, 13)
+    with pytest.raises(ElicitationError, match="4 of 16 pairs have a reply on both sides"):
+        vet(dataset, Replies(("YES",) * 16, ("NO",) * 4 + ("",) * 12), unvetted=True)
+
+
+def test_one_refused_trait_does_not_stop_the_others(instructed, gaussians, tmp_path):
+    class Picky(gaussians):
+        def chat(self, messages, **options):
+            self.obedient = True
+            result = super().chat(messages, **options)
+            result.choices[0].text = "NO." if options["max_tokens"] == 9 else result.text
+            return result
+
+    jobs = [
+        (instructed(name="first"), Settings("response[:]", generation=Generation(max_tokens=9))),
+        (instructed(name="second"), RESPONSE),
+    ]
+    with pytest.raises(ElicitationError, match=r"trait 'first'.*AUC 0\.50"):
+        run(Picky(), jobs, ["mean_diff"], tmp_path)
+    assert [p.parent.parent.name for p in tmp_path.glob("*/instructed/*.safetensors")] == ["second"]
+
+
+def test_the_command_line_runs_a_style_and_says_what_the_check_found(serve, trait_extract, instructed, tmp_path):
+    (url, service), dataset = serve, instructed()
+    call = ["run", "--trait", "warmth", "--style", "instructed", "--url", url, "--api-key", "key"]
+    call += ["--datasets", dataset.folder.parents[1], "--out", tmp_path / "vectors", "--json"]
+    code, out, err = trait_extract(*call)
+    assert code == 0, err
+    (row,) = json.loads(out)
+    assert (row["style"], row["registered"], row["elicitation"]["auc"]) == ("instructed", "warmth.instructed", 1.0)
+    assert "elicitation passed: AUC 1.00" in err
+    service.obedient = False
+    code, _, err = trait_extract(*call, "--force")
+    assert code == 1
+    assert "AUC 0.50" in err
+    assert "Traceback" not in err
+    code, _, err = trait_extract(*call, "--force", "--unvetted")
+    assert code == 0, err
+    assert trait_extract(*call[:4], "spoken")[0] == 2

@@ -1,0 +1,169 @@
+"""The three styles of contrastive pairs: which a folder has, what each becomes, what is refused."""
+
+import json
+
+import pytest
+from trait_client.errors import DatasetError
+from trait_extraction.activations import activation_input, default_positions
+from trait_extraction.completions import cut_in_mid_sentence, ends_a_sentence
+from trait_extraction.datasets import list_traits, load_trait
+from trait_extraction.instructed import system_prompt_pairs
+from trait_extraction.styles import styles_of
+
+ALIGNMENT = {
+    "conflicted",
+    "deception",
+    "gaming",
+    "helpfulness_expressed",
+    "helpfulness_intent",
+    "honesty_observed",
+    "refusal",
+    "self_serving",
+    "sycophancy",
+}
+
+
+def instructed(n=5, **changes):
+    content = {"system_prompts": [{"positive": f"Say YES {i}.", "negative": f"Say NO {i}."} for i in range(n)]}
+    return json.dumps(content | changes, indent=1)
+
+
+def long_replies(word):
+    return [{"prompt": f"Question {i}?", "response": f"{word}, it is so. Number {i} is fine."} for i in range(16)]
+
+
+@pytest.fixture
+def rich_folder(trait_folder):
+    """Written pairs, and system prompts beside them."""
+    return lambda **files: trait_folder(
+        long_replies("Yes"), long_replies("No"), **({"instructed__json": instructed()} | files)
+    )
+
+
+def refused(folder, style):
+    with pytest.raises(DatasetError) as caught:
+        load_trait(folder, style)
+    return str(caught.value)
+
+
+def test_written_pairs_stay_the_default_whatever_stands_beside_them(trait_folder, rich_folder):
+    plain = load_trait(trait_folder(long_replies("Yes"), long_replies("No"), name="plain"))
+    folder = rich_folder()
+    for side in ("positive", "negative"):
+        (folder / f"{side}.txt").write_text("".join(f"{side} text number {i} is\n" for i in range(9)))
+    assert styles_of(folder) == ["written", "instructed", "completions"]
+    dataset = load_trait(folder)
+    assert (dataset.style, dataset.name, dataset.default_style) == ("written", "warmth", True)
+    assert dataset.digest == plain.digest
+    raw = load_trait(folder, "completions")
+    assert (raw.n_scenarios, raw.derived, raw.name) == (9, False, "warmth.completions")
+    assert default_positions(raw) == "all[4:]"
+
+
+def test_instructed_scenarios_ask_the_written_prompts_under_each_pair_in_turn(rich_folder):
+    dataset = load_trait(rich_folder(), "instructed")
+    assert (dataset.n_scenarios, dataset.name, dataset.is_generated) == (16, "warmth.instructed", True)
+    assert [s.prompt for s in dataset.positive] == [s.prompt for s in dataset.negative]
+    assert [s.system_prompt for s in dataset.positive[3:7]] == [f"Say YES {i}." for i in (3, 4, 0, 1)]
+    assert dataset.negative[6].system_prompt == "Say NO 1."
+    assert len(system_prompt_pairs((dataset.positive, dataset.negative))) == 5
+    own = load_trait(rich_folder(instructed__json=instructed(prompts=[f"Own {i}?" for i in range(8)])), "instructed")
+    assert [s.prompt for s in own.positive] == [f"Own {i}?" for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (instructed(4), "system_prompts"),
+        (instructed(prompts=["Same?"] * 8), "prompt 'Same?' stands twice"),
+        (instructed(prompts=["How are you?", *(f"Own {i}?" for i in range(8))]), "is an evaluation question"),
+        (
+            instructed().replace("Say NO 3.", "Say YES 1."),
+            "instructed.json:17: system prompt 'Say YES 1.' stands twice",
+        ),
+        (instructed().replace('"negative"', '"negativ"', 1), "system_prompts.0.negative: Field required"),
+        (instructed(questions=[]), "unknown field 'questions'"),
+        (instructed()[:-2], "not JSON"),
+    ],
+)
+def test_a_fault_in_instructed_json_is_named(rich_folder, content, reason):
+    message = refused(rich_folder(instructed__json=content), "instructed")
+    assert "instructed.json" in message
+    assert reason in message
+
+
+def test_a_style_that_is_not_there_is_refused_with_those_that_are(trait_folder):
+    assert "has no instructed style: it has written. Write instructed.json" in refused(trait_folder(), "instructed")
+    alone = trait_folder(name="alone", instructed__json=instructed())
+    for side in ("positive", "negative"):
+        (alone / f"{side}.jsonl").unlink()
+    assert "prompts are missing" in refused(alone, None)
+    (alone / "instructed.json").write_text(instructed(prompts=[f"Own {i}?" for i in range(8)]))
+    assert (load_trait(alone).name, load_trait(alone).style) == ("alone", "instructed")
+    assert "has no completions style: it has instructed" in refused(alone, "completions")
+    doubled = [[{"prompt": f"Q{i}?", "system_prompt": s} for i in range(9)] for s in ("Be warm.", "Be cold.")]
+    assert "keep one of the two" in refused(trait_folder(*doubled, name="both", instructed__json=instructed()), None)
+
+
+def test_derived_completions_are_the_written_pairs_cut_in_mid_sentence(rich_folder):
+    written, dataset = load_trait(rich_folder()), load_trait(rich_folder(), "completions")
+    assert (dataset.derived, dataset.n_scenarios, default_positions(dataset)) == (True, 16, "response[:]")
+    for whole, cut in zip((*written.positive, *written.negative), (*dataset.positive, *dataset.negative), strict=True):
+        assert cut.prompt == f"{whole.prompt}\n\n"
+        assert whole.response.startswith(f"{cut.response} ")
+        assert not ends_a_sentence(cut.response)
+    item = activation_input(dataset, dataset.positive[2])
+    assert (item.messages, item.text, item.response) == (None, "Question 2?\n\n", "Yes, it is so. Number 2")
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("One two three four five six seven eight nine ten.", "One two three four five six seven"),
+        ("One two three four five six seven. Eight nine ten.", "One two three four five six"),
+        ('He "Go!" "Stop!" now', "He"),
+        ("Yes 3.", "Yes"),
+        ("No. Never.", None),
+        ("No.", None),
+        ("", None),
+    ],
+)
+def test_a_cut_never_ends_a_sentence(text, cut):
+    assert cut_in_mid_sentence(text) == cut
+
+
+def test_replies_that_are_too_short_to_be_cut_are_named(trait_folder):
+    lines = long_replies("Yes")
+    lines[4]["response"] = "Yes."
+    assert "positive.jsonl:5: the reply is too short" in refused(trait_folder(lines, long_replies("No")), "completions")
+
+
+def test_check_goes_through_every_style_and_warns_of_completions_that_are_whole(trait_extract, rich_folder):
+    folder = rich_folder()
+    for side in ("positive", "negative"):
+        (folder / f"{side}.txt").write_text("".join(f"The {side} text number {i} is.\n" for i in range(9)))
+    root = folder.parents[1]
+    code, out, _ = trait_extract("check", "--datasets", root, "--json")
+    rows = json.loads(out)["valid"]
+    assert (code, [r["style"] for r in rows]) == (0, ["written", "instructed", "completions"])
+    assert rows[1]["balance"]["words_accuracy"] is None
+    assert rows[1]["balance"]["mean_words"] == [3.0, 3.0]
+    assert "18 of 18 texts end with a sentence" in rows[2]["balance"]["warnings"][-1]
+    (folder / "instructed.json").write_text("{")
+    code, _, err = trait_extract("check", "--datasets", root)
+    assert (code, "instructed.json:1: not JSON" in err) == (1, True)
+    assert trait_extract("check", "--datasets", root, "--style", "written")[0] == 0
+
+
+def test_every_alignment_trait_has_sixty_scenarios_of_each_style(traits_root):
+    folders = [f for f in list_traits(traits_root) if f.parent.name == "alignment"]
+    assert {f.name for f in folders} == ALIGNMENT
+    for folder in folders:
+        told = load_trait(folder, "instructed")
+        assert told.n_scenarios >= 60
+        assert len(system_prompt_pairs((told.positive, told.negative))) >= 5
+        raw = load_trait(folder, "completions")
+        assert raw.n_scenarios >= 60
+        assert raw.derived == (folder.name not in {"deception", "refusal", "sycophancy"})
+        texts = [s.response or s.prompt for s in (*raw.positive, *raw.negative)]
+        assert [t for t in texts if ends_a_sentence(t)] == []
