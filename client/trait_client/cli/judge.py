@@ -1,0 +1,183 @@
+"""`trait-client judge`: how good a judge is."""
+
+import asyncio
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from trait_client.cli.console import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_PARTIAL,
+    AsJson,
+    complain,
+    out,
+    plain,
+    print_json,
+    progress_bar,
+)
+from trait_client.cli.judge_options import (
+    JudgeConcurrency,
+    JudgeFile,
+    JudgeKeyEnv,
+    JudgeMaxCalls,
+    JudgeMaxTokens,
+    JudgeModel,
+    JudgeScale,
+    JudgeUrl,
+    judge_config,
+    usage_text,
+)
+from trait_client.errors import InvalidRequestError
+
+if TYPE_CHECKING:  # DuckDB takes a while to import
+    from trait_client.judge import JudgeConfig, JudgeUsage, Rubric
+    from trait_client.judge.labels import Label
+    from trait_client.judge.measure import Measurement, TraitAgreement
+    from trait_client.results import ResultStore
+
+UNBOUNDED_WIDTH = 10_000
+"""Of what is no terminal: a file or a pipe."""
+
+app = typer.Typer(no_args_is_help=True, help="Measure how good a judge is.", rich_markup_mode="markdown")
+
+
+@app.callback()
+def _group() -> None:
+    pass
+
+
+@app.command("agreement")
+def agreement(
+    *,
+    labels: Annotated[
+        Path,
+        typer.Option(
+            "--labels", exists=True, dir_okay=False, help="JSONL: trait, prompt, reply, label (0 to 100) a line."
+        ),
+    ],
+    datasets: Annotated[
+        Path,
+        typer.Option("--datasets", exists=True, file_okay=False, help="Folder of <category>/<trait>/definition.txt."),
+    ] = Path("datasets/traits"),
+    db: Annotated[
+        Path | None,
+        typer.Option("--db", dir_okay=False, help="DuckDB file that keeps judgements and result; left out: none."),
+    ] = None,
+    as_json: AsJson = False,
+    judge: JudgeFile = None,
+    judge_url: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    judge_key_env: JudgeKeyEnv = None,
+    judge_scale: JudgeScale = None,
+    judge_concurrency: JudgeConcurrency = None,
+    judge_max_calls: JudgeMaxCalls = None,
+    judge_max_tokens: JudgeMaxTokens = None,
+) -> None:
+    """Judge labelled replies and say how far the scores agree: Spearman's rho and AUC with 95 % bootstrap intervals.
+
+    Exit code 3 if the judge gave some of them no score; they do not enter.
+
+    Example: `trait-client judge agreement --labels datasets/judge/labels.jsonl --judge-url http://127.0.0.1:8000 --judge-model smollm2`
+    """
+    from trait_client.judge.labels import read_labels  # noqa: PLC0415
+    from trait_client.judge.rubric import COHERENCE, Rubric  # noqa: PLC0415
+    from trait_client.results import ResultStore  # noqa: PLC0415
+
+    config = judge_config(
+        None,
+        file=judge,
+        url=judge_url,
+        model=judge_model,
+        api_key_env=judge_key_env,
+        scale=judge_scale,
+        concurrency=judge_concurrency,
+        max_calls=judge_max_calls,
+        max_tokens=judge_max_tokens,
+    )
+    if config is None:
+        raise InvalidRequestError("no judge: give --judge-url and --judge-model, or --judge FILE", param="judge")
+    given = read_labels(labels)
+    rubrics = {
+        trait: Rubric.coherence() if trait == COHERENCE else Rubric.load(datasets, trait)
+        for trait in dict.fromkeys(label.trait for label in given)
+    }
+    try:
+        found, usage = asyncio.run(_measure(config, given, rubrics, ResultStore(db) if db is not None else None))
+    except KeyboardInterrupt:
+        complain("interrupted" + (f": what was judged is in {db}" if db is not None else ""))
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if as_json:
+        print_json(_document(found, usage, config.model))
+    else:
+        _print(found, usage)
+    for message, count in found.errors:
+        complain(f"{count} x {message}")
+    if found.errors:
+        raise typer.Exit(EXIT_PARTIAL if any(each.agreement.n for each in found.traits) else EXIT_FAILED)
+
+
+async def _measure(
+    config: "JudgeConfig", labels: "list[Label]", rubrics: "dict[str, Rubric]", store: "ResultStore | None"
+) -> "tuple[Measurement, JudgeUsage]":
+    from trait_client.judge.judge import judge_row  # noqa: PLC0415
+    from trait_client.judge.measure import measure_agreement  # noqa: PLC0415
+    from trait_client.judge.session import judging  # noqa: PLC0415
+
+    with progress_bar() as show:
+        async with judging(config, store) as asked:
+            found = await measure_agreement(
+                asked, labels, rubrics, lambda done, total: show(done, total, f"{done} of {total} replies")
+            )
+            usage = asked.usage
+    if store is not None:
+        with store.writer() as writer:
+            writer.write([*(judge_row(config, rubric) for rubric in rubrics.values()), *found.rows])
+    return found, usage
+
+
+def _print(found: "Measurement", usage: "JudgeUsage") -> None:
+    table = Table(box=None, header_style="bold")
+    table.add_column("trait")
+    for column in ("n", "high/low", "Spearman", "AUC", "score, sd"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("AUC is")
+    for each in found.traits:
+        table.add_row(*map(plain, _cells(each)))
+    (out if out.is_terminal else Console(width=UNBOUNDED_WIDTH, highlight=False)).print(table)
+    out.print(plain(usage_text(usage)), soft_wrap=True)
+
+
+def _cells(each: "TraitAgreement") -> list[str]:
+    result = each.agreement
+    return [
+        "coherence" if each.trait == "*" else each.trait,
+        f"{result.n} of {each.n_labels}",
+        f"{result.n_high}/{result.n_low}",
+        f"{_number(result.spearman, '+.2f')} {_interval(result.spearman_interval, '+.2f')}",
+        f"{_number(result.auc, '.2f')} {_interval(result.auc_interval, '.2f')}",
+        f"{_number(each.mean_score, '.0f')}, {_number(each.sd_score, '.1f')}",
+        result.verdict,
+    ]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _interval(interval: tuple[float, float] | None, form: str) -> str:
+    return "" if interval is None else f"[{interval[0]:{form}}, {interval[1]:{form}}]"
+
+
+def _document(found: "Measurement", usage: "JudgeUsage", model: str) -> dict[str, Any]:
+    traits = [
+        dataclasses.asdict(each) | dataclasses.asdict(each.agreement) | {"verdict": each.agreement.verdict}
+        for each in found.traits
+    ]
+    for each in traits:
+        del each["agreement"]
+    return {"model": model, "traits": traits, "errors": found.errors, "judge": dataclasses.asdict(usage)}

@@ -1,0 +1,98 @@
+"""`trait-client rescore`: have a run's stored replies judged, where a judge's scores are missing."""
+
+import asyncio
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trait_client.cli.console import (
+    EXIT_INTERRUPTED,
+    EXIT_PARTIAL,
+    AsJson,
+    Database,
+    complain,
+    out,
+    plain,
+    print_json,
+    progress,
+)
+from trait_client.cli.judge_options import (
+    JudgeConcurrency,
+    JudgeFile,
+    JudgeKeyEnv,
+    JudgeMaxCalls,
+    JudgeMaxTokens,
+    JudgeModel,
+    JudgeScale,
+    JudgeUrl,
+    judge_config,
+    usage_text,
+)
+from trait_client.settings import DEFAULT_DATABASE
+
+
+def rescore(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, its beginning, or latest.")],
+    *,
+    db: Database = DEFAULT_DATABASE,
+    datasets: Annotated[
+        Path | None,
+        typer.Option(
+            "--datasets", exists=True, file_okay=False, help="Rubrics; left out: those the run was judged by."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    judge: JudgeFile = None,
+    judge_url: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    judge_key_env: JudgeKeyEnv = None,
+    judge_scale: JudgeScale = None,
+    judge_concurrency: JudgeConcurrency = None,
+    judge_max_calls: JudgeMaxCalls = None,
+    judge_max_tokens: JudgeMaxTokens = None,
+) -> None:
+    """Judge the stored replies of a run again, where a score of the judge is missing or pending; no service is asked.
+
+    The judge is the run's own. Another one, or one for a run that had none, is given by options. Exit code 3 if scores
+    are still pending.
+
+    Example: `trait-client rescore latest --db results.duckdb`
+    """
+    from trait_client.results import ResultStore  # noqa: PLC0415 - DuckDB takes a while to import
+    from trait_client.sweep.rescore import judge_of_run  # noqa: PLC0415
+    from trait_client.sweep.rescore import rescore as rescore_run  # noqa: PLC0415
+
+    store = ResultStore(db)
+    config = judge_config(
+        judge_of_run(store, run),
+        file=judge,
+        url=judge_url,
+        model=judge_model,
+        api_key_env=judge_key_env,
+        scale=judge_scale,
+        concurrency=judge_concurrency,
+        max_calls=judge_max_calls,
+        max_tokens=judge_max_tokens,
+    )
+    try:
+        with progress("judging"):
+            outcome = asyncio.run(rescore_run(store, run, config, datasets))
+    except KeyboardInterrupt:
+        complain(f"interrupted: what was judged is in {db}; run the same command to go on")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if as_json:
+        print_json(dataclasses.asdict(outcome) | {"db": str(db)})
+    else:
+        out.print(
+            plain(
+                f"{outcome.status}: run {outcome.run_id[:8]} lacked {outcome.missing} scores of the judge, "
+                f"{outcome.pending} are still pending\n{usage_text(outcome.judge)}"
+            ),
+            soft_wrap=True,
+        )
+    for message, count in outcome.errors:
+        complain(f"{count} x {message}")
+    if outcome.status == "partial":
+        raise typer.Exit(EXIT_PARTIAL)

@@ -1,0 +1,24 @@
+"""A judge: any OpenAI-compatible model that rates replies from 0 to 100 by a written rubric.
+
+`Judge` asks (cache, budget, limits); `TraitJudge` is the same as a plain callable `(trait, prompt, reply) -> score`.
+"""
+
+from trait_client.judge.config import JudgeConfig
+from trait_client.judge.errors import JudgeAnswerError, JudgeBudgetError, JudgeEndpointError, JudgeError
+from trait_client.judge.judge import Judge, JudgeUsage
+from trait_client.judge.judgement import Judgement
+from trait_client.judge.rubric import Rubric
+from trait_client.judge.trait_judge import TraitJudge
+
+__all__ = [
+    "Judge",
+    "JudgeAnswerError",
+    "JudgeBudgetError",
+    "JudgeConfig",
+    "JudgeEndpointError",
+    "JudgeError",
+    "JudgeUsage",
+    "Judgement",
+    "Rubric",
+    "TraitJudge",
+]

@@ -1,0 +1,232 @@
+"""One OpenAI-compatible endpoint: requests in flight, repetitions, and what an answer must hold."""
+
+import asyncio
+import itertools
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from pydantic import Field, ValidationError
+
+from trait_client import __version__
+from trait_client.chat import TokenLogprob, json_bytes
+from trait_client.http.answers import error_detail, retry_after
+from trait_client.http.service import is_loopback
+from trait_client.judge.budget import Budget
+from trait_client.judge.config import JudgeConfig
+from trait_client.judge.errors import JudgeEndpointError
+from trait_client.schema import Response
+from trait_client.settings import RetryPolicy
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT = 10.0
+MAX_ANSWER_BYTES = 4_000_000
+CHARACTERS_A_TOKEN = 3
+"""For the estimate of a prompt's tokens: English has about four, so that the estimate is rather high."""
+
+_PASSING_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+
+
+class _Logprobs(Response):
+    content: list[TokenLogprob] | None = None
+
+
+class _Message(Response):
+    content: str | None = None
+
+
+class _Choice(Response):
+    message: _Message
+    logprobs: _Logprobs | None = None
+
+
+class _Usage(Response):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Body(Response):
+    choices: list[_Choice] = Field(min_length=1)
+    usage: _Usage | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an endpoint answered.
+
+    Attributes:
+        text: The message.
+        tokens: Its tokens with their candidates; empty where the endpoint gives none.
+        prompt_tokens: None where the endpoint does not say.
+        completion_tokens: Likewise.
+    """
+
+    text: str
+    tokens: list[TokenLogprob]
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+class _PassingError(Exception):
+    """A failure that may be over next time."""
+
+    def __init__(self, message: str, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+class Endpoint:
+    """Sends chat requests, never more at once than `config.concurrency`; one that keeps failing is not asked any more.
+
+    Args:
+        config: The judge.
+        api_key: Sent as a bearer token; None sends none. It is struck out of what the endpoint says.
+        budget: Every request is taken from it, repetitions too.
+    """
+
+    def __init__(self, config: JudgeConfig, api_key: str | None, budget: Budget) -> None:
+        self._config = config
+        self._budget = budget
+        self._retry = RetryPolicy(config.retries, first_pause=config.retry_pause)
+        self._slots = asyncio.Semaphore(config.concurrency)
+        self._api_key = api_key
+        self._resume_at = 0.0
+        self._failed_in_a_row = 0
+        self._gone: JudgeEndpointError | None = None
+        headers = {"user-agent": f"trait-client/{__version__}", "content-type": "application/json"}
+        if api_key is not None:
+            headers["authorization"] = f"Bearer {api_key}"
+        self._http = httpx.AsyncClient(
+            headers=headers,
+            timeout=httpx.Timeout(config.timeout, connect=min(config.timeout, CONNECT_TIMEOUT), pool=None),
+            limits=httpx.Limits(max_connections=config.concurrency),
+            follow_redirects=False,  # a key goes to the address that was given, and to no other
+            trust_env=not is_loopback(config.url),
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def ask(self, messages: list[dict[str, str]], temperature: float = 0.0) -> Answer:
+        """One chat completion.
+
+        Raises:
+            JudgeEndpointError: No usable answer, repetitions included; or the judge was given up before.
+            JudgeBudgetError: The budget is spent.
+        """
+        config = self._config
+        body: dict[str, Any] = {"model": config.model, "messages": messages, "temperature": temperature}
+        body["max_tokens"] = config.max_answer_tokens
+        if config.logprobs:
+            body |= {"logprobs": True, "top_logprobs": config.top_logprobs}
+        estimate = sum(len(message["content"]) for message in messages) // CHARACTERS_A_TOKEN + config.max_answer_tokens
+        try:
+            answer = await self._repeat(json_bytes(body | config.extra), estimate)
+        except JudgeEndpointError as error:
+            self._failed_in_a_row += 1
+            if self._gone is None and (error.final or self._failed_in_a_row >= config.give_up_after):
+                logger.warning("the judge is given up after %d failures in a row: %s", self._failed_in_a_row, error)
+                self._gone = JudgeEndpointError(f"the judge was given up: {error}", final=True)
+            raise
+        self._failed_in_a_row = 0
+        return answer
+
+    async def _repeat(self, content: bytes, estimate: int) -> Answer:
+        for attempt in itertools.count():
+            try:
+                return await self._attempt(content, estimate)
+            except _PassingError as error:
+                pause = self._retry.pause(attempt, error.wait)
+                if pause is None:
+                    raise JudgeEndpointError(f"{error} ({attempt + 1} attempts)") from error
+                if error.wait is not None:  # a limit of the whole key: the others wait too
+                    self._resume_at = max(self._resume_at, _now() + error.wait)
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
+
+    async def _attempt(self, content: bytes, estimate: int) -> Answer:
+        async with self._slots:
+            while (wait := self._resume_at - _now()) > 0:  # noqa: ASYNC110 - it may move on while we wait
+                await asyncio.sleep(wait)
+            if self._gone is not None:  # while this one waited for its turn
+                raise self._gone
+            self._budget.reserve(estimate)
+            answer = self._read(await self._send(content))
+        if answer.prompt_tokens is not None:
+            self._budget.settle(estimate, answer.prompt_tokens + (answer.completion_tokens or 0))
+        return answer
+
+    async def _send(self, content: bytes) -> httpx.Response:
+        """The answer, whole, within the time-out: httpx's own counts from one piece to the next.
+
+        Raises:
+            _PassingError: None came.
+        """
+        url = f"{self._config.url}/chat/completions"
+        try:
+            async with asyncio.timeout(self._config.timeout):
+                request = self._http.build_request("POST", url, content=content)
+                response = await self._http.send(request, stream=True)
+                try:
+                    data = await _body_of(response)
+                finally:
+                    await response.aclose()
+        except (TimeoutError, httpx.TimeoutException) as error:
+            raise _PassingError(f"the judge did not answer within {self._config.timeout:g} s") from error
+        except httpx.RequestError as error:
+            raise _PassingError(f"the judge cannot be reached ({str(error) or type(error).__name__})") from error
+        # What was decoded on the way must not be decoded again.
+        headers = [(k, v) for k, v in response.headers.items() if k not in {"content-encoding", "content-length"}]
+        return httpx.Response(response.status_code, headers=headers, content=data, request=request)
+
+    def _read(self, response: httpx.Response) -> Answer:
+        status = response.status_code
+        if not response.is_success:
+            raise self._refusal(response)
+        try:
+            body = _Body.model_validate_json(response.content)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "body"
+            raise _PassingError(
+                f"the judge's answer ({status}) is no chat completion: {where}: {first['msg']}"
+            ) from error
+        choice, usage = body.choices[0], body.usage or _Usage()
+        tokens = (choice.logprobs.content if choice.logprobs else None) or []
+        return Answer(choice.message.content or "", tokens, usage.prompt_tokens, usage.completion_tokens)
+
+    def _refusal(self, response: httpx.Response) -> Exception:
+        status = response.status_code
+        message, _ = error_detail(response)
+        message = " ".join(message.split())[:300]
+        if self._api_key:
+            message = message.replace(self._api_key, "***")
+        if status in _PASSING_STATUSES:
+            return _PassingError(f"the judge answered {status} {message}", retry_after(response))
+        if status in {401, 403}:
+            variable = self._config.api_key_env
+            what = f"the key in {variable}" if variable else "a request without a key: set api_key_env"
+            return JudgeEndpointError(f"the judge refuses {what} ({status})", final=True)
+        if status in {404, 405} or response.is_redirect:
+            return JudgeEndpointError(
+                f"{self._config.url} has no chat completions of model {self._config.model!r} ({status} {message})",
+                final=True,
+            )
+        hint = "; does it take logprobs? (logprobs = false)" if "logprobs" in message else ""
+        return JudgeEndpointError(f"the judge refuses the request ({status} {message}){hint}")
+
+
+async def _body_of(response: httpx.Response) -> bytes:
+    data = bytearray()
+    async for piece in response.aiter_bytes():
+        data += piece
+        if len(data) > MAX_ANSWER_BYTES:
+            raise JudgeEndpointError(f"the judge's answer is longer than {MAX_ANSWER_BYTES} bytes")
+    return bytes(data)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,80 @@
+"""Labels that a judge is measured against: a JSONL file, one reply a line.
+
+::
+
+    {"trait": "refusal", "prompt": "...", "reply": "...", "label": 100}
+
+`trait` is a trait with a rubric, or `*` for coherence; `label` is 0 to 100, as the rubric says. An `id` or `note` may
+stand beside them.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trait_client.errors import DatasetError
+from trait_client.judge.rubric import COHERENCE
+from trait_client.schema import is_name
+
+Text = Annotated[str, Field(min_length=1, max_length=1_000_000)]
+
+
+class Label(BaseModel):
+    """One labelled reply.
+
+    Attributes:
+        trait: What is rated; `*` is coherence.
+        prompt: The user's message.
+        reply: The assistant's reply.
+        label: 0 to 100; above 50 counts as showing the trait, below 50 as not, 50 as neither.
+        id: Of the writer's own.
+        note: Why it is labelled so; the judge does not see it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    trait: Annotated[str, Field(min_length=1, max_length=64)]
+    prompt: Text
+    reply: Text
+    label: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+    id: str | None = None
+    note: str | None = None
+
+
+def read_labels(path: Path) -> list[Label]:
+    """The labels of a file.
+
+    Raises:
+        DatasetError: Not such a file, or the same reply twice for a trait; the message names file and line.
+    """
+    labels: list[Label] = []
+    seen: dict[tuple[str, str, str], int] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            label = Label.model_validate(json.loads(line))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the line"
+            raise DatasetError(
+                f"{path}:{number}: {where}: {first['msg']} (got {str(first['input'])[:120]!r})"
+            ) from error
+        except ValueError as error:
+            raise DatasetError(f"{path}:{number}: not JSON: {error}") from error
+        if label.trait != COHERENCE and not is_name(label.trait):
+            raise DatasetError(f"{path}:{number}: trait: {label.trait!r} is no trait's name, and not '*' for coherence")
+        key = (label.trait, label.prompt, label.reply)
+        if key in seen:
+            raise DatasetError(f"{path}:{number}: the same reply is labelled on line {seen[key]} already")
+        seen[key] = number
+        labels.append(label)
+    if not labels:
+        raise DatasetError(f"{path}: holds no label")
+    return labels

@@ -1,0 +1,121 @@
+"""`measure_agreement`: every label judged, and how far the scores agree with them, trait by trait."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trait_client.cells import digest
+from trait_client.judge.agreement import Agreement, agreement
+from trait_client.judge.errors import JudgeError
+from trait_client.judge.judge import Judge
+from trait_client.judge.judgement import Judgement
+from trait_client.judge.labels import Label
+from trait_client.judge.rubric import Rubric
+from trait_client.results.clock import utc_now
+from trait_client.results.rows import AgreementRow
+
+Progress = Callable[[int, int], None]
+"""Called with replies done and all."""
+
+
+@dataclass(frozen=True)
+class TraitAgreement:
+    """How far a judge agrees with the labels of one trait.
+
+    Attributes:
+        trait: `*` is coherence.
+        n_labels: Labels; those that the judge gave no score for do not enter.
+        agreement: Over the others.
+        logprobs: Scores that were weighted by probability; the others are numbers as written.
+        mean_score: Of the judge; None without any.
+        sd_score: A judge that always says the same has 0; None for fewer than two.
+    """
+
+    trait: str
+    n_labels: int
+    agreement: Agreement
+    logprobs: int
+    mean_score: float | None
+    sd_score: float | None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What came out.
+
+    Attributes:
+        traits: In the labels' order.
+        errors: Why labels have no score, most frequent first, with their counts.
+        rows: For the table `judge_agreement`.
+    """
+
+    traits: list[TraitAgreement]
+    errors: list[tuple[str, int]]
+    rows: list[AgreementRow]
+
+
+async def measure_agreement(
+    judge: Judge, labels: Sequence[Label], rubrics: Mapping[str, Rubric], progress: Progress = lambda *_: None
+) -> Measurement:
+    """Judge every labelled reply and compare; `rubrics` are by trait."""
+    errors: Counter[str] = Counter()
+    done = 0
+
+    async def one(label: Label) -> Judgement | None:
+        nonlocal done
+        try:
+            return await judge.judge(rubrics[label.trait], label.prompt, label.reply)
+        except JudgeError as error:
+            errors[error.kind] += 1
+            return None
+        finally:
+            done += 1
+            progress(done, len(labels))
+
+    judgements = await asyncio.gather(*(one(label) for label in labels))
+    traits: dict[str, list[tuple[Label, Judgement | None]]] = {}
+    for label, judgement in zip(labels, judgements, strict=True):
+        traits.setdefault(label.trait, []).append((label, judgement))
+    found = [_trait(trait, pairs) for trait, pairs in traits.items()]
+    rows = [
+        _row(judge, rubrics[each.trait], [label for label, _ in pairs], each)
+        for each, pairs in zip(found, traits.values(), strict=True)
+    ]
+    return Measurement(found, errors.most_common(), rows)
+
+
+def _trait(trait: str, pairs: Sequence[tuple[Label, Judgement | None]]) -> TraitAgreement:
+    scored = [(label.label, judgement) for label, judgement in pairs if judgement is not None]
+    scores = [judgement.value for _, judgement in scored]
+    return TraitAgreement(
+        trait=trait,
+        n_labels=len(pairs),
+        agreement=agreement([label for label, _ in scored], scores),
+        logprobs=sum(judgement.mode == "logprobs" for _, judgement in scored),
+        mean_score=float(np.mean(scores)) if scores else None,
+        sd_score=float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
+    )
+
+
+def _row(judge: Judge, rubric: Rubric, labels: Sequence[Label], found: TraitAgreement) -> AgreementRow:
+    result = found.agreement
+    rho, area = result.spearman_interval or (None, None), result.auc_interval or (None, None)
+    return AgreementRow(
+        definition=judge.config.definition(rubric),
+        labels=digest(sorted([label.prompt, label.reply, label.label] for label in labels)),
+        n_labels=found.n_labels,
+        n=result.n,
+        n_high=result.n_high,
+        n_low=result.n_low,
+        spearman=result.spearman,
+        spearman_low=rho[0],
+        spearman_high=rho[1],
+        auc=result.auc,
+        auc_low=area[0],
+        auc_high=area[1],
+        logprobs=found.logprobs,
+        measured_at=utc_now(),
+    )

@@ -1,0 +1,91 @@
+"""From an answer to a score: the candidates of the answer token weighted by probability, or the number as written.
+
+The expected score is sum(p_i v_i) / sum(p_i) over the candidates that are numbers of the scale, as in persona vectors
+(Chen et al. 2025, arXiv 2507.21509): the number that is written knows only a handful of round values.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trait_client.chat import TokenLogprob, TopLogprob
+
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,2}")
+_PREAMBLE = r"\W*(?:(?:the\s+)?(?:final\s+)?(?:score|rating|answer)(?:\s+is)?\W*)?"
+_WRITTEN = re.compile(
+    _PREAMBLE
+    + r"(?<![-\u2212])(0|[1-9][0-9]{0,2})(?![0-9]|[.,][0-9]|\s*[-\u2013]\s*[0-9]|\s+to\s+[0-9]|\s*[.)]\s+\S)(?:\s*/\s*([0-9]+))?",
+    re.IGNORECASE,
+)
+_SPACES = str.maketrans({"\u0120": " ", "\u2581": " "})
+"""How byte-level BPE and SentencePiece write a space, where an endpoint passes raw tokens on."""
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """An expected value on the judge's scale.
+
+    Attributes:
+        value: Of the candidates that are numbers.
+        mass: Their probability, 0 to 1.
+    """
+
+    value: float
+    mass: float
+
+
+def weighted(tokens: Sequence[TokenLogprob], largest: int) -> Weighted | None:
+    """The expected value at the answer token: the first generated one, or the number after `Score:` and the like.
+
+    Returns:
+        None where the candidates are not whole numbers: the written number goes on in the next token, or, on a scale of
+        several digits, none of the candidates has more than one, so that a `7` may be the beginning of `70`.
+    """
+    if not tokens:
+        return None
+    place = _answer_place(tokens, largest)
+    following = tokens[place + 1].token if place + 1 < len(tokens) else ""
+    if following[:1].isdigit():
+        return None
+    candidates = _candidates(tokens[place], largest)
+    mass = sum(probability for _, probability in candidates)
+    if mass <= 0 or (largest > 9 and all(value <= 9 for value, _ in candidates)):
+        return None
+    return Weighted(sum(value * probability for value, probability in candidates) / mass, min(1.0, mass))
+
+
+def written(text: str, largest: int) -> int | None:
+    """The number that an answer begins with, after no more than `Score:` and the like; None where there is none.
+
+    `70`, `**70**`, `70/100`, `70 because ...`; not `0.7`, `7,000`, `60-70`, `7/10`, `-5`, `1. First`, nor a number beyond the scale.
+    """
+    found = _WRITTEN.match(text)
+    if found is None or int(found[1]) > largest or (found[2] is not None and int(found[2]) != largest):
+        return None
+    return int(found[1])
+
+
+def _answer_place(tokens: Sequence[TokenLogprob], largest: int) -> int:
+    """Of the first number, if only a preamble stands before it; else of the first token."""
+    before = ""
+    for i, token in enumerate(tokens):
+        if _number(token.token, largest) is not None:
+            return i if re.fullmatch(_PREAMBLE, before, re.IGNORECASE) else 0
+        before += token.token.translate(_SPACES)
+    return 0
+
+
+def _candidates(token: TokenLogprob, largest: int) -> list[tuple[int, float]]:
+    """Numbers of the scale beside a token, with their probabilities."""
+    tops = token.top_logprobs or [TopLogprob(token=token.token, logprob=token.logprob)]
+    pairs = [(_number(top.token, largest), top.logprob) for top in tops]
+    return [
+        (value, math.exp(min(0.0, logprob))) for value, logprob in pairs if value is not None and math.isfinite(logprob)
+    ]
+
+
+def _number(token: str, largest: int) -> int | None:
+    """`7`, `70`, ` 70`, `100`; not `070`, `7.` or a number beyond the scale."""
+    text = token.translate(_SPACES).strip()
+    return int(text) if _NUMBER.fullmatch(text) and int(text) <= largest else None
