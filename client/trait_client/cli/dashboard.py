@@ -1,0 +1,78 @@
+"""`trait-client dashboard`: a local web page over the results and the live service."""
+
+import ipaddress
+import webbrowser
+from typing import Annotated
+
+import typer
+
+from trait_client.cli.console import DEFAULT_ADDRESS, ApiKey, Database, err, out
+from trait_client.errors import InvalidRequestError, TraitError
+from trait_client.http import AsyncTraitClient
+from trait_client.settings import DEFAULT_DATABASE, URL_VARIABLE
+
+DEFAULT_PORT = 8600
+DEFAULT_HTTP_PORT = 80
+
+
+def dashboard(
+    *,
+    db: Database = DEFAULT_DATABASE,
+    service: Annotated[
+        str, typer.Option("--service", "--url", envvar=URL_VARIABLE, help="Address of the service.")
+    ] = DEFAULT_ADDRESS,
+    api_key: ApiKey = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = DEFAULT_PORT,
+    bind: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        list[str] | None,
+        typer.Option("--host", help="Another NAME[:PORT] under which the page is opened, for example by a proxy."),
+    ] = None,
+    browse: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Look at results and talk to the service in a local web page. Reads, and writes nothing.
+
+    Neither database nor service needs to be there yet. There is no password: everybody who can reach the address reads
+    the results and uses the service with your key, so it listens on this machine only unless --bind says otherwise.
+
+    Example: `trait-client dashboard --db results.duckdb --service http://127.0.0.1:8000`
+    """
+    try:
+        import uvicorn  # noqa: PLC0415 - the extra may be absent
+
+        from trait_client.dashboard.app import create_app  # noqa: PLC0415
+        from trait_client.results import ResultStore  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise TraitError(f"the dashboard needs {error.name}: pip install 'trait-steering[dashboard]'") from error
+    hosts = own_hosts(bind, port, host or [])
+    if not _is_loopback(bind):
+        err.print(f"{bind} can be reached from other machines, and there is no password", style="yellow")
+    address = f"http://{hosts[0]}/"
+    out.print(f"dashboard of {db} at {address} (Ctrl-C ends it)", soft_wrap=True)
+    if browse:
+        webbrowser.open(address)
+    app = create_app(ResultStore(db), AsyncTraitClient(service, api_key, timeout=600, retries=0), hosts)
+    uvicorn.run(app, host=bind, port=port, log_level="warning", server_header=False, access_log=False)
+
+
+def own_hosts(bind: str, port: int, others: list[str]) -> list[str]:
+    """Values of the `Host` header under which the page may be opened, the one to show first.
+
+    Raises:
+        InvalidRequestError: `bind` is no address of this machine's.
+    """
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if bind == "localhost" else bind)
+    except ValueError as error:
+        raise InvalidRequestError(f"--bind {bind!r} is no IP address: write 127.0.0.1, ::1 or 0.0.0.0") from error
+    names = ["127.0.0.1", "localhost", "[::1]"]
+    if not (address.is_loopback or address.is_unspecified):
+        names.insert(0, f"[{address}]" if address.version == 6 else str(address))
+    hosts = [f"{name}:{port}" for name in names]
+    if port == DEFAULT_HTTP_PORT:  # browsers leave it out
+        hosts += names
+    return hosts + [each.lower() for each in others]
+
+
+def _is_loopback(bind: str) -> bool:
+    return bind == "localhost" or ipaddress.ip_address(bind).is_loopback

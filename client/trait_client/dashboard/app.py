@@ -1,0 +1,76 @@
+"""The dashboard's web application: the page's files, and the answers to its questions."""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from importlib import resources
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+
+from trait_client.dashboard.data.results import Results
+from trait_client.dashboard.guard import Guard
+from trait_client.dashboard.routes import router
+from trait_client.errors import InvalidRequestError, ServiceError, TraitError
+from trait_client.http import AsyncTraitClient
+from trait_client.results import ResultsError, ResultStore
+
+STATIC = resources.files("trait_client.dashboard") / "static"
+
+
+def create_app(store: ResultStore, service: AsyncTraitClient, hosts: Iterable[str]) -> FastAPI:
+    """The dashboard over a database and a service; neither needs to be there yet.
+
+    Args:
+        store: The results.
+        service: For the playground; it is closed with the application.
+        hosts: Values of the `Host` header that are ours.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with service:
+            yield
+
+    # No generated documentation: its pages load scripts from elsewhere.
+    app = FastAPI(title="trait-steering dashboard", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.state.results = Results(store)
+    app.state.service = service
+    app.add_exception_handler(TraitError, _trait_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.include_router(router)
+
+    @app.get("/", include_in_schema=False)
+    def index() -> Response:
+        return FileResponse(str(STATIC / "index.html"), headers={"cache-control": "no-cache"})
+
+    app.mount("/static", _Files(directory=str(STATIC)))
+    app.add_middleware(Guard, hosts=tuple(hosts))
+    return app
+
+
+class _Files(StaticFiles):
+    """Asked for anew each time (304 where unchanged): an upgraded package must not meet yesterday's scripts."""
+
+    def file_response(self, *args: object, **kwargs: object) -> Response:
+        answer = super().file_response(*args, **kwargs)  # type: ignore[arg-type]
+        answer.headers["cache-control"] = "no-cache"
+        return answer
+
+
+async def _trait_error(_: Request, error: Exception) -> JSONResponse:
+    status = 400 if isinstance(error, InvalidRequestError) else 404 if isinstance(error, ResultsError) else 502
+    if isinstance(error, ServiceError) and error.status in {401, 403}:
+        message = f"{error} (the dashboard reads the key from TRAIT_API_KEY)"
+    else:
+        message = str(error)
+    return JSONResponse({"error": {"message": message, "type": type(error).__name__, "code": status}}, status)
+
+
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][1:]) or "body"
+    message = f"{where}: {first['msg']}"
+    return JSONResponse({"error": {"message": message, "type": "InvalidRequestError", "code": 400}}, 400)

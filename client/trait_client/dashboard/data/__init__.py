@@ -1,0 +1,1 @@
+"""What the views show, read from a result database: plain values, no HTTP."""

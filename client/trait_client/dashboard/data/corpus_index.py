@@ -1,0 +1,150 @@
+"""What a prompt set is filtered and ordered by, read once and kept: its texts, outcomes and means."""
+
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from trait_client.errors import InvalidRequestError
+from trait_client.results import ResultReader
+
+REPLY_VALUES = "p.projected[r.n_prompt:r.n_prompt + r.n_response - 1]"
+"""Of the reply: the values that stand beside its tokens. The position before each token produced it."""
+
+_TEXTS = """
+SELECT r.reading_id, r.prompt_id, r.outcome, r.n_prompt + r.n_response AS length,
+       lower(coalesce(r.text, array_to_string(r.messages->>'$[*].content', chr(10))) || chr(10)
+             || coalesce(r.response, '') || chr(10) || r.prompt_id) AS text
+FROM readings r JOIN runs s USING (run_id)
+WHERE s.experiment = ?
+ORDER BY r.prompt_id, r.reading_id
+"""
+
+_MEANS = f"""
+SELECT p.reading_id, p.sha256 || '|' || p.layer AS direction, list_avg({REPLY_VALUES}) AS mean
+FROM reading_projections p JOIN readings r USING (reading_id) JOIN runs s USING (run_id)
+WHERE s.experiment = ?
+"""
+
+_DIRECTIONS = """
+SELECT DISTINCT p.sha256 || '|' || p.layer AS key, p.sha256, p.layer, v.trait, v.name AS vector, v.method,
+       (v.metadata->>('$.layers."' || p.layer || '".separation'))::DOUBLE / 2 AS half_separation
+FROM reading_projections p JOIN readings r USING (reading_id) JOIN runs s USING (run_id) JOIN vectors v USING (sha256)
+WHERE s.experiment = ?
+ORDER BY v.trait, p.layer, v.method
+"""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which readings, in which order.
+
+    Attributes:
+        name: Of the prompt set.
+        outcome: None: all; "": those without.
+        text: Found in prompt, reply or id, whatever its case.
+        order: `id`, `length`, or a direction as `sha256|layer` for the mean of its reply.
+        descending: Largest first.
+    """
+
+    name: str
+    outcome: str | None = None
+    text: str = ""
+    order: str = "id"
+    descending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One reading; `text` is prompt, reply and id in lower case."""
+
+    reading_id: str
+    prompt_id: str
+    outcome: str | None
+    length: int
+    text: str
+
+
+@dataclass(frozen=True)
+class CorpusIndex:
+    """A prompt set in the order of its ids.
+
+    Attributes:
+        means: Direction -> reading -> mean projection of the reply, residual units; without those that have no reply.
+    """
+
+    name: str
+    entries: list[Entry]
+    means: dict[str, dict[str, float]]
+    directions: list[dict[str, Any]]
+
+    @classmethod
+    def read(cls, reader: ResultReader, name: str) -> "CorpusIndex":
+        """Of a set."""
+        entries = [Entry(*row) for row in reader.query(_TEXTS, [name]).rows]
+        means: dict[str, dict[str, float]] = defaultdict(dict)
+        for reading_id, direction, mean in reader.query(_MEANS, [name]).rows:
+            if mean is not None:
+                means[direction][reading_id] = mean
+        directions = reader.records(_DIRECTIONS, [name])
+        outcomes = {entry.reading_id: entry.outcome for entry in entries}
+        for each in directions:
+            each.update(_summary(means[each["key"]], outcomes))
+        return cls(name, entries, dict(means), directions)
+
+    def select(self, chosen: Selection) -> list[str]:
+        """Ids of the readings selected, in order.
+
+        Raises:
+            InvalidRequestError: The order is none.
+        """
+        found = [entry for entry in self.entries if _fits(entry, chosen)]
+        if chosen.order == "length":
+            found.sort(key=lambda entry: entry.length, reverse=chosen.descending)
+        elif chosen.order != "id":
+            if chosen.order not in self.means:
+                raise InvalidRequestError(
+                    f"order {chosen.order[:80]!r} is none of id, length, SHA256|LAYER", param="order"
+                )
+            means = self.means[chosen.order]
+            without = [entry for entry in found if entry.reading_id not in means]
+            found = [entry for entry in found if entry.reading_id in means]
+            found.sort(key=lambda entry: means[entry.reading_id], reverse=chosen.descending)
+            found += without
+        elif chosen.descending:
+            found.reverse()
+        return [entry.reading_id for entry in found]
+
+    def means_of(self, reading_id: str) -> dict[str, float | None]:
+        """Direction -> mean of the reply."""
+        return {direction: values.get(reading_id) for direction, values in self.means.items()}
+
+
+def _fits(entry: Entry, chosen: Selection) -> bool:
+    if chosen.outcome is not None and entry.outcome != (chosen.outcome or None):
+        return False
+    return not chosen.text or chosen.text.lower() in entry.text
+
+
+def _summary(means: dict[str, float], outcomes: dict[str, str | None]) -> dict[str, Any]:
+    """Mean and standard deviation over replies, of all and of each outcome."""
+    groups: dict[str | None, list[float]] = defaultdict(list)
+    for reading_id, own in means.items():
+        groups[outcomes[reading_id]].append(own)
+    named = sorted(groups.items(), key=lambda item: (item[0] is None, item[0] or ""))
+    overall = _moments(list(means.values()))
+    return {
+        "reply_mean": overall[0],
+        "reply_sd": overall[1],
+        "outcomes": [
+            {"outcome": outcome, "n": len(values), "mean": _moments(values)[0], "sd": _moments(values)[1]}
+            for outcome, values in named
+        ],
+    }
+
+
+def _moments(values: list[float]) -> tuple[float | None, float | None]:
+    if not values:
+        return None, None
+    mean = statistics.fmean(values)
+    return mean, statistics.stdev(values, mean) if len(values) > 1 else None

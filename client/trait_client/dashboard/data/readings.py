@@ -1,0 +1,98 @@
+"""Prompts of a corpus with their replies, and their projections token by token."""
+
+import json
+from typing import Any
+
+from trait_client.dashboard.data.corpus_index import CorpusIndex, Selection
+from trait_client.errors import InvalidRequestError
+from trait_client.results import ResultReader
+
+PAGE = 50
+
+_SETS = """
+SELECT s.experiment AS name, count(*) AS n, sum(r.n_prompt)::BIGINT AS prompt_tokens, sum(r.n_response)::BIGINT AS tokens,
+       any_value(r.model) AS model, max(r.finished_at) AS finished_at
+FROM readings r JOIN runs s USING (run_id) GROUP BY ALL ORDER BY max(r.finished_at) DESC
+"""
+
+_OUTCOMES = """
+SELECT s.experiment AS name, r.outcome, count(*) AS n
+FROM readings r JOIN runs s USING (run_id) GROUP BY ALL ORDER BY r.outcome NULLS LAST
+"""
+
+# As in the view `token_projections`: a prompt token has its own position's value, a reply token the one before it.
+_VALUES = """
+SELECT p.sha256 || '|' || p.layer AS direction,
+       list_concat(p.projected[:r.n_prompt], p.projected[r.n_prompt:len(r.tokens) - 1]) AS v
+FROM reading_projections p JOIN readings r USING (reading_id)
+WHERE p.reading_id = ?
+"""
+
+
+def prompt_sets(reader: ResultReader) -> list[dict[str, Any]]:
+    """The sets that were projected, with their outcomes; the newest first."""
+    outcomes = reader.records(_OUTCOMES)
+    sets = reader.records(_SETS)
+    for each in sets:
+        each["outcomes"] = [
+            {"outcome": row["outcome"], "n": row["n"]} for row in outcomes if row["name"] == each["name"]
+        ]
+    return sets
+
+
+def page(reader: ResultReader, index: CorpusIndex, chosen: Selection, number: int) -> dict[str, Any]:
+    """Fifty readings with their whole texts and the mean of each direction over the reply."""
+    ids = index.select(chosen)
+    shown = _rows(reader, ids[number * PAGE :][:PAGE])
+    for row in shown:
+        row["means"] = index.means_of(row["reading_id"])
+    return {"total": len(ids), "page": number, "size": PAGE, "rows": shown}
+
+
+def reading(reader: ResultReader, index: CorpusIndex, chosen: Selection, reading_id: str | None) -> dict[str, Any]:
+    """One reading with all its values, and its neighbours in the selection; the first one where none is named.
+
+    Raises:
+        InvalidRequestError: There is no such reading, or none is selected.
+    """
+    ids = index.select(chosen)
+    if reading_id is None:
+        if not ids:
+            raise InvalidRequestError("no prompt of this set fits the filter: clear it", param="text")
+        reading_id = ids[0]
+    place = ids.index(reading_id) if reading_id in ids else None
+    return {
+        **tokenwise(reader, reading_id),
+        "place": place,
+        "total": len(ids),
+        "previous": ids[place - 1] if place else None,
+        "next": ids[place + 1] if place is not None and place + 1 < len(ids) else None,
+    }
+
+
+def tokenwise(reader: ResultReader, reading_id: str) -> dict[str, Any]:
+    """One reading with its tokens, and a value for each of them by direction.
+
+    Raises:
+        InvalidRequestError: There is no such reading.
+    """
+    rows = _rows(reader, [reading_id])
+    if not rows:
+        raise InvalidRequestError(f"no reading {reading_id[:80]!r} is in the database", param="reading")
+    tokens = reader.query("SELECT tokens FROM readings WHERE reading_id = ?", [reading_id]).rows[0][0]
+    values = {
+        direction: [round(value, 4) for value in found] for direction, found in reader.query(_VALUES, [reading_id]).rows
+    }
+    return {**rows[0], "tokens": tokens, "values": values}
+
+
+def _rows(reader: ResultReader, ids: list[str]) -> list[dict[str, Any]]:
+    rows = reader.records(
+        "SELECT r.reading_id, r.prompt_id, r.outcome, r.messages, r.text, r.response, r.given, r.finish_reason, "
+        "r.n_prompt, r.n_response, r.model FROM readings r WHERE r.reading_id IN (SELECT unnest(?::VARCHAR[]))",
+        [ids],
+    )
+    for row in rows:
+        row["messages"] = json.loads(row["messages"]) if row["messages"] else None
+    place = {reading_id: i for i, reading_id in enumerate(ids)}
+    return sorted(rows, key=lambda row: place[row["reading_id"]])

@@ -1,0 +1,65 @@
+"""Answers of a result database, kept until it changes."""
+
+import threading
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from trait_client.results import ResultReader, ResultStore
+
+T = TypeVar("T")
+
+Signature = tuple[tuple[int, int] | None, ...]
+
+MOST_KEPT = 64
+
+
+class Results:
+    """A store whose answers are kept as long as neither its file nor its snapshot changes.
+
+    Every answer opens the file anew and lets go of it, so that a sweep can begin to write at any time.
+    """
+
+    def __init__(self, store: ResultStore) -> None:
+        self.store = store
+        self._lock = threading.Lock()
+        self._signature: Signature = ()
+        self._kept: dict[Hashable, Any] = {}
+
+    def read(self, function: Callable[..., T], *arguments: Hashable) -> T:
+        """`function(reader, *arguments)`, or what it answered before.
+
+        Raises:
+            ResultsError: There is no database.
+            InvalidRequestError: A query is refused.
+        """
+        key = (function, arguments)
+        signature = self._now()
+        with self._lock:
+            if signature != self._signature:
+                self._signature, self._kept = signature, {}
+            elif key in self._kept:
+                return self._kept[key]  # type: ignore[no-any-return]
+        with self.store.reader() as reader:
+            answer = function(reader, *arguments)
+        with self._lock:
+            if signature == self._signature:
+                while len(self._kept) >= MOST_KEPT:
+                    del self._kept[next(iter(self._kept))]
+                self._kept[key] = answer
+        return answer
+
+    def open(self) -> ResultReader:
+        """For what is asked once."""
+        return self.store.reader()
+
+    def _now(self) -> Signature:
+        return _stamp(self.store.path), _stamp(self.store.snapshot)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size

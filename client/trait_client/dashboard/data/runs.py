@@ -1,0 +1,67 @@
+"""Runs, how far they are, and each trait's best coherent setting."""
+
+import json
+from typing import Any
+
+from trait_client.results import ResultReader
+
+# What is stored of a run counts whatever run of the same definition stored it: a resumed one goes on where a killed one
+# was. Trials shared with another experiment are not counted, so that `done` is a lower bound while a run is under way.
+_RUNS = """
+WITH counted AS (
+    SELECT run_id, count(*) FILTER (status = 'done') AS done, count(*) FILTER (status = 'failed') AS failed,
+           max(finished_at) AS last_at, sum(n_generated) AS tokens,
+           count(*) FILTER (finished_at > now()::TIMESTAMP - INTERVAL 60 SECOND) AS last_minute
+    FROM trials GROUP BY run_id
+    UNION ALL
+    SELECT run_id, count(*), 0, max(finished_at), sum(n_response),
+           count(*) FILTER (finished_at > now()::TIMESTAMP - INTERVAL 60 SECOND)
+    FROM readings GROUP BY run_id
+)
+SELECT r.run_id, r.experiment, r.definition, r.started_at, r.finished_at, r.status, r.n_trials, r.message,
+       coalesce(c.done, 0) AS done, coalesce(c.failed, 0) AS failed, c.last_at, coalesce(c.tokens, 0) AS tokens,
+       coalesce(sum(c.done) OVER (PARTITION BY r.experiment, r.definition::VARCHAR), 0) AS done_so_far,
+       coalesce(c.last_minute, 0) AS last_minute
+FROM runs r LEFT JOIN counted c USING (run_id)
+ORDER BY r.started_at DESC
+"""
+
+
+def runs(reader: ResultReader) -> list[dict[str, Any]]:
+    """Every run, newest first; one that nobody writes any more is `stopped`, not `running`."""
+    rows = reader.records(_RUNS)
+    for row in rows:
+        definition = json.loads(row.pop("definition"))
+        row["kind"] = "corpus" if definition.get("command") == "project" else "sweep"
+        row["definition"] = definition
+        row["done_so_far"] = min(int(row["done_so_far"]), row["n_trials"])
+        if row["status"] == "running" and reader.source == "database":
+            row["status"] = "stopped"
+    return rows
+
+
+def best_coherent(reader: ResultReader, bar: float) -> list[dict[str, Any]]:
+    """Each trait's setting with the largest delta of at least that mean coherence."""
+    return reader.records(
+        "SELECT b.*, s.setting_id, s.n_failed FROM best_coherent_at(?) b JOIN trait_summary s "
+        "ON (s.trait, s.method, s.layer, s.coefficient, s.unit, s.measure, s.precision, s.adapter, s.model, s.delta) "
+        " = (b.trait, b.method, b.layer, b.coefficient, b.unit, b.measure, b.precision, b.adapter, b.model, b.delta) "
+        "QUALIFY row_number() OVER (PARTITION BY b.trait, b.model, b.precision, b.adapter ORDER BY s.coherence DESC) = 1 "
+        "ORDER BY b.trait, b.model, b.precision, b.adapter",
+        [bar],
+    )
+
+
+def counts(reader: ResultReader) -> dict[str, Any]:
+    """How much the database holds."""
+    return reader.records(
+        "SELECT (SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM trials WHERE status = 'done') AS trials, "
+        "(SELECT count(DISTINCT setting_id) FROM cells WHERE kind = 'steered') AS settings, "
+        "(SELECT count(DISTINCT trait) FROM cells) AS traits, (SELECT count(*) FROM readings) AS readings, "
+        "(SELECT count(*) FROM vectors) AS vectors"
+    )[0]
+
+
+def overview(reader: ResultReader, bar: float) -> dict[str, Any]:
+    """The first view."""
+    return {"source": reader.source, "counts": counts(reader), "runs": runs(reader), "best": best_coherent(reader, bar)}

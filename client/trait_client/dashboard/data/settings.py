@@ -1,0 +1,110 @@
+"""Settings of a sweep (cells, their seeds pooled), and the texts behind one of them."""
+
+from typing import Any
+
+from trait_client.dashboard.data.planned import runs_of_settings
+from trait_client.errors import InvalidRequestError
+from trait_client.results import ResultReader
+
+# The median over prompts of steered / baseline perplexity: how much less the model itself would have said it.
+_PERPLEXITY_RATIO = """
+SELECT c.setting_id, median(s.value / b.value) AS perplexity_ratio, median(b.value) AS baseline_perplexity
+FROM cells c
+JOIN trials t ON t.cell_id = c.cell_id AND t.status = 'done'
+JOIN trials o ON o.cell_id = c.baseline_id AND o.prompt_id = t.prompt_id AND o.status = 'done'
+JOIN scores s ON s.trial_id = t.trial_id AND s.name = 'perplexity'
+JOIN scores b ON b.trial_id = o.trial_id AND b.name = 'perplexity'
+WHERE c.kind = 'steered'
+GROUP BY c.setting_id
+"""
+
+_BASELINE_COHERENCE = """
+SELECT c.setting_id, avg(b.value) AS baseline_coherence
+FROM (SELECT DISTINCT setting_id, baseline_id FROM cells WHERE kind = 'steered') c
+JOIN trials o ON o.cell_id = c.baseline_id AND o.status = 'done'
+JOIN scores b ON b.trial_id = o.trial_id AND b.name = 'coherence'
+GROUP BY c.setting_id
+"""
+
+_PAIRS = """
+SELECT p.prompt_id, p.text AS prompt, c.seed, c.system, t.trial_id, t.text, t.status, t.error, t.finish_reason,
+       t.n_generated, t.steering, b.trial_id AS baseline_trial_id, b.text AS baseline_text,
+       b.finish_reason AS baseline_finish_reason, b.n_generated AS baseline_n_generated
+FROM cells c
+JOIN trials t ON t.cell_id = c.cell_id
+JOIN prompts p ON p.prompt_id = t.prompt_id
+LEFT JOIN trials b ON b.cell_id = c.baseline_id AND b.prompt_id = t.prompt_id AND b.status = 'done'
+WHERE c.setting_id = ? AND c.kind = 'steered'
+ORDER BY p.text, c.seed
+"""
+
+_CONTROLS = """
+SELECT t.prompt_id, c.seed, c.sha256, v.name AS vector, t.trial_id, t.text, t.finish_reason, t.n_generated
+FROM cells c
+JOIN trials t ON t.cell_id = c.cell_id AND t.status = 'done'
+JOIN vectors v ON v.sha256 = c.sha256
+WHERE c.control_of = ?
+ORDER BY v.name, c.seed
+"""
+
+_SCORES = """
+SELECT trial_id, name, trait, value FROM scores WHERE trial_id IN (SELECT unnest(?::VARCHAR[]))
+UNION ALL
+SELECT p.trial_id, 'projection', v.trait, p.value
+FROM projections p JOIN vectors v USING (sha256)
+WHERE p.trial_id IN (SELECT unnest(?::VARCHAR[])) AND p.sha256 = ? AND p.layer = ?
+"""
+
+
+def all_settings(reader: ResultReader) -> list[dict[str, Any]]:
+    """One row a setting and measure, with its perplexity ratio and the runs that it belongs to."""
+    ratios = {row.pop("setting_id"): row for row in reader.records(_PERPLEXITY_RATIO)}
+    coherence = {row["setting_id"]: row["baseline_coherence"] for row in reader.records(_BASELINE_COHERENCE)}
+    nothing = {"perplexity_ratio": None, "baseline_perplexity": None}
+    rows = reader.records(
+        "SELECT * EXCLUDE (versions) FROM cell_summary ORDER BY trait, measure, precision, method, layer, coefficient"
+    )
+    runs = runs_of_settings(reader, rows)
+    for row in rows:
+        setting = row["setting_id"]
+        row.update(ratios.get(setting, nothing))
+        row["baseline_coherence"] = coherence.get(setting)
+        row["runs"] = runs.get(setting, [])
+    return rows
+
+
+def setting(reader: ResultReader, setting_id: str) -> dict[str, Any]:
+    """A setting's replies beside the baseline's and the random directions', prompt by prompt.
+
+    Raises:
+        InvalidRequestError: There is no such setting.
+    """
+    cells = reader.records(
+        "SELECT * EXCLUDE (cell_id, seed) FROM cells WHERE setting_id = ? AND kind = 'steered' LIMIT 1", [setting_id]
+    )
+    if not cells:
+        raise InvalidRequestError(f"no steered setting {setting_id[:80]!r} is in the database", param="setting")
+    pairs = reader.records(_PAIRS, [setting_id])
+    controls = reader.records(_CONTROLS, [setting_id])
+    trials = [row["trial_id"] for row in (*pairs, *controls)]
+    trials += [row["baseline_trial_id"] for row in pairs if row["baseline_trial_id"]]
+    scores = _scores(reader, trials, cells[0])
+    for pair in pairs:
+        pair["scores"] = scores.get(pair.pop("trial_id"), {})
+        pair["baseline_scores"] = scores.get(pair.pop("baseline_trial_id"), {})
+        pair["controls"] = [_control(row, scores) for row in controls if row["prompt_id"] == pair["prompt_id"]]
+    return {"cell": cells[0], "pairs": pairs}
+
+
+def _control(row: dict[str, Any], scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    kept = ("vector", "seed", "text", "finish_reason", "n_generated")
+    return {name: row[name] for name in kept} | {"scores": scores.get(row["trial_id"], {})}
+
+
+def _scores(reader: ResultReader, trials: list[str], cell: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Trial -> its scores: those of no trait, and those of the cell's own."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in reader.records(_SCORES, [trials, trials, cell["trait_sha256"], cell["layer"]]):
+        if row["trait"] in {"*", cell["trait"]}:
+            found.setdefault(row["trial_id"], {})[row["name"]] = row["value"]
+    return found

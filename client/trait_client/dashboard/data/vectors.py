@@ -1,0 +1,16 @@
+"""What is known of the vectors, layer by layer."""
+
+from typing import Any
+
+from trait_client.results import ResultReader
+
+
+def vectors(reader: ResultReader) -> dict[str, Any]:
+    """Evidence by layer of every vector but random controls, and the cosines that are stored."""
+    return {
+        "layers": reader.records("SELECT * FROM vector_layers WHERE method <> 'random' ORDER BY trait, method, layer"),
+        "cosines": reader.records(
+            "SELECT trait, method, other_trait, other_method, layer, cosine, sha256, other_sha256, model "
+            "FROM vector_cosines WHERE method <> 'random' AND other_method <> 'random' ORDER BY ALL"
+        ),
+    }

@@ -1,0 +1,158 @@
+"""The page's questions, a handler each; what they answer stands in `data`."""
+
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from trait_client.dashboard import playground
+from trait_client.dashboard.data import readings, runs, settings, vectors
+from trait_client.dashboard.data.corpus_index import CorpusIndex, Selection
+from trait_client.dashboard.data.results import Results
+from trait_client.dashboard.saved import SAVED
+from trait_client.http import AsyncTraitClient
+from trait_client.json_values import json_value
+
+MAX_ROWS = 10_000
+MAX_SECONDS = 20.0
+DEFAULT_BAR = 75.0
+
+router = APIRouter(prefix="/api", default_response_class=JSONResponse)
+
+
+def _results(request: Request) -> Results:
+    found = request.app.state.results
+    assert isinstance(found, Results)
+    return found
+
+
+def _service(request: Request) -> AsyncTraitClient:
+    found = request.app.state.service
+    assert isinstance(found, AsyncTraitClient)
+    return found
+
+
+def _selection(
+    name: Annotated[str, Query(alias="set")],
+    outcome: str | None = None,
+    text: Annotated[str, Query(max_length=1000)] = "",
+    order: Annotated[str, Query(max_length=120)] = "id",
+    descending: bool = False,
+) -> Selection:
+    return Selection(name, outcome, text, order, descending)
+
+
+Stored = Annotated[Results, Depends(_results)]
+Live = Annotated[AsyncTraitClient, Depends(_service)]
+Selected = Annotated[Selection, Depends(_selection)]
+
+
+class Statement(BaseModel):
+    """A query of the SQL view."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sql: Annotated[str, Field(max_length=100_000)]
+
+
+@router.get("/overview")
+def overview(results: Stored, bar: Annotated[float, Query(ge=0, le=100)] = DEFAULT_BAR) -> JSONResponse:
+    """Runs, and each trait's best coherent setting."""
+    # Whether a run is under way depends on who holds the file, which no time stamp says: this is never kept.
+    with results.open() as reader:
+        answer = runs.overview(reader, bar)
+    return _json({"path": str(results.store.path), **answer})
+
+
+@router.get("/settings")
+def all_settings(results: Stored) -> JSONResponse:
+    """Every setting and measure of all sweeps."""
+    return _json(results.read(settings.all_settings))
+
+
+@router.get("/setting")
+def setting(results: Stored, id: Annotated[str, Query(max_length=200)]) -> JSONResponse:  # noqa: A002 - the wire's name
+    """The texts behind one setting."""
+    return _json(results.read(settings.setting, id))
+
+
+@router.get("/sets")
+def sets(results: Stored, name: Annotated[str | None, Query(alias="set")] = None) -> JSONResponse:
+    """Prompt sets with projections; the one that is named, or the first, with its directions."""
+    found = results.read(readings.prompt_sets)
+    shown = next((each["name"] for each in found if each["name"] == name), found[0]["name"] if found else None)
+    return _json(
+        [each | ({"directions": _index(results, shown).directions} if each["name"] == shown else {}) for each in found]
+    )
+
+
+@router.get("/readings")
+def page(results: Stored, chosen: Selected, page: Annotated[int, Query(ge=0)] = 0) -> JSONResponse:
+    """A page of a prompt set."""
+    index = _index(results, chosen.name)
+    with results.open() as reader:
+        return _json(readings.page(reader, index, chosen, page))
+
+
+@router.get("/reading")
+def reading(
+    results: Stored,
+    chosen: Selected,
+    id: Annotated[str | None, Query(max_length=200)] = None,  # noqa: A002 - the wire's name
+) -> JSONResponse:
+    """One prompt with its reply, token by token."""
+    index = _index(results, chosen.name)
+    with results.open() as reader:
+        return _json(readings.reading(reader, index, chosen, id))
+
+
+@router.get("/vectors")
+def all_vectors(results: Stored) -> JSONResponse:
+    """Evidence and cosines."""
+    return _json(results.read(vectors.vectors))
+
+
+@router.get("/saved")
+def saved() -> JSONResponse:
+    """Queries that come with the view."""
+    return _json(SAVED)
+
+
+@router.post("/sql")
+def sql(results: Stored, statement: Statement) -> JSONResponse:
+    """One reading statement, so many rows of it."""
+    began = time.monotonic()
+    with results.open() as reader:
+        answer = reader.bounded(statement.sql, max_rows=MAX_ROWS, max_seconds=MAX_SECONDS)
+    return _json(
+        {
+            "columns": answer.columns,
+            "rows": answer.rows,
+            "source": answer.source,
+            "truncated": answer.truncated,
+            "max_rows": MAX_ROWS,
+            "seconds": time.monotonic() - began,
+        }
+    )
+
+
+@router.get("/service")
+async def service(client: Live) -> JSONResponse:
+    """The live service."""
+    return _json(await playground.describe(client))
+
+
+@router.post("/chat")
+async def chat(client: Live, request: playground.ChatRequest) -> StreamingResponse:
+    """A reply, streamed."""
+    return StreamingResponse(playground.reply(client, request), media_type="application/x-ndjson")
+
+
+def _json(value: Any) -> JSONResponse:
+    return JSONResponse(json_value(value), headers={"cache-control": "no-store"})
+
+
+def _index(results: Results, name: str) -> CorpusIndex:
+    return results.read(CorpusIndex.read, name)

@@ -1,0 +1,107 @@
+// The frame: navigation, keys, theme, and which view stands in it.
+import { failure, h } from "./dom.js";
+import { startTheme, toggleTheme } from "./theme.js";
+import { go, here, link } from "./url.js";
+import { dynamicsView } from "./views/dynamics.js";
+import { overviewView } from "./views/overview.js";
+import { playgroundView } from "./views/playground.js";
+import { promptsView } from "./views/prompts.js";
+import { sqlView } from "./views/sql.js";
+import { sweepView } from "./views/sweep.js";
+import { vectorsView } from "./views/vectors.js";
+
+const VIEWS = [
+  ["overview", "Overview", overviewView],
+  ["sweep", "Sweep", sweepView],
+  ["dynamics", "Trait dynamics", dynamicsView],
+  ["prompts", "Prompts", promptsView],
+  ["vectors", "Vectors", vectorsView],
+  ["playground", "Playground", playgroundView],
+  ["sql", "SQL", sqlView],
+];
+
+const main = document.getElementById("main");
+let shown = { name: null, keys: null, leave: null };
+let turn = 0;
+
+async function show() {
+  const { view, params } = here();
+  const entry = VIEWS.find(([name]) => name === view) ?? VIEWS[0];
+  const mine = ++turn;
+  navigation(entry[0]);
+  document.title = `${entry[1]} · trait-steering`;
+  if (shown.name !== entry[0]) main.replaceChildren(h("p", { class: "loading" }, "Reading…"));
+  let made;
+  try {
+    made = await entry[2](params);
+  } catch (error) {
+    made = { element: h("div", {}, h("h1", {}, entry[1]), failure(error)) };
+  }
+  if (mine !== turn) {
+    made.leave?.();
+    return;
+  }
+  shown.leave?.();
+  const same = shown.name === entry[0];
+  shown = { name: entry[0], keys: made.keys, leave: made.leave };
+  main.replaceChildren(made.element);
+  if (!same) scrollTo(0, 0);
+  made.shown?.();
+  main.dataset.ready = String(mine);
+}
+
+function navigation(current) {
+  document.getElementById("bar").replaceChildren(
+    h("a", { class: "brand", href: "#/overview" }, "trait-steering"),
+    h("nav", { "aria-label": "Views" },
+      VIEWS.map(([name, label]) => h("a", { href: link(name), "aria-current": name === current ? "page" : null }, label))),
+    h("span", { class: "nowrap" },
+      h("button", { class: "plain", onclick: help, "aria-label": "Keyboard shortcuts", title: "Keyboard shortcuts (?)" }, "?"),
+      h("button", { class: "plain", onclick: toggleTheme, "aria-label": "Light or dark", title: "Light or dark (t)" }, "◐")));
+}
+
+function help() {
+  const rows = [
+    [["1", "–", "7"], "the views"],
+    [["j", "k"], "next, previous: setting, pair, token, prompt"],
+    [["↑", "↓", "←", "→"], "between cells of a heatmap; between tokens"],
+    [["Enter"], "open what is marked"],
+    [["n", "p"], "next, previous page or prompt"],
+    [["/"], "search"],
+    [["t"], "light or dark"],
+    [["?"], "this list"],
+  ];
+  const box = h("dialog", { onclose: () => box.remove() },
+    h("h2", {}, "Keys"),
+    h("dl", { class: "keys" }, rows.map(([keys, what]) => [
+      h("dt", {}, keys.map((key) => (key === "–" ? " – " : [h("kbd", {}, key), " "]))), h("dd", {}, what)])),
+    h("form", { method: "dialog" }, h("button", { class: "primary" }, "Close")));
+  document.body.append(box);
+  box.showModal();
+}
+
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  if (event.target.closest("input, textarea, select")) {
+    if (event.key === "Escape") event.target.blur();
+    return;
+  }
+  if (shown.keys?.(event)) return event.preventDefault();
+  if (event.key === "/") {
+    const box = main.querySelector("[data-search]");
+    if (!box) return;
+    box.focus();
+    box.select?.();
+  } else if (event.key === "t") toggleTheme();
+  else if (event.key === "?") help();
+  else if (/^[1-7]$/.test(event.key)) go(VIEWS[event.key - 1][0]);
+  else return;
+  event.preventDefault();
+}
+
+startTheme();
+document.getElementById("foot").append(
+  "Reads the results, writes nothing. ", h("kbd", {}, "?"), " lists the keys. The address of every view can be shared.");
+addEventListener("hashchange", show);
+addEventListener("keydown", onKey);
+show();

@@ -1,0 +1,54 @@
+// A steered request as others would send it: command line, curl, Python. The key is named, never written.
+import { quoted } from "./views/sql.js";
+
+export function asCli({ url, prompt, terms, maxTokens, temperature }) {
+  const shared = `--max-tokens ${maxTokens} --temperature ${temperature} --url ${url}`;
+  if (terms.length === 1) {
+    const [term] = terms;
+    const layer = term.layers ? ` --layer ${term.layers[0]}` : "";
+    return `trait-client steer --vector ${term.vector}${layer} --coef ${term.coefficient} ${shared} ${quoted(prompt)}`;
+  }
+  const lines = [...terms.map((term) => `/steer ${term.vector} ${term.coefficient}${term.layers ? " " + term.layers[0] : ""}`), prompt.replaceAll("\n", " ")];
+  return `printf '%s\\n' ${lines.map(quoted).join(" ")} | trait-client chat ${shared}`;
+}
+
+export function bodyOf({ model, messages, terms, monitored, maxTokens, temperature }) {
+  const body = { model, messages, max_tokens: maxTokens, temperature };
+  if (terms.length) body.steering = { terms };
+  if (monitored.length) body.monitor = { vectors: monitored, prompt: false };
+  return body;
+}
+
+export function asCurl(request) {
+  const body = JSON.stringify(bodyOf(request), null, 2);
+  return `curl ${request.url}/v1/chat/completions \\\n  -H "Authorization: Bearer $TRAIT_API_KEY" -H "Content-Type: application/json" \\\n  -d ${quoted(body)}`;
+}
+
+export function asPython(request) {
+  const body = bodyOf(request);
+  const extra = { ...(body.steering ? { steering: body.steering } : {}), ...(body.monitor ? { monitor: body.monitor } : {}) };
+  return `import os
+
+from openai import OpenAI
+
+client = OpenAI(base_url=${python(request.url + "/v1")}, api_key=os.environ.get("TRAIT_API_KEY", "none"))
+reply = client.chat.completions.create(
+    model=${python(request.model)},
+    messages=${python(body.messages)},
+    max_tokens=${request.maxTokens},
+    temperature=${request.temperature},
+    extra_body=${python(extra)},
+)
+print(reply.choices[0].message.content)${body.steering ? "\nprint(reply.steering)" : ""}
+`;
+}
+
+// A JSON value as a Python literal.
+function python(value) {
+  if (value === null) return "None";
+  if (value === true) return "True";
+  if (value === false) return "False";
+  if (Array.isArray(value)) return `[${value.map(python).join(", ")}]`;
+  if (typeof value === "object") return `{${Object.entries(value).map(([key, each]) => `${JSON.stringify(key)}: ${python(each)}`).join(", ")}}`;
+  return JSON.stringify(value);
+}

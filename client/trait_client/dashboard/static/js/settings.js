@@ -1,0 +1,123 @@
+// A sweep's settings as panels of layer x coefficient; the sweep view and the report draw them alike.
+import { heatmap } from "./charts/heatmap.js";
+import { lineChart } from "./charts/lines.js";
+import { h } from "./dom.js";
+import { coefficientUnit, fixed, interval, measureName, short, signed, unitOf } from "./format.js";
+import { diverging, hue, sequential } from "./scale.js";
+
+const VARIANT = ["method", "precision", "adapter", "model", "operation", "scope", "unit", "preserve_norm", "max_tokens", "temperature", "top_p", "system"];
+
+export const METRICS = [["delta", "delta"], ["coherence", "coherence"], ["perplexity", "perplexity ratio"]];
+
+// Settings that differ in layer and coefficient only stand in one panel, named by what tells the panels apart.
+export function panelsOf(rows) {
+  const told = VARIANT.filter((name) => new Set(rows.map((row) => String(row[name]))).size > 1);
+  const panels = new Map();
+  for (const row of rows) {
+    const key = VARIANT.map((name) => row[name]).join("|");
+    if (!panels.has(key)) panels.set(key, { name: told.map((name) => tell(name, row[name])).join(" · ") || row.method, rows: [] });
+    panels.get(key).rows.push(row);
+  }
+  return [...panels.values()];
+}
+
+function tell(name, value) {
+  if (["method", "precision", "model"].includes(name)) return String(value);
+  if (name === "adapter") return value === "none" ? "no adapter" : value;
+  return `${name.replaceAll("_", " ")} ${value ?? "none"}`;
+}
+
+// The setting that moves the trait most in its own direction among the coherent ones.
+export function bestOf(rows, bar) {
+  const coherent = rows.filter((row) => row.coherence !== null && row.coherence >= bar);
+  return coherent.reduce((best, row) => (!best || row.trait_delta > best.trait_delta ? row : best), null);
+}
+
+// href(row) -> where a click on its cell leads
+export function heatmaps({ rows, metric, bar, chosen, href }) {
+  const panels = panelsOf(rows);
+  const span = Math.max(...rows.map((row) => Math.abs(row.delta)), 1e-9);
+  const ratios = rows.map((row) => row.perplexity_ratio).filter((value) => value > 0);
+  const worst = Math.max(Math.log(4), ...ratios.map((value) => Math.abs(Math.log(value))));
+  const measure = rows[0].measure;
+  const view = {
+    delta: (row) => ({ value: row.delta / span, text: signed(row.delta, span < 10 ? 2 : 0), note: interval(row.ci_low, row.ci_high, span < 10 ? 1 : 0), tone: diverging }),
+    coherence: (row) => ({ value: (row.coherence ?? 0) / 100, text: fixed(row.coherence, 0), note: `n ${row.n}`, tone: sequential }),
+    perplexity: (row) => ({ value: Math.log(row.perplexity_ratio ?? 1) / worst, text: row.perplexity_ratio === null ? "–" : "×" + short(row.perplexity_ratio, 2), note: null, tone: diverging }),
+  }[metric];
+  const legend = {
+    delta: ramp("diverging", `−${short(span, 2)}`, `+${short(span, 2)} ${unitOf(measure)} (${measureName(measure)}, steered minus baseline)`),
+    coherence: ramp("sequential", "0", "100 coherence, mean over prompts"),
+    perplexity: ramp("diverging", `×${short(Math.exp(-worst), 2)}`, `×${short(Math.exp(worst), 2)} perplexity of the steered reply / the baseline's, median over prompts`),
+  }[metric];
+  return h("div", {},
+    h("div", { class: "row small muted legendrow" }, legend, h("span", {}, "hatched: coherence below ", h("b", { class: "num" }, String(bar)), " · framed: best coherent setting · lines: 95 % bootstrap intervals, grey: random directions of the same dose")),
+    h("div", { class: "panels" }, panels.map((panel) => drawPanel(panel, { metric, view, bar, chosen, href }))));
+}
+
+function drawPanel(panel, { metric, view, bar, chosen, href }) {
+  const layers = [...new Set(panel.rows.map((row) => row.layer))].sort((a, b) => a - b);
+  const coefficients = [...new Set(panel.rows.map((row) => row.coefficient))].sort((a, b) => a - b);
+  const best = bestOf(panel.rows, bar);
+  const cell = (layer, coefficient) => {
+    const row = panel.rows.find((each) => each.layer === layer && each.coefficient === coefficient);
+    if (!row) return null;
+    const { value, text, note, tone } = view(row);
+    const faded = row.coherence === null || row.coherence < bar;
+    return { text, note, fill: tone(value), strong: Math.abs(value) > 0.62, faded, best: row === best, chosen: row.setting_id === chosen, href: href(row), title: describe(row) };
+  };
+  const map = heatmap({ layers, coefficients, cell, xLabel: `coefficient (${coefficientUnit(panel.rows[0].unit)})`, label: panel.name });
+  return h("section", { class: "panel", "data-panel": panel.name }, h("h3", {}, panel.name), h("div", { class: "both" }, map, doseResponse(panel.rows, metric)));
+}
+
+export function describe(row) {
+  const control = row.control_low === null ? "no random directions" : `random directions [${fixed(row.control_low)}, ${fixed(row.control_high)}]`;
+  return `layer ${row.layer}, coefficient ${short(row.coefficient)}: delta ${signed(row.delta)} ${interval(row.ci_low, row.ci_high)}, n ${row.n}, coherence ${fixed(row.coherence, 0)}, ${control}`;
+}
+
+function ramp(kind, low, high) {
+  return h("span", { class: "ramp", style: { "grid-template-columns": "auto 7rem auto" } }, low, h("i", { class: kind }), high);
+}
+
+// Delta by coefficient, a line a layer, beside the random directions of all.
+function doseResponse(rows, metric) {
+  const layers = [...new Set(rows.map((row) => row.layer))].sort((a, b) => a - b);
+  const coefficients = [...new Set(rows.map((row) => row.coefficient))].sort((a, b) => a - b);
+  if (coefficients.length < 2) return null;
+  const value = { delta: (row) => row.delta, coherence: (row) => row.coherence, perplexity: (row) => row.perplexity_ratio }[metric];
+  const series = layers.map((layer, i) => ({
+    name: `layer ${layer}`, color: hue(i), dashed: i >= 8,
+    points: rows.filter((row) => row.layer === layer).sort((a, b) => a.coefficient - b.coefficient)
+      .map((row) => ({ x: row.coefficient, y: value(row), low: metric === "delta" ? row.ci_low : null, high: metric === "delta" ? row.ci_high : null })),
+  }));
+  const control = coefficients.map((x) => {
+    const found = rows.filter((row) => row.coefficient === x && row.control_low !== null);
+    return { x, low: found.length ? Math.min(...found.map((row) => row.control_low)) : null, high: found.length ? Math.max(...found.map((row) => row.control_high)) : null };
+  });
+  const banded = metric === "delta" && control.some((point) => point.low !== null);
+  const yLabel = { delta: `delta, ${unitOf(rows[0].measure)}`, coherence: "coherence, 0–100", perplexity: "perplexity, × baseline" }[metric];
+  return lineChart({ series, band: banded ? { name: "random directions", points: control } : null, xLabel: `coefficient (${coefficientUnit(rows[0].unit)})`, yLabel, zero: metric === "delta", xTicks: coefficients, height: 250, whiskers: true, yDomain: metric === "coherence" ? [0, 100] : null });
+}
+
+// Baseline and steered replies, prompt by prompt; nothing is cut.
+export function pairList(row, pairs, compare) {
+  return h("div", { class: "pairs" }, pairs.map((pair, i) => h("article", { class: "pair", tabindex: -1, "data-pair": i },
+    h("p", { class: "ask" }, pair.system ? h("span", { class: "muted" }, `${pair.system}\n`) : null, pair.prompt),
+    h("div", { class: "sides" },
+      side("baseline", "baseline", pair.baseline_text, pair.baseline_scores, pair.baseline_finish_reason, row),
+      side("steered", `steered: ${row.trait}, layer ${row.layer}, coefficient ${short(row.coefficient)}`, pair.text ?? pair.error, pair.scores, pair.finish_reason, row),
+      compare && pair.controls.length ? controls(pair, row) : null))));
+}
+
+function controls(pair, row) {
+  return pair.controls.map((control, i) => side("control", `random direction ${i + 1}`, control.text, control.scores, control.finish_reason, row));
+}
+
+function side(kind, title, text, scores, finish, row) {
+  const order = ["lexical", "judge", "projection", "coherence", "relevance", "perplexity"];
+  const names = Object.keys(scores).filter((name) => name !== "distinct3").sort((a, b) => (order.indexOf(a) + 1 || 9) - (order.indexOf(b) + 1 || 9));
+  return h("section", { class: `side ${kind}` }, h("h3", {}, title),
+    h("div", { class: "text" }, text === null || text === undefined ? h("i", { class: "muted" }, "not run") : text || h("i", { class: "muted" }, "(empty reply)")),
+    h("div", { class: "scores num" }, names.map((name) => h("span", {}, `${name === "lexical" ? row.trait + " (lexical)" : name} ${short(scores[name])}`)),
+      finish === "length" ? h("span", {}, "stopped at the token limit") : null));
+}

@@ -1,0 +1,109 @@
+// Layer x coefficient, and the texts behind a cell.
+import { get } from "../api.js";
+import { moveInHeatmap } from "../charts/heatmap.js";
+import { emptyState, failure, field, h, select } from "../dom.js";
+import { fixed, interval, measureName, plural, short, signed, unitOf, when } from "../format.js";
+import { METRICS, bestOf, heatmaps, pairList } from "../settings.js";
+import { here, link, patch, quietly } from "../url.js";
+
+export async function sweepView(params) {
+  const all = await get("settings");
+  if (!all.length) return { element: h("div", {}, h("h1", {}, "Sweep"), emptyState(h("p", {}, "No steered setting is stored yet. "), h("code", {}, "trait-client sweep experiments/demo/experiment.toml"))) };
+  const overview = params.run ? await get("overview") : null;
+  const inRun = params.run ? all.filter((row) => row.runs.some((run) => run.startsWith(params.run))) : all;
+  const known = inRun.length ? inRun : all;
+  const traits = [...new Set(known.map((row) => row.trait))];
+  const trait = traits.includes(params.trait) ? params.trait : traits[0];
+  const ofTrait = known.filter((row) => row.trait === trait);
+  const measures = [...new Set(ofTrait.map((row) => row.measure))].sort((a, b) => rank(a) - rank(b));
+  const measure = measures.includes(params.measure) ? params.measure : measures[0];
+  const rows = ofTrait.filter((row) => row.measure === measure);
+  const metric = METRICS.some(([name]) => name === params.metric) ? params.metric : "delta";
+  const bar = Number(params.bar ?? 75);
+
+  const maps = h("div", {});
+  const draw = (level) => maps.replaceChildren(heatmaps({ rows, metric, bar: level, chosen: params.setting, href: (row) => link("sweep", { ...here().params, trait, setting: row.setting_id }) }), bestLine(rows, level));
+  draw(bar);
+  const output = h("output", { class: "num" }, String(bar));
+  const slider = h("input", { type: "range", min: 0, max: 100, value: bar, "aria-label": "coherence threshold",
+    oninput: (event) => { output.textContent = event.target.value; draw(Number(event.target.value)); quietly({ bar: event.target.value }); } });
+  const run = overview?.runs.find((each) => each.run_id.startsWith(params.run));
+
+  const element = h("div", {},
+    h("div", { class: "head" }, h("h1", {}, "Sweep"),
+      h("p", { class: "muted" }, run ? [`run ${run.experiment} of ${when(run.started_at)} (`, h("a", { href: link("sweep", { trait }) }, "all runs"), ")"] : plural(rows.length, "setting"))),
+    h("section", { class: "card" },
+      h("div", { class: "row" },
+        field("trait", select(traits, trait, (value) => patch({ trait: value, setting: null }), { "data-search": true })),
+        field("measure", select(measures.map((name) => [name, measureName(name)]), measure, (value) => patch({ measure: value }))),
+        h("span", { class: "row", role: "group", "aria-label": "shown" }, METRICS.map(([name, label]) => h("button", { "aria-pressed": String(name === metric), onclick: () => patch({ metric: name }) }, label))),
+        field("coherence threshold", slider, output)),
+      maps));
+  const detail = h("div", {});
+  element.append(detail);
+  if (params.setting) await openSetting(detail, rows, all, params);
+  return {
+    element,
+    keys: (event) => moveInHeatmap(element, event) || moveInPairs(detail, event),
+    shown: () => { if (params.setting) keepInSight(element, detail); },
+  };
+}
+
+function rank(measure) {
+  return ["lexical", "judge", "projection"].indexOf(measure) + 1 || 9;
+}
+
+function bestLine(rows, bar) {
+  const best = bestOf(rows, bar);
+  if (!best) return h("p", { class: "muted" }, `No setting has a mean coherence of ${bar} or more.`);
+  return h("p", { class: "best" }, "Best coherent: ", h("a", { href: link("sweep", { ...here().params, trait: best.trait, setting: best.setting_id }) }, `${best.method}, layer ${best.layer}, coefficient ${short(best.coefficient)}`),
+    `: ${signed(best.delta)} ${interval(best.ci_low, best.ci_high)} ${unitOf(best.measure)}, coherence ${fixed(best.coherence, 0)} (baseline ${fixed(best.baseline_coherence, 0)}), n ${best.n}.`);
+}
+
+async function openSetting(box, rows, all, params) {
+  let found;
+  try {
+    found = await get("setting", { id: params.setting });
+  } catch (error) {
+    box.replaceChildren(failure(error));
+    return;
+  }
+  const row = rows.find((each) => each.setting_id === params.setting) ?? all.find((each) => each.setting_id === params.setting);
+  if (!row) return;
+  const report = found.pairs.map((pair) => pair.steering).find(Boolean);
+  const applied = report ? JSON.parse(report).applied?.[0] : null;
+  const compare = params.random === "1";
+  const hasControls = found.pairs.some((pair) => pair.controls.length);
+  box.replaceChildren(h("section", { class: "card", id: "texts" },
+    h("h2", {}, `${row.trait}: ${row.method}, layer ${row.layer}, coefficient ${short(row.coefficient)} ${row.unit ?? ""}`),
+    h("p", { class: "muted" }, `${measureName(row.measure)} ${fixed(row.baseline)} → ${fixed(row.steered)}: delta ${signed(row.delta)} ${interval(row.ci_low, row.ci_high)} ${unitOf(row.measure)}, n ${row.n}; `,
+      row.control_low === null ? "no random directions; " : `random directions [${fixed(row.control_low)}, ${fixed(row.control_high)}]; `,
+      `coherence ${fixed(row.coherence, 0)} (baseline ${fixed(row.baseline_coherence, 0)}); perplexity ×${short(row.perplexity_ratio, 3)}; `,
+      applied ? `a = ${short(applied.a, 4)} residual units, relative dose ${short(applied.relative_dose, 3)}; ` : "",
+      row.effect === null ? "" : h("span", { class: `tag ${row.effect ? "good" : ""}` }, row.effect ? "an effect: beyond random directions, interval excludes 0" : "no effect beyond random directions")),
+    h("div", { class: "row" },
+      hasControls ? h("button", { "aria-pressed": String(compare), onclick: () => patch({ random: compare ? null : "1" }) }, "random directions too") : null,
+      h("a", { href: link("sweep", { ...params, setting: null }) }, "close")),
+    pairList(row, found.pairs, compare)));
+}
+
+function moveInPairs(box, event) {
+  const step = { j: 1, k: -1 }[event.key];
+  const pairs = [...box.querySelectorAll(".pair")];
+  if (!step || !pairs.length) return false;
+  const at = pairs.findIndex((pair) => pair.classList.contains("current"));
+  const to = pairs[Math.min(Math.max(at + step, 0), pairs.length - 1)];
+  pairs[at]?.classList.remove("current");
+  to.classList.add("current");
+  to.focus({ preventScroll: true });
+  to.scrollIntoView({ block: "start" });
+  return true;
+}
+
+// A click on a cell leaves the heatmap where it was, and gives the cell its focus back.
+function keepInSight(element, detail) {
+  const cell = element.querySelector(".heat a.chosen");
+  cell?.focus({ preventScroll: true });
+  const top = detail.getBoundingClientRect().top;
+  if (top > innerHeight - 120) detail.scrollIntoView({ block: "start", behavior: "smooth" });
+}

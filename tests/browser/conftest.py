@@ -1,0 +1,50 @@
+"""A Chromium and a dashboard for all tests here; skipped where either cannot be had."""
+
+import pytest
+from browser_lab import Page, chromium
+from dashboard_lab import build, dashboard
+
+
+@pytest.fixture(scope="session")
+def browser():
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+    )
+    path = chromium()
+    if path is None:
+        pytest.skip("no Chromium is there: apt-get install chromium, or name one with TRAIT_TEST_CHROMIUM")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def known(tmp_path_factory):
+    """The address of a dashboard over the known database."""
+    store = build(tmp_path_factory.mktemp("dashboard") / "known.duckdb")
+    with dashboard(store.path) as url:
+        yield url
+
+
+@pytest.fixture
+def page(browser, known):
+    made = Page(browser, known)
+    yield made
+    made.check()
+    made.context.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """`open_page(base, ...) -> Page`, checked and closed at the end."""
+    made: list[Page] = []
+
+    def make(base: str, **options) -> Page:
+        made.append(Page(browser, base, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.check()
+        each.context.close()

@@ -1,0 +1,327 @@
+"""The dashboard's views in a real Chromium, over a database whose answers are known."""
+
+import re
+
+import pytest
+from browser_lab import SHOTS
+from dashboard_lab import HOSTILE, LONG, build, steered_text
+from trait_client.dashboard.report import report
+
+expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
+
+VIEWS = {
+    "overview": "#/overview",
+    "sweep": "#/sweep?trait=refusal&setting=refusal-mean_diff-13-1.5-float32",
+    "dynamics": "#/dynamics?id=r00000&t=3",
+    "prompts": "#/prompts",
+    "vectors": "#/vectors",
+    "sql": "#/sql",
+    "playground": "#/playground",
+}
+
+
+# ------------------------------------------------------------------------------------------------------ overview
+
+
+def test_the_overview_shows_each_traits_best_coherent_delta_with_its_interval(page):
+    page.open("#/overview")
+    text = page.text()
+    assert "known" in text
+    assert "chats.jsonl" in text
+    assert "dose −1" in text  # at a bar of 75 nothing else is coherent: 1.5 has 72.5, 3 has 50
+    page.open("#/overview?bar=90")
+    assert "No setting is that coherent." in page.text()
+    page.open("#/overview?bar=70")
+    lane = page.tab.get_by_role("img", name="refusal: +36.5 [35.5, 37.5]").first
+    expect(lane).to_be_visible()
+    assert "layer 13, mean_diff, dose 1.5" in page.text()
+
+
+def test_a_row_of_the_overview_leads_to_its_setting(page):
+    page.open("#/overview?bar=70")
+    page.tab.keyboard.press("j")
+    page.tab.keyboard.press("Enter")
+    page.tab.wait_for_url(re.compile(r"#/sweep\?trait=refusal"))
+    expect(page.tab.locator(".pair").nth(1)).to_contain_text("Question number 0?")
+
+
+# ------------------------------------------------------------------------------------------------------ sweep
+
+
+def test_the_heatmap_has_a_panel_for_each_method_and_precision(page):
+    tab = page.open("#/sweep?trait=refusal")
+    names = tab.locator("[data-panel]").evaluate_all("all => all.map(e => e.dataset.panel)")
+    assert names == ["mean_diff · float32", "probe · float32", "mean_diff · int8"]
+    panel = tab.locator('[data-panel="mean_diff · float32"]')
+    assert panel.locator("a.cell").evaluate_all("all => all.map(e => [e.dataset.layer, e.dataset.coefficient])") == [
+        [layer, coefficient] for layer in ("9", "13") for coefficient in ("-1", "1.5", "3")
+    ]
+    cell = panel.locator('a.cell[data-layer="13"][data-coefficient="3"]')
+    assert cell.inner_text().split("\n")[0] == "+67"
+    assert "dose" in panel.inner_text()  # the axis names its unit
+
+
+@pytest.mark.parametrize(("metric", "shown"), [("delta", "+67"), ("coherence", "50"), ("perplexity", "×8")])
+def test_delta_coherence_and_perplexity_ratio_can_be_shown(page, metric, shown):
+    tab = page.open(f"#/sweep?trait=refusal&metric={metric}")
+    cell = tab.locator('[data-panel="mean_diff · float32"] a.cell[data-layer="13"][data-coefficient="3"]')
+    assert cell.inner_text().split("\n")[0] == shown
+
+
+def test_the_coherence_threshold_hatches_cells_and_moves_the_best_setting(page):
+    tab = page.open("#/sweep?trait=refusal&bar=70")
+    panel = tab.locator('[data-panel="mean_diff · float32"]')
+    faded = "all => all.map(e => e.dataset.coefficient)"
+    assert panel.locator("a.cell.faded").evaluate_all(faded) == ["3", "3"]
+    assert panel.locator("a.cell.best").get_attribute("data-coefficient") == "1.5"
+    slider = tab.get_by_label("coherence threshold").first
+    slider.fill("40")
+    assert panel.locator("a.cell.faded").count() == 0
+    assert panel.locator("a.cell.best").get_attribute("data-coefficient") == "3"
+    assert "bar=40" in tab.url
+
+
+def test_a_click_on_a_cell_shows_whole_texts_beside_each_other_and_runs_no_markup(page):
+    tab = page.open("#/sweep?trait=refusal")
+    tab.locator('[data-panel="mean_diff · float32"] a.cell[data-layer="13"][data-coefficient="1.5"]').click()
+    hostile, first = tab.locator(".pair").first, tab.locator(".pair").nth(1)  # by text: "<" comes before letters
+    expect(first.locator(".steered .text")).to_have_text(steered_text("refusal", 13, 1.5, 0).strip())
+    assert LONG.strip() in first.locator(".steered .text").inner_text()
+    expect(first.locator(".baseline .text")).to_contain_text("baseline reply 0. <img src=x onerror=")
+    assert hostile.locator(".ask").inner_text() == HOSTILE
+    assert tab.locator("main img").count() == 0
+    assert not first.locator(".steered .text").evaluate("e => e.scrollHeight > e.clientHeight + 1")
+    tab.get_by_role("button", name="random directions too").click()
+    expect(first.locator(".side.control")).to_contain_text("baseline reply 0")
+
+
+def test_arrows_move_between_cells_and_enter_opens_one(page):
+    tab = page.open("#/sweep?trait=refusal")
+    for key in ("ArrowRight", "ArrowDown", "ArrowRight"):
+        tab.keyboard.press(key)
+    place = "document.activeElement.dataset.layer + ' ' + document.activeElement.dataset.coefficient"
+    assert tab.evaluate(place) == "13 1.5"
+    tab.keyboard.press("Enter")
+    expect(tab.locator("#texts h2")).to_contain_text("layer 13, coefficient 1.5")
+
+
+# ------------------------------------------------------------------------------------------------------ dynamics
+
+
+def test_prompt_and_reply_are_told_apart_and_no_token_is_missing(page):
+    tab = page.open("#/dynamics?id=r00003")
+    prompt = tab.locator('[data-part="prompt"] .tok').all_inner_texts()
+    assert prompt == ["<|im_start|>", "user", "⏎", "Tell", " me", " about", " item3", "<|im_end|>"]
+    assert tab.locator('[data-part="reply"] .tok').count() == 9
+    assert "Prompt, 8 tokens" in page.text()
+    assert "Reply, 9 tokens" in page.text()
+
+
+def test_an_unrelated_prompt_lies_at_zero_and_the_sink_does_not_set_the_scale(page):
+    """The first position projects at -3000: it is drawn at the edge, and the reply at +1 is still seen as +1."""
+    tab = page.open("#/dynamics?id=r00000&t=4")
+    tip = tab.locator(".tip")
+    expect(tip).to_contain_text('" me"')
+    expect(tip).to_contain_text("position 4, prompt")
+    expect(tip).to_contain_text("refusal 0.00")
+    tab.keyboard.press("ArrowRight")
+    expect(tip).to_contain_text("position 5, prompt")
+    tab.locator('[data-part="reply"] .tok').nth(1).hover()
+    expect(tip).to_contain_text("reply token 1")
+    expect(tip).to_contain_text("refusal +1.00")
+    expect(tip).to_contain_text("warmth +0.10")
+    assert "attention sinks" in page.text()
+    heights = tab.locator('[data-part="reply"] .inter svg path').first.get_attribute("d")
+    top = float(re.match(r"M[\d.]+ ([\d.]+)", heights)[1])
+    assert top < 20  # of 54: well above the middle
+
+
+def test_lines_stand_under_their_tokens(page):
+    tab = page.open("#/dynamics?id=r00003")
+    found = tab.evaluate("""() => {
+        const token = document.querySelectorAll('[data-part="reply"] .tok')[2].getBoundingClientRect();
+        const svg = document.querySelector('[data-part="reply"] .inter svg').getBoundingClientRect();
+        const x = Number(document.querySelector('[data-part="reply"] .inter svg path').getAttribute('d').split('L')[2].split(' ')[0]);
+        return [token.left + token.width / 2 - svg.left - x, svg.top - token.bottom];
+    }""")
+    assert abs(found[0]) < 1
+    assert 0 <= found[1] < 12
+
+
+def test_smoothing_averages_within_the_reply(page):
+    tab = page.open("#/dynamics?id=r00000&smooth=5&t=8")
+    expect(tab.locator(".tip")).to_contain_text("refusal +1.00 smoothed +1.00")
+    tab = page.open("#/dynamics?id=r00000&smooth=5&t=7")  # the last prompt position already carries the reply's value
+    expect(tab.locator(".tip")).to_contain_text("refusal +1.00 smoothed +0.33")
+
+
+def test_zero_can_be_the_mean_of_the_set_and_traits_can_be_hidden(page):
+    tab = page.open("#/dynamics?id=r00000&centre=set&t=10")
+    # A third of the replies lie at +1, the rest at -1: their mean is -1/3.
+    expect(tab.locator(".tip")).to_contain_text("refusal +1.33")
+    tab.get_by_role("button", name=re.compile("^warmth")).click()
+    assert "hide=" in tab.url
+    tab.locator('[data-part="reply"] .tok').nth(2).hover()
+    expect(tab.locator(".tip")).not_to_contain_text("warmth")
+
+
+def test_the_next_prompt_is_one_key_away(page):
+    tab = page.open("#/dynamics?outcome=failure")
+    assert tab.locator(".dynamics h2").inner_text() == "q00001"
+    tab.keyboard.press("n")
+    expect(tab.locator(".dynamics h2")).to_have_text("q00004")
+    assert "2 of 40" in page.text()
+
+
+# ------------------------------------------------------------------------------------------------------ prompts
+
+
+def test_prompts_come_in_pages_of_fifty_with_whole_texts(page):
+    tab = page.open("#/prompts")
+    assert tab.locator(".item").count() == 50
+    assert "1–50 of 120, page 1 of 3" in page.text()
+    second = tab.locator(".item").nth(1)
+    assert LONG.strip() in second.inner_text()
+    scrolls = "all => all.filter(e => ['auto', 'scroll'].includes(getComputedStyle(e).overflowY)).length"
+    assert tab.locator(".prompts *").evaluate_all(scrolls) == 0
+    assert HOSTILE in tab.locator(".item").first.inner_text()
+    tab.keyboard.press("n")
+    expect(tab.locator(".item a.open").first).to_have_text("q00050")
+    assert "page=1" in tab.url
+
+
+def test_prompts_are_filtered_by_outcome_and_text(page):
+    tab = page.open("#/prompts")
+    tab.locator('[data-outcome="failure"]').click()
+    expect(tab.locator(".pager").first).to_contain_text("of 40")
+    assert set(tab.locator(".item .tag").all_inner_texts()) == {"failure"}
+    tab.keyboard.press("/")
+    tab.keyboard.type("ITEM10")
+    expect(tab.locator(".pager").first).to_contain_text("of 5,")  # 10, 100, 103, 106, 109
+    assert tab.locator("mark").first.inner_text() == "item10"
+    assert "outcome=failure" in tab.url
+    assert "text=ITEM10" in tab.url
+
+
+def test_replies_are_ordered_by_a_traits_mean_and_outcomes_compared(page):
+    tab = page.open("#/prompts")
+    order = tab.get_by_label("order")
+    order.select_option(label="mean refusal of the reply")
+    expect(tab.locator(".item .tag").first).to_have_text("success")
+    assert "+1.00" in tab.locator(".item .bars").first.inner_text()
+    card = tab.locator(".outcomes").inner_text()
+    assert "success +1.00" in card
+    assert "failure −1.00" in card
+
+
+# ------------------------------------------------------------------------------------------------------ vectors, SQL
+
+
+def test_vectors_show_evidence_by_layer_and_the_cosine_matrix(page):
+    tab = page.open("#/vectors")
+    refusal = tab.locator('[data-trait="refusal"]')
+    assert refusal.locator("text=mean_diff").count() == 1
+    assert refusal.locator("svg circle").count() == 4  # two methods on two layers
+    values = tab.locator(".matrix .val").all_inner_texts()
+    assert sorted(set(values)) == ["0.25", "1.00"]
+    assert len(values) == 16
+    assert "13\n" in tab.locator("table").inner_text() or "\t13\t" in tab.locator("table").inner_text()
+
+
+def test_sql_runs_a_query_plots_it_and_gives_csv(page):
+    tab = page.open(
+        "#/sql?q="
+        + "SELECT layer, coefficient, delta FROM cell_summary WHERE trait = 'refusal' ORDER BY ALL".replace(" ", "+")
+    )
+    expect(tab.locator("table.result tbody tr")).to_have_count(36)
+    assert tab.locator("table.result th").all_inner_texts() == ["layer", "coefficient", "delta"]
+    assert tab.locator(".plotcard svg circle").count() == 36
+    with tab.expect_download() as download:
+        tab.get_by_role("button", name="CSV").click()
+    lines = open(download.value.path(), newline="").read().split("\r\n")  # noqa: PTH123, SIM115
+    assert lines[0] == "layer,coefficient,delta"
+    assert len(lines) == 38
+
+
+def test_sql_that_would_write_or_read_a_file_is_refused_in_the_page(page):
+    tab = page.open("#/sql")
+    for statement, reason in (
+        ("DELETE FROM trials", "DELETE"),
+        ("SELECT * FROM read_text('/etc/passwd')", "Permission Error"),
+    ):
+        tab.locator("textarea.sql").fill(statement)
+        tab.get_by_role("button", name="Run", exact=True).click()
+        expect(tab.locator("[role=alert]")).to_contain_text(reason)
+    page.complaints.clear()  # Chromium notes the refused requests (400) in its console
+
+
+def test_own_queries_are_kept_in_the_browser(page):
+    tab = page.open("#/sql")
+    tab.locator("textarea.sql").fill("SELECT 7 AS seven")
+    tab.get_by_label("name of the query").fill("lucky")
+    tab.get_by_role("button", name="Save in this browser").click()
+    tab.reload()
+    tab.get_by_label("saved queries").select_option(label="mine: lucky")
+    expect(tab.locator("table.result td")).to_have_text("7")
+
+
+# ------------------------------------------------------------------------------------------------------ the frame
+
+
+def test_keys_and_theme(page):
+    tab = page.open("#/overview")
+    tab.keyboard.press("2")
+    tab.wait_for_url(re.compile("#/sweep"))
+    assert tab.evaluate("document.documentElement.dataset.theme") == "light"
+    tab.keyboard.press("t")
+    assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
+    tab.keyboard.press("?")
+    expect(tab.locator("dialog")).to_contain_text("next, previous")
+    tab.keyboard.press("Escape")
+    tab.reload()
+    assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_without_a_service_the_playground_says_what_to_do(page):
+    tab = page.open("#/playground")
+    assert "trait-service serve" in tab.locator("main").inner_text()
+    page.complaints.clear()  # the 502 of the absent service
+
+
+@pytest.mark.parametrize(("width", "height"), [(1440, 900), (390, 844)])
+def test_every_view_fits_its_window(open_page, known, width, height):
+    """Nothing is wider than the page; screenshots in light and dark stand in build/screenshots."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page = open_page(known, width=width, height=height)
+    for name, address in VIEWS.items():
+        tab = page.open(address)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width, name
+        for scheme in ("light", "dark"):
+            tab.emulate_media(color_scheme=scheme)
+            tab.screenshot(path=SHOTS / f"{name}-{width}-{scheme}.png", full_page=True)
+    page.complaints.clear()  # the 502 of the absent service
+
+
+# ------------------------------------------------------------------------------------------------------ reports
+
+
+def test_a_report_works_from_its_file_alone(open_page, tmp_path):
+    """Charts, texts and the threshold, without a server."""
+    store = build(tmp_path / "known.duckdb", n_readings=3)
+    page = open_page("file://")
+    for name, shown in (("known", "Best coherent delta"), ("chats.jsonl", "Reply, 9 tokens")):
+        with store.reader() as reader:
+            _, html = report(reader, name)
+        path = tmp_path / f"{name}.html"
+        path.write_text(html)
+        tab = page.open(f"file://{path}")
+        assert shown in page.text()
+        if name == "known":
+            section = tab.locator('[data-trait="refusal"]')
+            section.locator('[data-panel="mean_diff · float32"] a.cell[data-layer="9"][data-coefficient="3"]').click()
+            expect(section.locator(".pair .steered .text").nth(1)).to_have_text(
+                steered_text("refusal", 9, 3.0, 0).strip()
+            )
+            tab.get_by_role("button", name="coherence").click()
+            expect(section.locator("a.cell").first).to_contain_text("80")
+            tab.screenshot(path=SHOTS / "report-1440-light.png", full_page=True)

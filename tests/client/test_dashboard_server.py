@@ -1,0 +1,207 @@
+"""The dashboard's server: who may ask, what a query may do, and that a sweep can write meanwhile."""
+
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+from dashboard_lab import build, dashboard
+from trait_client.cli.dashboard import own_hosts
+from trait_client.errors import InvalidRequestError
+from trait_client.results import ResultStore
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("server") / "known.duckdb", n_readings=60)
+
+
+@pytest.fixture(scope="module")
+def url(store):
+    with dashboard(store.path) as address:
+        yield address
+
+
+def ask(url, statement):
+    return httpx.post(f"{url}/api/sql", json={"sql": statement}, timeout=40)
+
+
+# ------------------------------------------------------------------------------------------------------ who may ask
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example"},  # DNS rebinding
+        {"host": "evil.example:8600"},
+        {"host": "127.0.0.1"},  # another port's page
+        {"host": ""},
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1:1"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"},
+        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"},  # a link to the answers instead of the page
+    ],
+)
+def test_requests_of_other_sites_and_under_other_names_are_refused(url, headers):
+    answer = httpx.get(f"{url}/api/overview", headers=headers)
+    assert answer.status_code == 403
+    assert "known" not in answer.text
+
+
+def test_the_own_page_and_a_link_to_it_are_answered(url):
+    assert httpx.get(f"{url}/api/overview", headers={"origin": url, "sec-fetch-site": "same-origin"}).status_code == 200
+    linked = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    assert httpx.get(url, headers=linked).status_code == 200
+
+
+def test_a_form_of_another_site_cannot_run_sql(url):
+    """A form needs no permission of the browser, but cannot send JSON."""
+    answer = httpx.post(f"{url}/api/sql", data={"sql": "SELECT 1"})
+    assert answer.status_code == 400
+
+
+def test_every_answer_says_what_the_page_may_do(url):
+    for path in ("/", "/static/js/app.js", "/api/overview", "/nothing"):
+        headers = httpx.get(url + path).headers
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/static/../app.py", "/static/%2e%2e/app.py", "/static/js"])
+def test_nothing_but_the_pages_files_is_served(url, path):
+    assert httpx.get(url + path).status_code in {404, 405}
+
+
+def test_it_listens_on_loopback_and_knows_its_names():
+    assert own_hosts("127.0.0.1", 8600, []) == ["127.0.0.1:8600", "localhost:8600", "[::1]:8600"]
+    assert own_hosts("10.1.2.3", 8600, ["Lab.example:80"])[0] == "10.1.2.3:8600"
+    assert "lab.example:80" in own_hosts("0.0.0.0", 8600, ["Lab.example:80"])
+    with pytest.raises(InvalidRequestError, match="no IP address"):
+        own_hosts("lab", 8600, [])
+
+
+# ------------------------------------------------------------------------------------------------------ SQL
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM trials",
+        "UPDATE runs SET status = 'ok'",
+        "DROP TABLE trials",
+        "CREATE TABLE x AS SELECT 1",
+        "CREATE TEMP TABLE x AS SELECT 1",
+        "INSERT INTO prompts VALUES ('a', 'b')",
+        "SELECT 1; DROP TABLE trials",
+        "COPY trials TO '/tmp/trials.csv'",
+        "COPY (SELECT 1) TO PROGRAM 'true'",
+        "EXPORT DATABASE '/tmp/out'",
+        "ATTACH '/tmp/other.duckdb'",
+        "SET enable_external_access = true",
+        "RESET lock_configuration",
+        "PRAGMA enable_profiling",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "CALL pragma_version()",
+        "CHECKPOINT",
+        "SELECT * FROM read_text('/etc/passwd')",
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM '/etc/passwd'",
+        "SELECT * FROM glob('/etc/*')",
+        "SELECT * FROM read_parquet('https://example.com/x.parquet')",
+        "SELECT * FROM answer",  # a variable of the server's process
+        "",
+    ],
+)
+def test_statements_that_write_or_reach_out_are_refused(url, statement):
+    answer = ask(url, statement)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["message"]
+
+
+def test_refused_statements_changed_nothing(url, store):
+    before = store.path.read_bytes()
+    for statement in ("DROP TABLE trials", "DELETE FROM scores", "UPDATE runs SET status = 'ok'"):
+        ask(url, statement)
+    assert store.path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["SELECT 1 AS a", "WITH x AS (SELECT 1 AS a) FROM x", "DESCRIBE trials", "SUMMARIZE scores", "EXPLAIN SELECT 1"],
+)
+def test_statements_that_read_are_answered(url, statement):
+    answer = ask(url, statement)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["rows"]
+
+
+def test_more_rows_than_the_limit_are_said_to_be_missing(url):
+    answer = ask(url, "SELECT range AS i FROM range(10_001)").json()
+    assert (len(answer["rows"]), answer["truncated"]) == (10_000, True)
+    assert ask(url, "SELECT range AS i FROM range(10_000)").json()["truncated"] is False
+
+
+def test_a_query_without_end_is_stopped(store):
+    began = time.monotonic()
+    with store.reader() as reader, pytest.raises(InvalidRequestError, match=r"more than 0\.3 s and was stopped"):
+        reader.bounded("SELECT count(*) FROM range(1_000_000_000_000) a, range(1000) b", max_rows=10, max_seconds=0.3)
+    assert time.monotonic() - began < 5
+
+
+def test_numbers_that_json_does_not_know_are_null_and_huge_ones_text(url):
+    row = ask(url, "SELECT 'nan'::DOUBLE, 9007199254740993, [1.5::DOUBLE, NULL], '<b>'").json()["rows"][0]
+    assert row == [None, "9007199254740993", [1.5, None], "<b>"]
+
+
+# ------------------------------------------------------------------------------------------------------ beside a sweep
+
+WRITE = """
+import sys, time
+from trait_client.results import ResultStore
+with ResultStore(sys.argv[1]).writer() as writer:
+    run = writer.start_run("live", '{"name": "live"}', 10)
+    writer.publish_snapshot()
+    print("writing", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_run_is_seen_while_it_writes_and_as_stopped_after_a_kill(tmp_path):
+    """The dashboard looks at the database before, and a sweep can begin to write all the same."""
+    store = build(tmp_path / "live.duckdb", n_readings=3)
+    with dashboard(store.path) as url:
+        assert httpx.get(f"{url}/api/overview").json()["source"] == "database"
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITE, str(store.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout.readline() == "writing\n"
+        live = httpx.get(f"{url}/api/overview", timeout=20).json()
+        assert live["source"] == "snapshot"
+        assert (live["runs"][0]["experiment"], live["runs"][0]["status"]) == ("live", "running")
+        process.kill()
+        process.wait()
+        after = httpx.get(f"{url}/api/overview", timeout=20).json()
+        assert (after["runs"][0]["experiment"], after["runs"][0]["status"]) == ("live", "stopped")
+
+
+def test_an_absent_database_and_service_are_said_and_nothing_is_made(tmp_path):
+    with dashboard(tmp_path / "absent.duckdb") as url:
+        answer = httpx.get(f"{url}/api/overview")
+        assert (answer.status_code, answer.json()["error"]["type"]) == (404, "ResultsError")
+        service = httpx.get(f"{url}/api/service", timeout=30)
+        assert (service.status_code, service.json()["error"]["type"]) == (502, "ServiceUnreachableError")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_answers_follow_the_database(tmp_path):
+    store = build(tmp_path / "grows.duckdb", n_readings=3)
+    with dashboard(store.path) as url:
+        assert httpx.get(f"{url}/api/sets").json()[0]["n"] == 3
+        with ResultStore(store.path).writer() as writer:
+            writer.query("UPDATE readings SET outcome = 'late'")
+        assert httpx.get(f"{url}/api/sets").json()[0]["outcomes"] == [{"outcome": "late", "n": 3}]

@@ -1,0 +1,45 @@
+"""A headless Chromium that records what it asks for and what it complains about."""
+
+import os
+import shutil
+from pathlib import Path
+from urllib.parse import urlsplit
+
+SHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
+
+
+def chromium() -> str | None:
+    """TRAIT_TEST_CHROMIUM, or the system's."""
+    named = os.environ.get("TRAIT_TEST_CHROMIUM")
+    return named or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class Page:
+    """A tab; `check` fails on a console error, an uncaught error, or a request that left this machine."""
+
+    def __init__(self, browser, base: str, width: int = 1440, height: int = 900, scheme: str = "light") -> None:
+        self.base = base
+        self.context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        self.tab = self.context.new_page()
+        self.tab.set_default_timeout(10_000)
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.tab.on("console", lambda m: self.complaints.append(m.text) if m.type in {"error", "warning"} else None)
+        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.tab.on("request", lambda request: self.requests.append(request.url))
+
+    def open(self, address: str):
+        """Go to a view, and wait until it is drawn."""
+        self.tab.goto("about:blank")
+        self.tab.goto(f"{self.base}/{address}" if address.startswith("#") else address)
+        self.tab.wait_for_selector("main[data-ready]")
+        return self.tab
+
+    def text(self, selector: str = "main") -> str:
+        return self.tab.locator(selector).first.inner_text()
+
+    def check(self) -> None:
+        assert self.complaints == []
+        ours = urlsplit(self.base).netloc
+        assert [u for u in self.requests if urlsplit(u).netloc not in {ours, ""}] == []
+        assert self.tab.title() != "owned"
