@@ -3,6 +3,7 @@
 VENV ?= .venv
 MODEL ?= smollm2
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 BIN := $(abspath $(VENV))/bin
 
 # The first interpreter that is new enough and can make a virtual environment.
@@ -11,7 +12,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	&& { echo $$python; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo test test-fast test-triton lint format lock clean
+.PHONY: help setup model demo test test-fast test-triton bench bench-quick lint format lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -37,6 +38,12 @@ test-fast: setup model ## run the tests that need no engine and less than a minu
 test-triton: setup ## compare the Triton kernels with the torch path, in Triton's interpreter (no GPU)
 	@test -d .cache/triton/triton || $(BIN)/python -m pip install -q --no-deps --target .cache/triton triton==3.9.0
 	TRITON_INTERPRET=1 PYTHONPATH=.cache/triton $(BIN)/python -m pytest tests/unit/test_kernel_triton.py $(PYTEST_ARGS)
+
+bench: setup model ## what steering costs against stock vLLM, in every mode and kind of work (about two hours; an idle machine)
+	@$(BIN)/python experiments/steering_overhead/bench.py $(BENCH_ARGS)
+
+bench-quick: setup model ## the same for decoding, eager, and a sweep against transformers (under ten minutes)
+	@$(BIN)/python experiments/steering_overhead/bench.py --workload decode --mode eager --pairs 4 --sweeps 2 --out build/bench $(BENCH_ARGS)
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,18 +1,14 @@
 """Fixtures that several rooms share: the real models, and a real running service."""
 
 import os
-import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
+from service_lab import BIN, serving
 
 ROOT = Path(__file__).resolve().parent.parent
-BIN = Path(sys.executable).parent
 EXTRACTED_TRAITS = ("refusal", "question_asking", "sycophancy")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -56,40 +52,11 @@ def service_url(smollm2_path, tmp_path_factory) -> Iterator[str]:
         yield given
         return
     folder = tmp_path_factory.mktemp("service")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    command = [BIN / "trait-service", "serve", str(smollm2_path), "--served-model-name", "smollm2", "--enforce-eager"]
-    command += ["--port", str(port), "--vectors", str(folder / "registry")]
-    command += ["--max-model-len", "2048", "--max-num-seqs", "128"]
-    log = folder / "service.log"
-    with log.open("w") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
-        try:
-            _wait_until_ready(process, url, log)
-            extract = [BIN / "trait-extract", "run", "--url", url, "--register", "--method", "mean_diff"]
-            extract += ["--datasets", str(ROOT / "datasets" / "traits"), "--out", str(folder / "vectors")]
-            for trait in EXTRACTED_TRAITS:
-                extract += ["--trait", trait]
-            done = subprocess.run(extract, capture_output=True, text=True, timeout=900, check=False)
-            assert done.returncode == 0, done.stderr[-4000:]
-            yield url
-        finally:
-            process.terminate()
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _wait_until_ready(process: subprocess.Popen, url: str, log: Path) -> None:
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(f"{url}/v1/health/ready", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.5)
-    pytest.fail(f"the service did not start:\n{log.read_text()[-6000:]}")
+    with serving(smollm2_path, folder, "--max-model-len", "2048", "--max-num-seqs", "128") as url:
+        extract = [BIN / "trait-extract", "run", "--url", url, "--register", "--method", "mean_diff"]
+        extract += ["--datasets", str(ROOT / "datasets" / "traits"), "--out", str(folder / "vectors")]
+        for trait in EXTRACTED_TRAITS:
+            extract += ["--trait", trait]
+        done = subprocess.run(extract, capture_output=True, text=True, timeout=900, check=False)
+        assert done.returncode == 0, done.stderr[-4000:]
+        yield url

@@ -38,7 +38,11 @@ class Activations:
             "n_prompt": ((n_inputs,), np.int32),
             "n_response": ((n_inputs,), np.int32),
         }
-        for positions in self.metadata.positions:
+        if self.metadata.pooling == "none":
+            (name,) = self.metadata.positions
+            expected[f"count/{name}"] = ((n_inputs,), np.int32)
+            expected[f"each/{name}"] = ((int(self._tensor(f"count/{name}").sum()), n_layers, d_model), np.float32)
+        for positions in self.metadata.positions if self.metadata.pooling == "mean" else []:
             expected[f"mean/{positions}"] = ((n_inputs, n_layers, d_model), np.float32)
             expected[f"norm/{positions}"] = ((n_inputs, n_layers), np.float32)
             expected[f"count/{positions}"] = ((n_inputs,), np.int32)
@@ -74,9 +78,22 @@ class Activations:
         """Mean residual stream, `(n, n_layers_read, d_model)` float32, residual units.
 
         Raises:
-            InvalidRequestError: These positions were not asked for.
+            InvalidRequestError: These positions were not asked for, or without pooling.
         """
-        return self.tensors[f"mean/{self._read_positions(positions)}"]
+        return self.tensors[f"mean/{self._pooled(positions)}"]
+
+    def each(self, i: int) -> np.ndarray:
+        """The residual stream of input `i` at every position, `(n_positions, n_layers_read, d_model)` float32.
+
+        Raises:
+            InvalidRequestError: The request asked for means.
+        """
+        (name,) = self.metadata.positions[:1]
+        if self.metadata.pooling != "none":
+            raise InvalidRequestError("the answer holds means: set pooling='none' in the request", param="pooling")
+        counts = self.tensors[f"count/{name}"]
+        start = int(counts[:i].sum())
+        return self.tensors[f"each/{name}"][start : start + int(counts[i])]
 
     def norm(self, positions: str) -> np.ndarray:
         """Mean of the token norms, `(n, n_layers_read)` float32, residual units.
@@ -84,7 +101,7 @@ class Activations:
         Raises:
             InvalidRequestError: These positions were not asked for.
         """
-        return self.tensors[f"norm/{self._read_positions(positions)}"]
+        return self.tensors[f"norm/{self._pooled(positions)}"]
 
     def count(self, positions: str) -> np.ndarray:
         """Positions that were pooled, `(n,)` int32; 0 where a text has none.
@@ -146,6 +163,11 @@ class Activations:
         mean = self.mean(positions)[:, self.metadata.layers.index(layer)]
         projected = (mean @ vector_file.directions[layer] - np.float32(centre)).astype(np.float32)
         return np.where(self.count(positions) > 0, projected, np.float32("nan"))
+
+    def _pooled(self, positions: str) -> str:
+        if self.metadata.pooling != "mean":
+            raise InvalidRequestError("the answer holds every position: use each()", param="pooling")
+        return self._read_positions(positions)
 
     def _read_positions(self, positions: str) -> str:
         for name in (positions, str(Positions.parse(positions))):

@@ -1,20 +1,49 @@
 """Chat and text completions: request bodies, typed replies, and the event stream. No I/O.
 
-A reply to a steered request carries the service's report. Without one the request fails: a server that does not know
-the `steering` field (a plain vLLM) would otherwise pass unsteered text off as steered.
+A reply to a steered or monitored request carries the service's report. Without one the request fails: a server that does
+not know the fields (a plain vLLM) would otherwise pass unsteered text off as steered.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from pydantic import Field, ValidationError
 
 from trait_client.errors import InvalidRequestError, ServiceError, SteeringFailedError
-from trait_client.schema import ErrorBody, Message, Response, Steering, SteeringReport
+from trait_client.schema import ErrorBody, Message, Monitor, MonitorReport, Response, Steering, SteeringReport
 
 ChatMessages = str | Sequence[Message | Mapping[str, str]]
 """A user's turn as a string, or the whole chat."""
+
+
+class Asked(NamedTuple):
+    """Which reports the answer owes."""
+
+    steered: bool = False
+    monitored: bool = False
+
+    @classmethod
+    def of(cls, steering: Steering | None, monitor: Monitor | None) -> Self:
+        """Of a request."""
+        return cls(steering is not None, monitor is not None)
+
+    def demand(self, steering: SteeringReport | None, monitor: MonitorReport | None) -> None:
+        """Check that they are there.
+
+        Raises:
+            SteeringFailedError: One is missing.
+        """
+        missing = [
+            name
+            for name, asked, report in (("steering", self.steered, steering), ("monitoring", self.monitored, monitor))
+            if asked and report is None
+        ]
+        if missing:
+            raise SteeringFailedError(
+                f"{missing[0]} was asked for and the answer does not report any: the text is discarded as unsteered. "
+                "Is the server a trait-service (GET /v1/steering)?"
+            )
 
 
 class Usage(Response):
@@ -47,6 +76,7 @@ class Choice(Response):
     text: str
     finish_reason: str | None
     logprobs: list[TokenLogprob] | None = None
+    token_ids: list[int] | None = None
 
 
 class ChatResult(Response):
@@ -57,6 +87,7 @@ class ChatResult(Response):
     choices: list[Choice] = Field(min_length=1)
     usage: Usage
     steering: SteeringReport | None = None
+    monitor: MonitorReport | None = None
 
     @property
     def text(self) -> str:
@@ -75,13 +106,17 @@ class ChatResult(Response):
 
 
 class ChatDelta(Response):
-    """A piece of a streamed reply. The last ones carry `usage` and, when steered, `steering`."""
+    """A piece of a streamed reply, with the projections of its tokens where they are monitored.
+
+    The last ones carry `usage` and, when steered, `steering`.
+    """
 
     text: str = ""
     finish_reason: str | None = None
     logprobs: list[TokenLogprob] | None = None
     usage: Usage | None = None
     steering: SteeringReport | None = None
+    monitor: MonitorReport | None = None
 
 
 # ---------------------------------------------------------------------------------------------------- requests
@@ -96,21 +131,24 @@ def chat_body(messages: ChatMessages, *, logprobs: int | None, stream: bool = Fa
         body |= {"logprobs": True, "top_logprobs": logprobs}
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-    return _encode(body)
+    return json_bytes(body)
 
 
-def completion_body(prompt: str | list[int], *, logprobs: int | None, **common: Any) -> bytes:
+def completion_body(prompt: str | list[int], *, logprobs: int | None, token_ids: bool = False, **common: Any) -> bytes:
     """The JSON body of `POST /v1/completions`; `common` as `_common_body`."""
     body = _common_body(**common) | {"prompt": prompt}
+    if token_ids:
+        body["return_token_ids"] = True
     if logprobs is not None:
         body["logprobs"] = logprobs
-    return _encode(body)
+    return json_bytes(body)
 
 
 def _common_body(
     *,
     model: str,
     steering: Steering | None,
+    monitor: Monitor | None,
     max_tokens: int,
     temperature: float,
     top_p: float,
@@ -124,10 +162,17 @@ def _common_body(
         body["seed"] = seed
     if steering is not None:
         body["steering"] = steering.model_dump(mode="json", exclude_none=True)
+    if monitor is not None:
+        body["monitor"] = monitor.model_dump(mode="json", exclude_none=True)
     return body
 
 
-def _encode(body: dict[str, Any]) -> bytes:
+def json_bytes(body: dict[str, Any]) -> bytes:
+    """A request's JSON.
+
+    Raises:
+        InvalidRequestError: It holds what JSON has no word for, or a text that is not Unicode.
+    """
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, TypeError) as error:  # UnicodeEncodeError (a lone surrogate) is a ValueError
@@ -158,6 +203,7 @@ class _ChatCompletion(Response):
     choices: list[_ChatChoice]
     usage: Usage
     steering: SteeringReport | None = None
+    monitor: MonitorReport | None = None
 
 
 class _TextLogprobs(Response):
@@ -171,6 +217,7 @@ class _TextChoice(Response):
     text: str
     finish_reason: str | None = None
     logprobs: _TextLogprobs | None = None
+    token_ids: list[int] | None = None
 
 
 class _TextCompletion(Response):
@@ -179,16 +226,17 @@ class _TextCompletion(Response):
     choices: list[_TextChoice]
     usage: Usage
     steering: SteeringReport | None = None
+    monitor: MonitorReport | None = None
 
 
-def read_chat(data: bytes, *, steered: bool) -> ChatResult:
+def read_chat(data: bytes, asked: Asked) -> ChatResult:
     """Read the answer of `POST /v1/chat/completions`.
 
     Raises:
-        SteeringFailedError: Steering was asked for and the answer reports none.
+        SteeringFailedError: A report was asked for and the answer has none.
     """
     wire = _ChatCompletion.model_validate_json(data)
-    _demand_report(wire.steering, steered=steered)
+    asked.demand(wire.steering, wire.monitor)
     choices = [
         Choice(
             index=choice.index,
@@ -198,27 +246,32 @@ def read_chat(data: bytes, *, steered: bool) -> ChatResult:
         )
         for choice in wire.choices
     ]
-    return ChatResult(id=wire.id, model=wire.model, choices=choices, usage=wire.usage, steering=wire.steering)
+    return ChatResult(
+        id=wire.id, model=wire.model, choices=choices, usage=wire.usage, steering=wire.steering, monitor=wire.monitor
+    )
 
 
-def read_completion(data: bytes, *, steered: bool) -> ChatResult:
+def read_completion(data: bytes, asked: Asked) -> ChatResult:
     """Read the answer of `POST /v1/completions`.
 
     Raises:
-        SteeringFailedError: Steering was asked for and the answer reports none.
+        SteeringFailedError: A report was asked for and the answer has none.
     """
     wire = _TextCompletion.model_validate_json(data)
-    _demand_report(wire.steering, steered=steered)
+    asked.demand(wire.steering, wire.monitor)
     choices = [
         Choice(
             index=choice.index,
             text=choice.text,
             finish_reason=choice.finish_reason,
             logprobs=_text_logprobs(choice.logprobs) if choice.logprobs else None,
+            token_ids=choice.token_ids,
         )
         for choice in wire.choices
     ]
-    return ChatResult(id=wire.id, model=wire.model, choices=choices, usage=wire.usage, steering=wire.steering)
+    return ChatResult(
+        id=wire.id, model=wire.model, choices=choices, usage=wire.usage, steering=wire.steering, monitor=wire.monitor
+    )
 
 
 def _text_logprobs(wire: _TextLogprobs) -> list[TokenLogprob]:
@@ -234,14 +287,6 @@ def _text_logprobs(wire: _TextLogprobs) -> list[TokenLogprob]:
     ]
 
 
-def _demand_report(report: SteeringReport | None, *, steered: bool) -> None:
-    if steered and report is None:
-        raise SteeringFailedError(
-            "steering was asked for and the answer does not report any: the text is discarded as unsteered. "
-            "Is the server a trait-service (GET /v1/steering)?"
-        )
-
-
 # ---------------------------------------------------------------------------------------------------- event stream
 
 
@@ -255,6 +300,7 @@ class _StreamChunk(Response):
     choices: list[_StreamChoice] = Field(default_factory=list)
     usage: Usage | None = None
     steering: SteeringReport | None = None
+    monitor: MonitorReport | None = None
 
 
 class ReplyStream:
@@ -263,11 +309,12 @@ class ReplyStream:
     Lines are split on bytes: a str splitter would also break a chunk at U+2028 or U+0085 inside the generated text.
     """
 
-    def __init__(self, *, steered: bool) -> None:
-        self._steered = steered
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
         self._buffer = b""
         self._data: list[bytes] = []
         self._report: SteeringReport | None = None
+        self._monitor: MonitorReport | None = None
         self._done = False
 
     def feed(self, data: bytes) -> Iterator[ChatDelta]:
@@ -292,11 +339,11 @@ class ReplyStream:
 
         Raises:
             ServiceError: The stream broke off before its end.
-            SteeringFailedError: Steering was asked for and the stream reported none.
+            SteeringFailedError: A report was asked for and the stream had none.
         """
         if not self._done:
             raise ServiceError("the stream broke off before its end: the reply is not whole. Send the request again")
-        _demand_report(self._report, steered=self._steered)
+        self._asked.demand(self._report, self._monitor)
 
     def _delta(self, event: bytes) -> ChatDelta | None:
         if event == b"[DONE]":
@@ -308,7 +355,8 @@ class ReplyStream:
         except ValidationError as error:
             raise ServiceError(f"a chunk of the stream is not understood: {event[:200]!r}") from error
         self._report = chunk.steering or self._report
-        delta = ChatDelta(usage=chunk.usage, steering=chunk.steering)
+        self._monitor = chunk.monitor or self._monitor
+        delta = ChatDelta(usage=chunk.usage, steering=chunk.steering, monitor=chunk.monitor)
         if chunk.choices:
             choice = chunk.choices[0]
             delta.text = choice.delta.content or ""

@@ -14,6 +14,10 @@
     [control]
     random_directions = 4
 
+    [judge]                              # scores by a model, see trait_client.judge.config
+    url = "http://127.0.0.1:9000/v1"
+    model = "judge"
+
     [trait.refusal]                      # these traits differ
     layers = [13]
 
@@ -28,6 +32,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from trait_client.errors import InvalidRequestError
+from trait_client.judge.config import JudgeConfig
+from trait_client.judge.rubric import COHERENCE, Rubric
 from trait_client.schema import NAME_PATTERN, FiniteFloat, Layer, Operation, Scope, Unit, VectorReference
 from trait_client.trait_evaluation import TraitEvaluation
 
@@ -91,6 +97,7 @@ class Experiment(_Section):
         precision: Label of the weights' precision; None takes what the service reports.
         adapter: Label of a LoRA adapter; `none` is the base model.
         control: Random directions.
+        judge: Rates the replies; None asks no judge.
         trait: Overrides by trait.
     """
 
@@ -116,6 +123,7 @@ class Experiment(_Section):
     precision: Label | None = None
     adapter: Label = "none"
     control: Control = Control()
+    judge: JudgeConfig | None = None
     trait: dict[Name, TraitOverride] = {}
 
     _folder: Path = PrivateAttr(default=Path())
@@ -176,6 +184,17 @@ class Experiment(_Section):
         """
         return TraitEvaluation.load(self._folder / self.datasets, trait)
 
+    def rubrics(self) -> dict[str, Rubric]:
+        """What the judge rates by, by trait; `*` is coherence. Empty without a judge.
+
+        Raises:
+            DatasetError: A trait has no rubric.
+        """
+        if self.judge is None:
+            return {}
+        rubrics = {trait: Rubric.load(self._folder / self.datasets, trait) for trait in self.traits}
+        return rubrics | ({COHERENCE: Rubric.coherence()} if self.judge.coherence else {})
+
     def prompts_of(self, trait: str) -> list[str]:
         """The prompts that the trait runs on.
 
@@ -199,7 +218,7 @@ class Experiment(_Section):
             DatasetError: The datasets do not hold a trait.
             InvalidRequestError: `n_prompts` asks for more questions than a trait has.
         """
-        cells = trials = 0
+        cells = trials = baseline_scores = 0
         prompts: set[str] = set()
         for trait in self.traits:
             layers = self.layers_of(trait)
@@ -207,6 +226,7 @@ class Experiment(_Section):
             n_cells = len(self.methods) * n_layers * len(self.coefficients_of(trait)) * len(self.seeds)
             own = self.prompts_of(trait)
             prompts.update(own)
+            baseline_scores += len(own) * len(self.seeds)
             cells += n_cells
             trials += n_cells * len(own)
         directions = self.control.random_directions
@@ -216,7 +236,14 @@ class Experiment(_Section):
             control_cells=cells * directions,
             baseline_trials=n_baselines,
             trials=trials * (1 + directions) + n_baselines,
+            judge_scores=self._judge_scores(trials, baseline_scores, n_baselines),
         )
+
+    def _judge_scores(self, steered: int, of_baselines: int, n_baselines: int) -> int:
+        if self.judge is None:
+            return 0
+        replies = steered * (1 + (self.control.random_directions if self.judge.controls else 0))
+        return replies + of_baselines + (replies + n_baselines if self.judge.coherence else 0)
 
     @field_validator("traits", "methods", "seeds", "prompts", "coefficients", "layers")
     @classmethod
@@ -246,12 +273,14 @@ class ExperimentSize(_Section):
         control_cells: The same with random directions.
         baseline_trials: Unsteered replies, shared by cells.
         trials: All replies, baselines and controls included.
+        judge_scores: Scores by the judge; equal replies to equal prompts are judged once.
     """
 
     cells: int
     control_cells: int
     baseline_trials: int
     trials: int
+    judge_scores: int
 
 
 def _first_error(error: ValidationError) -> InvalidRequestError:
@@ -264,7 +293,8 @@ def _first_error(error: ValidationError) -> InvalidRequestError:
     if not key:
         return InvalidRequestError(message)
     shown = repr(meant[0]["input"])
-    got = "" if meant[0]["type"] == "missing" else f" (got {shown if len(shown) <= 120 else shown[:117] + '...'})"
+    hidden = meant[0]["type"] == "missing" or key.startswith("judge")  # what stands there may be a key
+    got = "" if hidden else f" (got {shown if len(shown) <= 120 else shown[:117] + '...'})"
     return InvalidRequestError(f"{key}: {message}{got}", param=key)
 
 

@@ -1,22 +1,24 @@
-"""Which token positions a capture reads: `prompt[-1]`, `prompt[:]`, `response[:]`, `response[:5]`, `all[4:]`.
+"""Which token positions a capture reads: `prompt[-1]`, `prompt[:]`, `response[:]`, `response[:5]`, `all[4:]`, `turn[-1]`.
 
 A request's positions are absolute token indices. The prompt is `[0, n_prompt)`; the response is
 `[n_prompt, n_total)`: generated tokens, or the tokens of a reply that is given. Python's slice rules hold inside
-each part, without a step.
+each part, without a step. `turn[i]` is one turn of a chat as its template renders it, header included; a reply is the last
+turn.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self, cast
 
 from trait_client.errors import InvalidRequestError
 
-Part = Literal["prompt", "response", "all"]
+Part = Literal["prompt", "response", "all", "turn"]
 
 UNBOUNDED = 2**31 - 1
 """End of an interval that runs to the end of the sequence, wherever that will be."""
 
-_PATTERN = re.compile(r"^(prompt|response|all)\[(?:(-?\d{1,9})|(-?\d{1,9})?:(-?\d{1,9})?)\]$")
+_PATTERN = re.compile(r"^(prompt|response|all|turn)\[(?:(-?\d{1,9})|(-?\d{1,9})?:(-?\d{1,9})?)\]$")
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,19 @@ class Positions:
         """Read the written form.
 
         Raises:
-            InvalidRequestError: `text` is not `prompt|response|all` with an index or a slice.
+            InvalidRequestError: `text` is not `prompt|response|all` with an index or a slice, or `turn` with an index.
         """
         match = _PATTERN.match(text)
         if match is None:
             raise InvalidRequestError(
                 f"positions {text[:80]!r} are not understood: write prompt[-1], prompt[:], response[:], response[:5] "
-                "or all[4:] (a part, then an index or a slice without a step)",
+                "all[4:] (a part, then an index or a slice without a step) or turn[-1]",
                 param="positions",
             )
         index, start, stop = match.group(2, 3, 4)
         part = cast("Part", match.group(1))
+        if part == "turn" and index is None:
+            raise InvalidRequestError(f"positions {text!r}: a turn has an index, such as turn[-1]", param="positions")
         if index is not None:
             first = int(index)
             return cls(part, first, None if first == -1 else first + 1)
@@ -75,6 +79,22 @@ class Positions:
         else:
             stop = UNBOUNDED if end is None else end
         return (start, stop if end is None else min(stop, end))
+
+    def turn(self, turns: Sequence[tuple[int, int]]) -> "Positions":
+        """These positions with a turn in its place, as `all[start:stop]`; others come back as they are.
+
+        Args:
+            turns: Absolute `[start, stop)` of each turn of the chat.
+
+        Raises:
+            InvalidRequestError: The chat has no such turn.
+        """
+        if self.part != "turn" or self.start is None:
+            return self
+        if not -len(turns) <= self.start < len(turns):
+            raise InvalidRequestError(f"positions {self}: the chat has {len(turns)} turns", param="positions")
+        start, stop = turns[self.start]
+        return Positions("all", start, None if stop == UNBOUNDED else stop)
 
     def _absolute(self, index: int, base: int, end: int | None) -> int:
         if index >= 0:

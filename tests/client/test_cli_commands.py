@@ -361,7 +361,11 @@ def test_a_dry_run_asks_no_service(cli, tmp_path):
     [
         ["steer"],
         ["status"],
+        ["capture"],
+        ["project"],
         ["sweep"],
+        ["rescore"],
+        ["judge", "agreement"],
         ["sql"],
         *(["vectors", name] for name in ("list", "show", "put", "get", "delete")),
     ],

@@ -49,9 +49,31 @@ def test_an_empty_database_is_migrated_once(store):
     with store.writer():
         pass
     _, rows = store.query("SELECT number, name FROM migrations ORDER BY number")
-    assert rows == [(1, "0001_tables.sql"), (2, "0002_views.sql")]
+    assert rows == [
+        (1, "0001_tables.sql"),
+        (2, "0002_views.sql"),
+        (3, "0003_vector_evidence.sql"),
+        (4, "0004_readings.sql"),
+        (5, "0005_judge.sql"),
+    ]
     _, tables = store.query("SELECT table_name FROM duckdb_tables() WHERE table_name <> 'migrations' ORDER BY ALL")
-    assert [name for (name,) in tables] == ["cells", "projections", "prompts", "runs", "scores", "trials", "vectors"]
+    assert [name for (name,) in tables] == [
+        "cells",
+        "cosines",
+        "judge_agreement",
+        "judgements",
+        "judges",
+        "projections",
+        "prompts",
+        "reading_projections",
+        "readings",
+        "run_cells",
+        "run_judges",
+        "runs",
+        "scores",
+        "trials",
+        "vectors",
+    ]
 
 
 @pytest.mark.parametrize("view", ["cell_summary", "best_coherent", "method_comparison", "precision_delta"])

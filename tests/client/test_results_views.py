@@ -46,6 +46,13 @@ class Results:
             self.rows.append(ProjectionRow(trial_id, VECTOR, 1, "response[:]", 2.0 if kind == "steered" else 0.5))
         return self
 
+    def judged(self, name, values, trait="t", definition="j1", score="judge"):
+        """The judge's scores of a cell; None is pending."""
+        for i, value in enumerate(values):
+            mode, error = ("pending", "busy") if value is None else ("logprobs", None)
+            self.rows.append(ScoreRow(f"{name}-{i}", trait, score, value, definition, mode, error))
+        return self
+
     def write(self):
         with self.store.writer() as writer:
             if not writer.query("SELECT 1 FROM runs"):
@@ -155,6 +162,63 @@ def test_a_trait_without_a_metric_is_measured_by_its_projection(results):
     results.cell("s", "steered", [None] * N_PROMPTS, trait="u")
     row = results.write().one("SELECT measure, baseline, steered, delta FROM best_coherent")
     assert row == {"measure": "projection", "baseline": 0.5, "steered": 2.0, "delta": 1.5}
+
+
+def test_a_trait_without_a_metric_is_measured_by_the_judge_where_there_is_one(results):
+    results.cell("s", "steered", [None] * N_PROMPTS, trait="u")
+    results.judged("base", BASELINE, "u").judged("s", shifted(5), "u").write()
+    assert results.one("SELECT measure, delta FROM best_coherent") == {"measure": "judge", "delta": 5.0}
+
+
+def test_the_judge_stands_beside_the_lexical_metric(results):
+    results.cell("s", "steered", shifted(40))
+    results.judged("base", BASELINE).judged("s", [90.0, 0.0, 30.0, 5.0, 45.0, 20.0])
+    results.judged("base", [80.0] * 6, "*", score="judge_coherence")
+    results.judged("s", [60.0] * 6, "*", score="judge_coherence").write()
+    row = results.one("SELECT * FROM cell_summary WHERE measure = 'judge'")
+    expected = statistics.paired_delta(dict(enumerate([90.0, 0.0, 30.0, 5.0, 45.0, 20.0])), dict(enumerate(BASELINE)))
+    assert (row["n"], row["delta"], row["sd"]) == (6, pytest.approx(expected.delta), pytest.approx(expected.sd))
+    assert (row["ci_low"], row["ci_high"]) == (pytest.approx(expected.interval[0]), pytest.approx(expected.interval[1]))
+    assert (row["judge_coherence"], row["coherence"]) == (60.0, 90.0)
+    fell = results.one("SELECT delta, trait_delta FROM cell_summary WHERE measure = 'judge_coherence'")
+    assert fell == {"delta": -20.0, "trait_delta": -20.0}
+    assert results.one("SELECT measure, delta FROM best_coherent") == {"measure": "lexical", "delta": 40.0}
+    assert results.all("SELECT * FROM best_judged_at(70)") == []
+    assert results.one("SELECT coherence FROM best_judged_at(60)") == {"coherence": 90.0}
+
+
+def test_pending_scores_do_not_enter_and_are_counted(results):
+    results.cell("s", "steered", shifted(40))
+    results.judged("base", BASELINE).judged("s", [*shifted(5)[:4], None, None]).write()
+    row = results.one("SELECT n, delta, n_pending FROM cell_summary WHERE measure = 'judge'")
+    assert row == {"n": 4, "delta": 5.0, "n_pending": 2}
+    assert results.all("SELECT DISTINCT name, error, prompt FROM pending_scores ORDER BY prompt") == [
+        ("judge", "busy", "prompt 4"),
+        ("judge", "busy", "prompt 5"),
+    ]
+
+
+def test_scores_of_two_judges_are_not_subtracted(results):
+    results.cell("s", "steered", shifted(40))
+    results.judged("base", BASELINE, definition="old").judged("s", shifted(5), definition="new").write()
+    assert results.all("SELECT * FROM cell_summary WHERE measure = 'judge'") == []
+
+
+def test_the_verdict_says_what_a_delta_is(results):
+    unsure = [value + by for value, by in zip(BASELINE, (9, -8, 3, -5, 6, -4), strict=True)]
+    for name, values in (("none", unsure), ("beyond", shifted(30)), ("inside", shifted(10)), ("fell", shifted(-30))):
+        results.cell(name, "steered", values)
+        results.cell(f"{name}-r0", "control", shifted(-20), control_of=name)
+        results.cell(f"{name}-r1", "control", shifted(20), control_of=name)
+    results.cell("uncontrolled", "steered", shifted(50)).cell("one", "steered", shifted(50)[:1]).write()
+    assert results.all("SELECT setting_id, verdict FROM cell_summary WHERE measure = 'lexical' ORDER BY 1") == [
+        ("beyond", "effect"),
+        ("fell", "effect"),
+        ("inside", "no more than random directions"),
+        ("none", "not distinguishable from 0"),
+        ("one", "one prompt says nothing"),
+        ("uncontrolled", "differs from 0, no control"),
+    ]
 
 
 def test_methods_are_compared_by_their_best_coherent_setting(results):

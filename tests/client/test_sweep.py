@@ -5,7 +5,6 @@ the kill test kills.
 """
 
 import asyncio
-import json
 import signal
 import subprocess
 import sys
@@ -14,141 +13,15 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-import safetensors.numpy
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))  # as a script
+
+from sweep_lab import N_LAYERS, QUESTIONS, MemoryService, experiment_of, vector_file, write_datasets
 from trait_client.errors import DatasetError, InvalidRequestError, ServiceError, UnknownVectorError
-from trait_client.experiment import Experiment
 from trait_client.http import AsyncTraitClient
 from trait_client.results import ResultsError, ResultStore
-from trait_client.schema import LayerEvidence, VectorMetadata
 from trait_client.sweep import run_sweep
-from trait_client.vector_file import VectorFile, sha256_of
-
-N_LAYERS, D_MODEL = 4, 8
-QUESTIONS = [f"Question number {i}?" for i in range(6)]
-
-
-def vector_file(trait="shouting", method="mean_diff", seed=1):
-    rng = np.random.default_rng(seed)
-    directions = {layer: rng.standard_normal(D_MODEL).astype(np.float32) for layer in range(N_LAYERS)}
-    directions = {layer: d / np.linalg.norm(d) for layer, d in directions.items()}
-    meta = VectorMetadata(
-        trait=trait, method=method, model="m", config_digest="c", n_layers=N_LAYERS, d_model=D_MODEL,
-        positions="response[:]", chosen_layer=2, chosen_because="test",
-        layers={layer: LayerEvidence(separation=2.0, centre=0.5, residual_norm=20.0) for layer in range(N_LAYERS)},
-    )  # fmt: skip
-    return VectorFile(meta, directions)
-
-
-class MemoryService:
-    """Shouts when steered by a trait's vector; a random direction changes nothing."""
-
-    def __init__(self, *vectors, delay=0.0, versions=None):
-        self.files = {file.metadata.trait: file.to_bytes() for file in vectors or (vector_file(),)}
-        self.delay = delay
-        self.versions = versions or {"service": "1"}
-        self.chats = []
-        self.readings = 0
-        self.at_once = self.most_at_once = 0
-        self.fails = lambda _body: None
-        self.fails_reading = lambda _body: None
-
-    def client(self, **options):
-        return AsyncTraitClient("http://memory", transport=httpx.MockTransport(self.answer), retries=0, **options)
-
-    async def answer(self, request):
-        path = request.url.path
-        if path == "/v1/vectors":
-            return httpx.Response(200, json={"vectors": [self.entry(name) for name in self.files]})
-        if path.startswith("/v1/vectors/"):
-            name = path.rpartition("/")[2]
-            if request.method == "PUT":
-                self.files[name] = request.content
-                return httpx.Response(200, json=self.entry(name))
-            return httpx.Response(200, content=self.files[name])
-        if path == "/v1/steering":
-            return httpx.Response(200, json=self.info())
-        if path == "/v1/models":
-            return httpx.Response(200, json={"data": [{"id": "m"}]})
-        body = json.loads(request.content)
-        return await self.chat(body) if path == "/v1/chat/completions" else self.read(body)
-
-    async def chat(self, body):
-        self.chats.append(body)
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        await asyncio.sleep(self.delay)
-        self.at_once -= 1
-        if error := self.fails(body):
-            return error
-        prompt = body["messages"][-1]["content"]
-        text = f"This is a calm and short reply to {prompt}"
-        report = None
-        if "steering" in body:
-            (term,) = body["steering"]["terms"]
-            if any(sha256_of(self.files[t]) == term["vector"] for t in self.files if not t.startswith("random")):
-                text = text.upper()
-            applied = {**term, "sha256": term["vector"], "layer": term["layers"][0], "a": 1.0, "relative_dose": 0.1}
-            report = {"applied": [applied], "positions": {"prompt": 5, "generated": 9}}
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 5, "completion_tokens": 10, "total_tokens": 15}
-        return httpx.Response(
-            200, json={"id": "x", "model": "m", "choices": [choice], "usage": usage, "steering": report}
-        )
-
-    def read(self, body):
-        """Upper case lies along every trait's direction; an empty prompt costs one nat a token more."""
-        self.readings += 1
-        if error := self.fails_reading(body):
-            return error
-        inputs, layers = body["inputs"], body["layers"]
-        traits = [VectorFile.from_bytes(data) for name, data in self.files.items() if not name.startswith("random")]
-        mean = np.zeros((len(inputs), len(layers), D_MODEL), np.float32)
-        nll = np.zeros(len(inputs), np.float32)
-        for i, item in enumerate(inputs):
-            nll[i] = 1.5 if item["messages"][-1]["content"] else 2.5
-            if item["response"].isupper():
-                mean[i] = sum(np.stack([file.directions[layer] for layer in layers]) for file in traits)
-        count = np.ones(len(inputs), np.int32)
-        meta = {
-            "model": "m", "config_digest": "c", "n_layers": N_LAYERS, "d_model": D_MODEL, "dtype": "float32",
-            "layers": layers, "positions": body["positions"],
-        }  # fmt: skip
-        tensors = {
-            "mean/response[:]": mean, "norm/response[:]": mean.sum(-1), "count/response[:]": count,
-            "n_prompt": count, "n_response": count, "nll": nll,
-        }  # fmt: skip
-        data = safetensors.numpy.save(tensors, metadata={"trait": json.dumps(meta)})
-        return httpx.Response(200, content=data)
-
-    def entry(self, name):
-        data = self.files[name]
-        meta = VectorFile.from_bytes(data).metadata.model_dump(mode="json")
-        return {"name": name, "sha256": sha256_of(data), "metadata": meta}
-
-    def info(self):
-        return {
-            "model": "m", "config_digest": "c", "chat_template_digest": "t", "n_layers": N_LAYERS, "d_model": D_MODEL,
-            "dtype": "float32", "quantization": None, "residual_norms": [20.0] * N_LAYERS, "operations": ["add"],
-            "scopes": ["all"], "units": ["dose"], "versions": self.versions,
-            "limits": {"max_terms": 1, "max_relative_dose": 2.0, "max_layers_per_term": 1, "terms_per_layer": 1,
-                       "bank_rows": 8, "max_num_seqs": 4, "max_activation_inputs": 8, "max_positions": 2},
-        }  # fmt: skip
-
-
-def write_datasets(folder, traits=("shouting",), metric=None):
-    for trait in traits:
-        place = folder / "style" / trait
-        place.mkdir(parents=True)
-        values = {"questions": QUESTIONS, "direction": "positive", "metric": metric or {"kind": "uppercase_share"}}
-        (place / "steering.json").write_text(json.dumps(values))
-
-
-def experiment_of(folder, **values):
-    defaults = {
-        "name": "x", "traits": ["shouting"], "datasets": "datasets", "coefficients": [1.0, 2.0], "layers": [1, 2],
-        "n_prompts": 3, "control": {"random_directions": 2},
-    }  # fmt: skip
-    return Experiment.from_values(defaults | values, folder=folder)
+from trait_client.vector_file import VectorFile
 
 
 def sweep(folder, service, progress=None, patience=10.0, **values):
@@ -296,8 +169,14 @@ def test_interruption_keeps_what_was_committed(folder):
     async def go():
         async with MemoryService(delay=0.2).client() as client:
             experiment, store = experiment_of(folder), ResultStore(folder / "r.duckdb")
-            running = asyncio.create_task(run_sweep(experiment, client, store))
-            await asyncio.sleep(0.7)
+            committed = asyncio.Event()
+
+            def look(progress):
+                if progress.trials_done >= 8:
+                    committed.set()
+
+            running = asyncio.create_task(run_sweep(experiment, client, store, look))
+            await asyncio.wait_for(committed.wait(), 60)
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await running

@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 from trait_client import __version__
-from trait_client.cli import sql, status, steer, sweep, vectors
+from trait_client.cli import (
+    capture,
+    chat,
+    dashboard,
+    judge,
+    project,
+    report,
+    rescore,
+    sql,
+    status,
+    steer,
+    sweep,
+    vectors,
+)
 from trait_client.cli.console import EXIT_FAILED, EXIT_USAGE, complain
 from trait_client.errors import InvalidRequestError, TraitError, UnknownVectorError
 
@@ -22,10 +35,17 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command("steer")(steer.steer)
+app.command("chat")(chat.chat)
 app.command("status")(status.status)
 app.add_typer(vectors.app, name="vectors")
+app.command("capture")(capture.capture)
+app.command("project")(project.project)
 app.command("sweep")(sweep.sweep)
+app.command("rescore")(rescore.rescore)
+app.add_typer(judge.app, name="judge")
 app.command("sql")(sql.sql)
+app.command("dashboard")(dashboard.dashboard)
+app.command("report")(report.report)
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,13 +3,14 @@
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from trait_client.errors import InvalidRequestError
@@ -40,6 +41,16 @@ ApiKey = Annotated[
     ),
 ]
 Database = Annotated[Path, typer.Option("--db", dir_okay=False, help="DuckDB file of the results.")]
+PromptSet = Annotated[
+    Path,
+    typer.Option(
+        "--prompts",
+        "-p",
+        exists=True,
+        dir_okay=False,
+        help="Prompt set: .jsonl (prompt, messages or text; response, id, outcome) or .txt (a user turn a line).",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
 DEFAULT_ADDRESS = DEFAULT_URL
@@ -75,6 +86,18 @@ def progress(message: str) -> Iterator[None]:
             yield
     else:
         yield
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on stderr, moved by `show(done, total, description)`; nothing where stderr is not a terminal."""
+    if not err.is_terminal:
+        yield lambda *_: None
+        return
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)
 
 
 def checked(model: type[M], **fields: Any) -> M:

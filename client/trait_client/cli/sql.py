@@ -1,7 +1,6 @@
 """`trait-client sql`: a query on the results, also while a sweep writes them."""
 
 import csv
-import math
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from trait_client.cli.console import AsJson, Database, err, out, plain, print_json
 from trait_client.errors import InvalidRequestError
+from trait_client.json_values import json_value
 from trait_client.settings import DEFAULT_DATABASE
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def sql(
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header on stdout.")] = False,
 ) -> None:
-    """Query the results. Views: cell_summary, best_coherent, precision_delta, method_comparison.
+    """Query the results. Views: cell_summary, best_coherent, precision_delta, method_comparison, pending_scores.
 
     Example: `trait-client sql "select * from best_coherent" --db results.duckdb`
     """
@@ -77,21 +77,10 @@ def _table(columns: list[str], rows: list[tuple[Any, ...]]) -> Table:
 def _records(result: "QueryResult") -> list[dict[str, Any]]:
     if len(set(result.columns)) < len(result.columns):
         raise InvalidRequestError(f"columns {result.columns} repeat a name: give each its own with AS", param="sql")
-    return [dict(zip(result.columns, map(_json_value, row), strict=True)) for row in result.rows]
+    return [dict(zip(result.columns, map(json_value, row), strict=True)) for row in result.rows]
 
 
 def _cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.5g}" if isinstance(value, float) else str(value)
-
-
-def _json_value(value: Any) -> Any:
-    """What JSON has a word for; numbers that are not finite become null, times and decimals text."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list | tuple):
-        return [_json_value(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _json_value(item) for key, item in value.items()}
-    return value if value is None or isinstance(value, str | int | bool) else str(value)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trait_client.cli.console import (
     DEFAULT_ADDRESS,
@@ -20,10 +19,22 @@ from trait_client.cli.console import (
     Database,
     Url,
     complain,
-    err,
     out,
     plain,
     print_json,
+    progress_bar,
+)
+from trait_client.cli.judge_options import (
+    JudgeConcurrency,
+    JudgeFile,
+    JudgeKeyEnv,
+    JudgeMaxCalls,
+    JudgeMaxTokens,
+    JudgeModel,
+    JudgeScale,
+    JudgeUrl,
+    judge_config,
+    usage_text,
 )
 from trait_client.http import AsyncTraitClient
 from trait_client.settings import DEFAULT_DATABASE
@@ -40,13 +51,24 @@ def sweep(
     db: Database = DEFAULT_DATABASE,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; ask no service.")] = False,
     as_json: AsJson = False,
+    no_judge: Annotated[
+        bool, typer.Option("--no-judge", help="Leave the experiment's judge out.", rich_help_panel="Judge")
+    ] = False,
+    judge: JudgeFile = None,
+    judge_url: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    judge_key_env: JudgeKeyEnv = None,
+    judge_scale: JudgeScale = None,
+    judge_concurrency: JudgeConcurrency = None,
+    judge_max_calls: JudgeMaxCalls = None,
+    judge_max_tokens: JudgeMaxTokens = None,
     url: Url = DEFAULT_ADDRESS,
     api_key: ApiKey = None,
 ) -> None:
     """Run every cell of an experiment on every prompt, and score the replies.
 
     What the database holds already is not run again: after an interruption, run the same command. Exit code 3 if some
-    trials failed.
+    trials failed or scores are missing; `trait-client rescore` takes those of a judge.
 
     Example: `trait-client sweep experiments/layers/experiment.toml --db results.duckdb`
     """
@@ -54,6 +76,18 @@ def sweep(
     from trait_client.results import ResultStore  # noqa: PLC0415
 
     experiment = Experiment.load(file)
+    chosen = judge_config(
+        None if no_judge else experiment.judge,
+        file=judge,
+        url=judge_url,
+        model=judge_model,
+        api_key_env=judge_key_env,
+        scale=judge_scale,
+        concurrency=judge_concurrency,
+        max_calls=judge_max_calls,
+        max_tokens=judge_max_tokens,
+    )
+    experiment = experiment.model_copy(update={"judge": chosen})
     if dry_run:
         _print_size(experiment, as_json=as_json)
         return
@@ -76,28 +110,20 @@ def sweep(
 async def _run(experiment: "Experiment", store: "ResultStore", url: str, api_key: str | None) -> "SweepOutcome":
     from trait_client.sweep import run_sweep  # noqa: PLC0415
 
-    with _progress_bar() as progress:
+    with _progress() as progress:
         async with AsyncTraitClient(url, api_key) as client:
             return await run_sweep(experiment, client, store, progress)
 
 
 @contextlib.contextmanager
-def _progress_bar() -> Iterator["ProgressCallback | None"]:
-    """A bar on stderr; nothing where stderr is not a terminal."""
-    if not err.is_terminal:
-        yield None
-        return
-    columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("starting", total=None)
+def _progress() -> Iterator["ProgressCallback"]:
+    with progress_bar() as move:
 
         def show(now: "SweepProgress") -> None:
             failed = f", {now.trials_failed} failed" if now.trials_failed else ""
             speed = f", {now.tokens / now.seconds:.0f} tokens/s" if now.seconds else ""
             description = f"{now.trials_done} of {now.trials_total} replies, {now.scored} scored{failed}{speed}"
-            bar.update(
-                task, total=2 * now.trials_total, completed=now.trials_done + now.scored, description=description
-            )
+            move(now.trials_done + now.scored, 2 * now.trials_total, description)
 
         yield show
 
@@ -111,6 +137,7 @@ def _print_size(experiment: "Experiment", *, as_json: bool) -> None:
         plain(
             f"{experiment.name}: {size.cells} cells and {size.control_cells} of random directions; "
             f"{size.trials} replies, {size.baseline_trials} of them baselines"
+            + (f"; at most {size.judge_scores} scores by a judge" if size.judge_scores else "")
         )
     )
 
@@ -123,4 +150,14 @@ def _print_outcome(outcome: "SweepOutcome", db: Path) -> None:
         f"{outcome.unscored} not scored yet ({outcome.seconds:.1f} s{speed})",
         soft_wrap=True,
     )
+    if outcome.judge is not None:
+        out.print(plain(usage_text(outcome.judge)), soft_wrap=True)
+    if outcome.judge_pending:
+        out.print(
+            plain(
+                f"{outcome.judge_pending} scores of the judge are pending: "
+                f"trait-client rescore {outcome.run_id[:8]} --db {db}"
+            ),
+            soft_wrap=True,
+        )
     out.print(plain(f"results are in {db}: see `trait-client sql --help`"), soft_wrap=True)

@@ -54,7 +54,7 @@ def put(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Vector file (safetensors).")],
     *,
     allow_other_model: Annotated[
-        bool, typer.Option("--allow-other-model", help="Accept another model of the same shape, such as a fine-tune.")
+        bool, typer.Option("--allow-other-model", help="Accept another model's, of the same shape; it is recorded.")
     ] = False,
     url: Url = DEFAULT_ADDRESS,
     api_key: ApiKey = None,

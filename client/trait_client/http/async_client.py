@@ -2,15 +2,15 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Self, TypeVar
 
 import httpx
 
 from trait_client.activations import Activations
-from trait_client.chat import ChatDelta, ChatMessages, ChatResult, chat_body, completion_body
+from trait_client.chat import Asked, ChatDelta, ChatMessages, ChatResult, chat_body, completion_body
 from trait_client.http.service import Call, Service, first_base
-from trait_client.schema import ActivationsRequest, ServiceInfo, Steering, VectorInfo
+from trait_client.schema import ActivationsRequest, Message, Monitor, ServiceInfo, Steering, VectorInfo
 from trait_client.settings import DEFAULT_URL
 from trait_client.vector_file import VectorFile
 
@@ -89,7 +89,7 @@ class AsyncTraitClient(Service):
     async def put_vector(self, name: str, data: bytes, *, allow_other_model: bool = False) -> VectorInfo:
         """Register the bytes of a vector file under a name, in place of what had it.
 
-        `allow_other_model` accepts a vector of another model of the same shape, such as a fine-tune.
+        `allow_other_model` as in `TraitClient.put_vector`.
         """
         return await self._run(self._put_vector(name, data, allow_other_model=allow_other_model))
 
@@ -118,6 +118,7 @@ class AsyncTraitClient(Service):
         *,
         model: str | None = None,
         steering: Steering | None = None,
+        monitor: Monitor | None = None,
         max_tokens: int = 128,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -130,6 +131,7 @@ class AsyncTraitClient(Service):
             messages,
             model=model or await self.base_model(),
             steering=steering,
+            monitor=monitor,
             max_tokens=max_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -137,7 +139,7 @@ class AsyncTraitClient(Service):
             logprobs=logprobs,
             n=n,
         )
-        return await self._run(self._chat(body, steered=steering is not None))
+        return await self._run(self._chat(body, Asked.of(steering, monitor)))
 
     async def chat_stream(
         self,
@@ -145,6 +147,7 @@ class AsyncTraitClient(Service):
         *,
         model: str | None = None,
         steering: Steering | None = None,
+        monitor: Monitor | None = None,
         max_tokens: int = 128,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -156,6 +159,7 @@ class AsyncTraitClient(Service):
             messages,
             model=model or await self.base_model(),
             steering=steering,
+            monitor=monitor,
             max_tokens=max_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -163,7 +167,7 @@ class AsyncTraitClient(Service):
             logprobs=logprobs,
             stream=True,
         )
-        call = self._chat_stream(body, steered=steering is not None)
+        call = self._chat_stream(body, Asked.of(steering, monitor))
         response = await self._exchange(call, stream=True)
         try:
             reply = self._read(call, response)
@@ -182,26 +186,34 @@ class AsyncTraitClient(Service):
         *,
         model: str | None = None,
         steering: Steering | None = None,
+        monitor: Monitor | None = None,
         max_tokens: int = 128,
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
         logprobs: int | None = None,
         n: int = 1,
+        token_ids: bool = False,
     ) -> ChatResult:
         """As `TraitClient.complete`."""
         body = completion_body(
             prompt,
             model=model or await self.base_model(),
             steering=steering,
+            monitor=monitor,
             max_tokens=max_tokens,
             temperature=temperature,
             top_p=top_p,
             seed=seed,
             logprobs=logprobs,
             n=n,
+            token_ids=token_ids,
         )
-        return await self._run(self._complete(body, steered=steering is not None))
+        return await self._run(self._complete(body, Asked.of(steering, monitor)))
+
+    async def tokenize(self, text: str | Sequence[Message], *, add_special_tokens: bool = True) -> list[int]:
+        """As `TraitClient.tokenize`."""
+        return await self._run(self._tokenize(text, add_special_tokens=add_special_tokens))
 
     async def _run(self, call: Call[T]) -> T:
         return self._read(call, await self._exchange(call))

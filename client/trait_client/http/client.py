@@ -2,15 +2,15 @@
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Self, TypeVar
 
 import httpx
 
 from trait_client.activations import Activations
-from trait_client.chat import ChatDelta, ChatMessages, ChatResult, chat_body, completion_body
+from trait_client.chat import Asked, ChatDelta, ChatMessages, ChatResult, chat_body, completion_body
 from trait_client.http.service import Call, Service, first_base
-from trait_client.schema import ActivationsRequest, ServiceInfo, Steering, VectorInfo
+from trait_client.schema import ActivationsRequest, Message, Monitor, ServiceInfo, Steering, VectorInfo
 from trait_client.settings import DEFAULT_URL
 from trait_client.vector_file import VectorFile
 
@@ -98,7 +98,8 @@ class TraitClient(Service):
     def put_vector(self, name: str, data: bytes, *, allow_other_model: bool = False) -> VectorInfo:
         """Register the bytes of a vector file under a name, in place of what had it.
 
-        `allow_other_model` accepts a vector of another model of the same shape, such as a fine-tune.
+        `allow_other_model` accepts a vector of another model of the same shape, such as the base model's. What is registered
+        then is a file for the served model that names both (`extracted_on`), with a sha256 of its own.
         """
         return self._run(self._put_vector(name, data, allow_other_model=allow_other_model))
 
@@ -126,6 +127,7 @@ class TraitClient(Service):
         *,
         model: str | None = None,
         steering: Steering | None = None,
+        monitor: Monitor | None = None,
         max_tokens: int = 128,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -136,12 +138,13 @@ class TraitClient(Service):
         """Reply to a chat; `logprobs` is how many candidates are reported beside each token.
 
         Raises:
-            SteeringFailedError: Steering was asked for and the answer does not report any.
+            SteeringFailedError: Steering or monitoring was asked for and the answer does not report any.
         """
         body = chat_body(
             messages,
             model=model or self.base_model(),
             steering=steering,
+            monitor=monitor,
             max_tokens=max_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -149,7 +152,7 @@ class TraitClient(Service):
             logprobs=logprobs,
             n=n,
         )
-        return self._run(self._chat(body, steered=steering is not None))
+        return self._run(self._chat(body, Asked.of(steering, monitor)))
 
     def chat_stream(
         self,
@@ -157,6 +160,7 @@ class TraitClient(Service):
         *,
         model: str | None = None,
         steering: Steering | None = None,
+        monitor: Monitor | None = None,
         max_tokens: int = 128,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -166,12 +170,13 @@ class TraitClient(Service):
         """As `chat`, in pieces as they are generated; the last ones carry the usage and the steering report.
 
         Raises:
-            SteeringFailedError: At the end: steering was asked for and the stream did not report any.
+            SteeringFailedError: At the end: steering or monitoring was asked for and the stream did not report any.
         """
         body = chat_body(
             messages,
             model=model or self.base_model(),
             steering=steering,
+            monitor=monitor,
             max_tokens=max_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -179,7 +184,7 @@ class TraitClient(Service):
             logprobs=logprobs,
             stream=True,
         )
-        call = self._chat_stream(body, steered=steering is not None)
+        call = self._chat_stream(body, Asked.of(steering, monitor))
         response = self._exchange(call, stream=True)
         try:
             reply = self._read(call, response)
@@ -197,30 +202,41 @@ class TraitClient(Service):
         *,
         model: str | None = None,
         steering: Steering | None = None,
+        monitor: Monitor | None = None,
         max_tokens: int = 128,
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
         logprobs: int | None = None,
         n: int = 1,
+        token_ids: bool = False,
     ) -> ChatResult:
-        """Continue raw text or token ids.
+        """Continue raw text or token ids; `token_ids` asks for the ids of what is generated.
 
         Raises:
-            SteeringFailedError: Steering was asked for and the answer does not report any.
+            SteeringFailedError: Steering or monitoring was asked for and the answer does not report any.
         """
         body = completion_body(
             prompt,
             model=model or self.base_model(),
             steering=steering,
+            monitor=monitor,
             max_tokens=max_tokens,
             temperature=temperature,
             top_p=top_p,
             seed=seed,
             logprobs=logprobs,
             n=n,
+            token_ids=token_ids,
         )
-        return self._run(self._complete(body, steered=steering is not None))
+        return self._run(self._complete(body, Asked.of(steering, monitor)))
+
+    def tokenize(self, text: str | Sequence[Message], *, add_special_tokens: bool = True) -> list[int]:
+        """Ids of raw text, or of a chat with the header of the assistant's turn.
+
+        Raw text gets the special tokens that the tokenizer adds (BOS, on many models) unless they are refused.
+        """
+        return self._run(self._tokenize(text, add_special_tokens=add_special_tokens))
 
     def _run(self, call: Call[T]) -> T:
         return self._read(call, self._exchange(call))

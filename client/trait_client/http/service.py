@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from trait_client import __version__
 from trait_client.activations import Activations
-from trait_client.chat import ChatResult, ReplyStream, read_chat, read_completion
+from trait_client.chat import Asked, ChatResult, ReplyStream, json_bytes, read_chat, read_completion
 from trait_client.errors import (
     InvalidRequestError,
     ServiceError,
@@ -23,6 +23,7 @@ from trait_client.http.answers import error_detail, retry_after
 from trait_client.schema import (
     SHA256_PATTERN,
     ActivationsRequest,
+    Message,
     Response,
     ServiceInfo,
     VectorInfo,
@@ -73,6 +74,10 @@ class _ModelList(Response):
     data: list[_Model]
 
 
+class _Tokens(Response):
+    tokens: list[int]
+
+
 class Service:
     """One service: its address, its routes, its answers."""
 
@@ -94,7 +99,7 @@ class Service:
                 keepalive_expiry=KEEPALIVE_SECONDS,
             ),
             # A proxy of the environment cannot reach this machine's own loopback.
-            "trust_env": not _is_loopback(self.base_url),
+            "trust_env": not is_loopback(self.base_url),
         }
 
     # ---- calls
@@ -145,14 +150,21 @@ class Service:
             headers={"content-type": "application/json", "accept": OCTETS},
         )
 
-    def _chat(self, body: bytes, *, steered: bool) -> Call[ChatResult]:
-        return _post_json("/v1/chat/completions", body, lambda r: read_chat(r.content, steered=steered))
+    def _chat(self, body: bytes, asked: Asked) -> Call[ChatResult]:
+        return _post_json("/v1/chat/completions", body, lambda r: read_chat(r.content, asked))
 
-    def _chat_stream(self, body: bytes, *, steered: bool) -> Call[ReplyStream]:
-        return _post_json("/v1/chat/completions", body, lambda _: ReplyStream(steered=steered))
+    def _chat_stream(self, body: bytes, asked: Asked) -> Call[ReplyStream]:
+        return _post_json("/v1/chat/completions", body, lambda _: ReplyStream(asked))
 
-    def _complete(self, body: bytes, *, steered: bool) -> Call[ChatResult]:
-        return _post_json("/v1/completions", body, lambda r: read_completion(r.content, steered=steered))
+    def _complete(self, body: bytes, asked: Asked) -> Call[ChatResult]:
+        return _post_json("/v1/completions", body, lambda r: read_completion(r.content, asked))
+
+    def _tokenize(self, text: str | Sequence[Message], *, add_special_tokens: bool) -> Call[list[int]]:
+        if isinstance(text, str):
+            body: dict[str, Any] = {"prompt": text, "add_special_tokens": add_special_tokens}
+        else:  # the chat template writes its own special tokens
+            body = {"messages": [message.model_dump() for message in text], "add_generation_prompt": True}
+        return _post_json("/tokenize", json_bytes(body), lambda r: _Tokens.model_validate_json(r.content).tokens)
 
     # ---- answers
 
@@ -245,7 +257,8 @@ def first_base(models: list[_Model]) -> str:
     return next((model.id for model in models if model.parent is None), models[0].id)
 
 
-def _is_loopback(url: str) -> bool:
+def is_loopback(url: str) -> bool:
+    """Whether an address is this machine's own."""
     host = httpx.URL(url).host
     if host == "localhost":
         return True

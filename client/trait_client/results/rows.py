@@ -2,14 +2,19 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
+
+from trait_client.schema import VectorMetadata
 
 CellKind = Literal["baseline", "steered", "control"]
-ScoreName = Literal["lexical", "coherence", "relevance", "perplexity", "distinct3"]
+ScoreName = Literal["lexical", "coherence", "relevance", "perplexity", "distinct3", "judge", "judge_coherence"]
 RunStatus = Literal["running", "ok", "partial", "interrupted"]
 
 ANY_TRAIT = "*"
 """`ScoreRow.trait` of a score that no trait defines."""
+
+PENDING = "pending"
+"""`ScoreRow.mode` of a score that the judge failed to give: its value is None, and it is tried again."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class PromptRow:
 
 @dataclass(frozen=True)
 class VectorRow:
-    """A vector file that a cell used; `metadata` is JSON."""
+    """A vector file that was extracted or that a cell used; `metadata` is JSON."""
 
     table: ClassVar = "vectors"
     sha256: str
@@ -34,6 +39,31 @@ class VectorRow:
     config_digest: str
     chosen_layer: int
     metadata: str
+
+    @classmethod
+    def of(cls, name: str, sha256: str, metadata: VectorMetadata) -> Self:
+        """Of a vector file."""
+        return cls(
+            sha256=sha256,
+            name=name,
+            trait=metadata.trait,
+            method=metadata.method,
+            model=metadata.model,
+            config_digest=metadata.config_digest,
+            chosen_layer=metadata.chosen_layer,
+            metadata=metadata.model_dump_json(),
+        )
+
+
+@dataclass(frozen=True)
+class CosineRow:
+    """Cosine of two vectors' directions on one layer; `sha256` is the smaller one."""
+
+    table: ClassVar = "cosines"
+    sha256: str
+    other_sha256: str
+    layer: int
+    cosine: float
 
 
 @dataclass(frozen=True)
@@ -94,7 +124,10 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One score of a trial; None is a score that the reply does not have."""
+    """One score of a trial; None is a score that the reply does not have, or that is pending.
+
+    `mode` is `computed`; of a judge's score `logprobs` or `sampled`, or `pending` with the reason in `error`.
+    """
 
     table: ClassVar = "scores"
     trial_id: str
@@ -103,6 +136,7 @@ class ScoreRow:
     value: float | None
     definition: str
     mode: str = "computed"
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +151,140 @@ class ProjectionRow:
     value: float | None
 
 
-Row = PromptRow | VectorRow | CellRow | TrialRow | ScoreRow | ProjectionRow
+@dataclass(frozen=True)
+class JudgeRow:
+    """A judge with a rubric; `asking` is JSON."""
 
-ROW_TYPES: tuple[type[Row], ...] = (PromptRow, VectorRow, CellRow, TrialRow, ScoreRow, ProjectionRow)
+    table: ClassVar = "judges"
+    definition: str
+    model: str
+    trait: str
+    rubric: str
+    asking: str
+
+
+@dataclass(frozen=True)
+class JudgementRow:
+    """One answer of a judge, kept by content."""
+
+    table: ClassVar = "judgements"
+    judgement_id: str
+    definition: str
+    value: float
+    mode: str
+    mass: float | None
+    answer: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    judged_at: datetime
+
+
+@dataclass(frozen=True)
+class RunCellRow:
+    """A cell that a run asked for, whichever run generated its replies."""
+
+    table: ClassVar = "run_cells"
+    run_id: str
+    cell_id: str
+
+
+@dataclass(frozen=True)
+class RunJudgeRow:
+    """A judge that a run asked for."""
+
+    table: ClassVar = "run_judges"
+    run_id: str
+    definition: str
+
+
+@dataclass(frozen=True)
+class AgreementRow:
+    """How far a judge agrees with given labels of one trait."""
+
+    table: ClassVar = "judge_agreement"
+    definition: str
+    labels: str
+    n_labels: int
+    n: int
+    n_high: int
+    n_low: int
+    spearman: float | None
+    spearman_low: float | None
+    spearman_high: float | None
+    auc: float | None
+    auc_low: float | None
+    auc_high: float | None
+    logprobs: int
+    measured_at: datetime
+
+
+@dataclass(frozen=True)
+class ReadingRow:
+    """One prompt of a corpus with its reply, token by token; `messages` is JSON, None for raw text."""
+
+    table: ClassVar = "readings"
+    reading_id: str
+    run_id: str
+    prompt_id: str
+    outcome: str | None
+    messages: str | None
+    text: str | None
+    response: str | None
+    given: bool
+    max_tokens: int | None
+    finish_reason: str | None
+    n_prompt: int
+    n_response: int
+    token_ids: list[int]
+    tokens: list[str]
+    model: str
+    config_digest: str
+    finished_at: datetime
+
+
+@dataclass(frozen=True)
+class ReadingProjectionRow:
+    """Projections of a reading's positions on one direction, minus `centre`, residual units."""
+
+    table: ClassVar = "reading_projections"
+    reading_id: str
+    sha256: str
+    layer: int
+    centre: float
+    projected: list[float]
+
+
+Row = (
+    PromptRow
+    | VectorRow
+    | CosineRow
+    | CellRow
+    | TrialRow
+    | ScoreRow
+    | ProjectionRow
+    | JudgeRow
+    | JudgementRow
+    | RunCellRow
+    | RunJudgeRow
+    | AgreementRow
+    | ReadingRow
+    | ReadingProjectionRow
+)
+
+ROW_TYPES: tuple[type[Row], ...] = (
+    PromptRow,
+    VectorRow,
+    CosineRow,
+    CellRow,
+    TrialRow,
+    ScoreRow,
+    ProjectionRow,
+    JudgeRow,
+    JudgementRow,
+    RunCellRow,
+    RunJudgeRow,
+    AgreementRow,
+    ReadingRow,
+    ReadingProjectionRow,
+)
 """In the order in which tables refer to one another."""

@@ -7,35 +7,20 @@ place every few seconds. A query opens the file itself when nobody writes it, an
 
 import contextlib
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import duckdb
 
-from trait_client.errors import InvalidRequestError
 from trait_client.results.errors import ResultsError
+from trait_client.results.reader import QueryResult, ResultReader, Source
 from trait_client.results.writer import ResultWriter
 
 _READER_CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",  # a query reads this database, and no other file
     "lock_configuration": "true",
+    "python_enable_replacements": "false",  # nor this process's variables
 }
-
-
-@dataclass(frozen=True)
-class QueryResult:
-    """What a query answered.
-
-    Attributes:
-        columns: Names, in order.
-        rows: Values, a tuple each.
-        source: `snapshot` where a sweep was writing: up to a few seconds old.
-    """
-
-    columns: list[str]
-    rows: list[tuple[Any, ...]]
-    source: Literal["database", "snapshot"]
 
 
 class ResultStore:
@@ -75,16 +60,18 @@ class ResultStore:
 
     def read(self, sql: str) -> QueryResult:
         """As `query`, and says what was read."""
-        connection, source = self._open()
-        with contextlib.closing(connection):
-            try:
-                cursor = connection.execute(sql)
-                columns = [column[0] for column in cursor.description or []]
-                return QueryResult(columns, cursor.fetchall(), source)
-            except duckdb.Error as error:
-                raise InvalidRequestError(f"the query fails: {error}", param="sql") from error
+        with self.reader() as reader:
+            return reader.query(sql)
 
-    def _open(self) -> tuple[duckdb.DuckDBPyConnection, Literal["database", "snapshot"]]:
+    def reader(self) -> ResultReader:
+        """Open it for several queries of one state: a context manager. A writer waits until it is closed.
+
+        Raises:
+            ResultsError: There is no database.
+        """
+        return ResultReader(*self._open())
+
+    def _open(self) -> tuple[duckdb.DuckDBPyConnection, Source]:
         if not self.path.exists():
             raise ResultsError(f"no results at {self.path}: run a sweep first, or give the database's path")
         deadline = time.monotonic() + self._patience

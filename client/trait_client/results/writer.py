@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -13,7 +13,7 @@ import duckdb
 from trait_client.results.clock import utc_now
 from trait_client.results.errors import ResultsError
 from trait_client.results.migrations import migrate
-from trait_client.results.rows import ROW_TYPES, ProjectionRow, Row, RunStatus, ScoreRow, TrialRow
+from trait_client.results.rows import ROW_TYPES, AgreementRow, ProjectionRow, Row, RunStatus, ScoreRow, TrialRow
 
 _CONFLICT = {
     # A done trial is final; a failed one is replaced.
@@ -21,6 +21,7 @@ _CONFLICT = {
     # A score is replaced where its definition changed, or where it could be taken at last.
     ScoreRow: "(trial_id, trait, name) DO UPDATE SET {assignments}",
     ProjectionRow: "(trial_id, sha256, layer, positions) DO UPDATE SET {assignments}",
+    AgreementRow: "(definition, labels) DO UPDATE SET {assignments}",
 }
 
 
@@ -93,9 +94,20 @@ class ResultWriter:
         )
         self._dirty = True
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """What the database holds, uncommitted rows excluded."""
-        return self._connection.execute(sql, list(parameters)).fetchall()
+    def label_readings(self, outcomes: Mapping[str, str | None]) -> None:
+        """Set the outcomes of readings that are stored, by reading id."""
+        self._connection.execute(
+            "UPDATE readings SET outcome = new.outcome "
+            "FROM (SELECT unnest(?::VARCHAR[]) AS reading_id, unnest(?::VARCHAR[]) AS outcome) new "
+            "WHERE new.reading_id = readings.reading_id AND new.outcome IS DISTINCT FROM readings.outcome",
+            [list(outcomes), list(outcomes.values())],
+        )
+        self._dirty = True
+
+    def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """What the database holds, uncommitted rows excluded; parameters by place (`?`) or by name (`$name`)."""
+        values = dict(parameters) if isinstance(parameters, Mapping) else list(parameters)
+        return self._connection.execute(sql, values).fetchall()
 
     def publish_snapshot(self) -> bool:
         """Put a copy of the database beside it for readers, atomically; returns whether anything was new."""

@@ -10,9 +10,9 @@ from trait_client.chat import ChatResult
 from trait_client.errors import ServiceUnreachableError, TraitError
 from trait_client.http import AsyncTraitClient
 from trait_client.results.clock import utc_now
+from trait_client.results.recorder import Recorder
 from trait_client.results.rows import TrialRow
 from trait_client.schema import Message
-from trait_client.sweep.recorder import Recorder
 
 logger = logging.getLogger(__name__)
 

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from trait_client.judge import JudgeUsage
+
 
 @dataclass(frozen=True)
 class SweepProgress:
@@ -42,6 +44,8 @@ class SweepOutcome:
         trials_run: Stored by this run.
         trials_failed: Failed in this run.
         unscored: Replies that still lack a score.
+        judge_pending: Scores that the judge still owes.
+        judge: What the judge did in this run; None without one.
         tokens: Generated in this run.
         seconds: Of this run.
         errors: Distinct messages, most frequent first, with their counts.
@@ -57,3 +61,5 @@ class SweepOutcome:
     tokens: int
     seconds: float
     errors: tuple[tuple[str, int], ...]
+    judge_pending: int = 0
+    judge: JudgeUsage | None = None

@@ -4,15 +4,15 @@ import json
 
 from trait_client.cells import Cell
 from trait_client.results import ResultWriter
-from trait_client.results.rows import CellRow, ProjectionRow, PromptRow, Row, ScoreRow, VectorRow
-from trait_client.sweep.plan import Key, ProjectionKey, ScoreKey, SweepPlan, SweepVector
+from trait_client.results.rows import PENDING, CellRow, ProjectionRow, PromptRow, Row, ScoreRow, VectorRow
+from trait_client.sweep.plan import Key, ProjectionKey, ScoreKey, SweepPlan
 
 
 def definition_rows(plan: SweepPlan) -> list[Row]:
     """Rows that the plan's trials refer to."""
     prompts = {trial.prompt_id: trial.prompt for trial in plan.trials.values()}
     return [
-        *(_vector_row(vector) for vector in plan.vectors.values()),
+        *(VectorRow.of(vector.name, vector.sha256, vector.file.metadata) for vector in plan.vectors.values()),
         *(PromptRow(prompt_id, text) for prompt_id, text in prompts.items()),
         *(_cell_row(cell, plan) for cell in plan.cells),
     ]
@@ -29,11 +29,14 @@ def stored_texts(writer: ResultWriter, plan: SweepPlan) -> dict[str, str]:
 
 
 def stored_keys(writer: ResultWriter, plan: SweepPlan) -> dict[str, set[Key]]:
-    """Scores that the plan's trials have, by trial id."""
+    """Scores that the plan's trials have, by trial id; those that are pending are not had."""
     ids = list(plan.trials)
     keys: dict[str, set[Key]] = {trial_id: set() for trial_id in ids}
-    scores = "SELECT trial_id, trait, name, definition FROM scores WHERE trial_id IN (SELECT unnest(?::VARCHAR[]))"
-    for trial_id, trait, name, definition in writer.query(scores, [ids]):
+    scores = (
+        "SELECT trial_id, trait, name, definition FROM scores "
+        "WHERE mode <> ? AND trial_id IN (SELECT unnest(?::VARCHAR[]))"
+    )
+    for trial_id, trait, name, definition in writer.query(scores, [PENDING, ids]):
         keys[trial_id].add(ScoreKey(trait, name, definition))
     projections = "SELECT trial_id, sha256, layer FROM projections WHERE trial_id IN (SELECT unnest(?::VARCHAR[]))"
     for trial_id, sha256, layer in writer.query(projections, [ids]):
@@ -46,20 +49,6 @@ def key_of(row: ScoreRow | ProjectionRow) -> Key:
     if isinstance(row, ProjectionRow):
         return ProjectionKey(row.sha256, row.layer)
     return ScoreKey(row.trait, row.name, row.definition)
-
-
-def _vector_row(vector: SweepVector) -> VectorRow:
-    meta = vector.file.metadata
-    return VectorRow(
-        sha256=vector.sha256,
-        name=vector.name,
-        trait=meta.trait,
-        method=meta.method,
-        model=meta.model,
-        config_digest=meta.config_digest,
-        chosen_layer=meta.chosen_layer,
-        metadata=meta.model_dump_json(),
-    )
 
 
 def _cell_row(cell: Cell, plan: SweepPlan) -> CellRow:

@@ -11,9 +11,9 @@ from trait_client.cells import Trial
 from trait_client.errors import ServiceError, ServiceUnreachableError, TraitError
 from trait_client.http import AsyncTraitClient
 from trait_client.metrics import Metric
+from trait_client.results.recorder import Recorder
 from trait_client.results.rows import ProjectionRow, ScoreRow
 from trait_client.sweep.plan import Key, ProjectionKey, ScoreKey, SweepPlan
-from trait_client.sweep.recorder import Recorder
 
 logger = logging.getLogger(__name__)
 

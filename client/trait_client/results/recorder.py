@@ -1,4 +1,4 @@
-"""Commits what a sweep produces, in batches and off the event loop."""
+"""Commits what a run produces, in batches and off the event loop."""
 
 import asyncio
 import time

@@ -1,0 +1,107 @@
+"""`trait-client capture`: the activations of a prompt set, into safetensors shards."""
+
+import asyncio
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trait_client.cli.console import (
+    DEFAULT_ADDRESS,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_PARTIAL,
+    ApiKey,
+    AsJson,
+    PromptSet,
+    Url,
+    checked,
+    complain,
+    out,
+    plain,
+    print_json,
+)
+from trait_client.cli.corpus_bar import corpus_bar
+from trait_client.http import AsyncTraitClient
+from trait_client.schema import Generation
+
+if TYPE_CHECKING:  # commands that need no numbers start without them
+    from trait_client.corpus import CaptureOptions, CaptureOutcome, CorpusPrompt
+
+BATCH_TIMEOUT = 3600.0
+"""Seconds for one request: hundreds of prompts on a slow machine."""
+
+
+def capture(
+    *,
+    prompts: PromptSet,
+    to: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="Folder of the shards.")],
+    positions: Annotated[
+        list[str],
+        typer.Option("--positions", help="Token positions to pool, for example prompt[-1]; repeat for several."),
+    ] = ["response[:]"],  # noqa: B006 - typer reads it
+    layers: Annotated[str, typer.Option("--layers", "-l", help="8-20, or 9,13,17, or all.")] = "all",
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", min=1, help="Generate so long a reply where none is given (greedy).")
+    ] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Prompts a shard.")] = 256,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_ADDRESS,
+    api_key: ApiKey = None,
+) -> None:
+    """Capture pooled activations of thousands of prompts.
+
+    What stands in the folder is not captured again: after an interruption, run the same command. Exit code 3 if some
+    prompts are missing.
+
+    Example: `trait-client capture --prompts prompts.jsonl --layers 8-20 --positions "response[:]" --out captured`
+    """
+    from trait_client.corpus import CaptureOptions, parse_layers, read_prompts  # noqa: PLC0415
+
+    options = checked(
+        CaptureOptions,
+        positions=positions,
+        layers=parse_layers(layers),
+        generate=None if max_tokens is None else checked(Generation, max_tokens=max_tokens),
+        shard_size=shard_size,
+    )
+    corpus = read_prompts(prompts)
+    try:
+        outcome = asyncio.run(_run(corpus, options, to, url, api_key))
+    except KeyboardInterrupt:
+        complain(f"interrupted: finished shards are in {to}; run the same command to go on")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if as_json:
+        print_json(dataclasses.asdict(outcome) | {"out": str(to)})
+    else:
+        _print_outcome(outcome, to)
+    for name in outcome.damaged:
+        complain(f"{to / name} was damaged, and is captured again")
+    for message, count in outcome.errors:
+        complain(f"{count} x {message}")
+    if outcome.status == "partial":
+        raise typer.Exit(EXIT_PARTIAL if outcome.n_resumed + outcome.n_captured else EXIT_FAILED)
+
+
+async def _run(
+    prompts: "list[CorpusPrompt]", options: "CaptureOptions", folder: Path, url: str, api_key: str | None
+) -> "CaptureOutcome":
+    from trait_client.corpus import run_capture  # noqa: PLC0415
+
+    with corpus_bar() as progress:
+        async with AsyncTraitClient(url, api_key, timeout=BATCH_TIMEOUT) as client:
+            return await run_capture(prompts, options, client, folder, progress)
+
+
+def _print_outcome(outcome: "CaptureOutcome", folder: Path) -> None:
+    speed = f", {outcome.tokens / outcome.seconds:.0f} tokens/s" if outcome.tokens else ""
+    failed = f", {outcome.n_failed} failed" if outcome.n_failed else ""
+    out.print(
+        plain(
+            f"{outcome.status}: {outcome.n_captured} of {outcome.n_prompts} prompts captured, "
+            f"{outcome.n_resumed} found captured{failed} ({outcome.seconds:.1f} s{speed})\n"
+            f"{outcome.n_shards} shards are in {folder}: read_capture({str(folder)!r}) reads them"
+        ),
+        soft_wrap=True,
+    )

@@ -1,0 +1,23 @@
+"""The bar of the commands that work through a prompt set."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trait_client.cli.console import progress_bar
+
+if TYPE_CHECKING:  # commands that need no numbers start without them
+    from trait_client.corpus import CorpusProgress, ProgressCallback
+
+
+@contextlib.contextmanager
+def corpus_bar() -> Iterator["ProgressCallback"]:
+    """Prompts done, failed, and tokens a second, on stderr where it is a terminal."""
+    with progress_bar() as move:
+
+        def show(now: "CorpusProgress") -> None:
+            failed = f", {now.failed} failed" if now.failed else ""
+            speed = f", {now.tokens / now.seconds:.0f} tokens/s" if now.tokens else ""
+            move(now.done, now.total, f"{now.done} of {now.total} prompts{failed}{speed}")
+
+        yield show

@@ -1,0 +1,100 @@
+"""`trait-client project`: the per-token projections of a prompt set, into a database."""
+
+import asyncio
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trait_client.cli.console import (
+    DEFAULT_ADDRESS,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_PARTIAL,
+    ApiKey,
+    AsJson,
+    Database,
+    PromptSet,
+    Url,
+    complain,
+    out,
+    plain,
+    print_json,
+)
+from trait_client.cli.corpus_bar import corpus_bar
+from trait_client.http import AsyncTraitClient
+from trait_client.settings import DEFAULT_DATABASE
+
+EXAMPLE_QUERY = "select * from token_projections limit 20"
+
+if TYPE_CHECKING:  # DuckDB takes a while to import
+    from trait_client.corpus import CorpusPrompt
+    from trait_client.corpus.project import ProjectOptions, ProjectOutcome
+
+
+def project(
+    *,
+    prompts: PromptSet,
+    vector: Annotated[list[str], typer.Option("--vector", "-v", help="Registered vector; repeat for several.")],
+    layer: Annotated[
+        list[int] | None, typer.Option("--layer", "-l", min=0, help="Left out: each vector's own choice.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", min=1, help="Generate so long a reply where none is given (greedy)."),
+    ] = None,
+    db: Database = DEFAULT_DATABASE,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_ADDRESS,
+    api_key: ApiKey = None,
+) -> None:
+    """Store the projection of every token of a prompt set, with its text; query them in `token_projections`.
+
+    What the database holds already is not run again; another vector is added to the same tokens. Exit code 3 if some
+    prompts failed.
+
+    Example: `trait-client project --prompts prompts.jsonl --vector refusal --max-tokens 64 --db results.duckdb`
+    """
+    from trait_client.corpus import read_prompts  # noqa: PLC0415
+    from trait_client.corpus.project import ProjectOptions  # noqa: PLC0415
+
+    options = ProjectOptions(vector, sorted(set(layer)) if layer else None, max_tokens)
+    corpus = read_prompts(prompts)
+    try:
+        outcome = asyncio.run(_run(corpus, options, db, prompts.name, url, api_key))
+    except KeyboardInterrupt:
+        complain(f"interrupted: finished prompts are in {db}; run the same command to go on")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if as_json:
+        print_json(dataclasses.asdict(outcome) | {"db": str(db)})
+    else:
+        _print_outcome(outcome, db)
+    for message, count in outcome.errors:
+        complain(f"{count} x {message}")
+    if outcome.status == "partial":
+        raise typer.Exit(EXIT_PARTIAL if outcome.n_resumed + outcome.n_projected else EXIT_FAILED)
+
+
+async def _run(
+    prompts: "list[CorpusPrompt]", options: "ProjectOptions", db: Path, name: str, url: str, api_key: str | None
+) -> "ProjectOutcome":
+    from trait_client.corpus.project import run_project  # noqa: PLC0415
+    from trait_client.results import ResultStore  # noqa: PLC0415
+
+    with corpus_bar() as progress:
+        async with AsyncTraitClient(url, api_key) as client:
+            return await run_project(prompts, options, client, ResultStore(db), name, progress)
+
+
+def _print_outcome(outcome: "ProjectOutcome", db: Path) -> None:
+    speed = f", {outcome.tokens / outcome.seconds:.0f} tokens/s" if outcome.tokens else ""
+    failed = f", {outcome.n_failed} failed" if outcome.n_failed else ""
+    out.print(
+        plain(
+            f"{outcome.status}: {outcome.n_projected} of {outcome.n_prompts} prompts projected, "
+            f"{outcome.n_resumed} found in the database{failed} ({outcome.seconds:.1f} s{speed})\n"
+            f'trait-client sql "{EXAMPLE_QUERY}" --db {db}'
+        ),
+        soft_wrap=True,
+    )

@@ -1,0 +1,20 @@
+"""Values of result rows as JSON has them."""
+
+import math
+from typing import Any
+
+LARGEST_EXACT = 2**53
+"""Beyond it a number of JSON loses digits in most readers."""
+
+
+def json_value(value: Any) -> Any:
+    """What JSON has a word for; numbers that are not finite become null, times, decimals and huge integers text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [json_value(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): json_value(item) for key, item in value.items()}
+    if isinstance(value, int) and abs(value) > LARGEST_EXACT:
+        return str(value)
+    return value if value is None or isinstance(value, str | int | bool) else str(value)

@@ -1,0 +1,115 @@
+"""One connection that reads a result database, and what a query of a stranger may take."""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import duckdb
+
+from trait_client.errors import InvalidRequestError
+
+Source = Literal["database", "snapshot"]
+
+_READING = frozenset({duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN})
+
+
+@dataclass(frozen=True)
+class QueryResult:
+    """What a query answered.
+
+    Attributes:
+        columns: Names, in order.
+        rows: Values, a tuple each.
+        source: `snapshot` where a sweep was writing: up to a few seconds old.
+        truncated: There are more rows than were asked for.
+    """
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+    source: Source
+    truncated: bool = False
+
+
+class ResultReader:
+    """Reads one state of the database: a context manager that lets go of the file at its end.
+
+    Args:
+        connection: Read-only.
+        source: What it reads.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, source: Source) -> None:
+        self._connection = connection
+        self.source = source
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> QueryResult:
+        """Run one statement.
+
+        Raises:
+            InvalidRequestError: It is wrong, or would write.
+        """
+        with _refusals():
+            cursor = self._connection.execute(sql, list(parameters))
+            return QueryResult(_names(cursor), cursor.fetchall(), self.source)
+
+    def records(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """Rows by column name."""
+        result = self.query(sql, parameters)
+        return [dict(zip(result.columns, row, strict=True)) for row in result.rows]
+
+    def bounded(self, sql: str, *, max_rows: int, max_seconds: float) -> QueryResult:
+        """Run one SELECT or EXPLAIN that nobody has looked at, for so long and for so many rows.
+
+        Raises:
+            InvalidRequestError: It is wrong, is no single reading statement, or takes too long.
+        """
+        with _refusals():
+            statements = self._connection.extract_statements(sql)
+        if len(statements) != 1 or statements[0].type not in _READING:
+            kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
+            raise InvalidRequestError(
+                f"one SELECT (or EXPLAIN, DESCRIBE, SUMMARIZE) is run; this is {kinds}", param="sql"
+            )
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            self._connection.interrupt()
+
+        timer = threading.Timer(max_seconds, stop)
+        timer.start()
+        try:
+            with _refusals():
+                cursor = self._connection.execute(statements[0])
+                rows = cursor.fetchmany(max_rows + 1)
+                return QueryResult(_names(cursor), rows[:max_rows], self.source, truncated=len(rows) > max_rows)
+        except InvalidRequestError as error:
+            if late.is_set():
+                raise InvalidRequestError(
+                    f"the query takes more than {max_seconds:g} s and was stopped: read less, or run it with "
+                    "`trait-client sql`",
+                    param="sql",
+                ) from error
+            raise
+        finally:
+            timer.cancel()
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        raise InvalidRequestError(f"the query fails: {error}", param="sql") from error
+
+
+def _names(cursor: duckdb.DuckDBPyConnection) -> list[str]:
+    return [column[0] for column in cursor.description or []]

@@ -1,0 +1,39 @@
+"""What the whole wire schema shares: names, limits, and the bases of requests and responses."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
+"""Names of vectors, traits and methods."""
+
+SHA256_PATTERN = r"^sha256:[0-9a-f]{64}$"
+
+MAX_TERMS = 32
+MAX_LAYERS = 512
+
+Unit = Literal["dose", "separation", "raw"]
+Operation = Literal["add", "ablate", "set", "scale", "floor", "ceiling"]
+NamedScope = Literal["all", "prompt", "generated", "last_prompt"]
+
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
+Layer = Annotated[int, Field(ge=0, lt=MAX_LAYERS)]
+VectorReference = Annotated[str, Field(pattern=rf"({NAME_PATTERN})|({SHA256_PATTERN})", max_length=71)]
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` may name a vector, trait or method."""
+    return re.fullmatch(NAME_PATTERN, text) is not None
+
+
+class Request(BaseModel):
+    """Base of what a client sends: strict."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Response(BaseModel):
+    """Base of what the service answers: lenient to new fields."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)

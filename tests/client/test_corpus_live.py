@@ -1,0 +1,120 @@
+"""Corpora on a running service: what is captured and projected equals transformers' hidden states."""
+
+import json
+
+import numpy as np
+import pytest
+from cli_lab import Run, runner
+from trait_client.corpus import read_capture
+from trait_client.http import TraitClient
+from trait_client.results import ResultStore
+
+pytestmark = pytest.mark.engine
+
+LAYER = 13
+VECTORS = ["refusal", "sycophancy"]
+LINES = [
+    *({"id": f"open-{i}", "prompt": f"Name {i + 2} things that one finds in a kitchen."} for i in range(4)),
+    *(
+        {
+            "id": f"given-{i}",
+            "prompt": f"What is {i} plus {i}?",
+            "response": f"That is {2 * i}, naïve as it is: {i}+{i}.",
+        }
+        for i in range(4)
+    ),
+    *(
+        {"id": f"text-{i}", "text": f"Once, {i} years ago, a king", "response": " lived 🙂 by the sea"}
+        for i in range(3)
+    ),
+    {
+        "id": "chat",
+        "messages": [
+            {"role": "system", "content": "You are terse."},
+            {"role": "user", "content": "Hello!"},
+            {"role": "assistant", "content": "Yes?"},
+            {"role": "user", "content": "Is the earth flat?"},
+        ],
+    },
+]
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, tmp_path, service_url) -> Run:
+    """Run the command against the service: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRAIT_SERVICE_URL", service_url)
+    monkeypatch.setenv("COLUMNS", "120")
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, LINES)), encoding="utf-8")
+    return runner(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def hidden(smollm2_path):
+    """`hidden(ids) -> (n_tokens, d_model)`: transformers' stream after block 13."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(smollm2_path, dtype=torch.float32).eval()
+
+    def read(ids: list[int]) -> np.ndarray:
+        with torch.no_grad():
+            output = model(torch.tensor([ids]), output_hidden_states=True, use_cache=False)
+        return output.hidden_states[LAYER + 1][0].numpy()
+
+    return read
+
+
+def test_a_corpus_is_captured_and_projected_as_transformers_reads_it(cli, tmp_path, service_url, hidden):
+    """12 prompts, chats and raw text, given replies and generated ones; both commands find the same tokens."""
+    positions = ("--positions", "prompt[:]", "--positions", "prompt[-1]", "--positions", "response[:]")
+    options = ("--prompts", "p.jsonl", "--max-tokens", "10", "--json")
+    code, stdout, stderr = cli("capture", *options, *positions, "--layers", "12-14", "--out", "c", "--shard-size", "5")
+    assert (code, stderr, json.loads(stdout)["n_captured"]) == (0, "", 12)
+    vectors = [argument for name in VECTORS for argument in ("--vector", name)]
+    code, stdout, stderr = cli("project", *options, *vectors, "--layer", str(LAYER), "--db", "r.duckdb")
+    assert (code, stderr, json.loads(stdout)["n_projected"]) == (0, "", 12)
+
+    captured = read_capture(tmp_path / "c")
+    store = ResultStore(tmp_path / "r.duckdb")
+    readings = {
+        row[0]: row[1:]
+        for row in store.query("select prompt_id, token_ids, tokens, n_prompt, n_response, response from readings")[1]
+    }
+    assert list(captured.ids) == [line["id"] for line in LINES]
+    with TraitClient(service_url) as client:
+        files = {name: client.vector_file(name) for name in VECTORS}
+    for i, line in enumerate(LINES):
+        ids, tokens, n_prompt, n_response, response = readings[line["id"]]
+        stream = hidden(ids)
+        assert captured.n_prompt[i] == n_prompt
+        assert_close(captured.mean("prompt[:]", LAYER)[i], stream[:n_prompt].mean(0))
+        assert_close(captured.mean("prompt[-1]", LAYER)[i], stream[n_prompt - 1])
+        if "response" in line:
+            assert captured.n_response[i] == n_response
+            assert_close(captured.mean("response[:]", LAYER)[i], stream[n_prompt:].mean(0))
+            assert "".join(tokens[n_prompt:]) == response == line["response"]
+        else:
+            assert 1 <= n_response <= 10
+            assert "".join(tokens[n_prompt:]).removesuffix("<|im_end|>") == response
+        read_at = [*range(n_prompt), *range(n_prompt - 1, len(ids) - 1)]
+        for name, file in files.items():
+            want = stream @ file.directions[LAYER] - file.evidence(LAYER).centre
+            rows = store.query(
+                "select part, token, value from token_projections "
+                f"where prompt_id = '{line['id']}' and vector = '{name}' order by position"
+            )[1]
+            assert [part for part, _, _ in rows] == ["prompt"] * n_prompt + ["response"] * n_response
+            assert [token for _, token, _ in rows] == tokens
+            assert_close(np.array([value for _, _, value in rows]), want[read_at])
+
+    assert json.loads(cli("capture", *options, *positions, "--layers", "12-14", "--out", "c", "--shard-size", "5")[1])[
+        "n_resumed"
+    ] == len(LINES)
+    added = json.loads(cli("project", *options, "--vector", "question_asking", "--layer", "13", "--db", "r.duckdb")[1])
+    assert added["n_projected"] == len(LINES)
+    assert store.query("select count(*) from readings")[1] == [(len(LINES),)]
+
+
+def assert_close(got: np.ndarray, want: np.ndarray) -> None:
+    assert np.abs(got - want).max() / np.abs(want).max() < 1e-3

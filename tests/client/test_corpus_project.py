@@ -1,0 +1,211 @@
+"""`trait-client project` against a service in memory: one row a token, aligned, resumed, extended by other vectors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from cli_lab import Run, runner
+from corpus_lab import ProjectionService, listening, projection, vector
+from trait_client.results import ResultStore
+
+LINES = [
+    {"id": "given", "prompt": "may I", "response": "no you may", "outcome": "refused"},
+    {"id": "open", "messages": [{"role": "system", "content": "brief"}, {"role": "user", "content": "hi there"}]},
+    {"id": "raw", "text": "the sun", "response": "rises"},
+]
+TOKENS = {
+    "given": (["<user>", "may", "I", "<assistant>"], ["no", "you", "may"]),
+    "open": (["<system>", "brief", "<user>", "hi", "there", "<assistant>"], ["yes", "yes", "<end>"]),
+    "raw": (["<bos>", "the", "sun"], ["rises"]),
+}
+
+
+@pytest.fixture
+def service() -> ProjectionService:
+    return ProjectionService(kind=vector("kind"), rude=vector("rude", centre=3.0))
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, tmp_path) -> Run:
+    """Run the command as from a shell: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    write(tmp_path, LINES)
+    return runner(monkeypatch, capsys)
+
+
+def write(folder, lines) -> None:
+    (folder / "p.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+
+def project(url, *options, vector="kind"):
+    return ("project", "--prompts", "p.jsonl", "--vector", vector, "--db", "r.duckdb", "--url", url, *options)
+
+
+def rows(folder, sql) -> list[tuple]:
+    return ResultStore(folder / "r.duckdb").query(sql)[1]
+
+
+def expected(service, prompt_id, name, layer, centre) -> list[tuple]:
+    """`(part, position, token, value)`: a response's token has the value of the position before it."""
+    prompt, response = TOKENS[prompt_id]
+    ids = service.ids([*prompt, *response])
+    return [
+        (
+            "prompt" if i < len(prompt) else "response",
+            i,
+            token,
+            projection(ids, i if i < len(prompt) else i - 1, service.sha256(name), layer) - centre,
+        )
+        for i, token in enumerate([*prompt, *response])
+    ]
+
+
+def stored(folder, prompt_id, name, layer) -> list[tuple]:
+    return rows(
+        folder,
+        "select part, position, token, value from token_projections "
+        f"where prompt_id = '{prompt_id}' and vector = '{name}' and layer = {layer} order by position",
+    )
+
+
+def test_every_token_has_a_row_on_every_direction(cli, tmp_path, service):
+    """Prompt and response are told apart, in chats and raw text; a reply is generated where none is given."""
+    options = ("--vector", "rude", "--layer", "1", "--layer", "2", "--max-tokens", "8", "--json")
+    with listening(service) as url:
+        code, stdout, stderr = cli(*project(url, *options))
+    assert (code, stderr) == (0, "")
+    assert (json.loads(stdout)["status"], json.loads(stdout)["n_projected"]) == ("ok", 3)
+    for prompt_id in TOKENS:
+        for name, centre in (("kind", 0.5), ("rude", 3.0)):
+            for layer in (1, 2):
+                assert stored(tmp_path, prompt_id, name, layer) == expected(service, prompt_id, name, layer, centre)
+    assert rows(
+        tmp_path,
+        "select prompt_id, outcome, messages->>'$[1].content', text, response, given, max_tokens, finish_reason, "
+        "n_prompt, n_response, model from readings order by prompt_id",
+    ) == [
+        ("given", "refused", None, None, "no you may", True, None, None, 4, 3, "smol"),
+        ("open", None, "hi there", None, "yes yes", False, 8, "stop", 6, 3, "smol"),
+        ("raw", None, None, "the sun", "rises", True, None, None, 3, 1, "smol"),
+    ]
+    assert rows(tmp_path, "select experiment, status, n_trials from runs") == [("p.jsonl", "ok", 3)]
+
+
+def test_without_a_length_the_prompt_alone_is_read_where_no_response_is_given(cli, tmp_path, service):
+    """And the layer is the vector file's choice."""
+    with listening(service) as url:
+        assert cli(*project(url))[0] == 0
+    assert stored(tmp_path, "open", "kind", 2) == expected(service, "open", "kind", 2, 0.5)[:6]
+    assert stored(tmp_path, "given", "kind", 2) == expected(service, "given", "kind", 2, 0.5)
+    assert rows(tmp_path, "select count(*) from token_projections where layer <> 2") == [(0,)]
+
+
+def test_what_is_stored_is_not_run_again(cli, tmp_path, service):
+    """An outcome that changed is a label: it is set without a reading."""
+    with listening(service) as url:
+        cli(*project(url, "--max-tokens", "8"))
+        before = rows(tmp_path, "select * from token_projections order by all")
+        service.completions.clear()
+        code, stdout, _ = cli(*project(url, "--max-tokens", "8"))
+        assert (code, service.completions) == (0, [])
+        assert "0 of 3 prompts projected, 3 found in the database" in stdout
+        assert rows(tmp_path, "select * from token_projections order by all") == before
+        write(tmp_path, [LINES[0] | {"outcome": "complied"}, *LINES[1:]])
+        cli(*project(url, "--max-tokens", "8"))
+        assert service.completions == []
+        assert rows(tmp_path, "select distinct prompt_id, outcome from token_projections order by 1") == [
+            ("given", "complied"), ("open", None), ("raw", None),
+        ]  # fmt: skip
+        write(tmp_path, [LINES[0] | {"response": "yes"}, *LINES[1:]])
+        cli(*project(url, "--max-tokens", "8"))
+    assert len(service.completions) == 1
+
+
+def test_another_vector_is_read_on_the_tokens_that_are_stored(cli, tmp_path, service):
+    """A reply that was generated once is not generated again."""
+    with listening(service) as url:
+        cli(*project(url, "--max-tokens", "8"))
+        service.completions.clear()
+        cli(*project(url, "--vector", "kind", "--max-tokens", "8", vector="rude"))
+    assert len(service.completions) == 3
+    for body in service.completions:
+        assert body["monitor"]["vectors"] == [service.sha256("rude")]
+        assert body["max_tokens"] == 1
+    for prompt_id in TOKENS:
+        assert stored(tmp_path, prompt_id, "rude", 2) == expected(service, prompt_id, "rude", 2, 3.0)
+    assert rows(tmp_path, "select count(*) from readings") == [(3,)]
+
+
+def test_a_prompt_that_fails_leaves_the_others_and_is_tried_again(cli, tmp_path, service):
+    """Exit code 3, or 1 where all fail; the service's words are on stderr and in the run's row."""
+    refusal = 400, {"error": {"message": "too long", "type": "BadRequestError", "code": 400}}
+    service.fails = lambda body: refusal if len(body["prompt"]) == 7 else None
+    with listening(service) as url:
+        code, stdout, stderr = cli(*project(url, "--json"))
+        assert (code, stderr) == (3, "error: 1 x too long\n")
+        assert (json.loads(stdout)["n_projected"], json.loads(stdout)["n_failed"]) == (2, 1)
+        assert rows(tmp_path, "select status, message from runs") == [("partial", "1 x too long")]
+        service.fails = lambda _body: None
+        code, stdout, _ = cli(*project(url, "--json"))
+        assert (code, json.loads(stdout)["n_resumed"], json.loads(stdout)["n_projected"]) == (0, 2, 1)
+        service.fails = lambda _body: refusal
+        assert cli(*project(url, vector="rude"))[0] == 1
+    assert stored(tmp_path, "given", "kind", 2) == expected(service, "given", "kind", 2, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"), [("prompt", "projections came for"), ("prompt_tokens", "token texts came for")]
+)
+def test_an_answer_that_lacks_a_row_is_refused(cli, tmp_path, service, key, message):
+    """Nothing that is shifted by one is stored."""
+    service.alter = lambda choice: choice[key].__delitem__(slice(0, 2))
+    with listening(service) as url:
+        code, _, stderr = cli(*project(url))
+    assert code == 1
+    assert message in stderr
+    assert rows(tmp_path, "select count(*) from readings") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--vector", "calm"], 1, "no vector 'calm'"),
+        (["--layer", "3"], 2, "vector 'kind' has no layer 3: it has 1, 2"),
+        (["--max-tokens", "0"], 2, "--max-tokens"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_anything_is_read(cli, tmp_path, service, options, code, message):
+    """And no database is made."""
+    with listening(service) as url:
+        left, stdout, stderr = cli(*project(url), *options)
+    assert (left, stdout, service.completions) == (code, "", [])
+    assert message in stderr
+    assert not (tmp_path / "r.duckdb").exists()
+
+
+def test_a_run_that_is_killed_goes_on_where_it_was(cli, tmp_path, service):
+    """What was committed stays, nothing is missing and nothing is there twice."""
+    write(tmp_path, [{"prompt": f"number {i}", "response": "fine"} for i in range(60)])
+    service.delay = 0.3
+    with listening(service) as url:
+        program = [sys.executable, "-c", "from trait_client.cli import main; main()"]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        process = subprocess.Popen([*program, *project(url)], cwd=tmp_path, env=environment)
+        deadline = time.monotonic() + 60
+        while len(service.completions) < 40 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(30) == -signal.SIGKILL
+        service.delay = 0.0
+        code, stdout, _ = cli(*project(url, "--json"))
+    document = json.loads(stdout)
+    assert (code, document["n_resumed"] + document["n_projected"]) == (0, 60)
+    assert 0 < document["n_resumed"] < 60
+    assert rows(tmp_path, "select count(*), count(distinct prompt_id) from readings") == [(60, 60)]
+    assert rows(tmp_path, "select count(*) from token_projections where token = 'fine'") == [(60,)]
+    assert rows(tmp_path, "select status from runs order by started_at") == [("interrupted",), ("ok",)]
