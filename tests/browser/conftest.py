@@ -5,8 +5,9 @@ from browser_lab import Page, chromium
 from dashboard_lab import build, dashboard
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """For one module only: while playwright runs, its event loop is this thread's, and `asyncio.run` is refused."""
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed: pip install playwright"
     )
