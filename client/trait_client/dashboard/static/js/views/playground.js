@@ -9,6 +9,7 @@ import { copied } from "./sql.js";
 
 const MOST_MONITORED = 8;
 const REACH = 6;
+const MOST_HELD = 6; // characters of text that a token may be found behind
 
 export async function playgroundView(params) {
   let service;
@@ -74,7 +75,7 @@ export async function playgroundView(params) {
     const foot = h("div", { class: "scores num" });
     const block = h("div", { class: "turn" }, h("div", { class: "who" }, "you"), h("div", { class: "text ask" }, text), h("div", { class: "who" }, side), body, foot);
     sides[side].append(block);
-    const seen = { tokens: [], directions: [], usage: null, steering: null };
+    const seen = { tokens: [], directions: [], usage: null, steering: null, unread: h("span", { class: "unread" }) };
     let said = "";
     try {
       const request = { messages, max_tokens: state.maxTokens, temperature: state.temperature, monitor: vectors.length ? { vectors: monitored(), prompt: false, tokens: true } : null, steering: terms.length ? { terms } : null };
@@ -92,15 +93,22 @@ export async function playgroundView(params) {
     foot.replaceChildren(...summary(seen));
   }
 
+  // A token is read only when the engine is given it back, so its reading comes after its text, and the last has none.
   function take(delta, seen, body) {
     const report = delta.monitor;
     if (report?.directions.length) seen.directions = report.directions;
     const choice = report?.choices?.[0];
     const values = choice?.generated ?? [];
     const tokens = choice?.generated_tokens ?? [];
-    const text = delta.text ?? "";
-    if (text && tokens.join("") === text) tokens.forEach((token, i) => body.append(piece(token, values[i], seen)));
-    else if (text) body.append(piece(text, mean(values), seen));
+    seen.unread.append(delta.text ?? "");
+    if (seen.unread.parentNode !== body) body.append(seen.unread);
+    tokens.forEach((token, i) => {
+      const at = token ? seen.unread.textContent.indexOf(token) : -1;
+      if (at < 0 || at > MOST_HELD) return; // not in the text: a special token, or a part of a character
+      const end = at + token.length;
+      seen.unread.before(piece(seen.unread.textContent.slice(0, end), values[i], seen));
+      seen.unread.textContent = seen.unread.textContent.slice(end);
+    });
     seen.tokens.push(...values);
     if (delta.usage) seen.usage = delta.usage;
     if (delta.steering) seen.steering = delta.steering;
@@ -171,7 +179,3 @@ function termRow(vector, term, limit, changed) {
   return h("div", { class: "term" }, h("div", { class: "name" }, h("b", {}, vector.name), h("div", { class: "muted small" }, vector.metadata.method)), h("div", { class: "slide" }, slider), number, layer, off);
 }
 
-function mean(rows) {
-  if (!rows.length) return null;
-  return rows[0].map((_, i) => rows.reduce((sum, row) => sum + row[i], 0) / rows.length);
-}
