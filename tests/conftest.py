@@ -15,6 +15,29 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Two: an engine is a start on one core and 3 GiB of memory."""
+    return min(2, len(os.sched_getaffinity(0)))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Each worker, and every engine that it starts, keeps to cores of its own: two engines on the same cores crawl."""
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:
+        cores = sorted(os.sched_getaffinity(0))
+        n = worker["workercount"]
+        os.sched_setaffinity(0, cores[int(worker["workerid"].removeprefix("gw")) % n :: n] or cores)
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever asks for the one running service goes to one worker, any other module as a whole; long ones start first."""
+    for item in items:
+        served = "service_url" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("service" if served else str(item.path.relative_to(ROOT))))
+    items.sort(key=lambda item: item.get_closest_marker("engine") is None)
+
+
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
     """SmolLM2-135M-Instruct, de-quantised; TRAIT_TEST_MODEL names another copy."""
