@@ -182,6 +182,9 @@ class _EngineRunner:
         runner = core.model_executor.driver_worker.worker.model_runner
         hooked = [module for module in runner.model.modules() if module._forward_hooks]  # noqa: SLF001
         hooks = [dict(module._forward_hooks) for module in hooked]  # noqa: SLF001
+        # vLLM tells a runner of finished requests in the step after; this step's runner is stock, and would not pass it on.
+        for request_id in list(runner.trait_state._live):  # noqa: SLF001
+            runner.trait_state.remove(request_id)
         classes = type(runner), type(core.scheduler)
         for module in hooked:
             module._forward_hooks.clear()  # noqa: SLF001

@@ -85,24 +85,15 @@ class Workers:
     async def collect(self, keys: Sequence[str]) -> dict[str, Collected]:
         """Take reports and captures of finished requests; a key that no worker knows is missing."""
         reports: dict[str, RequestReport] = {}
-        captures: dict[str, Capture] = {}
-        each: dict[str, np.ndarray] = {}
-        projections: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+        tensors: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
         for answers in await self._call("trait_collect", list(keys)):
             found: dict[str, dict[str, Any]] = next((a["reports"] for a in answers if a and a["reports"]), {})
             for key, fields in found.items():
                 report = RequestReport.from_fields(fields)
                 reports[key] = reports[key].plus(report) if key in reports else report
-            blobs = [a["captures"] for a in answers if a and a["captures"]]
-            captures |= _merged([_captures(blob) for blob in blobs])
-            for blob in blobs:
-                each |= _each(blob)
-            for key, rows in _projections(blobs).items():
-                projections[key] |= rows
-        return {
-            key: Collected(report, captures.get(key), each.get(key), projections[key])
-            for key, report in reports.items()
-        }
+            for key, read in _merged([a["captures"] for a in answers if a and a["captures"]]).items():
+                tensors[key] |= read
+        return {key: _collected(report, tensors[key]) for key, report in reports.items()}
 
     async def projections(self, after: dict[str, int]) -> dict[str, dict[int, np.ndarray]]:
         """Projections of requests that still run.
@@ -115,8 +106,8 @@ class Workers:
         """
         found: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
         for answers in await self._call("trait_projections", after):
-            for key, rows in _projections([blob for blob in answers if blob]).items():
-                found[key] |= rows
+            for key, read in _merged([blob for blob in answers if blob]).items():
+                found[key] |= _projections(read)
         return found
 
     async def discard(self, keys: Sequence[str]) -> None:
@@ -135,43 +126,30 @@ class Workers:
         return list(every)
 
 
-def _merged(of_stages: list[dict[str, Capture]]) -> dict[str, Capture]:
-    """One engine's captures: the sum over its pipeline stages, each of which holds zeros for the layers of the others."""
-    if not of_stages:
-        return {}
-    first, *others = of_stages
-    return {
-        key: Capture(
-            mean=sum((stage[key].mean for stage in others), start=capture.mean),
-            norm=sum((stage[key].norm for stage in others), start=capture.norm),
-            count=capture.count,
-        )
-        for key, capture in first.items()
-    }
+def _merged(of_stages: list[bytes]) -> dict[str, dict[str, np.ndarray]]:
+    """One engine's tensors by request key, then by name: the sum over its pipeline stages.
 
-
-def _projections(of_stages: list[bytes]) -> dict[str, dict[int, np.ndarray]]:
-    """One engine's projections: the sum over its pipeline stages, each of which holds zeros in the others' columns."""
-    found: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+    A stage holds zeros for the layers of the others.
+    """
+    merged: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for blob in of_stages:
-        for name, rows in safetensors.numpy.load(blob).items():
-            match name.split("/"):
-                case [key, "projections", completion]:
-                    before = found[key].get(int(completion))
-                    # A stage may be a step ahead of the next one.
-                    n = len(rows) if before is None else min(len(rows), len(before))
-                    found[key][int(completion)] = rows[:n] if before is None else before[:n] + rows[:n]
-    return found
+        for path, tensor in safetensors.numpy.load(blob).items():
+            key, _, name = path.partition("/")
+            before = merged[key].get(name)
+            if before is None:
+                merged[key][name] = tensor
+            elif name != "count":
+                n = min(len(before), len(tensor))  # a stage may be a step ahead of the next one
+                merged[key][name] = before[:n] + tensor[:n]
+    return merged
 
 
-def _captures(blob: bytes) -> dict[str, Capture]:
-    tensors = safetensors.numpy.load(blob)
-    keys = {name.removesuffix("/mean") for name in tensors if name.endswith("/mean")}
-    return {
-        key: Capture(tensors[f"{key}/mean"], tensors[f"{key}/norm"], tensors[f"{key}/count"]) for key in sorted(keys)
-    }
+def _collected(report: RequestReport, tensors: Mapping[str, np.ndarray]) -> Collected:
+    capture = Capture(tensors["mean"], tensors["norm"], tensors["count"]) if "mean" in tensors else None
+    return Collected(report, capture, tensors.get("each"), _projections(tensors))
 
 
-def _each(blob: bytes) -> dict[str, np.ndarray]:
-    tensors = safetensors.numpy.load(blob)
-    return {name.removesuffix("/each"): rows for name, rows in tensors.items() if name.endswith("/each")}
+def _projections(tensors: Mapping[str, np.ndarray]) -> dict[int, np.ndarray]:
+    """By completion."""
+    prefix = "projections/"
+    return {int(name.removeprefix(prefix)): rows for name, rows in tensors.items() if name.startswith(prefix)}

@@ -68,7 +68,7 @@ def verify(
     chosen = dtype.value if dtype else ("auto" if cuda else cpu_dtype(Path(path)))
     try:
         engine = LocalEngine(path, chosen, cuda=cuda, eager=eager)
-    except Exception as error:
+    except Exception as error:  # vLLM raises whatever its loader met: said, with the exit code of a failed check
         errors.print(f"trait-service: the engine did not start: {error}", markup=False)
         raise typer.Exit(1) from error
     subject = {
