@@ -15,6 +15,7 @@ from trait_extraction.interchange.gguf_export import ControlVector
 from trait_extraction.interchange.importing import Imported
 from trait_extraction.layer_choice import chosen_by
 from trait_extraction.pipeline import Extracted
+from trait_extraction.report import TraitReport
 from trait_extraction.scenarios import Scenario
 
 
@@ -57,6 +58,26 @@ def result_table(results: Sequence[Extracted]) -> Table:
             _interval(at.auc_interval),
             _number(at.cohens_d),
             _number(at.separation),
+            _number(at.separation / at.residual_norm),
+        )
+    return table
+
+
+def report_table(report: TraitReport) -> Table:
+    """A trait's vectors at its chosen layer, and the trait nearest to it."""
+    nearest = report.neighbours[0] if report.neighbours else None
+    title = f"{report.name}, layer {report.layer}" + (
+        f"; nearest: {nearest.name} ({nearest.cosine:+.2f})" if nearest else ""
+    )
+    table = _table(title, ["method", "AUC", "95 %", "accuracy", "Cohen's d", "/ norm"], text={"method"})
+    for method, vector in report.vectors.items():
+        at = vector.evidence(report.layer)
+        table.add_row(
+            method,
+            _number(at.auc),
+            _interval(at.auc_interval),
+            _number(at.accuracy),
+            _number(at.cohens_d),
             _number(at.separation / at.residual_norm),
         )
     return table

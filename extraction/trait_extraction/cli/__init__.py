@@ -8,6 +8,7 @@ from trait_client.errors import InvalidRequestError, TraitError
 from trait_extraction.cli.console import FAILED, INTERRUPTED, USAGE, fail
 from trait_extraction.cli.extract import check, run, show
 from trait_extraction.cli.interchange import export_command, import_command
+from trait_extraction.cli.report import report_command
 from trait_extraction.cli.scaffold import new_trait_command
 from trait_extraction.cli.transfer import apply_command
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(check)
 app.command()(show)
+app.command("report")(report_command)
 app.command("new-trait")(new_trait_command)
 app.command("import")(import_command)
 app.command("export")(export_command)

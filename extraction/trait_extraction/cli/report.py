@@ -1,0 +1,45 @@
+"""`trait-extract report`: a page for each trait."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from trait_client.errors import DatasetError
+from trait_client.vector_file import VectorFile, write_atomically
+
+from trait_extraction import tables
+from trait_extraction.cli.console import out
+from trait_extraction.cli.extract import DEFAULT_DATASETS, Datasets
+from trait_extraction.datasets import TraitDataset, find_trait, load_trait
+from trait_extraction.report import page, read_report
+from trait_extraction.report.content import vector_folders
+
+
+def report_command(
+    trait: Annotated[
+        list[str] | None, typer.Argument(help="Traits, or <trait>/<style>. Default: all there are.")
+    ] = None,
+    vectors: Annotated[Path, typer.Option(help="Folder of vector files, as `run` writes it.")] = Path("vectors"),
+    datasets: Datasets = DEFAULT_DATASETS,
+    folder: Annotated[Path, typer.Option("--out", help="Folder of the pages.")] = Path("reports"),
+) -> None:
+    """Write <out>/<trait>.html: layer curves by method, the two sides, nearest traits, extreme texts. No model is asked."""
+    folders = vector_folders(vectors)
+    for name in trait or folders:
+        report = read_report(name, folders, _dataset(datasets, name, folders))
+        path = folder / f"{name.replace('/', '.')}.html"
+        write_atomically(path, page(report).encode())
+        out.print(tables.report_table(report))
+        out.print(str(path), markup=False, highlight=False, soft_wrap=True)
+
+
+def _dataset(root: Path, name: str, folders: dict[str, Path]) -> TraitDataset | None:
+    """The dataset in the vectors' own style; None where it is not there or not valid: the page says so."""
+    files = sorted(folders[name].glob("*.safetensors")) if name in folders else []
+    if not files:
+        return None
+    meta = VectorFile.load(files[0]).metadata
+    try:
+        return load_trait(find_trait(root, meta.trait), meta.style)  # type: ignore[arg-type]
+    except DatasetError:
+        return None
