@@ -108,16 +108,28 @@ class Engine(Process):
         return norms
 
 
+def engine_in_this_process(
+    model: str, *, plugin: bool, compiled: bool, before: Callable[[], None] = lambda: None
+) -> "_EngineRunner":
+    """An engine whose code can be looked at from here.
+
+    Args:
+        before: Called when the plugin can be imported, before the engine is made.
+    """
+    return _EngineRunner(model, plugin=plugin, compiled=compiled, before=before)
+
+
 class _EngineRunner:
     """The engine inside its process."""
 
-    def __init__(self, model: str, *, plugin: bool, compiled: bool) -> None:
+    def __init__(self, model: str, *, plugin: bool, compiled: bool, before: Callable[[], None] = lambda: None) -> None:
         os.environ.update(ENVIRONMENT | {"VLLM_PLUGINS": "trait_steering" if plugin else ""})
         cores = sorted(os.sched_getaffinity(0))
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
         from trait_service.engine.settings import EngineSettings, engine_args  # noqa: PLC0415 - after the environment
         from vllm import LLM  # noqa: PLC0415
 
+        before()
         self.plugin = plugin
         options: dict[str, Any] = engine_args(EngineSettings(), cuda=False) if plugin else {}
         self.llm = LLM(

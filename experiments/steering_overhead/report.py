@@ -81,7 +81,7 @@ def _plot(document: dict[str, Any], path: Path) -> None:
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(variants)), [LABELS[variant] for variant in variants])
     axes.invert_yaxis()
-    axes.set_xlabel("throughput / stock vLLM (median of paired runs, interval of the median)")
+    axes.set_xlabel("throughput / stock vLLM: median of paired runs\nand the interval of the median")
     axes.legend(fontsize=7, loc="lower left")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
