@@ -30,7 +30,7 @@ demo: setup model ## serve, extract three vectors, steer, sweep, and end with th
 	@$(BIN)/python deploy/demo.py
 
 test: setup model ## run every test, those with a real vLLM engine too; on two cores side by side
-	$(BIN)/python -m pytest tests -n auto --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests -n auto --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-fast: setup model ## run the tests that need no engine and less than a minute each
 	$(BIN)/python -m pytest tests -m "not engine and not slow" $(PYTEST_ARGS)

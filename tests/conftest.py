@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 from service_lab import BIN, serving
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTRACTED_TRAITS = ("refusal", "question_asking", "sycophancy")
 
+os.environ.pop("COLUMNS", None)  # a console that is made while it is set keeps that width, whatever a test sets later
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
@@ -29,13 +32,24 @@ def pytest_configure(config: pytest.Config) -> None:
         os.sched_setaffinity(0, cores[int(worker["workerid"].removeprefix("gw")) % n :: n] or cores)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever asks for the one running service goes to one worker, any other module as a whole; long ones start first."""
-    for item in items:
-        served = "service_url" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("service" if served else str(item.path.relative_to(ROOT))))
+    """What starts an engine comes first: a long module at the end would leave one worker idle."""
     items.sort(key=lambda item: item.get_closest_marker("engine") is None)
+
+
+class ModuleScheduling(LoadScopeScheduling):
+    """A module stays on one worker, and all that ask for the one running service share a worker and the service.
+
+    xdist's own groups are not read: they are marked in a node's id, which pytest 9.2 no longer lets a plugin change.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return "service" if "service_url" in (ROOT / module).read_text() else module
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return ModuleScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
