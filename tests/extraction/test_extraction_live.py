@@ -1,0 +1,95 @@
+"""Extraction against a running service with SmolLM2: vectors of other tools steer as the same numbers do in transformers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from engine_lab import Reference
+from trait_client.http import TraitClient
+from trait_client.schema import Steering, SteeringTerm
+from trait_client.vector_file import VectorFile
+
+pytestmark = pytest.mark.engine
+
+REPENG = Path(__file__).resolve().parents[1] / "data" / "repeng_smollm2.gguf"
+N_TOKENS = 10
+
+
+@pytest.fixture(scope="module")
+def client(service_url):
+    with TraitClient(service_url) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def question(client):
+    """Token ids of a chat up to the assistant's turn."""
+    return client.tokenize([{"role": "user", "content": "What did you do last weekend?"}])
+
+
+def reply(client, question, steering):
+    """Greedy tokens, and the log-probability of each."""
+    answer = client.complete(question, steering=steering, max_tokens=N_TOKENS, logprobs=0, token_ids=True)
+    return answer.choices[0].token_ids, np.array([entry.logprob for entry in answer.choices[0].logprobs])
+
+
+def test_a_vector_that_went_through_gguf_steers_the_same(client, question, trait_extract, service_url, tmp_path):
+    (tmp_path / "refusal.safetensors").write_bytes(client.vector_bytes("refusal"))
+    file = tmp_path / "refusal.gguf"
+    export = ["export", tmp_path / "refusal.safetensors", file, "--layer", "13", "--coef", "1.5", "--unit", "dose"]
+    assert trait_extract(*export)[0] == 0
+    code, _, said = trait_extract(
+        "import", file, "--trait", "refusal-back", "--numbering", "block", "--register",
+        "--url", service_url, "--out", tmp_path / "back",
+    )  # fmt: skip
+    assert code == 0, said
+    ours = Steering(terms=[SteeringTerm(vector="refusal", coefficient=1.5, layers=[13])])
+    back = Steering(terms=[SteeringTerm(vector="refusal-back", coefficient=1.0, unit="separation")])
+    tokens, logprobs = reply(client, question, ours)
+    assert tokens != reply(client, question, None)[0], "the vector does something"
+    same_tokens, same_logprobs = reply(client, question, back)
+    assert same_tokens == tokens
+    np.testing.assert_allclose(same_logprobs, logprobs, atol=1e-3)
+
+
+def test_a_vector_that_repeng_made_steers_as_its_numbers_do_in_transformers(
+    client, question, trait_extract, service_url, smollm2_path, tmp_path
+):
+    """The file is repeng's own (tests/data/make_repeng_vector.py); repeng adds strength x direction to a block's output."""
+    strength = 12.0
+    code, said, wrong = trait_extract(
+        "import", REPENG, "--trait", "delighted", "--numbering", "block", "--register",
+        "--url", service_url, "--out", tmp_path,
+    )  # fmt: skip
+    assert code == 0, wrong
+    made = VectorFile.load(tmp_path / "delighted" / "imported.safetensors")
+    layers = sorted(made.directions)
+    assert layers == [5, 9, 13]
+    assert "repeng" not in said, "the file does not say who made it, and nothing is guessed"
+    import gguf
+
+    numbers = {int(t.name.partition(".")[2]): torch.tensor(t.data) for t in gguf.GGUFReader(REPENG).tensors}
+    term = SteeringTerm(vector="delighted", coefficient=strength, unit="separation", layers=layers)
+    tokens, logprobs = reply(client, question, Steering(terms=[term]))
+    reference = Reference(str(smollm2_path))
+    changes = {layer: lambda stream, _positions, added=strength * numbers[layer]: stream + added for layer in layers}
+    expected, distribution = reference.greedy(question, N_TOKENS, changes)
+    assert tokens == expected
+    assert tokens != reference.greedy(question, N_TOKENS)[0], "the vector does something"
+    chosen = distribution[torch.arange(N_TOKENS), torch.tensor(expected)].numpy()
+    np.testing.assert_allclose(logprobs, chosen, atol=1e-3)
+
+
+def test_raw_completions_of_a_base_style_are_read_and_told_apart(trait_extract, service_url, tmp_path):
+    """Written prose, no chat template: the direction tells held-out texts apart, and the file says the style."""
+    code, _, said = trait_extract(
+        "run", "--trait", "refusal", "--style", "completions", "--url", service_url, "--no-register",
+        "--splits", "2", "--out", tmp_path,
+    )  # fmt: skip
+    assert code == 0, said
+    made = VectorFile.load(tmp_path / "refusal" / "completions" / "mean_diff.safetensors")
+    meta = made.metadata
+    assert (meta.style, meta.derived, meta.positions) == ("completions", False, "all[4:]")
+    assert meta.chat_template_digest is None
+    assert meta.layers[meta.chosen_layer].auc > 0.7
