@@ -7,7 +7,7 @@ import pytest
 import torch
 from engine_lab import Reference
 from trait_client.http import TraitClient
-from trait_client.schema import Steering, SteeringTerm
+from trait_client.schema import Message, Steering, SteeringTerm
 from trait_client.vector_file import VectorFile
 
 pytestmark = pytest.mark.engine
@@ -25,7 +25,7 @@ def client(service_url):
 @pytest.fixture(scope="module")
 def question(client):
     """Token ids of a chat up to the assistant's turn."""
-    return client.tokenize([{"role": "user", "content": "What did you do last weekend?"}])
+    return client.tokenize([Message(role="user", content="What did you do last weekend?")])
 
 
 def reply(client, question, steering):
@@ -58,7 +58,7 @@ def test_a_vector_that_repeng_made_steers_as_its_numbers_do_in_transformers(
 ):
     """The file is repeng's own (tests/data/make_repeng_vector.py); repeng adds strength x direction to a block's output."""
     strength = 12.0
-    code, said, wrong = trait_extract(
+    code, _, wrong = trait_extract(
         "import", REPENG, "--trait", "delighted", "--numbering", "block", "--register",
         "--url", service_url, "--out", tmp_path,
     )  # fmt: skip
@@ -66,7 +66,8 @@ def test_a_vector_that_repeng_made_steers_as_its_numbers_do_in_transformers(
     made = VectorFile.load(tmp_path / "delighted" / "imported.safetensors")
     layers = sorted(made.directions)
     assert layers == [5, 9, 13]
-    assert "repeng" not in said, "the file does not say who made it, and nothing is guessed"
+    options = made.metadata.method_options
+    assert (options["imported_from"], options["numbering"]) == ("GGUF control vector", "block"), "no maker is guessed"
     import gguf
 
     numbers = {int(t.name.partition(".")[2]): torch.tensor(t.data) for t in gguf.GGUFReader(REPENG).tensors}
