@@ -6,44 +6,16 @@ not know the fields (a plain vLLM) would otherwise pass unsteered text off as st
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 from pydantic import Field, ValidationError
 
-from trait_client.errors import InvalidRequestError, ServiceError, SteeringFailedError
+from trait_client.asked import Asked
+from trait_client.errors import InvalidRequestError, ServiceError
 from trait_client.schema import ErrorBody, Message, Monitor, MonitorReport, Response, Steering, SteeringReport
 
 ChatMessages = str | Sequence[Message | Mapping[str, str]]
 """A user's turn as a string, or the whole chat."""
-
-
-class Asked(NamedTuple):
-    """Which reports the answer owes."""
-
-    steered: bool = False
-    monitored: bool = False
-
-    @classmethod
-    def of(cls, steering: Steering | None, monitor: Monitor | None) -> Self:
-        """Of a request."""
-        return cls(steering is not None, monitor is not None)
-
-    def demand(self, steering: SteeringReport | None, monitor: MonitorReport | None) -> None:
-        """Check that they are there.
-
-        Raises:
-            SteeringFailedError: One is missing.
-        """
-        missing = [
-            name
-            for name, asked, report in (("steering", self.steered, steering), ("monitoring", self.monitored, monitor))
-            if asked and report is None
-        ]
-        if missing:
-            raise SteeringFailedError(
-                f"{missing[0]} was asked for and the answer does not report any: the text is discarded as unsteered. "
-                "Is the server a trait-service (GET /v1/steering)?"
-            )
 
 
 class Usage(Response):

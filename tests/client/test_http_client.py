@@ -232,6 +232,35 @@ def test_logprobs_of_chats_and_of_completions_have_one_shape(server):
     assert first.logprobs[0].top_logprobs[0].logprob == -2.5
 
 
+PINNED = SteeringTerm(vector="sha256:" + "0" * 64, coefficient=3.0, layers=[13])
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        ({"vector": "sha256:" + "1" * 64}, "vector 'sha256:1.*was asked for and 'sha256:0.*applied"),
+        ({"layers": [12]}, "layer 12 was asked for and 13 applied"),
+        ({"layers": [12, 13]}, "2 steering terms were asked for and 1 applied"),
+        ({"operation": "ablate"}, "operation 'ablate' was asked for and 'add' applied"),
+        ({"unit": "raw"}, "unit 'raw' was asked for and 'dose' applied"),
+        ({"coefficient": 3.001}, "coefficient 3.001 was asked for and 3.0 applied"),
+    ],
+)
+def test_a_reply_that_was_steered_otherwise_than_asked_fails(server, term, message):
+    server.answer = lambda _: chat_answer(steering=REPORT)
+    with TraitClient(server.url) as client:
+        assert client.chat("?", model="smol", steering=Steering(terms=[PINNED])).text
+        with pytest.raises(SteeringFailedError, match=message):
+            client.chat("?", model="smol", steering=Steering(terms=[PINNED.model_copy(update=term)]))
+
+
+def test_a_coefficient_that_a_balancer_rewrote_in_its_last_bit_is_the_same(server):
+    server.answer = lambda _: chat_answer(steering=REPORT)
+    with TraitClient(server.url) as client:
+        term = PINNED.model_copy(update={"coefficient": 3.0000000000000004})
+        assert client.chat("?", model="smol", steering=Steering(terms=[term])).text
+
+
 def test_a_steered_request_that_a_server_answers_unsteered_fails(server):
     """A plain vLLM ignores the unknown field and would pass its text off as steered."""
     server.answer = lambda _: chat_answer()

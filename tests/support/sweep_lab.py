@@ -39,12 +39,17 @@ class MemoryService:
         self.at_once = self.most_at_once = 0
         self.fails = lambda _body: None
         self.fails_reading = lambda _body: None
+        self.up = True
 
     def client(self, **options):
         return AsyncTraitClient("http://memory", transport=httpx.MockTransport(self.answer), retries=0, **options)
 
     async def answer(self, request):
+        if not self.up:
+            raise httpx.ReadError("the replica is gone")
         path = request.url.path
+        if path == "/v1/health/ready":
+            return httpx.Response(200, json={"status": "ready"})
         if path == "/v1/vectors":
             return httpx.Response(200, json={"vectors": [self.entry(name) for name in self.files]})
         if path.startswith("/v1/vectors/"):
@@ -66,6 +71,8 @@ class MemoryService:
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(self.delay)
         self.at_once -= 1
+        if not self.up:
+            raise httpx.ReadError("the replica went away")
         if error := self.fails(body):
             return error
         prompt = body["messages"][-1]["content"]

@@ -36,7 +36,7 @@ from trait_client.cli.judge_options import (
     judge_config,
     usage_text,
 )
-from trait_client.http import AsyncTraitClient
+from trait_client.http import AsyncTraitReplicas
 from trait_client.settings import DEFAULT_DATABASE
 
 if TYPE_CHECKING:  # DuckDB takes a while to import, and only sweep and sql need it
@@ -63,12 +63,21 @@ def sweep(
     judge_max_calls: JudgeMaxCalls = None,
     judge_max_tokens: JudgeMaxTokens = None,
     url: Url = DEFAULT_ADDRESS,
+    service: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--service",
+            help="Address of a replica, in place of --url; several times: all are kept full.",
+            rich_help_panel="Service",
+        ),
+    ] = None,
     api_key: ApiKey = None,
 ) -> None:
     """Run every cell of an experiment on every prompt, and score the replies.
 
     What the database holds already is not run again: after an interruption, run the same command. Exit code 3 if some
-    trials failed or scores are missing; `trait-client rescore` takes those of a judge.
+    trials failed or scores are missing; `trait-client rescore` takes those of a judge. With several --service, what a
+    replica was doing when it went away is run on the others.
 
     Example: `trait-client sweep experiments/layers/experiment.toml --db results.duckdb`
     """
@@ -92,7 +101,7 @@ def sweep(
         _print_size(experiment, as_json=as_json)
         return
     try:
-        outcome = asyncio.run(_run(experiment, ResultStore(db), url, api_key))
+        outcome = asyncio.run(_run(experiment, ResultStore(db), service or [url], api_key))
     except KeyboardInterrupt:
         complain(f"interrupted: finished trials are in {db}; run the same command to go on")
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -107,11 +116,13 @@ def sweep(
         raise typer.Exit(EXIT_FAILED if nothing else EXIT_PARTIAL)
 
 
-async def _run(experiment: "Experiment", store: "ResultStore", url: str, api_key: str | None) -> "SweepOutcome":
+async def _run(
+    experiment: "Experiment", store: "ResultStore", addresses: list[str], api_key: str | None
+) -> "SweepOutcome":
     from trait_client.sweep import run_sweep  # noqa: PLC0415
 
     with _progress() as progress:
-        async with AsyncTraitClient(url, api_key) as client:
+        async with AsyncTraitReplicas(addresses, api_key) as client:
             return await run_sweep(experiment, client, store, progress)
 
 

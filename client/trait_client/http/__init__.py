@@ -1,11 +1,13 @@
 """The HTTP client, sync and async.
 
 Every route is a `Call`: what is sent, and how its answer is read. `Service` builds calls, reads answers and decides
-on repetitions; `TraitClient` and `AsyncTraitClient` only do I/O and wait.
+on repetitions; `TraitClient` and `AsyncTraitClient` only do I/O and wait. `AsyncTraitReplicas` is the latter over several
+replicas of one service.
 """
 
 from trait_client.http.async_client import AsyncTraitClient
 from trait_client.http.client import TraitClient
+from trait_client.http.replicas import AsyncTraitReplicas
 from trait_client.http.service import MAX_CONNECTIONS
 
-__all__ = ["MAX_CONNECTIONS", "AsyncTraitClient", "TraitClient"]
+__all__ = ["MAX_CONNECTIONS", "AsyncTraitClient", "AsyncTraitReplicas", "TraitClient"]

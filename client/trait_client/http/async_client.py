@@ -8,7 +8,8 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from trait_client.activations import Activations
-from trait_client.chat import Asked, ChatDelta, ChatMessages, ChatResult, chat_body, completion_body
+from trait_client.asked import Asked
+from trait_client.chat import ChatDelta, ChatMessages, ChatResult, chat_body, completion_body
 from trait_client.http.service import Call, Service, first_base
 from trait_client.schema import ActivationsRequest, Message, Monitor, ServiceInfo, Steering, VectorInfo
 from trait_client.settings import DEFAULT_URL
@@ -139,7 +140,7 @@ class AsyncTraitClient(Service):
             logprobs=logprobs,
             n=n,
         )
-        return await self._run(self._chat(body, Asked.of(steering, monitor)))
+        return await self._run(self._chat(body, Asked(steering, monitor)))
 
     async def chat_stream(
         self,
@@ -167,7 +168,7 @@ class AsyncTraitClient(Service):
             logprobs=logprobs,
             stream=True,
         )
-        call = self._chat_stream(body, Asked.of(steering, monitor))
+        call = self._chat_stream(body, Asked(steering, monitor))
         response = await self._exchange(call, stream=True)
         try:
             reply = self._read(call, response)
@@ -209,7 +210,7 @@ class AsyncTraitClient(Service):
             n=n,
             token_ids=token_ids,
         )
-        return await self._run(self._complete(body, Asked.of(steering, monitor)))
+        return await self._run(self._complete(body, Asked(steering, monitor)))
 
     async def tokenize(self, text: str | Sequence[Message], *, add_special_tokens: bool = True) -> list[int]:
         """As `TraitClient.tokenize`."""

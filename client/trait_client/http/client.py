@@ -8,7 +8,8 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from trait_client.activations import Activations
-from trait_client.chat import Asked, ChatDelta, ChatMessages, ChatResult, chat_body, completion_body
+from trait_client.asked import Asked
+from trait_client.chat import ChatDelta, ChatMessages, ChatResult, chat_body, completion_body
 from trait_client.http.service import Call, Service, first_base
 from trait_client.schema import ActivationsRequest, Message, Monitor, ServiceInfo, Steering, VectorInfo
 from trait_client.settings import DEFAULT_URL
@@ -152,7 +153,7 @@ class TraitClient(Service):
             logprobs=logprobs,
             n=n,
         )
-        return self._run(self._chat(body, Asked.of(steering, monitor)))
+        return self._run(self._chat(body, Asked(steering, monitor)))
 
     def chat_stream(
         self,
@@ -184,7 +185,7 @@ class TraitClient(Service):
             logprobs=logprobs,
             stream=True,
         )
-        call = self._chat_stream(body, Asked.of(steering, monitor))
+        call = self._chat_stream(body, Asked(steering, monitor))
         response = self._exchange(call, stream=True)
         try:
             reply = self._read(call, response)
@@ -229,7 +230,7 @@ class TraitClient(Service):
             n=n,
             token_ids=token_ids,
         )
-        return self._run(self._complete(body, Asked.of(steering, monitor)))
+        return self._run(self._complete(body, Asked(steering, monitor)))
 
     def tokenize(self, text: str | Sequence[Message], *, add_special_tokens: bool = True) -> list[int]:
         """Ids of raw text, or of a chat with the header of the assistant's turn.

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from trait_client import __version__
 from trait_client.activations import Activations
-from trait_client.chat import Asked, ChatResult, ReplyStream, json_bytes, read_chat, read_completion
+from trait_client.asked import Asked
+from trait_client.chat import ChatResult, ReplyStream, json_bytes, read_chat, read_completion
 from trait_client.errors import (
     InvalidRequestError,
     ServiceError,

@@ -1,0 +1,197 @@
+"""Several replicas of one service, used as one: a call goes to the one with the most room, and to another if it breaks off."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import httpx
+
+from trait_client.errors import InvalidRequestError, ServiceUnreachableError, TraitError
+from trait_client.http.async_client import AsyncTraitClient
+from trait_client.http.service import Call
+from trait_client.schema import ServiceInfo, VectorInfo
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 4
+"""Of one call, over all replicas."""
+
+PROBE_SECONDS = 1.0
+"""Between looks at a replica that is gone; it is used again once it is ready."""
+
+_OF_THE_REPLICA = {"limits", "residual_norms"}
+"""What `GET /v1/steering` may say differently on each replica."""
+
+_CHANGES = frozenset({"PUT", "DELETE"})
+_LOST = frozenset({502, 503, 504})
+
+
+@dataclass
+class _Replica:
+    client: AsyncTraitClient
+    room: int = 1
+    in_flight: int = 0
+    back: asyncio.Event = field(default_factory=asyncio.Event)
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def load(self) -> float:
+        return self.in_flight / self.room
+
+
+class AsyncTraitReplicas(AsyncTraitClient):
+    """As `AsyncTraitClient`, over replicas that serve the same model; to be used as a context manager.
+
+    A call goes to the replica that is least full for its size. One that breaks off, or is answered 502, 503 or 504, or
+    500 by an engine that is dead, is sent again, to another replica where there is one: also a chat, which the plain
+    client never repeats, as generating changes nothing. A replica that is gone is used again once it is ready. A stream
+    that breaks off after its beginning is not repeated. Vectors are put on every replica: where they share a folder, all
+    but the first find them there.
+
+    Args:
+        addresses: Of the replicas, or of one balancer in front of them.
+        api_key: One key for all.
+        patience: Seconds that a call waits while no replica is ready.
+
+    Raises:
+        InvalidRequestError: (On entering.) The replicas do not serve the same model.
+        ServiceUnreachableError: (On entering.) One does not answer. (Every method.) None does.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        api_key: str | None = None,
+        timeout: float = 600.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+        retries: int = 3,
+        patience: float = 20.0,
+    ) -> None:
+        if not addresses:
+            raise InvalidRequestError("no address of a service was given", param="service")
+        super().__init__(addresses[0], api_key, timeout, transport, retries)
+        clients = [AsyncTraitClient(address, api_key, timeout, transport, retries) for address in addresses]
+        if len({client.base_url for client in clients}) < len(clients):
+            raise InvalidRequestError(f"an address is given twice: {', '.join(addresses)}", param="service")
+        self._replicas = [_Replica(client) for client in clients]
+        self._patience = patience
+        self._probes: set[asyncio.Task[None]] = set()
+        for replica in self._replicas:
+            replica.back.set()
+
+    async def __aenter__(self) -> Self:
+        infos = await asyncio.gather(*(replica.client.info() for replica in self._replicas))
+        for replica, info in zip(self._replicas, infos, strict=True):
+            _demand_same(infos[0], info, self.base_url, replica.client.base_url)
+            replica.room = info.limits.max_num_seqs
+        return self
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for probe in self._probes:
+            probe.cancel()
+        await asyncio.gather(*self._probes, return_exceptions=True)
+        for replica in self._replicas:
+            await replica.client.close()
+        await super().close()
+
+    async def info(self) -> ServiceInfo:
+        """What the replicas serve and allow; `max_num_seqs` is that of all together."""
+        info = await super().info()
+        together = info.limits.model_copy(update={"max_num_seqs": sum(replica.room for replica in self._replicas)})
+        return info.model_copy(update={"limits": together})
+
+    async def vectors(self) -> list[VectorInfo]:
+        """Vectors that every replica has under the same name."""
+        first, *others = await asyncio.gather(*(replica.client.vectors() for replica in self._replicas))
+        known = [{(vector.name, vector.sha256) for vector in listing} for listing in others]
+        return [vector for vector in first if all((vector.name, vector.sha256) in each for each in known)]
+
+    # ---- one exchange, wherever there is room
+
+    async def _exchange(self, call: Call[Any], *, stream: bool = False) -> httpx.Response:
+        if call.method in _CHANGES:
+            return await self._change(call)
+        tried: list[_Replica] = []
+        while True:
+            replica = await self._choose(tried)
+            tried.append(replica)
+            last = len(tried) == ATTEMPTS
+            replica.in_flight += 1
+            try:
+                response = await replica.client._exchange(call, stream=stream)  # noqa: SLF001 - one of our own
+            except ServiceUnreachableError as error:
+                if last or isinstance(error.__cause__, httpx.ReadTimeout):
+                    raise
+                await self._look_at(replica)
+            else:
+                if last or not await self._is_lost(replica, call, response):
+                    return response
+                await response.aclose()
+            finally:
+                replica.in_flight -= 1
+            logger.debug("%s %s broke off on %s and is sent again", call.method, call.path, replica.client.base_url)
+
+    async def _change(self, call: Call[Any]) -> httpx.Response:
+        """Change every replica; the answer is the first refusal, else the first replica's."""
+        responses = [await replica.client._exchange(call) for replica in self._replicas]  # noqa: SLF001
+        return next((response for response in responses if not response.is_success), responses[0])
+
+    async def _choose(self, tried: list[_Replica]) -> _Replica:
+        """The least full replica that is there, one that this call has not been to if possible."""
+        if not any(replica.back.is_set() for replica in self._replicas):
+            waiting = [asyncio.ensure_future(replica.back.wait()) for replica in self._replicas]
+            await asyncio.wait(waiting, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
+            for future in waiting:
+                future.cancel()
+        there = [replica for replica in self._replicas if replica.back.is_set()]
+        if not there:
+            addresses = ", ".join(replica.client.base_url for replica in self._replicas)
+            raise ServiceUnreachableError(f"no replica was ready within {self._patience:g} s: {addresses}")
+        if tried and tried[-1] in there:
+            await asyncio.sleep(0.25 * 2 ** len(tried))
+        return min(there, key=lambda replica: (tried.count(replica), replica.load))
+
+    async def _is_lost(self, replica: _Replica, call: Call[Any], response: httpx.Response) -> bool:
+        """Whether an answer is none: of a balancer that lost the replica, of a full one, or of a dead engine."""
+        status = response.status_code
+        if status in call.answers or status not in _LOST | {500}:
+            return False
+        ready = await self._look_at(replica)
+        return status in _LOST or not ready
+
+    async def _look_at(self, replica: _Replica) -> bool:
+        """Whether a replica takes requests; one that does not is left alone until it does."""
+        async with replica.looking:
+            if replica.back.is_set() and not await _is_ready(replica):
+                logger.warning("%s is gone; what it was doing goes to the others", replica.client.base_url)
+                replica.back.clear()
+                probe = asyncio.create_task(self._wait_for(replica))
+                self._probes.add(probe)
+                probe.add_done_callback(self._probes.discard)
+            return replica.back.is_set()
+
+    async def _wait_for(self, replica: _Replica) -> None:
+        while not await _is_ready(replica):  # noqa: ASYNC110 - another process tells of nothing
+            await asyncio.sleep(PROBE_SECONDS)
+        logger.warning("%s is back", replica.client.base_url)
+        replica.back.set()
+
+
+async def _is_ready(replica: _Replica) -> bool:
+    try:
+        return await replica.client.ready()
+    except TraitError:
+        return False
+
+
+def _demand_same(first: ServiceInfo, other: ServiceInfo, first_url: str, other_url: str) -> None:
+    left, right = (info.model_dump(exclude=_OF_THE_REPLICA) for info in (first, other))
+    for name, value in left.items():
+        if right[name] != value:
+            raise InvalidRequestError(
+                f"{first_url} and {other_url} are not replicas: {name} is {value!r} here and {right[name]!r} there",
+                param="service",
+            )
