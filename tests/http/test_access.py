@@ -15,7 +15,8 @@ from trait_service.keys import ALL_SCOPES, KeyFile
 
 pytest.importorskip("vllm")
 
-OPEN = {"GET /v1/health/live", "HEAD /v1/health/live"}
+PROBES = ("/v1/health/live", "/v1/health/ready", "/health")
+OPEN = {f"{method} {path}" for method in ("GET", "HEAD") for path in PROBES}
 SECRETS = ("/sleep", "/collective_rpc", "/update_weights", "/server_info", "/v1/load_lora_adapter", "/scale_elastic_ep")
 
 SPELLINGS = (
@@ -129,7 +130,7 @@ def test_without_a_valid_key_nothing_is_reached_in_any_spelling(app, key):
 @pytest.mark.parametrize("root_path", ["/base", "/v1", "/v1/health"])
 def test_a_root_path_opens_nothing(app, root_path):
     forms = [(method, form) for method, path in operations(app) for form in (path, f"{root_path}{path}")]
-    forms = [form for form in forms if not form[1].endswith("/v1/health/live")]
+    forms = [form for form in forms if not form[1].endswith(PROBES)]
     for form, reached in zip(forms, asyncio.run(sweep(app, forms, None, root_path=root_path)), strict=True):
         assert (reached.status, reached.operation) == (401, None), (form, reached)
 

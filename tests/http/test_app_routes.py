@@ -70,7 +70,7 @@ def test_no_route_at_all_answers_without_the_key(build_app):
     everything = [*operations(app), ("GET", "/nowhere"), ("GET", "/metrics/"), ("POST", "/v1/health/live")]
     assert len(everything) > 40
     for method, path in everything:
-        if (method, path) in {("GET", "/v1/health/live"), ("HEAD", "/v1/health/live")}:
+        if method in {"GET", "HEAD"} and path in {"/v1/health/live", "/v1/health/ready", "/health"}:
             continue
         concrete = path.replace("{name}", "x").replace("{response_id}", "x")
         response = send(app, method, concrete)
@@ -81,6 +81,12 @@ def test_no_route_at_all_answers_without_the_key(build_app):
 
 def test_the_liveness_probe_answers_without_the_key(build_app):
     assert send(build_app("--api-key", "secret"), "GET", "/v1/health/live").json() == {"status": "live"}
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/health/ready"])
+def test_a_readiness_probe_needs_no_key(build_app, path):
+    """Neither Kubernetes nor vllm-router can send one with its probe; without an engine the answer is no."""
+    assert send(build_app("--api-key", "secret"), "GET", path).status_code not in {200, 401, 403, 404}
 
 
 def test_the_key_opens(build_app):

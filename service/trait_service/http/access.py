@@ -24,7 +24,7 @@ _GROUPS: tuple[tuple[frozenset[Scope], str], ...] = (
     (
         ALL_SCOPES,
         """
-        GET /health     GET /ping   POST /ping      GET /version    GET /v1/health/ready
+        GET /ping   POST /ping      GET /version
         GET /openapi.json   GET /docs   GET /docs/oauth2-redirect   GET /redoc
         """,
     ),

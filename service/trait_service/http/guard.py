@@ -16,7 +16,8 @@ from trait_service.http.access import STATE_ENTRY, operation_of, refusal_of
 from trait_service.http.errors import error_response
 from trait_service.keys import ApiKey, Keyring
 
-OPEN_PATH = "/v1/health/live"
+OPEN_PATHS = frozenset({"/v1/health/live", "/v1/health/ready", "/health"})
+"""What probes ask: those of Kubernetes and of `vllm-router` (`/health`) carry no key. They tell 200 or 503 and no more."""
 """The one path that answers without a key: orchestrators probe it."""
 
 STEERED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/activations"})
@@ -30,7 +31,7 @@ _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 
 
 class ApiKeyGuard:
-    """Requires `Authorization: Bearer KEY` on every route but the liveness probe, and a scope that opens the route.
+    """Requires `Authorization: Bearer KEY` on every route but the health probes, and a scope that opens the route.
 
     Args:
         app: The application behind.
@@ -65,7 +66,7 @@ class ApiKeyGuard:
 
 def _is_open(scope: Scope) -> bool:
     # The router's own reading of the path, so that --root-path cannot make the two differ.
-    return scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and get_route_path(scope) == OPEN_PATH
+    return scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and get_route_path(scope) in OPEN_PATHS
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, reason: str) -> None:

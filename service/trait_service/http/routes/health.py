@@ -1,4 +1,6 @@
-"""`/v1/health/live`: the process answers. `/v1/health/ready`: the engine does."""
+"""`/v1/health/live`: the process answers. `/v1/health/ready`: the engine does. Both answer without a key."""
+
+import logging
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
@@ -7,12 +9,14 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from trait_service.http.errors import TraitRoute, error_response
 from trait_service.http.service import Service
 
+logger = logging.getLogger(__name__)
+
 router = APIRouter(prefix="/v1/health", route_class=TraitRoute)
 
 
 @router.get("/live")
 async def live() -> dict[str, str]:
-    """Answers without a key, whatever the engine does."""
+    """Answers whatever the engine does."""
     return {"status": "live"}
 
 
@@ -22,5 +26,6 @@ async def ready(service: Service) -> JSONResponse:
     try:
         await service.client.check_health()
     except EngineDeadError as error:
-        return error_response(f"the engine does not answer: {error}", 503)
+        logger.warning("the engine does not answer: %s", error)
+        return error_response("the engine does not answer", 503)
     return JSONResponse({"status": "ready"})
