@@ -51,7 +51,8 @@ def bounded():
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/vectors", "/metrics", "/docs", "/", "/v1/health/live/", "/v1/health/liver", "//v1/health/live", "//health"]
+    "path",
+    ["/v1/vectors", "/metrics", "/docs", "/", "/v1/health/live/", "/v1/health/liver", "//v1/health/live", "//health"],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
 def test_without_a_key_nothing_answers(keyed, method, path):
