@@ -4,6 +4,7 @@ VENV ?= .venv
 MODEL ?= smollm2
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+STUDY ?=
 BIN := $(abspath $(VENV))/bin
 
 # The first interpreter that is new enough and can make a virtual environment.
@@ -12,7 +13,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	&& { echo $$python; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo test test-fast test-triton bench bench-quick lint format lock clean
+.PHONY: help setup model demo test test-fast test-triton bench bench-quick study lint format lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -44,6 +45,9 @@ bench: setup model ## what steering costs against stock vLLM, in every mode and 
 
 bench-quick: setup model ## the same for decoding, eager, and a sweep against transformers (under ten minutes)
 	@$(BIN)/python experiments/steering_overhead/bench.py --workload decode --mode eager --pairs 4 --sweeps 2 --out build/bench $(BENCH_ARGS)
+
+study: setup model ## reproduce a study of experiments/, with its tables and plot: STUDY=jailbreak, ...
+	@$(BIN)/python experiments/run.py $(STUDY)
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,0 +1,150 @@
+"""Does the refusal projection, before a word is said, tell which jailbreak prompts this model will refuse?
+
+Settled before any outcome was seen: the layer (the one that the refusal vector's own pairs choose, by held-out evidence), the
+length of replies, what counts as a refusal (the trait's metric), and that comparisons within wrappers are the ones that count.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from jailbreak.build_prompts import OUT as PROMPTS
+from jailbreak.build_prompts import write
+from study.effects import beside_random, random_aucs, separation
+from study.lab import Lab
+from trait_client.corpus import read_capture
+from trait_client.trait_evaluation import TraitEvaluation
+from trait_client.vector_file import VectorFile
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+MAX_TOKENS = 40
+"""Enough for the 160 characters that the refusal metric reads."""
+CAPTURED = {"last prompt token": "prompt[-1]", "reply": "response[:]"}
+
+# Of a prompt: its last token's projection, and the mean over the reply's own tokens, on each layer.
+PER_PROMPT = """
+select r.prompt_id, r.outcome, p.layer, p.projected[r.n_prompt] as "last prompt token",
+       list_avg(p.projected[r.n_prompt + 1:]) as reply
+from reading_projections p join readings r using (reading_id)
+order by r.prompt_id, p.layer"""
+
+
+def measure(lab: Lab) -> None:
+    with lab.serving("smollm2") as url:
+        at_url = ("--url", url)
+        lab.run("trait-extract", "run", "--trait", "refusal", "--out", lab.vectors, "--register", *at_url)
+        layers = [word for n in range(30) for word in ("--layer", n)]
+        project = ("trait-client", "project", "--prompts", PROMPTS, "--vector", "refusal", *layers)
+        project = (*project, "--max-tokens", MAX_TOKENS, "--db", lab.db, *at_url)
+        lab.run(*project)
+        replies = label(lab)
+        lab.run(*project)  # the same readings, and nothing else: their outcomes are written beside them
+        capture = (
+            "trait-client",
+            "capture",
+            "--prompts",
+            replies,
+            "--layers",
+            chosen_layer(lab),
+            "--out",
+            lab.work / "captured",
+        )
+        lab.run(*capture, *(word for name in CAPTURED.values() for word in ("--positions", name)), *at_url)
+
+
+def report(lab: Lab) -> None:
+    rows, layer = lab.sql(PER_PROMPT), chosen_layer(lab)
+    found = separations(lab, rows, layer)
+    lab.table("separation", found)
+    by_layer = [row for n in range(30) for row in compare(rows, n, "last prompt token")]
+    lab.table("layers", by_layer)
+    wrappers = by_wrapper([row for row in rows if row["layer"] == layer])
+    lab.table("wrappers", wrappers)
+    plot(by_layer, found, wrappers, layer, lab.folder / "jailbreak.png")
+
+
+def chosen_layer(lab: Lab) -> int:
+    """The one that the refusal vector's own pairs choose."""
+    return VectorFile.load(lab.vectors / "refusal/mean_diff.safetensors").metadata.chosen_layer
+
+
+def label(lab: Lab) -> Path:
+    """Write each prompt's outcome into the prompt set; returns a prompt set with the replies that were given."""
+    metric = TraitEvaluation.load(Path("datasets/traits"), "refusal").metric
+    replies = {row["prompt_id"]: row["response"] for row in lab.sql("select prompt_id, response from readings")}
+    rows = [json.loads(line) for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        row["outcome"] = "failure" if metric.score(replies[row["id"]]) else "success"
+    write(rows)
+    file = lab.work / "replies.jsonl"
+    lines = [json.dumps(row | {"response": replies[row["id"]] or " "}, ensure_ascii=False) for row in rows]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def compare(rows: list[dict[str, Any]], layer: int, part: str) -> list[dict[str, Any]]:
+    """The refused prompts against the others on one layer: all with all, and within wrappers."""
+    at = [row for row in rows if row["layer"] == layer and row[part] is not None]
+    wrappers, requests = zip(*(row["prompt_id"].split("/") for row in at), strict=True)
+    refused = [row["outcome"] == "failure" for row in at]
+    scores = [row[part] for row in at]
+    return [
+        {"part": part, "compared": name, "layer": layer, **separation(scores, refused, requests, strata).row()}
+        for name, strata in (("all prompts", None), ("within wrappers", wrappers))
+    ]
+
+
+def separations(lab: Lab, rows: list[dict[str, Any]], layer: int) -> list[dict[str, Any]]:
+    """Both parts on the chosen layer, beside random directions on the same activations."""
+    captured = read_capture(lab.work / "captured")
+    wrappers = [name.split("/")[0] for name in captured.ids]
+    refused = [outcome == "failure" for outcome in captured.manifest.outcomes]
+    found = []
+    for part, positions in CAPTURED.items():
+        activations = captured.mean(positions, layer)
+        for row in compare(rows, layer, part):
+            random = random_aucs(activations, refused, wrappers if row["compared"] == "within wrappers" else None)
+            found.append(row | beside_random(row["auc"], random))
+    return found
+
+
+def by_wrapper(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How often each wrapper's prompts are refused, most first."""
+    names = list(dict.fromkeys(row["prompt_id"].split("/")[0] for row in rows))
+    table = []
+    for name in names:
+        own = [row for row in rows if row["prompt_id"].startswith(f"{name}/")]
+        n_refused = sum(row["outcome"] == "failure" for row in own)
+        table.append(
+            {"wrapper": name, "n": len(own), "n_refused": n_refused, "refused_percent": 100 * n_refused / len(own)}
+        )
+    return sorted(table, key=lambda row: -row["n_refused"])
+
+
+def plot(
+    by_layer: list[dict[str, Any]], found: list[dict[str, Any]], wrappers: list[dict[str, Any]], layer: int, path: Path
+) -> None:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for name, colour in (("all prompts", "tab:grey"), ("within wrappers", "tab:blue")):
+        line = [row for row in by_layer if row["compared"] == name]
+        x = [row["layer"] for row in line]
+        left.plot(x, [row["auc"] for row in line], color=colour, label=name)
+        left.fill_between(x, [r["auc_low"] for r in line], [r["auc_high"] for r in line], color=colour, alpha=0.15)
+    band = next(r for r in found if (r["part"], r["compared"]) == ("last prompt token", "within wrappers"))
+    left.errorbar(
+        [layer], [0.5], [[0.5 - band["random_auc_low"]], [band["random_auc_high"] - 0.5]], color="black", capsize=4,
+        linestyle="none", label="random directions, within wrappers (95 %)",
+    )  # fmt: skip
+    left.axhline(0.5, color="black", linewidth=0.6)
+    left.axvline(layer, color="tab:red", linewidth=0.8, linestyle=":", label=f"layer {layer}, chosen beforehand")
+    left.set(xlabel="layer", ylabel="AUC, refused above not refused", ylim=(0, 1))
+    left.set_title("Refusal projection of the last prompt token")
+    left.legend(fontsize=8, loc="lower right")
+    right.barh([row["wrapper"] for row in wrappers][::-1], [row["refused_percent"] for row in wrappers][::-1])
+    right.set(xlabel="refused, % of 26 requests")
+    right.set_title("What the wrappers do to SmolLM2-135M")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

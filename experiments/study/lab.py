@@ -1,0 +1,131 @@
+"""What every study needs: a place for its files, the commands, its database, its tables."""
+
+import csv
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from trait_client.errors import ServiceUnreachableError
+from trait_client.http import TraitClient
+from trait_client.results import ResultStore
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+START_LIMIT_S = 900
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+
+Row = Mapping[str, Any]
+
+
+class Lab:
+    """One study's folders and tools.
+
+    Args:
+        name: Of its folder under `experiments/`.
+
+    Attributes:
+        folder: Holds what is committed: definition, tables, plot, README.
+        work: Holds what is not: database, vectors, logs, models.
+        db: The result database.
+        vectors: Vectors of the model at hand; all studies share them.
+    """
+
+    def __init__(self, name: str, work: Path | None = None) -> None:
+        self.name = name
+        self.folder = ROOT / "experiments" / name
+        self.work = work or Path("build/studies") / name
+        self.db = self.work / "results.duckdb"
+        self.vectors = self.work.parent / "vectors"
+        self.work.mkdir(parents=True, exist_ok=True)
+
+    def run(self, *command: str | Path) -> None:
+        """Show a command and run it; the study ends where one fails."""
+        words = [str(word) for word in command]
+        print("  $ " + shlex.join(words), flush=True)
+        done = subprocess.run([BIN / words[0], *words[1:]], check=False, env=os.environ | ENVIRONMENT)  # noqa: S603
+        if done.returncode:
+            sys.exit(f"{words[0]} ended with exit code {done.returncode}")
+
+    @contextmanager
+    def serving(self, model: str | Path, *flags: str, name: str = "service") -> Iterator[str]:
+        """The address of `trait-service serve MODEL` on a free port; it is stopped at the end.
+
+        Args:
+            model: As the command takes it.
+            flags: Further ones.
+            name: Of its log and its registry in `work`.
+        """
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        command = ["trait-service", "serve", str(model), "--served-model-name", "smollm2", "--enforce-eager"]
+        command += ["--max-model-len", "1024", "--max-num-seqs", "128", "--port", url.rpartition(":")[2]]
+        command += ["--vectors", str(self.work / f"{name}-registry"), *flags]
+        print("  $ " + shlex.join(command), flush=True)
+        log = self.work / f"{name}.log"
+        with log.open("w") as stream:
+            process = subprocess.Popen(  # noqa: S603
+                [BIN / command[0], *command[1:]], stdout=stream, stderr=stream, env=os.environ | ENVIRONMENT
+            )
+            try:
+                _wait_until_ready(process, url, log)
+                yield url
+            finally:
+                process.terminate()
+                try:
+                    process.wait(60)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
+    def sql(self, query: str) -> list[dict[str, Any]]:
+        """Rows of a query over the database, as `trait-client sql` gives them."""
+        columns, rows = ResultStore(self.db).query(query)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+
+    def table(self, name: str, rows: Sequence[Row], *, commit: bool = True) -> None:
+        """Keep rows as a table of the database (in place of what it held), and as `<name>.csv` beside the README."""
+        columns = list(rows[0])
+        connection = duckdb.connect(self.db)
+        selected = ", ".join(f'unnest(?) AS "{column}"' for column in columns)
+        try:
+            connection.execute(
+                f'CREATE OR REPLACE TABLE "{name}" AS SELECT {selected}',
+                [[row[column] for row in rows] for column in columns],
+            )
+        finally:
+            connection.close()
+        if commit:
+            write_csv(self.folder / f"{name}.csv", rows)
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Rows with a header; floats to four significant digits, None as an empty cell."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: f"{v:.4g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+    began = time.monotonic()
+    with TraitClient(url, retries=0) as client:
+        while not _answers(client):
+            if process.poll() is not None or time.monotonic() - began > START_LIMIT_S:
+                sys.exit("the service did not start:\n" + "\n".join(log.read_text().splitlines()[-20:]))
+            time.sleep(0.5)
+    print(f"  ready after {time.monotonic() - began:.0f} s", flush=True)
+
+
+def _answers(client: TraitClient) -> bool:
+    try:
+        return client.ready()
+    except ServiceUnreachableError:
+        return False
