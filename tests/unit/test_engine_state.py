@@ -97,6 +97,23 @@ def test_scopes_hold_on_absolute_positions_whatever_the_chunks(state, scope, ste
     assert report["steered_generated"] == len([p for p in steered if p >= 4])
 
 
+def test_what_a_decoding_batch_adds_is_kept_and_made_anew_when_its_tokens_move(state):
+    """The third and fourth step stand on the tokens of the second; then a neighbour comes first and all places move."""
+    north = np.eye(D_MODEL, dtype=np.float32)[1]
+    state.bank.put(digest(north), north.tobytes())
+    one = steer_spec("one", value=2.0)
+    two = RequestSpec(key="two", terms=[TermSpec(layer=1, direction=digest(north), value=3.0)])
+    added = torch.tensor([[2.0, 0, 0, 0], [0, 3.0, 0, 0]])
+    step(state, {"one": (one, 2, 0, 2), "two": (two, 1, 0, 1)})
+    for at in (2, 3, 4):
+        torch.testing.assert_close(step(state, {"one": (one, 2, at, 1), "two": (two, 1, at, 1)})[1], added)
+    for at in (5, 6, 7):
+        deltas = step(state, {"plain": (None, 9, at, 1), "two": (two, 1, at, 1), "one": (one, 2, at, 1)})[1]
+        torch.testing.assert_close(deltas, torch.stack([torch.zeros(D_MODEL), added[1], added[0]]))
+    chunk = step(state, {"two": (two, 1, 8, 1), "one": (one, 2, 8, 3)})[1]
+    torch.testing.assert_close(chunk, torch.stack([added[1], *[added[0]] * 3]))
+
+
 def test_a_preempted_request_is_steered_again_and_each_position_is_counted_once(state):
     spec = steer_spec(capture=CaptureSpec(positions=["all[:]"]))
     step(state, {"r": (spec, 3, 0, 3)})

@@ -18,6 +18,9 @@ from trait_service.engine.buffers import CaptureRows, VectorBank
 from trait_service.engine.kernel_torch import Places, Pooled, Terms, Watched
 from trait_service.engine.spec import MAX_WATCHES
 
+MAX_KEPT_BYTES = 1 << 28
+"""Of what additive terms add, worked out once for all decoding steps of a batch."""
+
 
 class CpuStep:
     """The CPU's side of the operation.
@@ -35,6 +38,7 @@ class CpuStep:
         self._values = torch.zeros((max_tokens, MAX_WATCHES), dtype=torch.float32)
         self._n_layers = n_layers
         self._terms: list[list[Terms]] = [[] for _ in range(n_layers)]
+        self._kept = False
         self._pooled: list[Pooled] = []
         self._captured = [False] * n_layers
         self._watched: list[Watched | None] = [None] * n_layers
@@ -58,6 +62,9 @@ class CpuStep:
             self._terms = [[] for _ in range(self._n_layers)]
             for layer, terms in self._term_groups.on_step():
                 self._terms[layer].append(terms)
+            self._kept = False
+        elif not self._kept:
+            self._keep()
         self._pooled = self._pool_groups.on_step(step, computed_to, self._pools)
         self._watched = [None] * self._n_layers
         watches = self._watch_groups.on_step(step)
@@ -66,6 +73,13 @@ class CpuStep:
             self._values[: step.n_tokens] = 0
         for layer, watched in watches:
             self._watched[layer] = watched
+
+    def _keep(self) -> None:
+        """The terms have come back on the same tokens (a batch decodes): what they add is not made again."""
+        n_rows = sum(len(terms) for layer in self._terms for terms in layer if terms.additive)
+        if n_rows * self._bank.d_model * self._bank.rows.element_size() <= MAX_KEPT_BYTES:
+            self._terms = [[terms.kept(self._bank.rows) for terms in layer] for layer in self._terms]
+        self._kept = True
 
     def rest(self) -> None:
         """The coming forward pass has nothing to do with us."""

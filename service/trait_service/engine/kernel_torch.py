@@ -1,6 +1,6 @@
 """The operation in plain torch: the CPU path, and the reference for the Triton one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,6 +31,13 @@ class Places:
         if self.span is None:
             rows.index_copy_(0, self.index, picked)
 
+    def add(self, rows: torch.Tensor, added: torch.Tensor) -> None:
+        """Add `(n, d)` of the same dtype to the rows."""
+        if self.span is None:
+            rows.index_add_(0, self.index, added)
+        else:
+            rows[self.span].add_(added)
+
     def stream(self, residual: torch.Tensor, hidden: torch.Tensor | None) -> torch.Tensor:
         """`(n, d_model)` float32: the residual stream there."""
         picked = self.pick(residual).to(torch.float32)
@@ -49,6 +56,7 @@ class Terms:
         mode: `(n,)` int64.
         preserve_norm: `(n,)` bool.
         additive: All of them are plain additions: neither the stream nor b, mode, preserve_norm are looked at.
+        added: `(n, d_model)` float32, what additive terms add, where it is kept from step to step; None: made anew.
     """
 
     places: Places
@@ -58,6 +66,18 @@ class Terms:
     mode: torch.Tensor
     preserve_norm: torch.Tensor
     additive: bool
+    added: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.bank_row)
+
+    def kept(self, bank: torch.Tensor) -> "Terms":
+        """The same terms with what they add worked out, where it depends on nothing that a step brings."""
+        return replace(self, added=self.work_out(bank)) if self.additive else self
+
+    def work_out(self, bank: torch.Tensor) -> torch.Tensor:
+        """`(n, d_model)` float32: what additive terms add."""
+        return bank.index_select(0, self.bank_row).mul_(self.a) if self.added is None else self.added
 
 
 @dataclass(frozen=True)
@@ -98,22 +118,21 @@ def steer(residual: torch.Tensor, hidden: torch.Tensor | None, bank: torch.Tenso
         bank: `(n_bank_rows, d_model)` float32.
         terms: The tokens and their terms.
     """
-    direction = bank.index_select(0, terms.bank_row)
-    picked = terms.places.pick(residual)
-    if terms.additive and residual.dtype == torch.float32:
-        terms.places.put(residual, picked.addcmul_(direction, terms.a))
-        return
     if terms.additive:
-        added = direction * terms.a
+        added = terms.work_out(bank)
+        if residual.dtype == torch.float32:
+            terms.places.add(residual, added)
+            return
     else:
         added = delta(
             terms.places.stream(residual, hidden),
-            direction,
+            bank.index_select(0, terms.bank_row),
             terms.a.squeeze(-1),
             terms.b.squeeze(-1),
             terms.mode,
             terms.preserve_norm,
         )
+    picked = terms.places.pick(residual)
     # The sum is made in float32 and rounded once.
     terms.places.put(residual, picked.copy_(picked.to(torch.float32) + added))
 
