@@ -49,28 +49,35 @@ def main() -> None:
     measured: dict[str, Any] = {}
     sweep: dict[str, Any] | None = None
     started = time.monotonic()
+    table = ""
     for mode in options.mode or MODES:
         stock, steered = (Engine(model, plugin=plugin, compiled=mode == "compiled") for plugin in (False, True))
         try:
-            measured[mode] = {
-                name: measure(stock, steered, name, options.variant or list(VARIANTS), options.pairs, mode)
-                for name in workloads
-            }
-            if options.sweeps and sweep is None:
-                sweep = measure_sweep(steered, model, options.sweeps)
+            for name in workloads:
+                figures = measure(stock, steered, name, options.variant or list(VARIANTS), options.pairs, mode)
+                measured.setdefault(mode, {})[name] = figures
+                if options.sweeps and sweep is None:
+                    sweep = measure_sweep(steered, model, options.sweeps)
+                table = write(measured, sweep, time.monotonic() - started, options.out)
         finally:
             stock.close()
             steered.close()
-    options.out.mkdir(parents=True, exist_ok=True)
+    print(table)
+
+
+def write(measured: dict[str, Any], sweep: dict[str, Any] | None, seconds: float, folder: Path) -> str:
+    """Write what has been measured so far: a long benchmark that is stopped loses one workload. Returns the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {name: None for workloads in measured.values() for name in workloads}
     document = {
         **(_summary_of(measured, sweep)),
         "machine": {"cores": len(os.sched_getaffinity(0)), "processor": _processor()},
-        "workloads": {name: vars(WORKLOADS[name]) for name in workloads},
+        "workloads": {name: vars(WORKLOADS[name]) for name in names},
         "measured": measured,
-        "seconds": round(time.monotonic() - started),
+        "seconds": round(seconds),
     }
-    (options.out / "results.json").write_text(json.dumps(document, indent=1) + "\n")
-    print(report.write(document, options.out))
+    (folder / "results.json").write_text(json.dumps(document, indent=1) + "\n")
+    return report.write(document, folder)
 
 
 def measure(

@@ -4,7 +4,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -54,8 +54,10 @@ class Process:
         return self._answer()
 
     def close(self) -> None:
-        """End the process."""
-        self._pipe.send(None)
+        """End the process, unless it has failed and ended itself."""
+        if self._process.is_alive():
+            with suppress(BrokenPipeError):
+                self._pipe.send(None)
         self._process.join(60)
 
     def _answer(self) -> Any:
@@ -171,6 +173,7 @@ class _EngineRunner:
         prompts = workload.prompts(run, self.n_vocabulary)
         asked = [None] * len(prompts) if variant == STOCK else specs(variant, workload, self.model, self.bank)
         keys = [spec.key for spec in asked if spec is not None]
+        self.llm.reset_prefix_cache()  # the runs that are compared read the same prompts
         with self._plugin_out() if variant == STOCK and self.plugin else nullcontext():
             wall, cpu = time.perf_counter(), cpu_seconds()
             self._generate(prompts, asked, max_tokens=workload.n_generated, ignore_eos=True)

@@ -37,7 +37,8 @@ def table(document: dict[str, Any]) -> str:
         "|---|" + "---|" * len(columns),
     ]
     for variant in variants:
-        cells = [_cell(document["measured"][mode][name][variant]) for mode, name in columns]
+        measured = [document["measured"][mode][name].get(variant) for mode, name in columns]
+        cells = ["" if figures is None else _cell(figures) for figures in measured]
         lines.append(f"| {LABELS[variant]} | " + " | ".join(cells) + " |")
     sweep = document.get("sweep_vs_transformers")
     if sweep:
@@ -69,14 +70,16 @@ def _plot(document: dict[str, Any], path: Path) -> None:
     variants = list(document["measured"][series[0][0]][series[0][1]])
     figure, axes = plt.subplots(figsize=(8, 0.55 * len(variants) + 1.6))
     for s, (mode, name) in enumerate(series):
-        figures = [document["measured"][mode][name][variant] for variant in variants]
+        of = document["measured"][mode][name]
+        at = [i for i, variant in enumerate(variants) if variant in of]  # compiled, stock is another process always
+        figures = [of[variants[i]] for i in at]
         medians = [f["median"] for f in figures]
         spans = [f["interval_of_median"] for f in figures]
         errors = [
             [m - low for m, (low, _) in zip(medians, spans, strict=True)],
             [high - m for m, (_, high) in zip(medians, spans, strict=True)],
         ]
-        places = [i + (s - (len(series) - 1) / 2) * 0.11 for i in range(len(variants))]
+        places = [i + (s - (len(series) - 1) / 2) * 0.11 for i in at]
         axes.errorbar(medians, places, xerr=errors, fmt="o", markersize=4, capsize=2, label=f"{name}, {mode}")
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(variants)), [LABELS[variant] for variant in variants])

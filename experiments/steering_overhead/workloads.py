@@ -18,7 +18,7 @@ class Workload:
 
     Args:
         n_requests: All submitted at once.
-        n_prompt: Random tokens of each prompt; no two runs share one, so that the prefix cache never answers.
+        n_prompt: Random tokens of each prompt.
         n_generated: Tokens of each reply, exactly.
     """
 
