@@ -1,21 +1,16 @@
-"""Chat and text completions: request bodies, typed replies, and the event stream. No I/O.
+"""Chat and text completions: typed replies, and the event stream. No I/O; requests are made in `chat_requests`.
 
 A reply to a steered or monitored request carries the service's report. Without one the request fails: a server that does
 not know the fields (a plain vLLM) would otherwise pass unsteered text off as steered.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 from pydantic import Field, ValidationError
 
 from trait_client.asked import Asked
-from trait_client.errors import InvalidRequestError, ServiceError
-from trait_client.schema import ErrorBody, Message, Monitor, MonitorReport, Response, Steering, SteeringReport
-
-ChatMessages = str | Sequence[Message | Mapping[str, str]]
-"""A user's turn as a string, or the whole chat."""
+from trait_client.errors import ServiceError
+from trait_client.schema import ErrorBody, MonitorReport, Response, SteeringReport
 
 
 class Usage(Response):
@@ -89,66 +84,6 @@ class ChatDelta(Response):
     usage: Usage | None = None
     steering: SteeringReport | None = None
     monitor: MonitorReport | None = None
-
-
-# ---------------------------------------------------------------------------------------------------- requests
-
-
-def chat_body(messages: ChatMessages, *, logprobs: int | None, stream: bool = False, **common: Any) -> bytes:
-    """The JSON body of `POST /v1/chat/completions`; `common` as `_common_body`."""
-    turns = [Message(role="user", content=messages)] if isinstance(messages, str) else messages
-    body = _common_body(**common)
-    body["messages"] = [turn.model_dump() if isinstance(turn, Message) else dict(turn) for turn in turns]
-    if logprobs is not None:
-        body |= {"logprobs": True, "top_logprobs": logprobs}
-    if stream:
-        body |= {"stream": True, "stream_options": {"include_usage": True}}
-    return json_bytes(body)
-
-
-def completion_body(prompt: str | list[int], *, logprobs: int | None, token_ids: bool = False, **common: Any) -> bytes:
-    """The JSON body of `POST /v1/completions`; `common` as `_common_body`."""
-    body = _common_body(**common) | {"prompt": prompt}
-    if token_ids:
-        body["return_token_ids"] = True
-    if logprobs is not None:
-        body["logprobs"] = logprobs
-    return json_bytes(body)
-
-
-def _common_body(
-    *,
-    model: str,
-    steering: Steering | None,
-    monitor: Monitor | None,
-    max_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int | None,
-    n: int = 1,
-) -> dict[str, Any]:
-    body: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
-    if n != 1:
-        body["n"] = n
-    if seed is not None:
-        body["seed"] = seed
-    if steering is not None:
-        body["steering"] = steering.model_dump(mode="json", exclude_none=True)
-    if monitor is not None:
-        body["monitor"] = monitor.model_dump(mode="json", exclude_none=True)
-    return body
-
-
-def json_bytes(body: dict[str, Any]) -> bytes:
-    """A request's JSON.
-
-    Raises:
-        InvalidRequestError: It holds what JSON has no word for, or a text that is not Unicode.
-    """
-    try:
-        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, TypeError) as error:  # UnicodeEncodeError (a lone surrogate) is a ValueError
-        raise InvalidRequestError(f"the request cannot be written as JSON: {error}") from error
 
 
 # ---------------------------------------------------------------------------------------------------- replies

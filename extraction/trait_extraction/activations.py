@@ -7,7 +7,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 from trait_client.activations import Activations
-from trait_client.chat import ChatMessages, ChatResult
+from trait_client.chat import ChatResult
+from trait_client.chat_requests import ChatMessages
 from trait_client.errors import DatasetError, InvalidRequestError, ServiceError
 from trait_client.positions import Positions
 from trait_client.schema import (

@@ -3,15 +3,15 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
 from trait_client.activations import Activations
-from trait_client.asked import Asked
-from trait_client.chat import ChatDelta, ChatMessages, ChatResult, chat_body, completion_body
+from trait_client.chat import ChatDelta, ChatResult
+from trait_client.chat_requests import ChatMessages, ChatOptions, CompletionOptions, StreamOptions
 from trait_client.http.service import Call, Service, first_base
-from trait_client.schema import ActivationsRequest, Message, Monitor, ServiceInfo, Steering, VectorInfo
+from trait_client.schema import ActivationsRequest, Message, ServiceInfo, VectorInfo
 from trait_client.settings import DEFAULT_URL
 from trait_client.vector_file import VectorFile
 
@@ -114,61 +114,16 @@ class AsyncTraitClient(Service):
         return self._base_model
 
     async def chat(
-        self,
-        messages: ChatMessages,
-        *,
-        model: str | None = None,
-        steering: Steering | None = None,
-        monitor: Monitor | None = None,
-        max_tokens: int = 128,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        logprobs: int | None = None,
-        n: int = 1,
+        self, messages: ChatMessages, *, model: str | None = None, **options: Unpack[ChatOptions]
     ) -> ChatResult:
         """As `TraitClient.chat`."""
-        body = chat_body(
-            messages,
-            model=model or await self.base_model(),
-            steering=steering,
-            monitor=monitor,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-            logprobs=logprobs,
-            n=n,
-        )
-        return await self._run(self._chat(body, Asked(steering, monitor)))
+        return await self._run(self._chat(messages, model or await self.base_model(), options))
 
     async def chat_stream(
-        self,
-        messages: ChatMessages,
-        *,
-        model: str | None = None,
-        steering: Steering | None = None,
-        monitor: Monitor | None = None,
-        max_tokens: int = 128,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        logprobs: int | None = None,
+        self, messages: ChatMessages, *, model: str | None = None, **options: Unpack[StreamOptions]
     ) -> AsyncIterator[ChatDelta]:
         """As `TraitClient.chat_stream`."""
-        body = chat_body(
-            messages,
-            model=model or await self.base_model(),
-            steering=steering,
-            monitor=monitor,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-            logprobs=logprobs,
-            stream=True,
-        )
-        call = self._chat_stream(body, Asked(steering, monitor))
+        call = self._chat_stream(messages, model or await self.base_model(), options)
         response = await self._exchange(call, stream=True)
         try:
             reply = self._read(call, response)
@@ -182,35 +137,10 @@ class AsyncTraitClient(Service):
             await response.aclose()
 
     async def complete(
-        self,
-        prompt: str | list[int],
-        *,
-        model: str | None = None,
-        steering: Steering | None = None,
-        monitor: Monitor | None = None,
-        max_tokens: int = 128,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        logprobs: int | None = None,
-        n: int = 1,
-        token_ids: bool = False,
+        self, prompt: str | list[int], *, model: str | None = None, **options: Unpack[CompletionOptions]
     ) -> ChatResult:
         """As `TraitClient.complete`."""
-        body = completion_body(
-            prompt,
-            model=model or await self.base_model(),
-            steering=steering,
-            monitor=monitor,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-            logprobs=logprobs,
-            n=n,
-            token_ids=token_ids,
-        )
-        return await self._run(self._complete(body, Asked(steering, monitor)))
+        return await self._run(self._complete(prompt, model or await self.base_model(), options))
 
     async def tokenize(self, text: str | Sequence[Message], *, add_special_tokens: bool = True) -> list[int]:
         """As `TraitClient.tokenize`."""

@@ -3,15 +3,15 @@
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
 from trait_client.activations import Activations
-from trait_client.asked import Asked
-from trait_client.chat import ChatDelta, ChatMessages, ChatResult, chat_body, completion_body
+from trait_client.chat import ChatDelta, ChatResult
+from trait_client.chat_requests import ChatMessages, ChatOptions, CompletionOptions, StreamOptions
 from trait_client.http.service import Call, Service, first_base
-from trait_client.schema import ActivationsRequest, Message, Monitor, ServiceInfo, Steering, VectorInfo
+from trait_client.schema import ActivationsRequest, Message, ServiceInfo, VectorInfo
 from trait_client.settings import DEFAULT_URL
 from trait_client.vector_file import VectorFile
 
@@ -122,70 +122,23 @@ class TraitClient(Service):
             self._base_model = first_base(self._run(self._models()))
         return self._base_model
 
-    def chat(
-        self,
-        messages: ChatMessages,
-        *,
-        model: str | None = None,
-        steering: Steering | None = None,
-        monitor: Monitor | None = None,
-        max_tokens: int = 128,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        logprobs: int | None = None,
-        n: int = 1,
-    ) -> ChatResult:
-        """Reply to a chat; `logprobs` is how many candidates are reported beside each token.
+    def chat(self, messages: ChatMessages, *, model: str | None = None, **options: Unpack[ChatOptions]) -> ChatResult:
+        """Reply to a chat.
 
         Raises:
-            SteeringFailedError: Steering or monitoring was asked for and the answer does not report any.
+            SteeringFailedError: Steering or monitoring was asked for and the answer does not report it as asked.
         """
-        body = chat_body(
-            messages,
-            model=model or self.base_model(),
-            steering=steering,
-            monitor=monitor,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-            logprobs=logprobs,
-            n=n,
-        )
-        return self._run(self._chat(body, Asked(steering, monitor)))
+        return self._run(self._chat(messages, model or self.base_model(), options))
 
     def chat_stream(
-        self,
-        messages: ChatMessages,
-        *,
-        model: str | None = None,
-        steering: Steering | None = None,
-        monitor: Monitor | None = None,
-        max_tokens: int = 128,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        logprobs: int | None = None,
+        self, messages: ChatMessages, *, model: str | None = None, **options: Unpack[StreamOptions]
     ) -> Iterator[ChatDelta]:
         """As `chat`, in pieces as they are generated; the last ones carry the usage and the steering report.
 
         Raises:
-            SteeringFailedError: At the end: steering or monitoring was asked for and the stream did not report any.
+            SteeringFailedError: At the end: steering or monitoring was asked for and the stream did not report it.
         """
-        body = chat_body(
-            messages,
-            model=model or self.base_model(),
-            steering=steering,
-            monitor=monitor,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-            logprobs=logprobs,
-            stream=True,
-        )
-        call = self._chat_stream(body, Asked(steering, monitor))
+        call = self._chat_stream(messages, model or self.base_model(), options)
         response = self._exchange(call, stream=True)
         try:
             reply = self._read(call, response)
@@ -198,39 +151,14 @@ class TraitClient(Service):
             response.close()
 
     def complete(
-        self,
-        prompt: str | list[int],
-        *,
-        model: str | None = None,
-        steering: Steering | None = None,
-        monitor: Monitor | None = None,
-        max_tokens: int = 128,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        logprobs: int | None = None,
-        n: int = 1,
-        token_ids: bool = False,
+        self, prompt: str | list[int], *, model: str | None = None, **options: Unpack[CompletionOptions]
     ) -> ChatResult:
-        """Continue raw text or token ids; `token_ids` asks for the ids of what is generated.
+        """Continue raw text or token ids.
 
         Raises:
-            SteeringFailedError: Steering or monitoring was asked for and the answer does not report any.
+            SteeringFailedError: Steering or monitoring was asked for and the answer does not report it as asked.
         """
-        body = completion_body(
-            prompt,
-            model=model or self.base_model(),
-            steering=steering,
-            monitor=monitor,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-            logprobs=logprobs,
-            n=n,
-            token_ids=token_ids,
-        )
-        return self._run(self._complete(body, Asked(steering, monitor)))
+        return self._run(self._complete(prompt, model or self.base_model(), options))
 
     def tokenize(self, text: str | Sequence[Message], *, add_special_tokens: bool = True) -> list[int]:
         """Ids of raw text, or of a chat with the header of the assistant's turn.

@@ -11,8 +11,17 @@ from pydantic import ValidationError
 
 from trait_client import __version__
 from trait_client.activations import Activations
-from trait_client.asked import Asked
-from trait_client.chat import ChatResult, ReplyStream, json_bytes, read_chat, read_completion
+from trait_client.chat import ChatResult, ReplyStream, read_chat, read_completion
+from trait_client.chat_requests import (
+    ChatMessages,
+    ChatOptions,
+    CompletionOptions,
+    StreamOptions,
+    asked_of,
+    chat_body,
+    completion_body,
+    json_bytes,
+)
 from trait_client.errors import (
     InvalidRequestError,
     ServiceError,
@@ -35,6 +44,7 @@ from trait_client.settings import RetryPolicy, normal_url
 
 T = TypeVar("T")
 
+CHAT = "/v1/chat/completions"
 OCTETS = "application/octet-stream"
 CONNECT_TIMEOUT = 10.0
 MAX_CONNECTIONS = 512
@@ -151,13 +161,16 @@ class Service:
             headers={"content-type": "application/json", "accept": OCTETS},
         )
 
-    def _chat(self, body: bytes, asked: Asked) -> Call[ChatResult]:
-        return _post_json("/v1/chat/completions", body, lambda r: read_chat(r.content, asked))
+    def _chat(self, messages: ChatMessages, model: str, options: ChatOptions) -> Call[ChatResult]:
+        asked = asked_of(options)
+        return _post_json(CHAT, chat_body(messages, model, **options), lambda r: read_chat(r.content, asked))
 
-    def _chat_stream(self, body: bytes, asked: Asked) -> Call[ReplyStream]:
-        return _post_json("/v1/chat/completions", body, lambda _: ReplyStream(asked))
+    def _chat_stream(self, messages: ChatMessages, model: str, options: StreamOptions) -> Call[ReplyStream]:
+        asked = asked_of(options)
+        return _post_json(CHAT, chat_body(messages, model, stream=True, **options), lambda _: ReplyStream(asked))
 
-    def _complete(self, body: bytes, asked: Asked) -> Call[ChatResult]:
+    def _complete(self, prompt: str | list[int], model: str, options: CompletionOptions) -> Call[ChatResult]:
+        asked, body = asked_of(options), completion_body(prompt, model, **options)
         return _post_json("/v1/completions", body, lambda r: read_completion(r.content, asked))
 
     def _tokenize(self, text: str | Sequence[Message], *, add_special_tokens: bool) -> Call[list[int]]:

@@ -10,7 +10,8 @@ import httpx
 from pydantic import Field, ValidationError
 
 from trait_client import __version__
-from trait_client.chat import TokenLogprob, json_bytes
+from trait_client.chat import TokenLogprob
+from trait_client.chat_requests import json_bytes
 from trait_client.http.answers import error_detail, retry_after
 from trait_client.http.service import is_loopback
 from trait_client.judge.budget import Budget
