@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	&& { echo $$python; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo test test-fast test-triton bench bench-quick study lint format lock clean
+.PHONY: help setup model demo test test-fast test-triton test-docs bench bench-quick study docs lint format lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -48,6 +48,12 @@ bench-quick: setup model ## the same for decoding, eager, and a sweep against tr
 
 study: setup model ## reproduce a study of experiments/, with its tables and plot: STUDY=jailbreak, ...
 	@$(BIN)/python experiments/run.py $(STUDY)
+
+test-docs: setup model ## work through README.md and docs/ as a reader, the long commands too
+	TRAIT_DOCS_LONG=1 $(BIN)/python -m pytest tests/docs $(PYTEST_ARGS)
+
+docs: setup ## write docs/reference anew, from the command lines, the OpenAPI and the database
+	@$(BIN)/python docs/generate
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

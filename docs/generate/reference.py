@@ -1,0 +1,22 @@
+"""The pages of docs/reference, each from the program that it describes."""
+
+from pathlib import Path
+
+import command_lines
+import experiment_keys
+import http_routes
+import not_run
+import sql_schema
+
+FOLDER = Path(__file__).resolve().parents[1] / "reference"
+
+
+def pages() -> dict[str, str]:
+    """File name -> text."""
+    return {
+        **command_lines.pages(),
+        "http.md": http_routes.page(),
+        "experiment.md": experiment_keys.page(),
+        "sql.md": sql_schema.page(),
+        "not-run.md": not_run.page(),
+    }
