@@ -11,12 +11,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from trait_client.errors import InvalidRequestError
 from trait_client.schema import Operation, PositionScope, Scope, ServiceInfo, Steering, SteeringTerm, Unit
 
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """The model as it is served; `versions` are the service's and the engine's."""
+    """The model as it is served.
+
+    Attributes:
+        precision: A label.
+        adapter: A label; `none` is the base model.
+        versions: The service's and the engine's.
+        checkpoint_digest: Of a sample of the bytes of the served weight files; None where the service does not tell.
+        asked_as: Adapter that requests name as their model; None asks the base model.
+        adapter_digest: Of the adapter's weight files.
+    """
 
     model: str
     config_digest: str
@@ -26,10 +36,23 @@ class ModelIdentity:
     precision: str
     adapter: str
     versions: tuple[tuple[str, str], ...]
+    checkpoint_digest: str | None = None
+    asked_as: str | None = None
+    adapter_digest: str | None = None
 
     @classmethod
-    def of(cls, info: ServiceInfo, precision: str | None, adapter: str) -> "ModelIdentity":
-        """The served model; without a label its precision is the quantisation, or the dtype where there is none."""
+    def of(cls, info: ServiceInfo, precision: str | None, adapter: str, asked_as: str | None = None) -> "ModelIdentity":
+        """The served model; without a label its precision is the quantisation, or the dtype where there is none.
+
+        Raises:
+            InvalidRequestError: The service has no such adapter.
+        """
+        if asked_as is not None and asked_as not in info.adapters:
+            raise InvalidRequestError(
+                f"adapter {asked_as!r} is not served: the service has {', '.join(info.adapters) or 'none'} "
+                "(trait-service serve ... --enable-lora --lora-modules NAME=FOLDER)",
+                param="adapters",
+            )
         return cls(
             model=info.model,
             config_digest=info.config_digest,
@@ -37,9 +60,20 @@ class ModelIdentity:
             dtype=info.dtype,
             quantization=info.quantization,
             precision=precision or info.quantization or info.dtype,
-            adapter=adapter,
+            adapter=asked_as or adapter,
             versions=tuple(sorted(info.versions.items())),
+            checkpoint_digest=info.checkpoint_digest,
+            asked_as=asked_as,
+            adapter_digest=info.adapters[asked_as] if asked_as is not None else None,
         )
+
+    def as_identity(self) -> dict[str, Any]:
+        """What a digest is taken of; what is not known is left out, so that older trials keep their identity."""
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if value is not None or name not in {"checkpoint_digest", "asked_as", "adapter_digest"}
+        }
 
 
 @dataclass(frozen=True)
@@ -62,14 +96,14 @@ class Intervention:
         trait_sha256: The trait's vector file, whose projection is read.
         sha256: The vector file that is applied: the trait's, or a random one.
         method: Of the trait's vector file.
-        layer: 0-based decoder block whose output is changed.
+        layers: 0-based decoder blocks whose output is changed, each by the coefficient.
     """
 
     trait: str
     trait_sha256: str
     sha256: str
     method: str
-    layer: int
+    layers: tuple[int, ...]
     coefficient: float
     unit: Unit
     operation: Operation
@@ -80,6 +114,16 @@ class Intervention:
     def is_control(self) -> bool:
         """Whether a random direction stands in for the trait's."""
         return self.sha256 != self.trait_sha256
+
+    @property
+    def layer(self) -> int | None:
+        """The one steered layer; None where several are."""
+        return self.layers[0] if len(self.layers) == 1 else None
+
+    @property
+    def read_layer(self) -> int:
+        """The layer that replies are projected on: the last one that is steered."""
+        return max(self.layers)
 
     @property
     def scope_text(self) -> str:
@@ -95,7 +139,7 @@ class Intervention:
             vector=self.sha256,
             coefficient=self.coefficient,
             unit=self.unit,
-            layers=[self.layer],
+            layers=list(self.layers),
             operation=self.operation,
             scope=self.scope,
             preserve_norm=self.preserve_norm,
@@ -147,7 +191,9 @@ class Cell:
         if intervention is not None:
             change = {field.name: getattr(intervention, field.name) for field in dataclasses.fields(intervention)}
             change["scope"] = intervention.scope_text
-        return digest([dataclasses.asdict(self.model), sampling, change])
+            layers = change.pop("layers")
+            change["layer"] = layers[0] if len(layers) == 1 else layers
+        return digest([self.model.as_identity(), sampling, change])
 
 
 @dataclass(frozen=True)

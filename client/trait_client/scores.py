@@ -77,8 +77,16 @@ def is_empty(text: str) -> bool:
     return not text.strip()
 
 
-async def read_replies(client: Reader, replies: Sequence[Reply], layers: Sequence[int]) -> list[Reading]:
+async def read_replies(
+    client: Reader, replies: Sequence[Reply], layers: Sequence[int], model: str | None = None
+) -> list[Reading]:
     """Read replies back, unsteered, in one request of two inputs a reply.
+
+    Args:
+        client: The service.
+        replies: None of them empty.
+        layers: Whose residual stream is read.
+        model: An adapter that reads; None is the base model.
 
     Raises:
         ServiceError: The service's own error, or a likelihood that is not finite.
@@ -88,7 +96,9 @@ async def read_replies(client: Reader, replies: Sequence[Reply], layers: Sequenc
         for reply in replies
         for prompt in (reply.prompt, "")
     ]
-    request = ActivationsRequest(inputs=inputs, layers=sorted(set(layers)), positions=[POSITIONS], logprobs=True)
+    request = ActivationsRequest(
+        model=model, inputs=inputs, layers=sorted(set(layers)), positions=[POSITIONS], logprobs=True
+    )
     answer = await client.activations(request)
     means, nll = answer.mean(POSITIONS), answer.nll
     if not (np.isfinite(nll).all() and np.isfinite(means).all()):

@@ -8,13 +8,14 @@ from pydantic import BaseModel
 
 def page() -> str:
     """The page."""
-    from trait_client.experiment import Control, Experiment, TraitOverride
+    from trait_client.experiment import Control, Experiment, PrecisionService, TraitOverride
     from trait_client.judge.config import JudgeConfig
 
     sections: dict[str, tuple[str, type[BaseModel]]] = {
-        "## The experiment": ("Every trait runs on method x layer x coefficient x seed x prompt.", Experiment),
+        "## The experiment": ("Every trait runs on every combination of the others, and on every prompt.", Experiment),
         "## `[control]`": ("", Control),
         "## `[trait.NAME]`": ("", TraitOverride),
+        "## `[precision.NAME]`": ("", PrecisionService),
         "## `[judge]`": ("How scores are taken: [howto-judge.md](../howto-judge.md).", JudgeConfig),
     }
     parts = ["What a sweep runs. An example to begin with: [howto-sweep.md](../howto-sweep.md)."]

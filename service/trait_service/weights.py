@@ -31,16 +31,18 @@ def weights_digest(model: str | Path, revision: str | None = None) -> str | None
     Returns:
         The digest, of a copy that was quantised here that of the original; None where no weight file is found.
     """
-    path = Path(model)
-    if not path.exists():
-        try:
-            path = Path(snapshot_download(str(model), revision=revision, local_files_only=True))
-        except (LocalEntryNotFoundError, HFValidationError):
-            logger.warning("no weight files of %s are found here: its fine-tunes cannot be told from it", model)
-            return None
-    source = path / SOURCE_FILE
-    if source.is_file():
-        return str(json.loads(source.read_text(encoding="utf-8"))["weights_digest"])
+    path = _local(model, revision)
+    if path is not None and (path / SOURCE_FILE).is_file():
+        return str(json.loads((path / SOURCE_FILE).read_text(encoding="utf-8"))["weights_digest"])
+    return checkpoint_digest(model, revision)
+
+
+def checkpoint_digest(model: str | Path, revision: str | None = None) -> str | None:
+    """As `weights_digest`, of the files themselves: a quantised copy has its own, and so has a LoRA adapter."""
+    path = _local(model, revision)
+    if path is None:
+        logger.warning("no weight files of %s are found here: its fine-tunes cannot be told from it", model)
+        return None
     files = [path] if path.is_file() else _weight_files(path)
     if not files:
         logger.warning("%s holds no weight file: its fine-tunes cannot be told from it", path)
@@ -56,6 +58,16 @@ def note_source(source: Path, copy: Path) -> None:
     digest = weights_digest(source)
     if digest is not None:
         (copy / SOURCE_FILE).write_text(json.dumps({"weights_digest": digest}) + "\n", encoding="utf-8")
+
+
+def _local(model: str | Path, revision: str | None) -> Path | None:
+    path = Path(model)
+    if path.exists():
+        return path
+    try:
+        return Path(snapshot_download(str(model), revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -55,6 +55,7 @@ def test_an_empty_database_is_migrated_once(store):
         (3, "0003_vector_evidence.sql"),
         (4, "0004_readings.sql"),
         (5, "0005_judge.sql"),
+        (6, "0006_dimensions.sql"),
     ]
     _, tables = store.query("SELECT table_name FROM duckdb_tables() WHERE table_name <> 'migrations' ORDER BY ALL")
     assert [name for (name,) in tables] == [

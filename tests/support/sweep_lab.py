@@ -1,7 +1,10 @@
 """A service in memory that a sweep can run on: its traits shout, and the reply says which prompt it answers."""
 
 import asyncio
+import contextlib
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import numpy as np
@@ -30,10 +33,12 @@ def vector_file(trait="shouting", method="mean_diff", seed=1):
 class MemoryService:
     """Shouts when steered by a trait's vector; a random direction changes nothing."""
 
-    def __init__(self, *vectors, delay=0.0, versions=None):
+    def __init__(self, *vectors, delay=0.0, versions=None, **info):
         self.files = {file.metadata.trait: file.to_bytes() for file in vectors or (vector_file(),)}
         self.delay = delay
         self.versions = versions or {"service": "1"}
+        self.told = info
+        self.readers = []
         self.chats = []
         self.readings = 0
         self.at_once = self.most_at_once = 0
@@ -82,8 +87,9 @@ class MemoryService:
             (term,) = body["steering"]["terms"]
             if any(sha256_of(self.files[t]) == term["vector"] for t in self.files if not t.startswith("random")):
                 text = text.upper()
-            applied = {**term, "sha256": term["vector"], "layer": term["layers"][0], "a": 1.0, "relative_dose": 0.1}
-            report = {"applied": [applied], "positions": {"prompt": 5, "generated": 9}}
+            once = {**term, "sha256": term["vector"], "a": 1.0, "relative_dose": 0.1}
+            applied = [once | {"layer": layer} for layer in term["layers"]]
+            report = {"applied": applied, "positions": {"prompt": 5, "generated": 9}}
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
         usage = {"prompt_tokens": 5, "completion_tokens": 10, "total_tokens": 15}
         return httpx.Response(
@@ -93,6 +99,7 @@ class MemoryService:
     def read(self, body):
         """Upper case lies along every trait's direction; an empty prompt costs one nat a token more."""
         self.readings += 1
+        self.readers.append(body.get("model"))
         if error := self.fails_reading(body):
             return error
         inputs, layers = body["inputs"], body["layers"]
@@ -127,7 +134,37 @@ class MemoryService:
             "scopes": ["all"], "units": ["dose"], "versions": self.versions,
             "limits": {"max_terms": 1, "max_relative_dose": 2.0, "max_layers_per_term": 1, "terms_per_layer": 1,
                        "bank_rows": 8, "max_num_seqs": 4, "max_activation_inputs": 8, "max_positions": 2},
-        }  # fmt: skip
+        } | self.told  # fmt: skip
+
+
+@contextlib.contextmanager
+def on_a_port(service):
+    """The URL of a memory service behind real HTTP."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            content = self.rfile.read(int(self.headers.get("content-length", 0)))
+            request = httpx.Request(self.command, f"http://memory{self.path}", content=content)
+            response = asyncio.run(service.answer(request))
+            self.send_response(response.status_code)
+            self.send_header("content-length", str(len(response.content)))
+            self.end_headers()
+            self.wfile.write(response.content)
+
+        do_POST = do_PUT = do_GET  # noqa: N815
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def write_datasets(folder, traits=("shouting",), metric=None):

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,11 +19,13 @@ from trait_client.cli.console import (
     Database,
     Url,
     complain,
+    err,
     out,
     plain,
     print_json,
     progress_bar,
 )
+from trait_client.cli.dry_run import print_dry_run
 from trait_client.cli.judge_options import (
     JudgeConcurrency,
     JudgeFile,
@@ -42,14 +44,20 @@ from trait_client.settings import DEFAULT_DATABASE
 if TYPE_CHECKING:  # DuckDB takes a while to import, and only sweep and sql need it
     from trait_client.experiment import Experiment
     from trait_client.results import ResultStore
-    from trait_client.sweep import ProgressCallback, SweepOutcome, SweepProgress
+    from trait_client.sweep import ProgressCallback, ServiceOutcome, SweepOutcome, SweepProgress
 
 
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml", exists=True, dir_okay=False)],
     *,
     db: Database = DEFAULT_DATABASE,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; ask no service.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the grid and an estimate; no service is needed.")
+    ] = False,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Tokens a second, for the estimate [default: the last sweep's in --db]."),
+    ] = None,
     as_json: AsJson = False,
     no_judge: Annotated[
         bool, typer.Option("--no-judge", help="Leave the experiment's judge out.", rich_help_panel="Judge")
@@ -77,7 +85,8 @@ def sweep(
 
     What the database holds already is not run again: after an interruption, run the same command. Exit code 3 if some
     trials failed or scores are missing; `trait-client rescore` takes those of a judge. With several --service, what a
-    replica was doing when it went away is run on the others.
+    replica was doing when it went away is run on the others. An experiment with services of its own (`[precision.NAME]`)
+    runs on each in turn, those that it starts included; --url and --service are not asked then.
 
     Example: `trait-client sweep experiments/layers/experiment.toml --db results.duckdb`
     """
@@ -98,32 +107,57 @@ def sweep(
     )
     experiment = experiment.model_copy(update={"judge": chosen})
     if dry_run:
-        _print_size(experiment, as_json=as_json)
+        print_dry_run(experiment, db, rate, as_json=as_json)
         return
     try:
-        outcome = asyncio.run(_run(experiment, ResultStore(db), service or [url], api_key))
+        outcomes = asyncio.run(_run(experiment, ResultStore(db), service or [url], api_key))
     except KeyboardInterrupt:
         complain(f"interrupted: finished trials are in {db}; run the same command to go on")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if as_json:
-        print_json(dataclasses.asdict(outcome) | {"db": str(db)})
-    else:
-        _print_outcome(outcome, db)
-    for message, count in outcome.errors:
-        complain(f"{count} x {message}")
-    if outcome.status == "partial":
-        nothing = outcome.trials_run + outcome.trials_resumed == 0
-        raise typer.Exit(EXIT_FAILED if nothing else EXIT_PARTIAL)
+        print_json(_document(outcomes) | {"db": str(db)})
+    for each in outcomes:
+        if not as_json and each.outcome is not None:
+            _print_outcome(each.outcome, each.precision, db)
+        _complain(each)
+    if not as_json:
+        out.print(plain(f"results are in {db}: see `trait-client sql --help`"), soft_wrap=True)
+    if any(each.outcome is None or each.outcome.status == "partial" for each in outcomes):
+        done = sum(each.outcome.trials_run + each.outcome.trials_resumed for each in outcomes if each.outcome)
+        raise typer.Exit(EXIT_PARTIAL if done else EXIT_FAILED)
 
 
 async def _run(
     experiment: "Experiment", store: "ResultStore", addresses: list[str], api_key: str | None
-) -> "SweepOutcome":
-    from trait_client.sweep import run_sweep  # noqa: PLC0415
+) -> "list[ServiceOutcome]":
+    from trait_client.sweep import ServiceOutcome, run_sweep, sweep_services  # noqa: PLC0415
 
     with _progress() as progress:
+        if isinstance(experiment.precision, dict):
+            return await sweep_services(experiment, store, api_key, _begin, progress)
         async with AsyncTraitReplicas(addresses, api_key) as client:
-            return await run_sweep(experiment, client, store, progress)
+            return [ServiceOutcome("", await run_sweep(experiment, client, store, progress), None)]
+
+
+def _begin(precision: str) -> None:
+    err.print(plain(f"precision {precision}"))
+
+
+def _document(outcomes: "list[ServiceOutcome]") -> dict[str, Any]:
+    """The outcome; of an experiment with services of its own, theirs by precision."""
+    documents = {
+        each.precision: dataclasses.asdict(each.outcome) if each.outcome else {"error": str(each.error)}
+        for each in outcomes
+    }
+    return documents.get("") or {"precisions": documents}
+
+
+def _complain(each: "ServiceOutcome") -> None:
+    where = f"precision {each.precision}: " if each.precision else ""
+    if each.error is not None:
+        complain(f"{where}nothing was run: {each.error}")
+    for message, count in each.outcome.errors if each.outcome else ():
+        complain(f"{where}{count} x {message}")
 
 
 @contextlib.contextmanager
@@ -139,24 +173,11 @@ def _progress() -> Iterator["ProgressCallback"]:
         yield show
 
 
-def _print_size(experiment: "Experiment", *, as_json: bool) -> None:
-    size = experiment.size()
-    if as_json:
-        print_json({"name": experiment.name} | size.model_dump())
-        return
-    out.print(
-        plain(
-            f"{experiment.name}: {size.cells} cells and {size.control_cells} of random directions; "
-            f"{size.trials} replies, {size.baseline_trials} of them baselines"
-            + (f"; at most {size.judge_scores} scores by a judge" if size.judge_scores else "")
-        )
-    )
-
-
-def _print_outcome(outcome: "SweepOutcome", db: Path) -> None:
+def _print_outcome(outcome: "SweepOutcome", precision: str, db: Path) -> None:
     speed = f", {outcome.tokens / outcome.seconds:.0f} tokens/s" if outcome.seconds else ""
     out.print(
-        f"{outcome.status}: {outcome.trials_run} of {outcome.trials_total} trials run, "
+        (f"{precision}: " if precision else "")
+        + f"{outcome.status}: {outcome.trials_run} of {outcome.trials_total} trials run, "
         f"{outcome.trials_resumed} found in the database, {outcome.trials_failed} failed, "
         f"{outcome.unscored} not scored yet ({outcome.seconds:.1f} s{speed})",
         soft_wrap=True,
@@ -171,4 +192,3 @@ def _print_outcome(outcome: "SweepOutcome", db: Path) -> None:
             ),
             soft_wrap=True,
         )
-    out.print(plain(f"results are in {db}: see `trait-client sql --help`"), soft_wrap=True)

@@ -13,6 +13,9 @@ RunStatus = Literal["running", "ok", "partial", "interrupted"]
 ANY_TRAIT = "*"
 """`ScoreRow.trait` of a score that no trait defines."""
 
+NOBODY = "none"
+"""Of an adapter's name: the base model."""
+
 PENDING = "pending"
 """`ScoreRow.mode` of a score that the judge failed to give: its value is None, and it is tried again."""
 
@@ -68,7 +71,7 @@ class CosineRow:
 
 @dataclass(frozen=True)
 class CellRow:
-    """One configuration; `versions` is JSON."""
+    """One configuration; `versions` and `weights` are JSON."""
 
     table: ClassVar = "cells"
     cell_id: str
@@ -100,6 +103,11 @@ class CellRow:
     dtype: str
     quantization: str | None
     versions: str
+    layers: list[int] | None = None
+    read_layer: int | None = None
+    checkpoint_digest: str | None = None
+    adapter_digest: str | None = None
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,8 @@ class TrialRow:
 class ScoreRow:
     """One score of a trial; None is a score that the reply does not have, or that is pending.
 
-    `mode` is `computed`; of a judge's score `logprobs` or `sampled`, or `pending` with the reason in `error`.
+    `mode` is `computed`; of a judge's score `logprobs` or `sampled`, or `pending` with the reason in `error`. `reader` is
+    the adapter that read the reply back, `none` the base model; None where the model read nothing.
     """
 
     table: ClassVar = "scores"
@@ -137,11 +146,12 @@ class ScoreRow:
     definition: str
     mode: str = "computed"
     error: str | None = None
+    reader: str | None = None
 
 
 @dataclass(frozen=True)
 class ProjectionRow:
-    """Mean projection of a reply read back unsteered, minus the file's centre, residual units."""
+    """Mean projection of a reply read back unsteered by `reader` (`none`: the base model), minus the file's centre."""
 
     table: ClassVar = "projections"
     trial_id: str
@@ -149,6 +159,7 @@ class ProjectionRow:
     layer: int
     positions: str
     value: float | None
+    reader: str = NOBODY
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ class ServiceInfo(Response):
         config_digest: Of the model's shape, which a base model and its fine-tunes may share.
         weights_digest: Of a sample of the bytes of its weight files, or of those that it was quantised from here; None
             where they were not found.
+        checkpoint_digest: As `weights_digest`, of the files that are served: a quantised copy has its own.
+        adapters: LoRA adapter -> digest of a sample of the bytes of its weight files, None where they were not found.
         residual_norms: Mean token norm after each block over positions 4 and later of a built-in text, `n_layers` long.
         weights: Dtype -> its share of the bytes of the loaded weights (of the first pipeline stage).
     """
@@ -32,6 +34,8 @@ class ServiceInfo(Response):
     model: str
     config_digest: str
     weights_digest: str | None = None
+    checkpoint_digest: str | None = None
+    adapters: dict[str, str | None] = Field(default_factory=dict)
     chat_template_digest: str | None
     n_layers: int
     d_model: int

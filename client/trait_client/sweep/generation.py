@@ -63,6 +63,7 @@ class Generation:
             messages.insert(0, Message(role="system", content=sampling.system))
         return await self._client.chat(
             messages,
+            model=trial.cell.model.asked_as,
             steering=change.steering() if change is not None else None,
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,

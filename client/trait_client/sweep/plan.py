@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
+from typing import Literal
 
-from trait_client.cells import Cell, Intervention, ModelIdentity, Sampling, Trial, digest
+from trait_client.cells import Cell, Intervention, ModelIdentity, Trial, digest
 from trait_client.control import control_name, random_vector
 from trait_client.errors import InvalidRequestError, UnknownVectorError
-from trait_client.experiment import Experiment
+from trait_client.experiment import Experiment, grid
 from trait_client.http import AsyncTraitClient
-from trait_client.results.rows import ANY_TRAIT, ScoreName
+from trait_client.results.rows import ANY_TRAIT, NOBODY, ScoreName
 from trait_client.schema import ServiceInfo, VectorInfo
 from trait_client.trait_evaluation import TraitEvaluation
 from trait_client.units import UNITLESS, residual_units
@@ -36,17 +37,24 @@ class ScoreKey:
 
 @dataclass(frozen=True)
 class ProjectionKey:
-    """One projection of a trial."""
+    """One projection of a trial, and what reads it: an adapter, or `none` the base model."""
 
     sha256: str
     layer: int
+    reader: str = NOBODY
 
 
 Key = ScoreKey | ProjectionKey
 
 _ALWAYS: tuple[ScoreName, ...] = ("coherence", "relevance", "perplexity", "distinct3")
-READ_SCORES = frozenset(ScoreKey(ANY_TRAIT, name, "1") for name in _ALWAYS)
-"""Scores of every reply; raise the definition when a formula of `trait_client.scores` changes."""
+FROM_TEXT = frozenset({"lexical", "distinct3"})
+"""Scores that the text alone gives."""
+
+
+def read_scores(reader: str = NOBODY) -> frozenset[ScoreKey]:
+    """Scores of every reply; raise the definition when a formula of `trait_client.scores` changes."""
+    read = "1" if reader == NOBODY else f"1, read by {reader}"
+    return frozenset(ScoreKey(ANY_TRAIT, name, "1" if name in FROM_TEXT else read) for name in _ALWAYS)
 
 
 @dataclass
@@ -58,8 +66,12 @@ class SweepPlan:
         wanted: By trial id.
         vectors: By hash: the traits' and the random ones.
         evaluations: By trait.
+        weights: Type -> its share of the loaded weights' bytes.
+        read_with: `base`: the base model reads all replies; `adapter`: the adapter that wrote them.
     """
 
+    weights: dict[str, float] = field(default_factory=dict)
+    read_with: Literal["base", "adapter"] = "base"
     trials: dict[str, Trial] = field(default_factory=dict)
     wanted: dict[str, set[Key]] = field(default_factory=dict)
     vectors: dict[str, SweepVector] = field(default_factory=dict)
@@ -70,11 +82,15 @@ class SweepPlan:
         """Each cell once, baselines first."""
         return list({trial.cell.cell_id: trial.cell for trial in self.trials.values()}.values())
 
+    def reader(self, cell: Cell) -> str:
+        """The adapter that reads a cell's replies back; `none` is the base model."""
+        return (cell.model.asked_as if self.read_with == "adapter" else None) or NOBODY
+
     def add(self, cell: Cell, prompt: str, keys: set[Key]) -> None:
         """Take a trial in, or add to what is wanted of it."""
         trial = Trial(cell, prompt)
         self.trials.setdefault(trial.trial_id, trial)
-        self.wanted.setdefault(trial.trial_id, set(READ_SCORES)).update(keys)
+        self.wanted.setdefault(trial.trial_id, set(read_scores(self.reader(cell)))).update(keys)
 
     def baselines_first(self) -> None:
         """Order the trials so that every steered reply finds its baseline early."""
@@ -89,10 +105,10 @@ async def plan_sweep(experiment: Experiment, client: AsyncTraitClient) -> SweepP
         DatasetError: A trait's evaluation is missing or malformed.
     """
     info = await client.info()
-    model = ModelIdentity.of(info, experiment.precision, experiment.adapter)
+    models = _models(experiment, info)
     evaluations = {trait: experiment.evaluation(trait) for trait in experiment.traits}
     prompts = {trait: experiment.prompts_of(trait) for trait in experiment.traits}
-    plan = SweepPlan(evaluations=evaluations)
+    plan = SweepPlan(weights=info.weights, read_with=experiment.read_with, evaluations=evaluations)
     registered = await client.vectors()
     for trait, method in product(experiment.traits, experiment.methods):
         found = _find(registered, trait, method, experiment.vector_of(trait))
@@ -102,8 +118,8 @@ async def plan_sweep(experiment: Experiment, client: AsyncTraitClient) -> SweepP
             for seed in range(experiment.control.random_directions)
         ]
         plan.vectors.update({each.sha256: each for each in (vector, *controls)})
-        for cell in _cells(experiment, trait, model, vector, controls):
-            keys = _keys(cell, evaluations[trait])
+        for cell in _cells(experiment, trait, models, vector, controls):
+            keys = _keys(cell, evaluations[trait], plan.reader(cell))
             for prompt in prompts[trait]:
                 plan.add(cell, prompt, keys)
                 plan.add(cell.baseline, prompt, keys)
@@ -113,42 +129,53 @@ async def plan_sweep(experiment: Experiment, client: AsyncTraitClient) -> SweepP
 
 
 def _cells(
-    experiment: Experiment, trait: str, model: ModelIdentity, vector: SweepVector, controls: list[SweepVector]
+    experiment: Experiment,
+    trait: str,
+    models: dict[str | None, ModelIdentity],
+    vector: SweepVector,
+    controls: list[SweepVector],
 ) -> Iterator[Cell]:
-    layers = experiment.layers_of(trait)
-    chosen = [vector.file.metadata.chosen_layer] if layers == "chosen" else layers
-    for layer in chosen:
-        vector.file.evidence(layer)  # raises for a layer that the file lacks
-    for layer, coefficient, seed, applied in product(
-        chosen, experiment.coefficients_of(trait), experiment.seeds, (vector, *controls)
-    ):
-        sampling = Sampling(
-            system=experiment.system,
-            max_tokens=experiment.max_tokens,
-            temperature=experiment.temperature,
-            top_p=experiment.top_p,
-            seed=seed,
-        )
+    for point, applied in product(grid(experiment, trait), (vector, *controls)):
+        layers = point.layers or (vector.file.metadata.chosen_layer,)
+        for layer in layers:
+            vector.file.evidence(layer)  # raises for a layer that the file lacks
         intervention = Intervention(
             trait=trait,
             trait_sha256=vector.sha256,
             sha256=applied.sha256,
             method=vector.file.metadata.method,
-            layer=layer,
-            coefficient=coefficient,
+            layers=layers,
+            coefficient=point.coefficient,
             unit=experiment.unit,
-            operation=experiment.operation,
-            scope=experiment.scope,
+            operation=point.operation,
+            scope=point.scope,
             preserve_norm=experiment.preserve_norm,
         )
-        yield Cell(model, sampling, intervention)
+        yield Cell(models[point.adapter], point.sampling, intervention)
 
 
-def _keys(cell: Cell, evaluation: TraitEvaluation) -> set[Key]:
-    """What is wanted of a cell's trials, and of its baseline's, beyond `READ_SCORES`."""
+def _models(experiment: Experiment, info: ServiceInfo) -> dict[str | None, ModelIdentity]:
+    """By adapter; None is the base model.
+
+    Raises:
+        InvalidRequestError: The experiment names several services: one at a time is planned.
+    """
+    if isinstance(experiment.precision, dict):
+        raise InvalidRequestError(
+            f"the experiment has services for {', '.join(experiment.precision)}: run them in turn (sweep_services)",
+            param="precision",
+        )
+    return {
+        adapter: ModelIdentity.of(info, experiment.precision, experiment.adapter, adapter)
+        for adapter in experiment.served_adapters
+    }
+
+
+def _keys(cell: Cell, evaluation: TraitEvaluation, reader: str) -> set[Key]:
+    """What is wanted of a cell's trials, and of its baseline's, beyond `read_scores`."""
     if cell.intervention is None:
         return set()
-    keys: set[Key] = {ProjectionKey(cell.intervention.trait_sha256, cell.intervention.layer)}
+    keys: set[Key] = {ProjectionKey(cell.intervention.trait_sha256, cell.intervention.read_layer, reader)}
     if evaluation.metric is not None:
         keys.add(ScoreKey(evaluation.trait, "lexical", digest(evaluation.metric.model_dump(mode="json"))))
     return keys
@@ -199,14 +226,15 @@ def _check_doses(plan: SweepPlan, info: ServiceInfo) -> None:
         change = cell.intervention
         if change is None or change.operation in UNITLESS:
             continue
-        evidence = plan.vectors[change.trait_sha256].file.evidence(change.layer)
-        relative = abs(residual_units(change.coefficient, change.unit, evidence)) / evidence.residual_norm
-        if relative > limit:
-            raise InvalidRequestError(
-                f"coefficient {change.coefficient:g} ({change.unit}) of {change.trait} on layer {change.layer} is a "
-                f"relative dose of {relative:.3g}: the service allows at most {limit:g}",
-                param="coefficients",
-            )
+        for layer in change.layers:
+            evidence = plan.vectors[change.trait_sha256].file.evidence(layer)
+            relative = abs(residual_units(change.coefficient, change.unit, evidence)) / evidence.residual_norm
+            if relative > limit:
+                raise InvalidRequestError(
+                    f"coefficient {change.coefficient:g} ({change.unit}) of {change.trait} on layer {layer} is a "
+                    f"relative dose of {relative:.3g}: the service allows at most {limit:g}",
+                    param="coefficients",
+                )
 
 
 def _names(vectors: list[VectorInfo]) -> str:

@@ -38,16 +38,18 @@ def stored_keys(writer: ResultWriter, plan: SweepPlan) -> dict[str, set[Key]]:
     )
     for trial_id, trait, name, definition in writer.query(scores, [PENDING, ids]):
         keys[trial_id].add(ScoreKey(trait, name, definition))
-    projections = "SELECT trial_id, sha256, layer FROM projections WHERE trial_id IN (SELECT unnest(?::VARCHAR[]))"
-    for trial_id, sha256, layer in writer.query(projections, [ids]):
-        keys[trial_id].add(ProjectionKey(sha256, layer))
+    projections = (
+        "SELECT trial_id, sha256, layer, reader FROM projections WHERE trial_id IN (SELECT unnest(?::VARCHAR[]))"
+    )
+    for trial_id, sha256, layer, reader in writer.query(projections, [ids]):
+        keys[trial_id].add(ProjectionKey(sha256, layer, reader))
     return keys
 
 
 def key_of(row: ScoreRow | ProjectionRow) -> Key:
     """What a row answers."""
     if isinstance(row, ProjectionRow):
-        return ProjectionKey(row.sha256, row.layer)
+        return ProjectionKey(row.sha256, row.layer, row.reader)
     return ScoreKey(row.trait, row.name, row.definition)
 
 
@@ -83,4 +85,9 @@ def _cell_row(cell: Cell, plan: SweepPlan) -> CellRow:
         dtype=model.dtype,
         quantization=model.quantization,
         versions=json.dumps(dict(model.versions)),
+        layers=list(change.layers) if change else None,
+        read_layer=change.read_layer if change else None,
+        checkpoint_digest=model.checkpoint_digest,
+        adapter_digest=model.adapter_digest,
+        weights=json.dumps(plan.weights),
     )

@@ -12,16 +12,13 @@ from trait_client.errors import ServiceError, ServiceUnreachableError, TraitErro
 from trait_client.http import AsyncTraitClient
 from trait_client.metrics import Metric
 from trait_client.results.recorder import Recorder
-from trait_client.results.rows import ProjectionRow, ScoreRow
-from trait_client.sweep.plan import Key, ProjectionKey, ScoreKey, SweepPlan
+from trait_client.results.rows import NOBODY, ProjectionRow, ScoreRow
+from trait_client.sweep.plan import FROM_TEXT, Key, ProjectionKey, ScoreKey, SweepPlan
 
 logger = logging.getLogger(__name__)
 
 BATCH_REPLIES = 32
 BATCH_SECONDS = 1.0
-FROM_TEXT = frozenset({"lexical", "distinct3"})
-"""Scores that the text alone gives."""
-
 READERS = 2
 """Batches read at once: one is tokenised and scored while the other is on the engine."""
 
@@ -80,7 +77,9 @@ class Scoring:
 
     async def _work(self) -> None:
         while batch := await self._next_batch():
-            await self._score([reply for reply in batch if reply.needs_reading])
+            to_read = [reply for reply in batch if reply.needs_reading]
+            for reader in {self._plan.reader(reply.trial.cell) for reply in to_read}:
+                await self._score([r for r in to_read if self._plan.reader(r.trial.cell) == reader], reader)
             for reply in batch:
                 if not reply.needs_reading:
                     self._record(reply, None)
@@ -104,19 +103,19 @@ class Scoring:
             batch.append(reply)
         return batch
 
-    async def _score(self, batch: Sequence[Unscored]) -> None:
-        """Read a batch; one that the service refuses is halved, so that a single reply cannot hold up the others."""
-        if not batch:
-            return
+    async def _score(self, batch: Sequence[Unscored], reader: str) -> None:
+        """Have a batch read; one that the service refuses is halved, so that a single reply cannot hold up the others."""
         replies = [scores.Reply(r.trial.prompt, r.text, r.trial.cell.sampling.system) for r in batch]
         layers = {key.layer for r in batch for key in r.missing if isinstance(key, ProjectionKey)} or {0}
         try:
-            readings = await scores.read_replies(self._client, replies, sorted(layers))
+            readings = await scores.read_replies(
+                self._client, replies, sorted(layers), None if reader == NOBODY else reader
+            )
         except TraitError as error:
             refused = isinstance(error, ServiceError) and not isinstance(error, ServiceUnreachableError)
             if refused and len(batch) > 1:
-                await self._score(batch[: len(batch) // 2])
-                await self._score(batch[len(batch) // 2 :])
+                await self._score(batch[: len(batch) // 2], reader)
+                await self._score(batch[len(batch) // 2 :], reader)
                 return
             logger.debug("%d replies are left unscored: %s", len(batch), error)
             self.errors[f"scores: {type(error).__name__}: {error}"] += len(batch)
@@ -133,14 +132,15 @@ class Scoring:
             value = _score_value(
                 key, reply.text, reading, self._plan.evaluations[key.trait].metric if key.name == "lexical" else None
             )
-            return ScoreRow(trial_id, key.trait, key.name, value, key.definition)
+            reader = None if key.name in FROM_TEXT else self._plan.reader(reply.trial.cell)
+            return ScoreRow(trial_id, key.trait, key.name, value, key.definition, reader=reader)
         value = None
         if reading is not None:
             file = self._plan.vectors[key.sha256].file
             value = scores.projection(
                 reading.means[key.layer], file.directions[key.layer], file.evidence(key.layer).centre
             )
-        return ProjectionRow(trial_id, key.sha256, key.layer, scores.POSITIONS, value)
+        return ProjectionRow(trial_id, key.sha256, key.layer, scores.POSITIONS, value, key.reader)
 
 
 def _score_value(key: ScoreKey, text: str, reading: scores.Reading | None, metric: Metric | None) -> float | None:

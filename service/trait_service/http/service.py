@@ -24,7 +24,7 @@ from trait_service.http.settings import ServiceSettings
 from trait_service.http.workers import Workers
 from trait_service.keys import ApiKey
 from trait_service.registry import VectorRegistry
-from trait_service.weights import weights_digest
+from trait_service.weights import checkpoint_digest, weights_digest
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,7 @@ class TraitService:
             model=state.openai_serving_models.base_model_paths[0].name,
             config_digest=digest,
             weights_digest=weights,
+            checkpoint_digest=await asyncio.to_thread(checkpoint_digest, *model),
             chat_template_digest=chat_template_digest(template),
             n_layers=shape["n_layers"],
             d_model=shape["d_model"],
@@ -124,6 +125,12 @@ class TraitService:
         if limit is None or limit >= self.resolver.max_relative_dose:
             return self.resolver
         return replace(self.resolver, max_relative_dose=limit)
+
+    async def describe(self) -> ServiceInfo:
+        """`GET /v1/steering`: adapters come and go while it runs."""
+        loras = dict(self.models.lora_requests)
+        digests = [await asyncio.to_thread(checkpoint_digest, lora.lora_path) for lora in loras.values()]
+        return self.info.model_copy(update={"adapters": dict(zip(loras, digests, strict=True))})
 
     def served_names(self) -> list[str]:
         """Names that a request may give as its model, before any alias."""

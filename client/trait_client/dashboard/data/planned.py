@@ -37,13 +37,16 @@ def _plans(experiment: Experiment, row: dict[str, Any], chosen_layer: int | None
     if trait not in experiment.traits or row["method"] not in experiment.methods:
         return False
     layers = experiment.layers_of(trait)
-    scope = experiment.scope if isinstance(experiment.scope, str) else row["scope"]
+    sets = [[chosen_layer]] if layers == "chosen" else [each if isinstance(each, list) else [each] for each in layers]
     return (
-        row["layer"] in ([chosen_layer] if layers == "chosen" else layers)
-        and row["coefficient"] in experiment.coefficients_of(trait)
-        and experiment.precision in {None, row["precision"]}
-        and (experiment.unit, experiment.operation, scope, experiment.preserve_norm, experiment.adapter)
-        == (row["unit"], row["operation"], row["scope"], row["preserve_norm"], row["adapter"])
-        and (experiment.max_tokens, experiment.temperature, experiment.top_p, experiment.system)
-        == (row["max_tokens"], row["temperature"], row["top_p"], row["system"])
+        row["layers"] in sets
+        and (row["operation"] == "ablate" or row["coefficient"] in experiment.coefficients_of(trait))
+        and experiment.precision in (None, row["precision"])
+        and row["operation"] in experiment.operations
+        and row["scope"] in {each if isinstance(each, str) else row["scope"] for each in experiment.scopes}
+        and row["adapter"] in {each or experiment.adapter for each in experiment.served_adapters}
+        and row["temperature"] in experiment.temperatures
+        and row["top_p"] in experiment.top_ps
+        and (experiment.unit, experiment.preserve_norm, experiment.max_tokens, experiment.system)
+        == (row["unit"], row["preserve_norm"], row["max_tokens"], row["system"])
     )

@@ -70,6 +70,8 @@ def all_settings(reader: ResultReader) -> list[dict[str, Any]]:
         row.update(ratios.get(setting, nothing))
         row["baseline_coherence"] = coherence.get(setting)
         row["runs"] = runs.get(setting, [])
+        if row["layer"] is None:  # steered together
+            row["layer"] = "+".join(map(str, row["layers"]))
     return rows
 
 
@@ -104,7 +106,10 @@ def _control(row: dict[str, Any], scores: dict[str, dict[str, Any]]) -> dict[str
 def _scores(reader: ResultReader, trials: list[str], cell: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Trial -> its scores: those of no trait, and those of the cell's own."""
     found: dict[str, dict[str, Any]] = {}
-    for row in reader.records(_SCORES, [trials, trials, cell["trait_sha256"], cell["layer"]]):
+    for row in reader.records(
+        _SCORES,
+        [trials, trials, cell["trait_sha256"], cell["layer"] if cell["read_layer"] is None else cell["read_layer"]],
+    ):
         if row["trait"] in {"*", cell["trait"]}:
             found.setdefault(row["trial_id"], {})[row["name"]] = row["value"]
     return found

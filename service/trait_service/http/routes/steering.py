@@ -12,4 +12,4 @@ router = APIRouter(route_class=TraitRoute)
 @router.get("/v1/steering")
 async def show_steering(service: Service) -> ServiceInfo:
     """The served model's shape and residual norms, operations, limits and versions."""
-    return service.info
+    return await service.describe()

@@ -6,13 +6,17 @@
     traits = ["refusal", "sycophancy"]
     datasets = "../../datasets/traits"   # relative to this file
     methods = ["mean_diff"]
-    layers = [9, 13, 17]                 # or "chosen": the layer that each vector file chose
+    layers = [9, 13, [9, 13, 17]]        # a list steers its layers together; or "chosen": each vector file's choice
     coefficients = [1.0, 2.0]
     n_prompts = 12                       # the first of each trait's questions; or prompts = ["...", ...]
     max_tokens = 48
 
     [control]
     random_directions = 4
+
+    [precision.int8]                     # a service for each precision, in turn: see trait_client.experiment.precision
+    model = "./smollm2-w8a8"             # started by the sweep, and stopped; or url = "http://..."
+    weights = "int8"                     # what GET /v1/steering must say of the loaded weights
 
     [judge]                              # scores by a model, see trait_client.judge.config
     url = "http://127.0.0.1:9000/v1"
@@ -21,35 +25,35 @@
     [trait.refusal]                      # these traits differ
     layers = [13]
 
-Every trait runs on method x layer x coefficient x seed x prompt.
+Every trait runs on precision x adapter x method x layer x operation x scope x coefficient x temperature x top_p x seed x
+prompt.
 """
 
-import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from trait_client.errors import InvalidRequestError
+from trait_client.experiment.grid import ExperimentSize, size_of
+from trait_client.experiment.precision import PrecisionService
+from trait_client.experiment.section import Coefficients, Label, Layers, Name, Section, first_error
 from trait_client.judge.config import JudgeConfig
 from trait_client.judge.rubric import COHERENCE, Rubric
-from trait_client.schema import NAME_PATTERN, FiniteFloat, Layer, Operation, Scope, Unit, VectorReference
+from trait_client.schema import Operation, Scope, Unit, VectorReference
 from trait_client.trait_evaluation import TraitEvaluation
 
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-Layers = Annotated[list[Layer], Field(min_length=1)] | Literal["chosen"]
-Coefficients = Annotated[list[FiniteFloat], Field(min_length=1)]
-Label = Annotated[str, Field(min_length=1, max_length=200)]
+T = TypeVar("T")
+
+Temperature = Annotated[float, Field(ge=0, le=10)]
+TopP = Annotated[float, Field(gt=0, le=1)]
 
 MAX_RANDOM_DIRECTIONS = 64
+NO_ADAPTER = "none"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class Control(_Section):
+class Control(Section):
     """Random directions at the doses of the real ones.
 
     Attributes:
@@ -59,7 +63,7 @@ class Control(_Section):
     random_directions: Annotated[int, Field(ge=0, le=MAX_RANDOM_DIRECTIONS)] = 4
 
 
-class TraitOverride(_Section):
+class TraitOverride(Section):
     """What one trait does differently; None keeps the experiment's value.
 
     Attributes:
@@ -73,7 +77,7 @@ class TraitOverride(_Section):
     vector: VectorReference | None = None
 
 
-class Experiment(_Section):
+class Experiment(Section):
     """A sweep's definition.
 
     Attributes:
@@ -81,21 +85,25 @@ class Experiment(_Section):
         traits: Traits with a registered vector each.
         datasets: Folder of `<category>/<trait>/steering.json`; relative to the experiment's file.
         methods: Extraction methods, each with a vector a trait.
-        layers: 0-based decoder blocks, one cell each; `chosen` takes each vector file's choice.
+        layers: 0-based decoder blocks, one cell each; a list among them is one cell that steers those layers together,
+            each with the coefficient; `chosen` takes each vector file's choice.
         coefficients: In `unit`, one cell each.
         unit: Of the coefficients.
-        operation: What is done to the projection.
-        scope: Token positions that are steered.
+        operation: What is done to the projection; a list is a dimension. `ablate` is one cell whatever the coefficients.
+        scope: Token positions that are steered; a list is a dimension.
         preserve_norm: Rescale the residual stream to its norm before the change.
         n_prompts: The first so many of each trait's questions; None takes all.
         prompts: Run these on every trait instead of its own questions.
         seeds: Sampling seeds, one cell each; they matter at temperature > 0.
         max_tokens: Most tokens of a reply.
-        temperature: 0 is greedy.
-        top_p: Nucleus sampling.
+        temperature: 0 is greedy; a list is a dimension.
+        top_p: Nucleus sampling; a list is a dimension.
         system: System prompt; None sends none (the chat template may have its own).
-        precision: Label of the weights' precision; None takes what the service reports.
-        adapter: Label of a LoRA adapter; `none` is the base model.
+        precision: Label of the weights' precision, None takes what the service reports; or a table of services by label.
+        adapter: Label of a LoRA adapter that is part of the served model; `none` is the base model.
+        adapters: Names of LoRA adapters in the service, one cell each; `none` is its base model.
+        read_with: What reads replies back for projections and scores: the base model whatever wrote them, or the
+            adapter that did.
         control: Random directions.
         judge: Rates the replies; None asks no judge.
         trait: Overrides by trait.
@@ -104,27 +112,29 @@ class Experiment(_Section):
     name: Annotated[str, Field(min_length=1, max_length=200)]
     traits: Annotated[list[Name], Field(min_length=1)]
     datasets: Annotated[str, Field(min_length=1)] = "../../datasets/traits"
-    methods: Annotated[list[Name], Field(min_length=1)] = ["mean_diff"]
+    methods: list[Name] = Field(default_factory=lambda: ["mean_diff"], min_length=1)
     layers: Layers = "chosen"
     coefficients: Coefficients
     unit: Unit = "dose"
-    operation: Operation = "add"
-    scope: Scope = "all"
+    operation: Operation | Annotated[list[Operation], Field(min_length=1)] = "add"
+    scope: Scope | Annotated[list[Scope], Field(min_length=1)] = "all"
     preserve_norm: bool = False
     n_prompts: Annotated[int, Field(ge=1)] | None = None
     prompts: Annotated[list[Annotated[str, Field(min_length=1, max_length=1_000_000)]], Field(min_length=1)] | None = (
         None
     )
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)] = [0]
+    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(default_factory=lambda: [0], min_length=1)
     max_tokens: Annotated[int, Field(ge=1, le=65536)] = 64
-    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    temperature: Temperature | Annotated[list[Temperature], Field(min_length=1)] = 0.0
+    top_p: TopP | Annotated[list[TopP], Field(min_length=1)] = 1.0
     system: Annotated[str, Field(max_length=1_000_000)] | None = None
-    precision: Label | None = None
-    adapter: Label = "none"
+    precision: Label | Annotated[dict[Name, PrecisionService], Field(min_length=1)] | None = None
+    adapter: Label = NO_ADAPTER
+    adapters: Annotated[list[Label], Field(min_length=1)] | None = None
+    read_with: Literal["base", "adapter"] = "base"
     control: Control = Control()
     judge: JudgeConfig | None = None
-    trait: dict[Name, TraitOverride] = {}
+    trait: dict[Name, TraitOverride] = Field(default_factory=dict)
 
     _folder: Path = PrivateAttr(default=Path())
 
@@ -157,9 +167,50 @@ class Experiment(_Section):
         try:
             experiment = cls.model_validate(values)
         except ValidationError as error:
-            raise _first_error(error) from error
+            raise first_error(error) from error
         experiment._folder = folder  # noqa: SLF001 - our own instance
         return experiment
+
+    @property
+    def folder(self) -> Path:
+        """Where its file stands: what its paths are relative to."""
+        return self._folder
+
+    @property
+    def services(self) -> dict[str, PrecisionService | None]:
+        """By precision, in the file's order; None is the one service that the command is given."""
+        if isinstance(self.precision, dict):
+            return dict(self.precision)
+        return {self.precision or "": None}
+
+    def at(self, precision: str) -> Self:
+        """The experiment on one of its services alone."""
+        return self.model_copy(update={"precision": precision}) if isinstance(self.precision, dict) else self
+
+    @property
+    def operations(self) -> list[Operation]:
+        """What is done to the projection, one cell each."""
+        return _listed(self.operation)
+
+    @property
+    def scopes(self) -> list[Scope]:
+        """Which positions are steered, one cell each."""
+        return _listed(self.scope)
+
+    @property
+    def temperatures(self) -> list[float]:
+        """One cell each."""
+        return _listed(self.temperature)
+
+    @property
+    def top_ps(self) -> list[float]:
+        """One cell each."""
+        return _listed(self.top_p)
+
+    @property
+    def served_adapters(self) -> list[str | None]:
+        """Adapters that requests ask for, one cell each; None asks the base model."""
+        return [None if name == NO_ADAPTER else name for name in self.adapters or [NO_ADAPTER]]
 
     def layers_of(self, trait: str) -> Layers:
         """The trait's layers."""
@@ -211,46 +262,30 @@ class Experiment(_Section):
             )
         return list(questions[: self.n_prompts])
 
-    def size(self) -> "ExperimentSize":
-        """How much there is to run, before any service is asked.
+    def size(self) -> ExperimentSize:
+        """How much there is to run, before any service is asked: see `grid.size_of`."""
+        return size_of(self)
 
-        Raises:
-            DatasetError: The datasets do not hold a trait.
-            InvalidRequestError: `n_prompts` asks for more questions than a trait has.
-        """
-        cells = trials = baseline_scores = 0
-        prompts: set[str] = set()
-        for trait in self.traits:
-            layers = self.layers_of(trait)
-            n_layers = 1 if layers == "chosen" else len(layers)
-            n_cells = len(self.methods) * n_layers * len(self.coefficients_of(trait)) * len(self.seeds)
-            own = self.prompts_of(trait)
-            prompts.update(own)
-            baseline_scores += len(own) * len(self.seeds)
-            cells += n_cells
-            trials += n_cells * len(own)
-        directions = self.control.random_directions
-        n_baselines = len(prompts) * len(self.seeds)
-        return ExperimentSize(
-            cells=cells,
-            control_cells=cells * directions,
-            baseline_trials=n_baselines,
-            trials=trials * (1 + directions) + n_baselines,
-            judge_scores=self._judge_scores(trials, baseline_scores, n_baselines),
-        )
-
-    def _judge_scores(self, steered: int, of_baselines: int, n_baselines: int) -> int:
-        if self.judge is None:
-            return 0
-        replies = steered * (1 + (self.control.random_directions if self.judge.controls else 0))
-        return replies + of_baselines + (replies + n_baselines if self.judge.coherence else 0)
-
-    @field_validator("traits", "methods", "seeds", "prompts", "coefficients", "layers")
+    @field_validator(
+        "traits",
+        "methods",
+        "seeds",
+        "prompts",
+        "coefficients",
+        "layers",
+        "operation",
+        "scope",
+        "temperature",
+        "top_p",
+        "adapters",
+    )
     @classmethod
     def _distinct(cls, values: Any) -> Any:
-        if isinstance(values, list) and len(set(values)) < len(values):
-            doubled = next(value for value in values if values.count(value) > 1)
-            raise ValueError(f"{doubled!r} stands there more than once")
+        if isinstance(values, list):
+            _demand_distinct(values)
+            for inner in values:
+                if isinstance(inner, list):
+                    _demand_distinct(inner)
         return values
 
     @model_validator(mode="after")
@@ -259,45 +294,19 @@ class Experiment(_Section):
             raise ValueError(f"[trait.{unknown[0]}] overrides a trait that is not in traits {self.traits}")
         if self.prompts is not None and self.n_prompts is not None:
             raise ValueError("give n_prompts or prompts, not both")
+        if self.adapters is not None and self.adapter != NO_ADAPTER:
+            raise ValueError("give adapters, which requests ask for, or adapter, a label; not both")
         several = [trait for trait in self.trait if self.trait[trait].vector is not None]
         if several and len(self.methods) > 1:
             raise ValueError(f"[trait.{several[0]}] names one vector, but methods has {len(self.methods)} entries")
         return self
 
 
-class ExperimentSize(_Section):
-    """What an experiment amounts to.
-
-    Attributes:
-        cells: Steered configurations, seeds included.
-        control_cells: The same with random directions.
-        baseline_trials: Unsteered replies, shared by cells.
-        trials: All replies, baselines and controls included.
-        judge_scores: Scores by the judge; equal replies to equal prompts are judged once.
-    """
-
-    cells: int
-    control_cells: int
-    baseline_trials: int
-    trials: int
-    judge_scores: int
+def _listed(value: T | list[T]) -> list[T]:
+    return value if isinstance(value, list) else [value]
 
 
-def _first_error(error: ValidationError) -> InvalidRequestError:
-    """The first wrong key; where it may be one thing or another, all that it may be."""
-    details = error.errors(include_url=False)
-    same = [detail for detail in details if detail["loc"][:1] == details[0]["loc"][:1]]
-    key = max((_key(detail["loc"]) for detail in same), key=len)
-    meant = [detail for detail in same if _key(detail["loc"]) == key]
-    message = " or ".join(dict.fromkeys(detail["msg"].removeprefix("Value error, ") for detail in meant))
-    if not key:
-        return InvalidRequestError(message)
-    shown = repr(meant[0]["input"])
-    hidden = meant[0]["type"] == "missing" or key.startswith("judge")  # what stands there may be a key
-    got = "" if hidden else f" (got {shown if len(shown) <= 120 else shown[:117] + '...'})"
-    return InvalidRequestError(f"{key}: {message}{got}", param=key)
-
-
-def _key(location: tuple[int | str, ...]) -> str:
-    """A location without pydantic's names of a union's branches: `literal['chosen']`, `PositionScope`."""
-    return ".".join(str(part) for part in location if re.fullmatch(r"(?!constrained-)[a-z0-9_.-]+", str(part)))
+def _demand_distinct(values: list[Any]) -> None:
+    doubled = [value for i, value in enumerate(values) if value in values[:i]]
+    if doubled:
+        raise ValueError(f"{doubled[0]!r} stands there more than once")
