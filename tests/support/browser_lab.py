@@ -1,17 +1,23 @@
 """A headless Chromium that records what it asks for and what it complains about."""
 
-import os
-import shutil
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-SHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SHOTS = ROOT / "build" / "screenshots"
+FINDER = ROOT / "deploy" / "chromium.py"
 
 
-def chromium() -> str | None:
-    """TRAIT_TEST_CHROMIUM, or the system's."""
-    named = os.environ.get("TRAIT_TEST_CHROMIUM")
-    return named or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+def chromium() -> str:
+    """The path of a Chromium that runs; the test is skipped, with what to install, where there is none."""
+    done = subprocess.run([sys.executable, FINDER, "--find"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(done.stderr.strip())
+    return done.stdout.strip()
 
 
 class Page:

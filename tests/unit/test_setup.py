@@ -73,3 +73,55 @@ class TestMake:
 
     def test_continuous_integration_runs_the_same_tests(self):
         assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+class TestBrowser:
+    """`deploy/chromium.py`, in a PATH of our own: what a machine has is what stands there."""
+
+    @pytest.fixture
+    def run(self, tmp_path):
+        def run(*arguments, **environment):
+            return subprocess.run(
+                [sys.executable, ROOT / "deploy" / "chromium.py", *arguments],
+                env={"PATH": str(tmp_path), **environment}, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+
+        return run
+
+    @staticmethod
+    def program(path, text):
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+
+    def test_one_that_runs_is_found(self, run, tmp_path):
+        self.program(tmp_path / "chromium", "exit 1")  # as a script that only says: install the snap
+        self.program(tmp_path / "google-chrome", "echo 150")
+        assert run("--find").stdout.strip() == str(tmp_path / "google-chrome")
+
+    def test_without_one_the_set_up_goes_on_and_says_what_to_install(self, run):
+        assert run("--find").returncode == 1
+        done = run()
+        assert done.returncode == 0
+        assert "apt-get install chromium" in done.stdout
+
+    def test_it_is_installed_where_apt_get_may_be_used(self, run, tmp_path):
+        """The first try fails for want of lists, as on a fresh machine."""
+        browser = tmp_path / "chromium"
+        self.program(tmp_path / "sudo", f'shift; PATH=/usr/bin:/bin:{tmp_path} exec "$@"')
+        self.program(tmp_path / "env", 'shift; exec "$@"')
+        self.program(
+            tmp_path / "apt-get",
+            f'echo "$@" >> {tmp_path}/asked\n'
+            f'case "$*" in *update*) > {tmp_path}/lists;; *) [ -e {tmp_path}/lists ] || exit 100;'
+            f" printf '#!/bin/sh\\n' > {browser}; /bin/chmod +x {browser};; esac",
+        )
+        done = run()
+        assert done.returncode == 0
+        assert str(browser) in done.stdout
+        asked = (tmp_path / "asked").read_text().splitlines()
+        assert [line.split()[-1] for line in asked] == ["chromium", "update", "chromium"]
+
+    def test_none_asks_for_no_browser(self, run, tmp_path):
+        self.program(tmp_path / "apt-get", f"> {tmp_path}/asked")
+        assert "none" in run(TRAIT_TEST_CHROMIUM="none").stdout
+        assert not (tmp_path / "asked").exists()
