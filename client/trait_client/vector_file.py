@@ -24,9 +24,10 @@ from trait_client.schema import LayerEvidence, VectorMetadata
 
 METADATA_KEY = "trait"
 MAX_HEADER_BYTES = 8 * 1024 * 1024
+MAX_FILE_BYTES = 256 * 1024 * 1024
 UNIT_TOLERANCE = 1e-3
 
-_LAYER_KEY = re.compile(r"^layer\.(\d{1,3})$")
+_LAYER_KEY = re.compile(r"^layer\.(0|[1-9]\d{0,2})$")  # one name a layer: layer.07 would be a second one of layer 7
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ class VectorFile:
         Raises:
             VectorFileError: As `from_bytes`; the message names the file.
         """
+        if (size := Path(path).stat().st_size) > MAX_FILE_BYTES:
+            raise VectorFileError(f"{path}: {size} bytes; a vector file has {MAX_FILE_BYTES} at most")
         try:
             return cls.from_bytes(Path(path).read_bytes())
         except VectorFileError as error:
@@ -150,12 +153,18 @@ def _read_header(data: bytes) -> dict[str, object]:
     if length > min(MAX_HEADER_BYTES, len(data) - 8):
         raise VectorFileError(f"a safetensors header of {length} bytes does not fit (at most {MAX_HEADER_BYTES})")
     try:
-        header = json.loads(data[8 : 8 + length])
+        header = json.loads(data[8 : 8 + length], object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise VectorFileError("the safetensors header is not JSON") from error
     if not isinstance(header, dict):
         raise VectorFileError("the safetensors header is not a JSON object")
     return header
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(found := dict(pairs)) != len(pairs):
+        raise VectorFileError("the safetensors header holds one name twice")
+    return found
 
 
 def _check_direction(layer: int, direction: np.ndarray, meta: VectorMetadata) -> None:

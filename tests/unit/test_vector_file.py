@@ -5,7 +5,7 @@ import pytest
 import safetensors.numpy
 from trait_client.errors import InvalidRequestError, VectorFileError
 from trait_client.schema import LayerEvidence, VectorMetadata
-from trait_client.vector_file import METADATA_KEY, VectorFile, sha256_of
+from trait_client.vector_file import MAX_FILE_BYTES, METADATA_KEY, VectorFile, sha256_of
 
 D_MODEL = 6
 
@@ -73,6 +73,32 @@ def test_an_unknown_tensor_or_metadata_field_is_named():
         VectorFile.from_bytes(safetensors.numpy.save(tensors, {METADATA_KEY: good[:-1] + ',"surprise":1}'}))
     with pytest.raises(VectorFileError, match="no metadata entry 'trait'"):
         VectorFile.from_bytes(safetensors.numpy.save(tensors))
+
+
+def test_two_tensors_of_one_layer_are_refused():
+    """Not the last one wins: nothing says which was meant."""
+    good, entry = VectorFile(metadata(), {1: unit(1), 2: unit(2)}).to_bytes(), b'"layer.1":'
+    assert good.count(entry) == 1
+    with pytest.raises(VectorFileError, match="one name twice"):
+        VectorFile.from_bytes(good.replace(b'"layer.2":', entry))
+    tensors = {"layer.1": unit(1), "layer.2": unit(2), "layer.01": unit(3)}
+    with pytest.raises(VectorFileError, match=r"unknown tensor 'layer\.01'"):
+        VectorFile.from_bytes(safetensors.numpy.save(tensors, {METADATA_KEY: metadata().model_dump_json()}))
+
+
+def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path):
+    good = VectorFile(metadata(), {1: unit(1), 2: unit(2)}).to_bytes()
+    for length in (7, 8, 100, len(good) // 2, len(good) - 1):
+        (tmp_path / "v.safetensors").write_bytes(good[:length])
+        with pytest.raises(VectorFileError, match=r"v\.safetensors: .*(too few|does not fit|not a readable)"):
+            VectorFile.load(tmp_path / "v.safetensors")
+
+
+def test_a_file_too_large_for_a_vector_is_not_read(tmp_path):
+    with (tmp_path / "v.safetensors").open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+    with pytest.raises(VectorFileError, match="at most"):
+        VectorFile.load(tmp_path / "v.safetensors")
 
 
 def test_evidence_of_a_layer_that_is_not_there_names_those_that_are():
