@@ -5,6 +5,7 @@ MODEL ?= smollm2
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 STUDY ?=
+SCREENSHOT_ARGS ?=
 BIN := $(abspath $(VENV))/bin
 
 # The first interpreter that is new enough and can make a virtual environment.
@@ -13,7 +14,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	&& { echo $$python; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model tools demo test test-fast test-triton test-docs test-replicas bench bench-quick study docs lint lint-deploy format lock clean browser
+.PHONY: help setup model tools demo test test-fast test-triton test-docs test-replicas bench bench-quick study docs lint lint-deploy format lock clean browser screenshots
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -68,6 +69,8 @@ test-docs: setup model ## work through README.md and docs/ as a reader, the long
 
 docs: setup ## write docs/reference anew, from the command lines, the OpenAPI and the database
 	@$(BIN)/python docs/generate
+screenshots: setup browser ## pictures of every view of the dashboard over the database of `make demo`, in build/screenshots
+	@$(BIN)/python tests/browser/screenshots.py $(SCREENSHOT_ARGS)
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

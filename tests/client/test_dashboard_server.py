@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 
+import duckdb
 import httpx
 import pytest
 from dashboard_lab import build, dashboard
@@ -192,10 +193,26 @@ def test_a_run_is_seen_while_it_writes_and_as_stopped_after_a_kill(tmp_path):
 def test_an_absent_database_and_service_are_said_and_nothing_is_made(tmp_path):
     with dashboard(tmp_path / "absent.duckdb") as url:
         answer = httpx.get(f"{url}/api/overview")
-        assert (answer.status_code, answer.json()["error"]["type"]) == (404, "ResultsError")
+        assert (answer.status_code, answer.json()["error"]["type"]) == (404, "ResultsMissingError")
         service = httpx.get(f"{url}/api/service", timeout=30)
         assert (service.status_code, service.json()["error"]["type"]) == (502, "ServiceUnreachableError")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_holds_no_results_of_this_version_says_so(tmp_path):
+    """Neither a file that is no database, nor another program's, nor one of an earlier schema is an internal error."""
+    (tmp_path / "junk.duckdb").write_bytes(b"no database" * 1000)
+    with duckdb.connect(tmp_path / "other.duckdb") as other:
+        other.execute("CREATE TABLE t (a INTEGER)")
+    old = build(tmp_path / "old.duckdb", n_readings=1).path
+    with duckdb.connect(old) as database:
+        database.execute("DELETE FROM migrations WHERE number > 1")
+    for name, reason in (("junk", "not a valid DuckDB"), ("other", "no result database"), ("old", "earlier version")):
+        with dashboard(tmp_path / f"{name}.duckdb") as url:
+            for path in ("overview", "settings", "vectors", "sets"):
+                answer = httpx.get(f"{url}/api/{path}", timeout=20)
+                assert (answer.status_code, answer.json()["error"]["type"]) == (503, "ResultsError")
+                assert reason in answer.json()["error"]["message"]
 
 
 def test_answers_follow_the_database(tmp_path):

@@ -28,10 +28,11 @@ class Page:
         self.context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         self.tab = self.context.new_page()
         self.tab.set_default_timeout(10_000)
-        self.complaints: list[str] = []
+        self.complaints: list[tuple[str, str]] = []  # text, path of what it is about
+        self.refused: set[str] = set()
         self.requests: list[str] = []
-        self.tab.on("console", lambda m: self.complaints.append(m.text) if m.type in {"error", "warning"} else None)
-        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.tab.on("console", self._hear)
+        self.tab.on("pageerror", lambda error: self.complaints.append((str(error), "")))
         self.tab.on("request", lambda request: self.requests.append(request.url))
 
     def open(self, address: str):
@@ -43,6 +44,15 @@ class Page:
 
     def text(self, selector: str = "main") -> str:
         return self.tab.locator(selector).first.inner_text()
+
+    def expect_refused(self, path: str) -> None:
+        """Chromium notes an answer of 400 and above in its console; of this path it is meant."""
+        self.refused.add(path)
+
+    def _hear(self, message) -> None:
+        path = urlsplit(message.location["url"]).path
+        if message.type in {"error", "warning"} and not (path in self.refused and "Failed to load" in message.text):
+            self.complaints.append((message.text, path))
 
     def check(self) -> None:
         assert self.complaints == []

@@ -26,6 +26,8 @@ from trait_client.results.rows import (
 from trait_client.schema import LayerEvidence, VectorMetadata
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"> & </script><script>alert(1)</script>"
+NOBODY = "http://127.0.0.1:9"
+"""An address at which no service answers."""
 N_PROMPTS = 4
 LAYERS = (9, 13)
 COEFFICIENTS = (-1.0, 1.5, 3.0)
@@ -163,7 +165,7 @@ def _json(text: str) -> str:
 
 
 @contextlib.contextmanager
-def dashboard(db: Path, service: str = "http://127.0.0.1:9", env: dict[str, str] | None = None) -> Iterator[str]:
+def dashboard(db: Path, service: str = NOBODY, env: dict[str, str] | None = None) -> Iterator[str]:
     """The address of `trait-client dashboard` in a process of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -14,8 +14,9 @@ from trait_client.dashboard.guard import Guard
 from trait_client.dashboard.routes import router
 from trait_client.errors import InvalidRequestError, ServiceError, TraitError
 from trait_client.http import AsyncTraitClient
-from trait_client.results import ResultsError, ResultStore
+from trait_client.results import ResultsError, ResultsMissingError, ResultStore
 
+_STATUS = ((InvalidRequestError, 400), (ResultsMissingError, 404), (ResultsError, 503))
 STATIC = resources.files("trait_client.dashboard") / "static"
 
 
@@ -60,7 +61,7 @@ class _Files(StaticFiles):
 
 
 async def _trait_error(_: Request, error: Exception) -> JSONResponse:
-    status = 400 if isinstance(error, InvalidRequestError) else 404 if isinstance(error, ResultsError) else 502
+    status = next((each for kind, each in _STATUS if isinstance(error, kind)), 502)
     if isinstance(error, ServiceError) and error.status in {401, 403}:
         message = f"{error} (the dashboard reads the key from TRAIT_API_KEY)"
     else:

@@ -1,8 +1,8 @@
 """Results of sweeps and corpora: DuckDB tables, views and macros."""
 
-from trait_client.results.errors import ResultsError
+from trait_client.results.errors import ResultsError, ResultsMissingError
 from trait_client.results.reader import QueryResult, ResultReader
 from trait_client.results.store import ResultStore
 from trait_client.results.writer import ResultWriter
 
-__all__ = ["QueryResult", "ResultReader", "ResultStore", "ResultWriter", "ResultsError"]
+__all__ = ["QueryResult", "ResultReader", "ResultStore", "ResultWriter", "ResultsError", "ResultsMissingError"]

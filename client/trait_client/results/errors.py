@@ -3,3 +3,7 @@ from trait_client.errors import TraitError
 
 class ResultsError(TraitError):
     """A result database is missing, cannot be opened, or is written by another process."""
+
+
+class ResultsMissingError(ResultsError):
+    """There is no result database yet."""

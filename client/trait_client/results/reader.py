@@ -48,6 +48,10 @@ class ResultReader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
         self._connection.close()
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> QueryResult:

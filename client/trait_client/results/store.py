@@ -12,7 +12,7 @@ from typing import Any
 
 import duckdb
 
-from trait_client.results.errors import ResultsError
+from trait_client.results.errors import ResultsError, ResultsMissingError
 from trait_client.results.reader import QueryResult, ResultReader, Source
 from trait_client.results.writer import ResultWriter
 
@@ -67,13 +67,14 @@ class ResultStore:
         """Open it for several queries of one state: a context manager. A writer waits until it is closed.
 
         Raises:
-            ResultsError: There is no database.
+            ResultsMissingError: There is no database.
+            ResultsError: It cannot be read.
         """
         return ResultReader(*self._open())
 
     def _open(self) -> tuple[duckdb.DuckDBPyConnection, Source]:
         if not self.path.exists():
-            raise ResultsError(f"no results at {self.path}: run a sweep first, or give the database's path")
+            raise ResultsMissingError(f"no results at {self.path}: run a sweep first, or give the database's path")
         deadline = time.monotonic() + self._patience
         while True:
             try:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trait_client.results import ResultReader, ResultStore
+from trait_client.results import ResultReader, ResultsError, ResultStore, migrations
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ class Results:
         """`function(reader, *arguments)`, or what it answered before.
 
         Raises:
-            ResultsError: There is no database.
+            ResultsError: There is no database, or none that this version reads.
             InvalidRequestError: A query is refused.
         """
         key = (function, arguments)
@@ -40,7 +40,7 @@ class Results:
                 self._signature, self._kept = signature, {}
             elif key in self._kept:
                 return self._kept[key]  # type: ignore[no-any-return]
-        with self.store.reader() as reader:
+        with self.open() as reader:
             answer = function(reader, *arguments)
         with self._lock:
             if signature == self._signature:
@@ -50,11 +50,32 @@ class Results:
         return answer
 
     def open(self) -> ResultReader:
-        """For what is asked once."""
-        return self.store.reader()
+        """For what is asked once.
+
+        Raises:
+            ResultsError: There is no database, or none that this version reads.
+        """
+        reader = self.store.reader()
+        try:
+            _check(reader, self.store.path)
+        except BaseException:
+            reader.close()
+            raise
+        return reader
 
     def _now(self) -> Signature:
         return _stamp(self.store.path), _stamp(self.store.snapshot)
+
+
+def _check(reader: ResultReader, path: Path) -> None:
+    if not reader.query("SELECT 1 FROM duckdb_tables() WHERE table_name = 'migrations'").rows:
+        raise ResultsError(f"{path} is a DuckDB file, but no result database: a sweep makes one")
+    schema, wanted = reader.query("SELECT coalesce(max(number), 0) FROM migrations").rows[0][0], migrations.newest()
+    if schema < wanted:
+        raise ResultsError(
+            f"{path} was written by an earlier version (schema {schema}; this one reads {wanted}): the next sweep into it, "
+            "or `trait-client rescore` of a run in it, brings it up to date"
+        )
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -34,6 +34,11 @@ def migrate(connection: duckdb.DuckDBPyConnection) -> list[int]:
     return applied
 
 
+def newest() -> int:
+    """The number of the newest schema."""
+    return max(number for number, _, _ in _files())
+
+
 def _files() -> list[tuple[int, str, str]]:
     folder = resources.files(__name__)
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))

@@ -1,15 +1,13 @@
 // Questions to the dashboard's own server.
 async function answer(response) {
   if (response.ok) return response.json();
-  let message = `${response.status} ${response.statusText}`;
+  let found = { message: `${response.status} ${response.statusText}`, type: null };
   try {
-    message = (await response.json()).error.message;
+    found = (await response.json()).error;
   } catch {
     // No JSON: the status has to do.
   }
-  const error = new Error(message);
-  error.status = response.status;
-  throw error;
+  throw Object.assign(new Error(found.message), { kind: found.type });
 }
 
 async function ask(path, options) {

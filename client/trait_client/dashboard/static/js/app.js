@@ -31,6 +31,7 @@ async function show() {
   navigation(entry[0]);
   document.title = `${entry[1]} · trait-steering`;
   if (shown.name !== entry[0]) main.replaceChildren(h("p", { class: "loading" }, "Reading…"));
+  main.setAttribute("aria-busy", "true");
   let made;
   try {
     made = await entry[2](params);
@@ -41,6 +42,7 @@ async function show() {
     made.leave?.();
     return;
   }
+  main.removeAttribute("aria-busy");
   shown.leave?.();
   const same = shown.name === entry[0];
   shown = { name: entry[0], keys: made.keys, leave: made.leave };

@@ -67,7 +67,7 @@ function drawPanel(panel, { metric, view, bar, chosen, href }) {
     return { text, note, fill: tone(value), strong: Math.abs(value) > 0.62, faded, best: row === best, chosen: row.setting_id === chosen, href: href(row), title: describe(row) };
   };
   const map = heatmap({ layers, coefficients, cell, xLabel: `coefficient (${coefficientUnit(panel.rows[0].unit)})`, label: panel.name });
-  return h("section", { class: "panel", "data-panel": panel.name }, h("h3", {}, panel.name), h("div", { class: "both" }, map, doseResponse(panel.rows, metric)));
+  return h("section", { class: "panel", "data-panel": panel.name }, h("h3", {}, panel.name), h("div", { class: "both" }, map, curves(panel.rows, metric)));
 }
 
 export function describe(row) {
@@ -79,24 +79,25 @@ function ramp(kind, low, high) {
   return h("span", { class: "ramp", style: { "grid-template-columns": "auto 7rem auto" } }, low, h("i", { class: kind }), high);
 }
 
-// Delta by coefficient, a line a layer, beside the random directions of all.
-function doseResponse(rows, metric) {
-  const layers = [...new Set(rows.map((row) => row.layer))].sort((a, b) => a - b);
-  const coefficients = [...new Set(rows.map((row) => row.coefficient))].sort((a, b) => a - b);
-  if (coefficients.length < 2) return null;
+// Along whichever of coefficient and layer has more values, a line for each of the other, beside the random directions of all.
+function curves(rows, metric) {
+  const values = (name) => [...new Set(rows.map((row) => row[name]))].sort((a, b) => a - b);
+  const [along, other] = values("layer").length > values("coefficient").length ? ["layer", "coefficient"] : ["coefficient", "layer"];
+  const places = values(along);
+  if (places.length < 2) return null;
   const value = { delta: (row) => row.delta, coherence: (row) => row.coherence, perplexity: (row) => row.perplexity_ratio }[metric];
-  const series = layers.map((layer, i) => ({
-    name: `layer ${layer}`, color: hue(i), dashed: i >= 8,
-    points: rows.filter((row) => row.layer === layer).sort((a, b) => a.coefficient - b.coefficient)
-      .map((row) => ({ x: row.coefficient, y: value(row), low: metric === "delta" ? row.ci_low : null, high: metric === "delta" ? row.ci_high : null })),
+  const series = values(other).map((each, i) => ({
+    name: `${other} ${short(each)}`, color: hue(i), dashed: i >= 8,
+    points: rows.filter((row) => row[other] === each).sort((a, b) => a[along] - b[along])
+      .map((row) => ({ x: row[along], y: value(row), low: metric === "delta" ? row.ci_low : null, high: metric === "delta" ? row.ci_high : null })),
   }));
-  const control = coefficients.map((x) => {
-    const found = rows.filter((row) => row.coefficient === x && row.control_low !== null);
+  const control = places.map((x) => {
+    const found = rows.filter((row) => row[along] === x && row.control_low !== null);
     return { x, low: found.length ? Math.min(...found.map((row) => row.control_low)) : null, high: found.length ? Math.max(...found.map((row) => row.control_high)) : null };
   });
   const banded = metric === "delta" && control.some((point) => point.low !== null);
   const yLabel = { delta: `delta, ${unitOf(rows[0].measure)}`, coherence: "coherence, 0–100", perplexity: "perplexity, × baseline" }[metric];
-  return lineChart({ series, band: banded ? { name: "random directions", points: control } : null, xLabel: `coefficient (${coefficientUnit(rows[0].unit)})`, yLabel, zero: metric === "delta", xTicks: coefficients, height: 250, whiskers: true, yDomain: metric === "coherence" ? [0, 100] : null });
+  return lineChart({ series, band: banded ? { name: "random directions", points: control } : null, xLabel: along === "layer" ? "layer" : `coefficient (${coefficientUnit(rows[0].unit)})`, yLabel, zero: metric === "delta", xTicks: places, height: 250, whiskers: true, yDomain: metric === "coherence" ? [0, 100] : null });
 }
 
 // Baseline and steered replies, prompt by prompt; nothing is cut.

@@ -5,7 +5,7 @@ import { short } from "../format.js";
 // cell(layer, coefficient) -> null or {text, note, fill, strong, faded, best, chosen, href, title}
 export function heatmap({ layers, coefficients, cell, xLabel, label }) {
   const columns = `minmax(2.2rem, 3rem) repeat(${coefficients.length}, minmax(0, 5.5rem)) minmax(0, 1fr)`;
-  return h("div", { class: "heat", role: "grid", "aria-label": label, style: { "grid-template-columns": columns, width: `${Math.max(22, 3.2 + 5.7 * coefficients.length)}rem` } },
+  return h("div", { class: "heat", role: "group", "aria-label": label, style: { "grid-template-columns": columns, width: `${Math.max(22, 3.2 + 5.7 * coefficients.length)}rem` } },
     h("div", { class: "tick y" }, "layer"),
     h("div", { class: "title", style: { "grid-column": `2 / -1` } }, xLabel),
     h("div", { class: "first" }), coefficients.map((value) => h("div", { class: "tick" }, short(value))),
@@ -18,7 +18,7 @@ function square(found, layer, coefficient) {
   if (!found) return h("div", { class: "cell none", title: "not run" }, "·");
   const kind = ["cell", found.strong && "strong", found.faded && "faded", found.best && "best", found.chosen && "chosen"];
   return h("a", {
-    class: kind.filter(Boolean).join(" "), role: "gridcell", href: found.href, title: found.title,
+    class: kind.filter(Boolean).join(" "), href: found.href, title: found.title,
     "aria-label": found.title, "data-layer": layer, "data-coefficient": coefficient,
     style: { "background-color": found.fill } },
   h("span", {}, found.text), found.note ? h("small", {}, found.note) : null);

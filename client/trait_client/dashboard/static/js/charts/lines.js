@@ -61,11 +61,11 @@ export function lineChart({ series, band = null, xLabel, yLabel, height = 240, y
     return [svg, tip];
   };
   return h("div", {}, responsive(draw),
-    series.length > 1 || band ? h("div", { class: "legend" }, series.map((each) => legendKey(each.name, each.color)), band ? legendKey(band.name, "var(--faint)") : null) : null);
+    series.length > 1 || band ? h("div", { class: "legend" }, series.map((each) => legendKey(each.name, each.color, each.dashed)), band ? legendKey(band.name, "var(--faint)") : null) : null);
 }
 
-export function legendKey(name, color) {
-  return h("span", { class: "key" }, h("i", { style: { background: color } }), name);
+export function legendKey(name, color, dashed = false) {
+  return h("span", { class: "key" }, h("i", { style: { background: dashed ? `repeating-linear-gradient(90deg, ${color} 0 0.3em, transparent 0.3em 0.5em)` : color } }), name);
 }
 
 // Intervals as upright lines, a little apart where series share their places.

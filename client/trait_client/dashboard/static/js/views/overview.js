@@ -5,25 +5,43 @@ import { emptyState, field, h } from "../dom.js";
 import { elapsed, fixed, interval, measureName, plural, short, signed, span, when, whole } from "../format.js";
 import { here, link, quietly } from "../url.js";
 
-const EVERY = 4000;
+const WHILE_RUNNING = 4000; // milliseconds between two looks
+const WHILE_IDLE = 15000; // a sweep that starts meanwhile is seen too
 
-export async function overviewView(params) {
-  const bar = Number(params.bar ?? 75);
+export async function overviewView() {
   const root = h("div", {});
+  const trouble = h("div", {});
+  const body = h("div", {});
+  root.append(trouble, body);
   let timer = null;
   let left = false;
+  let drawn = null;
   const refresh = async () => {
-    const data = await get("overview", { bar: Number(here().params.bar ?? 75) });
-    if (left) return;
-    if (!root.querySelector("input:active")) root.replaceChildren(...content(data, refresh));
-    const running = data.runs.some((run) => run.status === "running");
     clearTimeout(timer);
-    if (running) timer = setTimeout(() => refresh().catch(() => {}), EVERY);
+    const data = await get("overview", { bar: barNow() });
+    if (left) return;
+    const running = data.runs.some((run) => run.status === "running");
+    timer = setTimeout(again, running ? WHILE_RUNNING : WHILE_IDLE);
+    trouble.replaceChildren();
+    const text = JSON.stringify(data);
+    if (body.querySelector("input:active") || (text === drawn && !running)) return;
+    drawn = text;
+    const focused = body.contains(document.activeElement) ? document.activeElement.dataset.keep : null;
+    body.replaceChildren(...content(data, refresh));
+    if (focused) body.querySelector(`[data-keep="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
   };
-  const first = await get("overview", { bar });
-  root.replaceChildren(...content(first, refresh));
-  if (first.runs.some((run) => run.status === "running")) timer = setTimeout(() => refresh().catch(() => {}), EVERY);
+  // What is shown stays, and says that it is old.
+  const again = () => refresh().catch((error) => {
+    if (left) return;
+    trouble.replaceChildren(h("div", { class: "notice bad", role: "alert" }, `${error.message} What stands below is as it was; trying again.`));
+    timer = setTimeout(again, WHILE_RUNNING);
+  });
+  await refresh();
   return { element: root, keys: (event) => moveInRows(root, event), leave: () => { left = true; clearTimeout(timer); } };
+}
+
+function barNow() {
+  return Number(here().params.bar ?? 75);
 }
 
 function content(data, refresh) {
@@ -32,9 +50,9 @@ function content(data, refresh) {
   if (!counts.runs) return [h("h1", {}, "Overview"), emptyState(h("p", {}, "No runs yet. A sweep fills this page:"), h("code", {}, `trait-client sweep experiments/demo/experiment.toml --db ${data.path}`))];
   return [
     h("div", { class: "head" }, h("h1", {}, "Overview"), h("p", { class: "muted" }, h("code", {}, data.path), data.source === "snapshot" ? " (its snapshot: a run is writing, so this is some seconds old)" : "")),
-    h("div", { class: "stats" }, [["runs", counts.runs], ["traits swept", counts.traits], ["settings", counts.settings], ["trials", counts.trials], ["prompts read token by token", counts.readings], ["vectors", counts.vectors]]
-      .map(([name, n]) => h("div", {}, h("b", {}, whole(n)), h("span", {}, name)))),
-    live.map(runningCard),
+    h("div", { class: "stats" }, [["run", "", counts.runs], ["trait", " swept", counts.traits], ["setting", "", counts.settings], ["trial", "", counts.trials], ["prompt", " read token by token", counts.readings], ["vector", "", counts.vectors]]
+      .map(([name, more, n]) => h("div", {}, h("b", {}, whole(n)), h("span", {}, `${name}${n === 1 ? "" : "s"}${more}`)))),
+    ...live.map(runningCard),
     bestCard(best, refresh),
     runsCard(runs),
   ];
@@ -53,9 +71,9 @@ function runningCard(run) {
 }
 
 function bestCard(best, refresh) {
-  const bar = Number(here().params.bar ?? 75);
+  const bar = barNow();
   const output = h("output", { class: "num" }, String(bar));
-  const slider = h("input", { type: "range", min: 0, max: 100, step: 1, value: bar,
+  const slider = h("input", { type: "range", min: 0, max: 100, step: 1, value: bar, "data-keep": "bar",
     oninput: (event) => { output.textContent = event.target.value; },
     onchange: (event) => { quietly({ bar: event.target.value === "75" ? null : event.target.value }); refresh(); } });
   const groups = Map.groupBy(best, (row) => row.measure);
@@ -74,7 +92,7 @@ function forestRow(row) {
   return {
     delta: row.delta, low: row.ci_low, high: row.ci_high, controlLow: row.control_low, controlHigh: row.control_high, effect: row.effect,
     label: `${row.trait}: ${signed(row.delta)} ${interval(row.ci_low, row.ci_high)}`,
-    what: [h("a", { href: link("sweep", { trait: row.trait, measure: row.measure, setting: row.setting_id }), "data-row": true }, row.trait),
+    what: [h("a", { href: link("sweep", { trait: row.trait, measure: row.measure, setting: row.setting_id }), "data-row": true, "data-keep": row.setting_id }, row.trait),
       h("span", { class: "muted small" }, where), h("span", { class: "muted small" }, more)],
     value: [h("b", {}, signed(row.delta)), h("div", { class: "muted small nowrap" }, interval(row.ci_low, row.ci_high)),
       h("div", { class: "muted small nowrap" }, `n ${row.n} · coherence ${fixed(row.coherence, 0)}`)],
@@ -87,7 +105,7 @@ function runsCard(runs) {
     h("div", { class: "wide" }, h("table", {},
       h("thead", {}, h("tr", {}, ["experiment", "status", "started", "took"].map((name) => h("th", {}, name)), h("th", { class: "num" }, "stored by it"), h("th", { class: "num" }, "planned"), h("th", {}, "report"))),
       h("tbody", {}, runs.map((run) => h("tr", {},
-        h("td", {}, h("a", { href: run.kind === "corpus" ? link("prompts", { set: run.experiment }) : link("sweep", { run: run.run_id }), "data-row": true }, run.experiment),
+        h("td", {}, h("a", { href: run.kind === "corpus" ? link("prompts", { set: run.experiment }) : link("sweep", { run: run.run_id }), "data-row": true, "data-keep": run.run_id }, run.experiment),
           h("div", { class: "muted small" }, run.kind === "corpus" ? "prompt set" : "sweep", run.message ? `: ${run.message}` : "")),
         h("td", {}, h("span", { class: `tag ${tone[run.status] ?? ""}`, title: run.status === "stopped" ? "It never ended, and nobody writes the database: killed?" : null }, run.status)),
         h("td", { class: "nowrap" }, when(run.started_at)),

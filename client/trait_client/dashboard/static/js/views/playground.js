@@ -1,7 +1,7 @@
 // Chat with the live service: baseline and steered at once, coloured by what is monitored.
 import { get, lines } from "../api.js";
 import { asCli, asCurl, asPython } from "../commands.js";
-import { failure, field, h, select } from "../dom.js";
+import { emptyState, failure, field, h, select } from "../dom.js";
 import { short, signed } from "../format.js";
 import { diverging } from "../scale.js";
 import { quietly } from "../url.js";
@@ -16,7 +16,7 @@ export async function playgroundView(params) {
   try {
     service = await get("service");
   } catch (error) {
-    return { element: h("div", {}, h("h1", {}, "Playground"), failure(error), h("p", {}, "Start a service with ", h("code", {}, "trait-service serve smollm2"), " and give its address: ", h("code", {}, "trait-client dashboard --service URL"), ".")) };
+    return { element: h("div", {}, h("h1", {}, "Playground"), noService(error)) };
   }
   const vectors = service.vectors.filter((each) => each.metadata.method !== "random");
   const given = new Map((params.s ?? "").split(",").filter(Boolean).map((part) => part.split(":")).map(([name, coefficient, layer]) => [name, { coefficient: Number(coefficient), layer: layer === undefined || layer === "" ? null : Number(layer) }]));
@@ -161,6 +161,11 @@ export async function playgroundView(params) {
     h("section", { class: "card" }, h("h2", {}, "This request elsewhere"), h("p", { class: "muted small" }, "Without what was said before. The key is read from TRAIT_API_KEY."), commands));
   drawCommands();
   return { element, leave: () => state.abort?.abort() };
+}
+
+function noService(error) {
+  return emptyState(h("p", { role: "alert" }, error.message), h("p", {}, "Start a service here:"), h("code", {}, "trait-service serve smollm2"),
+    h("p", {}, "One that runs elsewhere: ", h("code", {}, "trait-client dashboard --service URL")), h("button", { onclick: () => dispatchEvent(new HashChangeEvent("hashchange")) }, "Try again"));
 }
 
 function termRow(vector, term, limit, changed) {

@@ -3,7 +3,7 @@ import { get } from "../api.js";
 import { lineChart } from "../charts/lines.js";
 import { emptyState, field, h, select } from "../dom.js";
 import { fixed, plural } from "../format.js";
-import { diverging, hue } from "../scale.js";
+import { diverging, extent, hue } from "../scale.js";
 import { link, patch } from "../url.js";
 
 const MEASURES = {
@@ -39,15 +39,24 @@ export async function vectorsView(params) {
 }
 
 function evidence(vectors, measure, method) {
+  // One scale for all, so that the traits can be compared.
+  const [low, high] = extent(vectors.flat().flatMap((row) => [measure.y(row), measure.low?.(row), measure.high?.(row)]));
+  const room = (high - low || 1) * 0.05;
+  const methods = [...new Set(vectors.map((rows) => rows[0].method))];
   const groups = Map.groupBy(vectors.filter((rows) => method === "all" || rows[0].method === method), (rows) => rows[0].trait);
   return h("div", { class: "panels" }, [...groups].map(([trait, found]) => h("section", { "data-trait": trait }, h("h3", {}, trait),
-    lineChart({ xLabel: "layer", integers: true, yLabel: measure.label, height: 210, label: `${measure.name} of ${trait} by layer`,
-      series: found.map((rows, i) => ({ name: found.filter((each) => each[0].method === rows[0].method).length > 1 ? `${rows[0].method} (${rows[0].name})` : rows[0].method, color: hue(i),
+    lineChart({ xLabel: "layer", integers: true, yDomain: [low - room, high + room], yLabel: measure.label, height: 210, label: `${measure.name} of ${trait} by layer`,
+      series: found.map((rows) => ({ name: nameOf(rows[0], found), color: hue(methods.indexOf(rows[0].method)), dashed: rows !== found.find((each) => each[0].method === rows[0].method),
         points: rows.map((row) => ({ x: row.layer, y: measure.y(row), low: measure.low?.(row) ?? null, high: measure.high?.(row) ?? null, large: row.chosen })) })) }))));
 }
 
+// Vectors of one trait and method, made from other scenarios or with another layer chosen, are told apart by their digests.
+function nameOf(row, found) {
+  return found.filter((rows) => rows[0].method === row.method).length > 1 ? `${row.method} ${row.sha256.replace("sha256:", "").slice(0, 6)}` : row.method;
+}
+
 function cosineCard(rows, cosines, params) {
-  if (!cosines.length) return h("section", { class: "card" }, h("h2", {}, "Cosines between traits"), h("p", { class: "muted" }, "None are stored: `trait-extract run --db` with two vectors or more stores them."));
+  if (!cosines.length) return h("section", { class: "card" }, h("h2", {}, "Cosines between traits"), h("p", { class: "muted" }, "None are stored: ", h("code", {}, "trait-extract run --db"), " with two vectors or more stores them."));
   const layers = [...new Set(cosines.map((row) => row.layer))].sort((a, b) => a - b);
   const usual = rows.find((row) => row.chosen && layers.includes(row.layer))?.layer ?? layers[Math.floor(layers.length / 2)];
   const layer = layers.includes(Number(params.layer)) ? Number(params.layer) : usual;
