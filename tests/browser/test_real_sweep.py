@@ -59,12 +59,12 @@ def swept(service_url, browser, tmp_path_factory):
             if page.tab.get_by_role("alert").count():
                 page.open("#/overview")
         seen = (card.inner_text(), card.get_by_role("progressbar").get_attribute("aria-valuenow"))
-        assert sweep.wait(120) == 0
+        assert sweep.wait(400) == 0
         expect(page.tab.locator("main")).not_to_contain_text("running now", timeout=20_000)  # without a reload
         page.check()
         page.context.close()
         project = client("project", "--prompts", str(folder / "read.jsonl"), "--vector", "refusal")
-        assert project.wait(120) == 0
+        assert project.wait(400) == 0
         yield store, url, seen
 
 
