@@ -141,9 +141,19 @@ def write_atomically(path: Path, data: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)  # noqa: PTH105 - the name of the system call says what is relied on
+        _flush_folder(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _flush_folder(folder: Path) -> None:
+    """A new name is as durable as its bytes only once the folder is written too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _read_header(data: bytes) -> dict[str, object]:

@@ -367,7 +367,7 @@ def test_a_dry_run_asks_no_service(cli, tmp_path):
         ["rescore"],
         ["judge", "agreement"],
         ["sql"],
-        *(["vectors", name] for name in ("list", "show", "put", "get", "delete")),
+        *(["vectors", name] for name in ("list", "show", "put", "get", "alias", "delete")),
     ],
 )
 def test_help_of_every_command_has_an_example(cli, command):

@@ -89,6 +89,9 @@ def test_vectors_go_out_and_come_back_byte_for_byte(cli, tmp_path, service_url):
     shown = json.loads(cli("vectors", "show", "refusal-copy", "--json")[1])
     assert shown["sha256"] == sha256_of(data)
     assert "refusal-copy" in cli("vectors", "list")[1]
+    code, said, _ = cli("vectors", "alias", "refusal-alias", "refusal-copy")
+    assert (code, "version 1" in said) == (0, True)
+    assert cli("vectors", "delete", "refusal-alias")[0] == 0
     assert cli("vectors", "delete", "refusal-copy")[0] == 0
     assert cli("vectors", "show", "refusal-copy")[0] == 1
     with TraitClient(service_url) as client, pytest.raises(UnknownVectorError, match="refusal-copy"):

@@ -16,6 +16,7 @@ from trait_service.http.openai import stream_with_report
 from trait_service.http.resolve import Resolver
 from trait_service.http.workers import Workers
 from trait_service.registry import VectorRegistry
+from trait_service.vector_uses import VectorUses
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 
@@ -78,7 +79,7 @@ def setup(memory_workers):
         rpc = Workers(workers)
         lease = BankLease(rpc.update_bank, workers.rows)
         collector = Collector(rpc.collect, rpc.discard, rpc.projections)
-        return memory_engine, SteeredEngineClient(memory_engine, lease, collector, BOS, str)
+        return memory_engine, SteeredEngineClient(memory_engine, lease, collector, VectorUses(), BOS, str)
 
     return make
 

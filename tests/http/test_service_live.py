@@ -1,7 +1,10 @@
 """A running service with SmolLM2: steering over HTTP and the OpenAI SDK, activations against transformers."""
 
+import base64
 import concurrent.futures
+import hashlib
 import json
+import time
 
 import httpx
 import numpy as np
@@ -277,6 +280,46 @@ def test_a_vector_comes_back_as_it_was_put_and_goes(http, info):
     assert "http-roundtrip" in [entry["name"] for entry in http.get("/v1/vectors").json()["vectors"]]
     assert http.delete("/v1/vectors/http-roundtrip").status_code == 204
     assert "http-roundtrip" in message_of(http.get("/v1/vectors/http-roundtrip"), 404)
+
+
+def test_names_have_versions_aliases_and_a_way_back(http, info):
+    first, second = (random_vector(info, seed).to_bytes() for seed in (21, 22))
+    for data in (first, second):
+        http.put("/v1/vectors/http-versions", content=data).raise_for_status()
+    shown = VectorInfo.model_validate(http.get("/v1/vectors/http-versions").json())
+    assert [version.sha256 for version in shown.versions] == [sha256_of(first), sha256_of(second)]
+    before = chat(http, steering=terms(sha256_of(first))).json()["steering"]["applied"][0]
+    assert before["sha256"] == sha256_of(first)
+    back = http.put("/v1/vectors/http-versions", json={"vector": sha256_of(first)})
+    assert (back.status_code, back.json()["sha256"], back.json()["version"]) == (201, sha256_of(first), 3)
+    alias = http.put("/v1/vectors/http-alias", json={"vector": "http-versions"})
+    assert alias.json()["sha256"] == sha256_of(first)
+    for body in ({"vector": "nothing-here"}, {"vector": "../x"}, {"vektor": "x"}, {"vector": 1}, []):
+        assert http.put("/v1/vectors/http-alias", json=body).status_code in (400, 404), body
+    for name in ("http-versions", "http-alias"):
+        assert http.delete(f"/v1/vectors/{name}").status_code == 204
+
+
+def test_an_upload_that_was_damaged_on_its_way_is_refused(http, info):
+    digest = base64.b64encode(hashlib.sha256(b"other").digest()).decode()
+    headers = {"Content-Digest": f"sha-256=:{digest}:"}
+    response = http.put("/v1/vectors/http-damaged", content=random_vector(info, 9).to_bytes(), headers=headers)
+    assert "damaged" in message_of(response, 400)
+    assert http.get("/v1/vectors/http-damaged").status_code == 404
+
+
+def test_a_vector_is_not_deleted_while_a_request_uses_it(http, info):
+    http.put("/v1/vectors/http-used", content=random_vector(info, 23).to_bytes()).raise_for_status()
+    body = {"prompt": "One", "max_tokens": 400, "ignore_eos": True, "stream": True, "steering": terms("http-used")}
+    with http.stream("POST", "/v1/completions", json=body) as stream:
+        next(stream.iter_lines())
+        assert "1 running request" in message_of(http.delete("/v1/vectors/http-used"), 409)
+        assert http.get("/v1/vectors/http-used").status_code == 200
+    deadline = time.monotonic() + 30
+    while http.delete("/v1/vectors/http-used").status_code == 409:
+        assert time.monotonic() < deadline, "a client that has gone still holds its vector"
+        time.sleep(0.2)
+    assert http.get("/v1/vectors/http-used").status_code == 404
 
 
 def test_a_vector_of_another_model_is_refused(http, info):

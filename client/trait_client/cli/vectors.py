@@ -101,13 +101,39 @@ def get(
 
 
 @app.command()
-def delete(name: Name, url: Url = DEFAULT_ADDRESS, api_key: ApiKey = None, as_json: AsJson = False) -> None:
-    """Take a vector out of the registry.
+def alias(
+    name: Annotated[str, typer.Argument(help="Name to give.")],
+    vector: Annotated[str, typer.Argument(help="Registered name, or sha256:... of any version of one.")],
+    url: Url = DEFAULT_ADDRESS,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a name stand for a vector that is registered; with the hash of an older version, go back to it.
+
+    Example: `trait-client vectors alias refusal-stable refusal`
+    """
+    with _client(url, api_key) as client:
+        pointed = client.point_vector(name, vector)
+    if as_json:
+        print_json(pointed.model_dump(mode="json"))
+    else:
+        out.print(plain(f"{pointed.name} is {pointed.sha256}, version {pointed.version}"), soft_wrap=True)
+
+
+@app.command()
+def delete(
+    name: Name,
+    even_if_used: Annotated[bool, typer.Option("--even-if-used", help="Also while requests use it.")] = False,
+    url: Url = DEFAULT_ADDRESS,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a vector and its versions out of the registry; refused while requests use it.
 
     Example: `trait-client vectors delete refusal`
     """
     with _client(url, api_key) as client:
-        client.delete_vector(name)
+        client.delete_vector(name, even_if_used=even_if_used)
     if as_json:
         print_json({"name": name, "deleted": True})
     else:
@@ -141,6 +167,7 @@ def _provenance(vector: VectorInfo) -> Table:
     for label, value in {
         "vector": vector.name,
         "sha256": vector.sha256,
+        "version": _versions(vector),
         "trait": meta.trait,
         "model": f"{meta.model} ({meta.n_layers} layers, d_model {meta.d_model})",
         "method": f"{meta.method} at {meta.positions}",
@@ -151,6 +178,11 @@ def _provenance(vector: VectorInfo) -> Table:
         if value:
             page.add_row(label, plain(value))
     return page
+
+
+def _versions(vector: VectorInfo) -> str:
+    before = [f"{version.version} {version.sha256}" for version in vector.versions if version.version != vector.version]
+    return f"{vector.version}" + (f" (before: {', '.join(before)})" if before else "")
 
 
 def _evidence(vector: VectorInfo) -> Table:

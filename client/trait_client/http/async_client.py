@@ -94,13 +94,22 @@ class AsyncTraitClient(Service):
         """
         return await self._run(self._put_vector(name, data, allow_other_model=allow_other_model))
 
-    async def delete_vector(self, name: str) -> None:
-        """Take a vector out of the registry.
+    async def point_vector(self, name: str, vector: str) -> VectorInfo:
+        """Let a name stand for a registered vector: an alias, or the return to a version by its `sha256:...`.
+
+        Raises:
+            UnknownVectorError: `vector` is not registered.
+        """
+        return await self._run(self._point_vector(name, vector))
+
+    async def delete_vector(self, name: str, *, even_if_used: bool = False) -> None:
+        """Take a vector and its versions out of the registry.
 
         Raises:
             UnknownVectorError: It is not registered.
+            ServiceError: Requests use it (409), and `even_if_used` is not set.
         """
-        await self._run(self._delete_vector(name))
+        await self._run(self._delete_vector(name, even_if_used=even_if_used))
 
     async def activations(self, request: ActivationsRequest) -> Activations:
         """Read, or generate and read, texts in one batch."""

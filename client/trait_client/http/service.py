@@ -1,5 +1,7 @@
 """What both clients share: routes as `Call`s, how answers are read, when a call is repeated. No I/O here."""
 
+import base64
+import hashlib
 import ipaddress
 import re
 from collections.abc import Callable, Sequence
@@ -38,6 +40,7 @@ from trait_client.schema import (
     ServiceInfo,
     VectorInfo,
     VectorList,
+    VectorPointer,
     is_name,
 )
 from trait_client.settings import RetryPolicy, normal_url
@@ -145,12 +148,24 @@ class Service:
             _registry_path(name) + ("?allow_other_model=true" if allow_other_model else ""),
             lambda r: VectorInfo.model_validate_json(r.content),
             content=data,
-            headers={"content-type": OCTETS, "accept": "application/json"},
+            headers={"content-type": OCTETS, "accept": "application/json", "content-digest": _digest(data)},
             vector=name,
         )
 
-    def _delete_vector(self, name: str) -> Call[None]:
-        return Call("DELETE", _registry_path(name), lambda _: None, vector=name)
+    def _point_vector(self, name: str, vector: str) -> Call[VectorInfo]:
+        _registry_path(vector)  # refuses what is no reference
+        return Call(
+            "PUT",
+            _registry_path(name),
+            lambda r: VectorInfo.model_validate_json(r.content),
+            content=VectorPointer(vector=vector).model_dump_json().encode(),
+            headers={"content-type": "application/json", "accept": "application/json"},
+            vector=vector,
+        )
+
+    def _delete_vector(self, name: str, *, even_if_used: bool) -> Call[None]:
+        path = _registry_path(name) + ("?even_if_used=true" if even_if_used else "")
+        return Call("DELETE", path, lambda _: None, vector=name)
 
     def _activations(self, request: ActivationsRequest) -> Call[Activations]:
         return Call(
@@ -262,6 +277,11 @@ def _registry_path(name: str) -> str:
             param="vector",
         )
     return f"/v1/vectors/{name}"
+
+
+def _digest(data: bytes) -> str:
+    """`Content-Digest` of RFC 9530: the service refuses a body that was damaged on its way."""
+    return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
 
 
 def first_base(models: list[_Model]) -> str:

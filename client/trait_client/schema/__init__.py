@@ -57,6 +57,8 @@ from trait_client.schema.vectors import (
     VectorInfo,
     VectorList,
     VectorMetadata,
+    VectorPointer,
+    VectorVersion,
 )
 
 __all__ = [
@@ -100,6 +102,8 @@ __all__ = [
     "VectorInfo",
     "VectorList",
     "VectorMetadata",
+    "VectorPointer",
     "VectorReference",
+    "VectorVersion",
     "is_name",
 ]

@@ -4,7 +4,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trait_client.schema.base import MAX_LAYERS, NAME_PATTERN, Response
+from trait_client.schema.base import (
+    MAX_LAYERS,
+    NAME_PATTERN,
+    SHA256_PATTERN,
+    Request,
+    Response,
+    VectorReference,
+)
 
 
 class LayerEvidence(Response):
@@ -136,15 +143,50 @@ class VectorMetadata(BaseModel):
     versions: dict[str, str] = {}
 
 
+class VectorVersion(Response):
+    """One file that a name has stood for.
+
+    Attributes:
+        version: Counted from 1 for each name.
+        registered: UTC, ISO 8601; None for those of before the registry kept versions.
+    """
+
+    version: Annotated[int, Field(ge=1)]
+    sha256: Annotated[str, Field(pattern=SHA256_PATTERN)]
+    registered: str | None = None
+
+
 class VectorInfo(Response):
-    """A registered vector: `GET /v1/vectors/NAME`, and each entry of `GET /v1/vectors`."""
+    """A registered vector: `GET /v1/vectors/NAME`, and each entry of `GET /v1/vectors`.
+
+    Attributes:
+        version: Which of the name's versions this is.
+        versions: All that the registry keeps of the name, the oldest first; each may be used by its `sha256`.
+    """
 
     name: str
     sha256: str
+    version: int = 1
+    versions: Annotated[list[VectorVersion], Field(default_factory=list)]
     metadata: VectorMetadata
 
 
-class VectorList(Response):
-    """`GET /v1/vectors`."""
+class VectorPointer(Request):
+    """`PUT /v1/vectors/NAME` with JSON: the name stands for what is registered already.
 
+    Attributes:
+        vector: A name, or `sha256:...` of any version.
+    """
+
+    vector: VectorReference
+
+
+class VectorList(Response):
+    """`GET /v1/vectors`.
+
+    Attributes:
+        revision: Of the registry: grows with every change; services that share a folder compare it.
+    """
+
+    revision: int = 0
     vectors: list[VectorInfo]

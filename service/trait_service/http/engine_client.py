@@ -27,6 +27,7 @@ from trait_service.http.metrics import count_positions, count_run
 from trait_service.http.monitoring import Decode, MonitoredPrompt, ResolvedMonitor
 from trait_service.http.resolve import ResolvedSteering
 from trait_service.http.workers import Collected
+from trait_service.vector_uses import VectorUses
 
 STEERABLE_PROMPTS = ("token", "multimodal")
 
@@ -55,6 +56,12 @@ class Run:
         """sha256 hex -> float32 bytes of everything that must stand in the vector bank."""
         steering = self.steering.directions if self.steering else {}
         return steering | (self.monitor.directions if self.monitor else {})
+
+    @property
+    def vectors(self) -> set[str]:
+        """`sha256:...` of every vector file that the request uses."""
+        steering = {term.sha256 for term in self.steering.applied} if self.steering else set()
+        return steering | ({column.sha256 for column in self.monitor.columns} if self.monitor else set())
 
     def new_spec(self, n: int, prompt_ids: list[int], decode: Decode) -> RequestSpec:
         """What travels to the worker for one more prompt of the request, under a key of its own.
@@ -139,16 +146,24 @@ class SteeredEngineClient:
         engine: vLLM's `AsyncLLM`.
         lease: Rows of the vector bank.
         collector: Reports and captures.
+        uses: Vector files that running requests use.
         bos_token_id: The tokenizer's; None where it has none.
         decode: Text of token ids, special ones included.
     """
 
     def __init__(
-        self, engine: Any, lease: BankLease, collector: Collector, bos_token_id: int | None, decode: Decode
+        self,
+        engine: Any,
+        lease: BankLease,
+        collector: Collector,
+        uses: VectorUses,
+        bos_token_id: int | None,
+        decode: Decode,
     ) -> None:
         self._engine = engine
         self._lease = lease
         self._collector = collector
+        self._uses = uses
         self._bos = bos_token_id
         self._decode = decode
 
@@ -207,23 +222,32 @@ class SteeredEngineClient:
     async def _generate(
         self, run: Run, spec: RequestSpec, prompt: Any, params: SamplingParams, request_id: str, options: dict[str, Any]
     ) -> AsyncGenerator[RequestOutput, None]:
-        async with self._lease.acquire(run.directions):
-            collected = False
-            try:
-                outputs: AsyncGenerator[RequestOutput, None] = self._engine.generate(
-                    prompt, params, request_id, **options
-                )
-                async with aclosing(outputs):
-                    async for output in outputs:
-                        if output.finished:
-                            found = await self._collector.collect(spec.key)
-                            run.collect(spec.key, found)
-                            collected = True
-                            count_positions(found.report.steered_prompt, found.report.steered_generated)
-                        yield output
-            finally:
-                if not collected:
-                    self._collector.discard(spec.key)
+        with self._uses.hold(run.vectors):
+            async with (
+                self._lease.acquire(run.directions),
+                aclosing(self._watched(run, spec, prompt, params, request_id, options)) as outputs,
+            ):
+                async for output in outputs:
+                    yield output
+
+    async def _watched(
+        self, run: Run, spec: RequestSpec, prompt: Any, params: SamplingParams, request_id: str, options: dict[str, Any]
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """The engine's outputs; the last one once the worker has reported."""
+        collected = False
+        try:
+            outputs: AsyncGenerator[RequestOutput, None] = self._engine.generate(prompt, params, request_id, **options)
+            async with aclosing(outputs):
+                async for output in outputs:
+                    if output.finished:
+                        found = await self._collector.collect(spec.key)
+                        run.collect(spec.key, found)
+                        collected = True
+                        count_positions(found.report.steered_prompt, found.report.steered_generated)
+                    yield output
+        finally:
+            if not collected:
+                self._collector.discard(spec.key)
 
     def check_prompt(self, ids: list[int] | None) -> None:
         """Refuse a prompt whose activations would mislead.

@@ -21,6 +21,7 @@ from vllm.entrypoints.serve.exception_handling.utils import sanitize_message
 from vllm.exceptions import VLLMClientError
 
 from trait_service.http.access import ForbiddenError
+from trait_service.registry import StorageError, VectorInUseError
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +35,12 @@ _KINDS = {
     403: "PermissionDeniedError",
     404: "NotFoundError",
     405: "MethodNotAllowedError",
+    409: "ConflictError",
     413: "RequestTooLargeError",
     429: "RateLimitError",
     500: "InternalServerError",
     503: "ServiceUnavailableError",
+    507: "InsufficientStorageError",
 }
 
 
@@ -74,6 +77,11 @@ def response_of(error: TraitError, *, unknown_vector: int = 400) -> JSONResponse
             status = 404
         case InvalidRequestError() | VectorFileError():
             status = 400
+        case VectorInUseError():
+            status = 409
+        case StorageError():
+            status = 507
+            logger.error("%s", error)
         case _:
             status = 500
             expected = isinstance(error, SteeringFailedError)

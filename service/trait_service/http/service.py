@@ -24,6 +24,7 @@ from trait_service.http.settings import ServiceSettings
 from trait_service.http.workers import Workers
 from trait_service.keys import ApiKey
 from trait_service.registry import VectorRegistry
+from trait_service.vector_uses import VectorUses
 from trait_service.weights import checkpoint_digest, weights_digest
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,8 @@ class TraitService:
         lease = BankLease(workers.update_bank, engine_settings.bank_rows)
         watch_bank(engine_settings.bank_rows, lambda: lease.held, lambda: lease.resident)
         collector = Collector(workers.collect, workers.discard, workers.projections)
-        client = SteeredEngineClient(engine, lease, collector, tokenizer.bos_token_id, tokenizer.decode)
+        uses = VectorUses()
+        client = SteeredEngineClient(engine, lease, collector, uses, tokenizer.bos_token_id, tokenizer.decode)
         _hand_over(state, engine, client)
         reader = ActivationReader(client, state, shape, settings.max_activation_bytes)
         digest = config_digest(engine.model_config.hf_config.to_dict())
@@ -73,6 +75,8 @@ class TraitService:
             settings.vectors / registry_folder(digest, weights),
             max_vectors=settings.max_vectors,
             max_bytes=settings.max_vector_bytes,
+            max_versions=settings.max_vector_versions,
+            uses=uses,
         )
         resolver = Resolver(
             lookup=registry.get,

@@ -32,6 +32,7 @@ class ServiceSettings(BaseModel):
         max_n: Largest `n` of one prompt.
         max_completions: Largest sum of `n` over the prompts of one request.
         max_vectors: Registered vectors.
+        max_vector_versions: Versions of one name that are kept.
         max_vector_bytes: Size of one vector file.
         max_activation_bytes: Size of one answer of `POST /v1/activations`.
     """
@@ -49,6 +50,7 @@ class ServiceSettings(BaseModel):
     max_n: Annotated[int, Field(ge=1)] = 128
     max_completions: Annotated[int, Field(ge=1)] = 8192
     max_vectors: Annotated[int, Field(ge=1)] = 1024
+    max_vector_versions: Annotated[int, Field(ge=1)] = 10
     max_vector_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
     max_activation_bytes: Annotated[int, Field(ge=1024)] = 2**30
 

@@ -1,12 +1,15 @@
 """`/v1/vectors[/NAME]`: the registry of steering vectors."""
 
 import asyncio
+import base64
+import hashlib
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from trait_client.errors import InvalidRequestError
-from trait_client.schema import ServiceInfo, VectorInfo, VectorList, VectorMetadata
+from trait_client.schema import ServiceInfo, VectorInfo, VectorList, VectorMetadata, VectorPointer
 from trait_client.vector_file import VectorFile
 from trait_client.vector_transfer import apply_to, is_of_another_model
 
@@ -21,7 +24,9 @@ router = APIRouter(prefix="/v1/vectors", route_class=RegistryRoute)
 @router.get("")
 async def list_vectors(service: Service) -> VectorList:
     """Every registered vector, by name."""
-    return VectorList(vectors=[vector.info() for vector in await asyncio.to_thread(service.registry.all)])
+    registry = service.registry
+    vectors = await asyncio.to_thread(registry.all)
+    return VectorList(revision=registry.revision, vectors=[vector.info() for vector in vectors])
 
 
 @router.get("/{name}", response_model=None)
@@ -34,13 +39,26 @@ async def get_vector(name: str, service: Service, accept: Annotated[str, Header(
 
 
 @router.put("/{name}", status_code=201)
-async def put_vector(name: str, request: Request, service: Service, allow_other_model: bool = False) -> VectorInfo:
-    """Register a vector file under a name, in place of what the name held.
+async def put_vector(
+    name: str,
+    request: Request,
+    service: Service,
+    allow_other_model: bool = False,
+    content_type: Annotated[str, Header()] = BYTES,
+    content_digest: Annotated[str | None, Header()] = None,
+) -> VectorInfo:
+    """Register a vector file under a name, as its newest version.
 
+    With JSON, `{"vector": "NAME or sha256:..."}`, the name stands for what is registered already: an alias, or the
+    return to a version of before. `Content-Digest: sha-256=:BASE64:` (RFC 9530) is checked where it is given.
     `allow_other_model` accepts another model's where width and number of layers agree (a base model's, say). What is
     registered then is a file for this model, which names the other one in its metadata (`extracted_on`).
     """
     data = await request.body()
+    check_digest(content_digest, data)
+    if content_type.partition(";")[0].strip().lower() == "application/json":
+        vector = await asyncio.to_thread(service.registry.point, name, pointed_at(data))
+        return vector.info()
     file = await asyncio.to_thread(VectorFile.from_bytes, data)
     check_fits(file.metadata, service.info, allow_other_model=allow_other_model)
     if is_of_another_model(file.metadata, service.info):
@@ -50,10 +68,42 @@ async def put_vector(name: str, request: Request, service: Service, allow_other_
 
 
 @router.delete("/{name}", status_code=204)
-async def delete_vector(name: str, service: Service) -> Response:
-    """Forget a vector; requests that run keep what they use."""
-    await asyncio.to_thread(service.registry.delete, name)
+async def delete_vector(name: str, service: Service, even_if_used: bool = False) -> Response:
+    """Forget a vector and its versions: 409 while requests of this service use it, unless `even_if_used`."""
+    await asyncio.to_thread(service.registry.delete, name, even_if_used=even_if_used)
     return Response(status_code=204)
+
+
+def pointed_at(body: bytes) -> str:
+    """The vector that a JSON body of `PUT` names.
+
+    Raises:
+        InvalidRequestError: It is no `VectorPointer`.
+    """
+    try:
+        return VectorPointer.model_validate_json(body).vector
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])[:80] or "body"
+        raise InvalidRequestError(f'{where}: {first["msg"]}. Send {{"vector": "NAME or sha256:..."}}', where) from error
+
+
+def check_digest(header: str | None, data: bytes) -> None:
+    """Refuse bytes that are not those that the sender hashed.
+
+    Raises:
+        InvalidRequestError: The header's sha-256 is not that of the body; other digests are not read.
+    """
+    for entry in (header or "").split(","):
+        algorithm, _, value = entry.strip().partition("=")
+        if algorithm.lower() != "sha-256":
+            continue
+        expected = f":{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
+        if value != expected:
+            raise InvalidRequestError(
+                f"the body's sha-256 is {expected}; Content-Digest says {value[:80]!r}: it was damaged on its way",
+                param="Content-Digest",
+            )
 
 
 def check_fits(metadata: VectorMetadata, info: ServiceInfo, *, allow_other_model: bool) -> None:
