@@ -68,6 +68,17 @@ def test_delta_coherence_and_perplexity_ratio_can_be_shown(page, metric, shown):
     assert cell.inner_text().split("\n")[0] == shown
 
 
+def test_layers_that_are_steered_together_have_a_row_of_their_own(page):
+    page.open("#/overview?bar=70")
+    assert "layer 9+13, mean_diff, dose 1.5" in page.text()
+    tab = page.open("#/sweep?trait=warmth")
+    panel = tab.locator('[data-panel="mean_diff · float32"]')
+    rows = panel.locator("a.cell, .cell.none").evaluate_all("all => all.map(e => e.dataset.layer ?? 'not run')")
+    assert rows == ["9", "9", "9", "13", "13", "13", "not run", "9+13", "not run"]
+    panel.locator('a.cell[data-layer="9+13"]').click()
+    expect(tab.locator("#texts h2")).to_contain_text("layer 9+13, coefficient 1.5")
+
+
 def test_the_coherence_threshold_hatches_cells_and_moves_the_best_setting(page):
     tab = page.open("#/sweep?trait=refusal&bar=70")
     panel = tab.locator('[data-panel="mean_diff · float32"]')

@@ -35,7 +35,7 @@ def test_the_report_of_a_sweep_holds_every_setting_and_every_text(run, store, tm
     assert str(target) in out.replace("\n", "")
     data = data_of(target.read_text())
     assert data["run"]["experiment"] == "known"
-    assert len(data["settings"]) == 72  # 36 settings by two measures
+    assert len(data["settings"]) == 74  # 37 settings by two measures
     assert len(data["texts"]) == 36
     texts = [pair["text"] for pairs in data["texts"].values() for pair in pairs]
     assert len(texts) == 36 * 4

@@ -89,7 +89,8 @@ def _sweep(run: str) -> list:
                         rows += _cell(
                             run, f"{name}-r", "control", precision, (vector, random, layer, coefficient), name
                         )
-    return rows
+    warm = vectors["warmth", "mean_diff"]
+    return rows + _cell(run, "warmth-mean_diff-9+13-1.5-float32", "steered", "float32", (warm, warm, LAYERS, 1.5))
 
 
 def prompt_text(i: int) -> str:
@@ -110,10 +111,13 @@ def _cell(run, name, kind, precision, change, control_of=None) -> list:
         "model": "smol", "config_digest": "c", "dtype": "float32", "versions": "{}",
     }  # fmt: skip
     if change:
-        trait_vector, applied, layer, coefficient = change
+        trait_vector, applied, where, coefficient = change
+        together = isinstance(where, tuple)
+        layer = where[-1] if together else where  # replies are read on the last
         values |= {
             "trait": trait_vector.trait, "trait_sign": 1, "trait_sha256": trait_vector.sha256, "sha256": applied.sha256,
-            "method": trait_vector.method, "layer": layer, "coefficient": coefficient, "unit": "dose", "operation": "add",
+            "method": trait_vector.method, "layer": None if together else layer, "layers": list(where) if together else [layer], "read_layer": layer,
+            "coefficient": coefficient, "unit": "dose", "operation": "add",
             "scope": "all", "preserve_norm": False,
         }  # fmt: skip
     rows: list = [CellRow(**values)]
@@ -123,7 +127,7 @@ def _cell(run, name, kind, precision, change, control_of=None) -> list:
         lexical, coherence, perplexity = 10.0, 95.0, 4.0
         if kind == "steered":
             text = steered_text(trait_vector.trait, layer, coefficient, i)
-            lexical = max(0.0, 10.0 + 20.0 * coefficient + (5 if layer == 13 else 0) + i)
+            lexical = max(0.0, 10.0 + 20.0 * coefficient + (5 if layer == 13 else 0) + (20 if together else 0) + i)
             coherence, perplexity = 95.0 - 15.0 * abs(coefficient), 4.0 * 2 ** abs(coefficient)
         rows.append(TrialRow(trial, name, f"p{i}", run, "done", text, "stop", 9, 5, None, 0.1, None, utc_now()))
         rows += [ScoreRow(trial, "*", "coherence", coherence, "1"), ScoreRow(trial, "*", "perplexity", perplexity, "1")]

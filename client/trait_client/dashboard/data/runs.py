@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from trait_client.dashboard.data.settings import layer_name
 from trait_client.results import ResultReader
 
 # What is stored of a run counts whatever run of the same definition stored it: a resumed one goes on where a killed one
@@ -42,14 +43,17 @@ def runs(reader: ResultReader) -> list[dict[str, Any]]:
 
 def best_coherent(reader: ResultReader, bar: float) -> list[dict[str, Any]]:
     """Each trait's setting with the largest delta of at least that mean coherence."""
-    return reader.records(
+    rows = reader.records(
         "SELECT b.*, s.setting_id, s.n_failed FROM best_coherent_at(?) b JOIN trait_summary s "
-        "ON (s.trait, s.method, s.layer, s.coefficient, s.unit, s.measure, s.precision, s.adapter, s.model, s.delta) "
-        " = (b.trait, b.method, b.layer, b.coefficient, b.unit, b.measure, b.precision, b.adapter, b.model, b.delta) "
+        "ON (s.trait, s.method, s.layers, s.coefficient, s.unit, s.measure, s.precision, s.adapter, s.model, s.delta) "
+        " = (b.trait, b.method, b.layers, b.coefficient, b.unit, b.measure, b.precision, b.adapter, b.model, b.delta) "
         "QUALIFY row_number() OVER (PARTITION BY b.trait, b.model, b.precision, b.adapter ORDER BY s.coherence DESC) = 1 "
         "ORDER BY b.trait, b.model, b.precision, b.adapter",
         [bar],
     )
+    for row in rows:
+        row["layer"] = layer_name(row)
+    return rows
 
 
 def counts(reader: ResultReader) -> dict[str, Any]:

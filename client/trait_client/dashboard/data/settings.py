@@ -70,9 +70,13 @@ def all_settings(reader: ResultReader) -> list[dict[str, Any]]:
         row.update(ratios.get(setting, nothing))
         row["baseline_coherence"] = coherence.get(setting)
         row["runs"] = runs.get(setting, [])
-        if row["layer"] is None:  # steered together
-            row["layer"] = "+".join(map(str, row["layers"]))
+        row["layer"] = layer_name(row)
     return rows
+
+
+def layer_name(row: dict[str, Any]) -> int | str:
+    """The layer, or those that are steered together: `9+13`."""
+    return row["layer"] if row["layer"] is not None else "+".join(map(str, row["layers"]))
 
 
 def setting(reader: ResultReader, setting_id: str) -> dict[str, Any]:

@@ -56,7 +56,7 @@ export function heatmaps({ rows, metric, bar, chosen, href }) {
 }
 
 function drawPanel(panel, { metric, view, bar, chosen, href }) {
-  const layers = [...new Set(panel.rows.map((row) => row.layer))].sort((a, b) => a - b);
+  const layers = inOrder(panel.rows.map((row) => row.layer));
   const coefficients = [...new Set(panel.rows.map((row) => row.coefficient))].sort((a, b) => a - b);
   const best = bestOf(panel.rows, bar);
   const cell = (layer, coefficient) => {
@@ -70,6 +70,13 @@ function drawPanel(panel, { metric, view, bar, chosen, href }) {
   return h("section", { class: "panel", "data-panel": panel.name }, h("h3", {}, panel.name), h("div", { class: "both" }, map, curves(panel.rows, metric)));
 }
 
+// Each value once: numbers first, then layers that are steered together ("9+13").
+function inOrder(values) {
+  const known = [...new Set(values)];
+  const numbers = known.filter(Number.isFinite).sort((a, b) => a - b);
+  return [...numbers, ...known.filter((each) => !Number.isFinite(each)).sort((a, b) => Number.parseInt(a) - Number.parseInt(b))];
+}
+
 export function describe(row) {
   const control = row.control_low === null ? "no random directions" : `random directions [${fixed(row.control_low)}, ${fixed(row.control_high)}]`;
   return `layer ${row.layer}, coefficient ${short(row.coefficient)}: delta ${signed(row.delta)} ${interval(row.ci_low, row.ci_high)}, n ${row.n}, coherence ${fixed(row.coherence, 0)}, ${control}`;
@@ -81,13 +88,13 @@ function ramp(kind, low, high) {
 
 // Along whichever of coefficient and layer has more values, a line for each of the other, beside the random directions of all.
 function curves(rows, metric) {
-  const values = (name) => [...new Set(rows.map((row) => row[name]))].sort((a, b) => a - b);
-  const [along, other] = values("layer").length > values("coefficient").length ? ["layer", "coefficient"] : ["coefficient", "layer"];
+  const values = (name) => inOrder(rows.map((row) => row[name]));
+  const [along, other] = values("layer").length > values("coefficient").length && values("layer").every(Number.isFinite) ? ["layer", "coefficient"] : ["coefficient", "layer"];
   const places = values(along);
   if (places.length < 2) return null;
   const value = { delta: (row) => row.delta, coherence: (row) => row.coherence, perplexity: (row) => row.perplexity_ratio }[metric];
   const series = values(other).map((each, i) => ({
-    name: `${other} ${short(each)}`, color: hue(i), dashed: i >= 8,
+    name: `${other} ${typeof each === "number" ? short(each) : each}`, color: hue(i), dashed: i >= 8,
     points: rows.filter((row) => row[other] === each).sort((a, b) => a[along] - b[along])
       .map((row) => ({ x: row[along], y: value(row), low: metric === "delta" ? row.ci_low : null, high: metric === "delta" ? row.ci_high : null })),
   }));
