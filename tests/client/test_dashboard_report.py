@@ -36,7 +36,7 @@ def test_the_report_of_a_sweep_holds_every_setting_and_every_text(run, store, tm
     data = data_of(target.read_text())
     assert data["run"]["experiment"] == "known"
     assert len(data["settings"]) == 74  # 37 settings by two measures
-    assert len(data["texts"]) == 36
+    assert len(data["texts"]) == 37
     texts = [pair["text"] for pairs in data["texts"].values() for pair in pairs]
     assert len(texts) == 36 * 4
     assert any(text.endswith(LONG) for text in texts)
