@@ -38,7 +38,7 @@ def test_the_report_of_a_sweep_holds_every_setting_and_every_text(run, store, tm
     assert len(data["settings"]) == 74  # 37 settings by two measures
     assert len(data["texts"]) == 37
     texts = [pair["text"] for pairs in data["texts"].values() for pair in pairs]
-    assert len(texts) == 36 * 4
+    assert len(texts) == 37 * 4
     assert any(text.endswith(LONG) for text in texts)
     assert any(HOSTILE in text for text in texts)
 
