@@ -2,16 +2,13 @@
 
 import asyncio
 import json
-import threading
 import time
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
 from cli_lab import runner
 from judge_lab import RUBRIC, Fault, JudgeServer, completion, honest, judge_listening, rated_reply
-from sweep_lab import QUESTIONS, MemoryService, experiment_of, write_datasets
+from sweep_lab import QUESTIONS, MemoryService, experiment_of, on_a_port, write_datasets
 from trait_client.judge import JudgeConfig
 from trait_client.results import ResultStore
 from trait_client.sweep import run_sweep
@@ -187,37 +184,6 @@ def test_an_empty_reply_is_not_judged(folder, judge):
     assert rows(folder, sql) == [("judge", None, "computed"), ("judge_coherence", 0.0, "computed")]
 
 
-@contextmanager
-def serving(service):
-    """A memory service over real HTTP."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def _serve(self):
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            request = httpx.Request(self.command, f"http://memory{self.path}", content=body)
-            response = asyncio.run(service.answer(request))
-            self.send_response(response.status_code)
-            self.send_header("content-length", str(len(response.content)))
-            self.end_headers()
-            self.wfile.write(response.content)
-
-        do_GET = do_POST = do_PUT = _serve  # noqa: N815 - the base class's names
-
-        def log_message(self, *_):
-            pass
-
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    listener.daemon_threads = True
-    threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{listener.server_port}"
-    finally:
-        listener.shutdown()
-        listener.server_close()
-
-
 def test_the_command_ends_with_exit_code_3_says_what_is_missing_and_rescore_ends_with_0(
     folder, judge, monkeypatch, capsys
 ):
@@ -234,7 +200,7 @@ def test_the_command_ends_with_exit_code_3_says_what_is_missing_and_rescore_ends
     assert cli("sweep", "experiment.toml", "--dry-run", "--judge-scale", "thumbs")[0] == 2
 
     judge.behave = FAULTS["500"]
-    with serving(MemoryService()) as url:
+    with on_a_port(MemoryService()) as url:
         code, stdout, stderr = cli("sweep", "experiment.toml", "--db", "r.duckdb", "--url", url, *options)
     assert code == 3
     assert "12 scores of the judge are pending: trait-client rescore " in stdout

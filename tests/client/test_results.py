@@ -56,6 +56,7 @@ def test_an_empty_database_is_migrated_once(store):
         (4, "0004_readings.sql"),
         (5, "0005_judge.sql"),
         (6, "0006_dimensions.sql"),
+        (7, "0007_searches.sql"),
     ]
     _, tables = store.query("SELECT table_name FROM duckdb_tables() WHERE table_name <> 'migrations' ORDER BY ALL")
     assert [name for (name,) in tables] == [
@@ -72,6 +73,7 @@ def test_an_empty_database_is_migrated_once(store):
         "run_judges",
         "runs",
         "scores",
+        "searches",
         "trials",
         "vectors",
     ]

@@ -17,6 +17,8 @@ from trait_client.cli import (
     project,
     report,
     rescore,
+    results,
+    search,
     sql,
     status,
     steer,
@@ -41,8 +43,10 @@ app.add_typer(vectors.app, name="vectors")
 app.command("capture")(capture.capture)
 app.command("project")(project.project)
 app.command("sweep")(sweep.sweep)
+app.command("search")(search.search)
 app.command("rescore")(rescore.rescore)
 app.add_typer(judge.app, name="judge")
+app.add_typer(results.app, name="results")
 app.command("sql")(sql.sql)
 app.command("dashboard")(dashboard.dashboard)
 app.command("report")(report.report)

@@ -43,12 +43,12 @@ def sql(
         writer.writerow(result.columns)
         writer.writerows(result.rows)
     else:
-        _print_rows(result.columns, result.rows)
+        print_rows(result.columns, result.rows)
         if result.source == "snapshot" and err.is_terminal:
             err.print("a sweep is writing: this is its snapshot, up to a few seconds old", style="dim")
 
 
-def _print_rows(columns: list[str], rows: list[tuple[Any, ...]]) -> None:
+def print_rows(columns: list[str], rows: list[tuple[Any, ...]]) -> None:
     """A table; on a terminal where not even the headings fit, one block a row."""
     if not out.is_terminal:
         Console(width=UNBOUNDED_WIDTH, highlight=False).print(_table(columns, rows))

@@ -4,12 +4,14 @@ import asyncio
 import sys
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
 from trait_client.activations import Activations
 from trait_client.chat import ChatResult
+from trait_client.cli.best_setting import best_setting
 from trait_client.cli.comparison import Comparison, print_comparison
 from trait_client.cli.console import (
     CLI_RETRIES,
@@ -21,6 +23,8 @@ from trait_client.cli.console import (
     Url,
     checked,
     complain,
+    err,
+    plain,
     print_json,
     progress,
 )
@@ -36,6 +40,7 @@ from trait_client.schema import (
     SteeringTerm,
     VectorInfo,
 )
+from trait_client.settings import DEFAULT_DATABASE
 from trait_client.vector_file import VectorFile
 
 T = TypeVar("T")
@@ -62,7 +67,10 @@ def steer(
     trait: Annotated[str | None, typer.Option("--trait", "-t", help="Trait, or name of a registered vector.")] = None,
     vector: Annotated[str | None, typer.Option(help="Registered name or sha256:..., in place of --trait.")] = None,
     layer: Annotated[
-        list[int] | None, typer.Option("--layer", "-l", help="0-based; repeatable. Default: the vector's own choice.")
+        list[int] | None,
+        typer.Option(
+            "--layer", "-l", help="0-based; repeatable. Default: what a search found, else the vector's own choice."
+        ),
     ] = None,
     unit: Annotated[str, typer.Option(help="dose, separation or raw.")] = "dose",
     operation: Annotated[str, typer.Option(help="add, ablate, set, scale, floor or ceiling.")] = "add",
@@ -70,6 +78,9 @@ def steer(
     max_tokens: Annotated[int, typer.Option(min=1)] = 96,
     temperature: Annotated[float, typer.Option(min=0)] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Seed of sampling.")] = None,
+    db: Annotated[
+        Path, typer.Option("--db", dir_okay=False, help="Results: layer and coefficient of the latest search.")
+    ] = DEFAULT_DATABASE,
     no_baseline: Annotated[bool, typer.Option("--no-baseline", help="Generate the steered reply only.")] = False,
     as_json: AsJson = False,
     url: Url = DEFAULT_ADDRESS,
@@ -85,7 +96,8 @@ def steer(
     name = vector or trait
     if name is None:
         raise typer.BadParameter("give --trait or --vector (see `trait-client vectors list`)")
-    if coef is None and operation != "ablate":
+    searched = coef is None and (operation, unit) == ("add", "dose")
+    if coef is None and operation != "ablate" and not (searched and db.exists()):
         raise typer.BadParameter(f"{operation} needs --coef; --coef 3 moves every token by 0.3 of its layer's norm")
     term = checked(
         SteeringTerm,
@@ -98,7 +110,9 @@ def steer(
     )
     options = Options(max_tokens, temperature, seed, baseline=not no_baseline)
     with progress("generating"):
-        done, failed = asyncio.run(_steer_all(url, api_key, _read_prompts(prompts), term, options))
+        done, failed = asyncio.run(
+            _steer_all(url, api_key, _read_prompts(prompts), term, options, db if searched else None)
+        )
     if as_json:
         print_json(
             {
@@ -116,16 +130,32 @@ def steer(
 
 
 async def _steer_all(
-    url: str, api_key: str | None, prompts: list[str], term: SteeringTerm, options: Options
+    url: str, api_key: str | None, prompts: list[str], term: SteeringTerm, options: Options, searches: Path | None
 ) -> tuple[list[Comparison], list[tuple[str, TraitError]]]:
     async with AsyncTraitClient(url, api_key, retries=CLI_RETRIES) as client:
         registered = _find(term.vector, await client.vectors())
         term = term.model_copy(update={"vector": registered.name})
+        if searches is not None:
+            term = _as_found(term, searches, registered.sha256)
         vector_file = await client.vector_file(registered.name)
         outcomes = await asyncio.gather(*(_outcome(_compare(client, p, term, vector_file, options)) for p in prompts))
     done = [outcome for outcome in outcomes if isinstance(outcome, Comparison)]
     failed = [(p, outcome) for p, outcome in zip(prompts, outcomes, strict=True) if isinstance(outcome, TraitError)]
     return done, failed
+
+
+def _as_found(term: SteeringTerm, db: Path, sha256: str) -> SteeringTerm:
+    """With the coefficient that a search found, on the layer that it found it on."""
+    found = best_setting(db, sha256)
+    if found is None or term.layers not in (None, [found.layer]):
+        known = f"; the search in {db} found {found}" if found else f" ({db} holds no search of {term.vector})"
+        raise InvalidRequestError(
+            f"add needs --coef{known}: --coef 3 moves every token by 0.3 of its layer's norm, and "
+            f"`trait-client search` finds the strongest coherent one",
+            param="coef",
+        )
+    err.print(plain(f"{term.vector}, as the search in {db} found it: {found}"), soft_wrap=True)
+    return term.model_copy(update={"layers": [found.layer], "coefficient": found.coefficient})
 
 
 async def _compare(

@@ -230,6 +230,32 @@ class AgreementRow:
 
 
 @dataclass(frozen=True)
+class SearchRow:
+    """The best coherent setting that a coefficient search found for a vector."""
+
+    table: ClassVar = "searches"
+    run_id: str
+    trait: str
+    trait_sha256: str
+    setting_id: str
+    layer: int
+    coefficient: float
+    unit: str
+    measure: str
+    n: int
+    baseline: float
+    steered: float
+    delta: float
+    ci_low: float | None
+    ci_high: float | None
+    coherence: float
+    bar: float
+    n_trials: int
+    verdict: str
+    found_at: datetime
+
+
+@dataclass(frozen=True)
 class ReadingRow:
     """One prompt of a corpus with its reply, token by token; `messages` is JSON, None for raw text."""
 
@@ -278,6 +304,7 @@ Row = (
     | RunCellRow
     | RunJudgeRow
     | AgreementRow
+    | SearchRow
     | ReadingRow
     | ReadingProjectionRow
 )
@@ -295,6 +322,7 @@ ROW_TYPES: tuple[type[Row], ...] = (
     RunCellRow,
     RunJudgeRow,
     AgreementRow,
+    SearchRow,
     ReadingRow,
     ReadingProjectionRow,
 )

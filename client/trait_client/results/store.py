@@ -63,28 +63,31 @@ class ResultStore:
         with self.reader() as reader:
             return reader.query(sql)
 
-    def reader(self) -> ResultReader:
+    def reader(self, *, writes_files: bool = False) -> ResultReader:
         """Open it for several queries of one state: a context manager. A writer waits until it is closed.
+
+        Args:
+            writes_files: Let `COPY ... TO` write files; queries of strangers must not.
 
         Raises:
             ResultsMissingError: There is no database.
             ResultsError: It cannot be read.
         """
-        return ResultReader(*self._open())
+        return ResultReader(*self._open(writes_files=writes_files))
 
-    def _open(self) -> tuple[duckdb.DuckDBPyConnection, Source]:
+    def _open(self, *, writes_files: bool) -> tuple[duckdb.DuckDBPyConnection, Source]:
         if not self.path.exists():
             raise ResultsMissingError(f"no results at {self.path}: run a sweep first, or give the database's path")
         deadline = time.monotonic() + self._patience
         while True:
             try:
-                return _connect(self.path), "database"
+                return _connect(self.path, writes_files=writes_files), "database"
             except (duckdb.IOException, duckdb.ConnectionException) as error:
                 if not _is_held(error):
                     raise ResultsError(f"{self.path} cannot be read: {error}") from error
                 if self.snapshot.exists():
                     with contextlib.suppress(duckdb.IOException):  # the writer closed in between: look again
-                        return _connect(self.snapshot), "snapshot"
+                        return _connect(self.snapshot, writes_files=writes_files), "snapshot"
                 if time.monotonic() > deadline:
                     raise ResultsError(f"{self.path} is being written, and has no snapshot yet") from error
             time.sleep(0.1)
@@ -95,5 +98,6 @@ def _is_held(error: duckdb.Error) -> bool:
     return isinstance(error, duckdb.ConnectionException) or "lock" in str(error)
 
 
-def _connect(path: Path) -> duckdb.DuckDBPyConnection:
-    return duckdb.connect(path, read_only=True, config=_READER_CONFIG)
+def _connect(path: Path, *, writes_files: bool) -> duckdb.DuckDBPyConnection:
+    config = _READER_CONFIG | ({"enable_external_access": "true"} if writes_files else {})
+    return duckdb.connect(path, read_only=True, config=config)

@@ -94,6 +94,11 @@ class ResultWriter:
         )
         self._dirty = True
 
+    def extend_run(self, run_id: str, n_trials: int) -> None:
+        """Record that a run plans so many trials more."""
+        self._connection.execute("UPDATE runs SET n_trials = n_trials + ? WHERE run_id = ?", [n_trials, run_id])
+        self._dirty = True
+
     def label_readings(self, outcomes: Mapping[str, str | None]) -> None:
         """Set the outcomes of readings that are stored, by reading id."""
         self._connection.execute(

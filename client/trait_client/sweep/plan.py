@@ -1,6 +1,6 @@
 """What a sweep will do: an experiment, the served model and the registered vectors, expanded into trials."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Literal
@@ -8,7 +8,7 @@ from typing import Literal
 from trait_client.cells import Cell, Intervention, ModelIdentity, Trial, digest
 from trait_client.control import control_name, random_vector
 from trait_client.errors import InvalidRequestError, UnknownVectorError
-from trait_client.experiment import Experiment, grid
+from trait_client.experiment import Experiment, GridPoint, grid
 from trait_client.http import AsyncTraitClient
 from trait_client.results.rows import ANY_TRAIT, NOBODY, ScoreName
 from trait_client.schema import ServiceInfo, VectorInfo
@@ -104,38 +104,77 @@ async def plan_sweep(experiment: Experiment, client: AsyncTraitClient) -> SweepP
         InvalidRequestError: A vector is missing or ambiguous, or has no such layer; too few questions.
         DatasetError: A trait's evaluation is missing or malformed.
     """
-    info = await client.info()
-    models = _models(experiment, info)
-    evaluations = {trait: experiment.evaluation(trait) for trait in experiment.traits}
-    prompts = {trait: experiment.prompts_of(trait) for trait in experiment.traits}
-    plan = SweepPlan(weights=info.weights, read_with=experiment.read_with, evaluations=evaluations)
-    registered = await client.vectors()
-    for trait, method in product(experiment.traits, experiment.methods):
-        found = _find(registered, trait, method, experiment.vector_of(trait))
-        vector = SweepVector(found.name, found.sha256, await client.vector_file(found.name))
-        controls = [
-            await _register_control(client, registered, vector, seed)
-            for seed in range(experiment.control.random_directions)
-        ]
-        plan.vectors.update({each.sha256: each for each in (vector, *controls)})
-        for cell in _cells(experiment, trait, models, vector, controls):
-            keys = _keys(cell, evaluations[trait], plan.reader(cell))
-            for prompt in prompts[trait]:
-                plan.add(cell, prompt, keys)
-                plan.add(cell.baseline, prompt, keys)
-    plan.baselines_first()
-    _check_doses(plan, info)
-    return plan
+    planner = await Planner.of(experiment, client)
+    return planner.plan({key: grid(experiment, key[0]) for key in planner.vectors})
 
 
-def _cells(
-    experiment: Experiment,
-    trait: str,
-    models: dict[str | None, ModelIdentity],
-    vector: SweepVector,
-    controls: list[SweepVector],
-) -> Iterator[Cell]:
-    for point, applied in product(grid(experiment, trait), (vector, *controls)):
+@dataclass(frozen=True)
+class Planner:
+    """An experiment on a service: what its plans have in common, whichever points of its grid they run.
+
+    Attributes:
+        models: By adapter; None is the base model.
+        vectors: By trait and method: the trait's own, then the random ones.
+    """
+
+    experiment: Experiment
+    info: ServiceInfo
+    models: dict[str | None, ModelIdentity]
+    evaluations: dict[str, TraitEvaluation]
+    prompts: dict[str, list[str]]
+    vectors: dict[tuple[str, str], list[SweepVector]]
+
+    @classmethod
+    async def of(cls, experiment: Experiment, client: AsyncTraitClient) -> "Planner":
+        """Find the vectors, and register the random directions that the service does not have yet.
+
+        Raises:
+            InvalidRequestError: A vector is missing or ambiguous; too few questions.
+            DatasetError: A trait's evaluation is missing or malformed.
+        """
+        info = await client.info()
+        models = _models(experiment, info)
+        evaluations = {trait: experiment.evaluation(trait) for trait in experiment.traits}
+        prompts = {trait: experiment.prompts_of(trait) for trait in experiment.traits}
+        registered = await client.vectors()
+        vectors = {}
+        for trait, method in product(experiment.traits, experiment.methods):
+            found = _find(registered, trait, method, experiment.vector_of(trait))
+            own = SweepVector(found.name, found.sha256, await client.vector_file(found.name))
+            seeds = range(experiment.control.random_directions)
+            controls = [await _register_control(client, registered, own, seed) for seed in seeds]
+            vectors[trait, method] = [own, *controls]
+        return cls(experiment, info, models, evaluations, prompts, vectors)
+
+    def plan(self, points: Mapping[tuple[str, str], Sequence[GridPoint]], *, controls: bool = True) -> SweepPlan:
+        """The trials of points by trait and method.
+
+        Raises:
+            InvalidRequestError: The vector has no such layer, or the dose is over the service's limit.
+        """
+        plan = SweepPlan(
+            weights=self.info.weights, read_with=self.experiment.read_with, evaluations=dict(self.evaluations)
+        )
+        for (trait, method), own_points in points.items():
+            vector, *random = self.vectors[trait, method]
+            applied = [vector, *(random if controls else [])]
+            plan.vectors.update({each.sha256: each for each in applied})
+            for point, each in product(own_points, applied):
+                cell = self.cell(trait, vector, each, point)
+                keys = _keys(cell, self.evaluations[trait], plan.reader(cell))
+                for prompt in self.prompts[trait]:
+                    plan.add(cell, prompt, keys)
+                    plan.add(cell.baseline, prompt, keys)
+        plan.baselines_first()
+        _check_doses(plan, self.info)
+        return plan
+
+    def cell(self, trait: str, vector: SweepVector, applied: SweepVector, point: GridPoint) -> Cell:
+        """A point of a trait's grid; `applied` is the trait's vector, or a random one in its place.
+
+        Raises:
+            InvalidRequestError: The vector has no such layer.
+        """
         layers = point.layers or (vector.file.metadata.chosen_layer,)
         for layer in layers:
             vector.file.evidence(layer)  # raises for a layer that the file lacks
@@ -146,12 +185,12 @@ def _cells(
             method=vector.file.metadata.method,
             layers=layers,
             coefficient=point.coefficient,
-            unit=experiment.unit,
+            unit=self.experiment.unit,
             operation=point.operation,
             scope=point.scope,
-            preserve_norm=experiment.preserve_norm,
+            preserve_norm=self.experiment.preserve_norm,
         )
-        yield Cell(models[point.adapter], point.sampling, intervention)
+        return Cell(self.models[point.adapter], point.sampling, intervention)
 
 
 def _models(experiment: Experiment, info: ServiceInfo) -> dict[str | None, ModelIdentity]:

@@ -59,15 +59,28 @@ async def run_sweep(
         run_id = writer.start_run(experiment.name, experiment.model_dump_json(), len(plan.trials))
         writer.write(_run_rows(run_id, plan, judge, rubrics))
         writer.publish_snapshot()
-        sweep = _Sweep(plan, client, writer, run_id, info, progress, judge, rubrics)
         try:
-            outcome = await sweep.run()
+            outcome = await run_plan(plan, client, writer, run_id, info, progress, judge, rubrics)
         except BaseException:
             writer.finish_run(run_id, "interrupted")
             raise
         message = "; ".join(f"{count} x {text}" for text, count in outcome.errors[:3]) or None
         writer.finish_run(run_id, outcome.status, message)
     return outcome
+
+
+async def run_plan(
+    plan: SweepPlan,
+    client: AsyncTraitClient,
+    writer: ResultWriter,
+    run_id: str,
+    info: ServiceInfo,
+    progress: ProgressCallback | None = None,
+    judge: JudgeConfig | None = None,
+    rubrics: Mapping[str, Rubric] | None = None,
+) -> SweepOutcome:
+    """Run and score the trials of a plan that the database does not hold yet; its definitions stand there already."""
+    return await _Sweep(plan, client, writer, run_id, info, progress, judge, rubrics or {}).run()
 
 
 def _run_rows(run_id: str, plan: SweepPlan, judge: JudgeConfig | None, rubrics: Mapping[str, Rubric]) -> list[Row]:

@@ -1,0 +1,145 @@
+"""`trait-client search`: the strongest coefficient that is still coherent, on the layer where it does most."""
+
+import asyncio
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from trait_client.cli.console import (
+    DEFAULT_ADDRESS,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_PARTIAL,
+    ApiKey,
+    AsJson,
+    Database,
+    Url,
+    checked,
+    complain,
+    out,
+    plain,
+    print_json,
+    progress_bar,
+)
+from trait_client.http import AsyncTraitClient
+from trait_client.settings import DEFAULT_DATABASE
+
+if TYPE_CHECKING:
+    from trait_client.experiment import Experiment
+    from trait_client.results import ResultStore
+    from trait_client.search import SearchOutcome, SearchSettings
+    from trait_client.sweep import SweepProgress
+
+
+def search(
+    *,
+    trait: Annotated[list[str], typer.Option("--trait", "-t", help="Repeat for several: they share the batches.")],
+    layers: Annotated[
+        str, typer.Option("--layers", "-l", help="8-20, or 9,13,17, or all of the vector file's.")
+    ] = "all",
+    method: Annotated[str, typer.Option(help="Extraction method of the vectors.")] = "mean_diff",
+    strategy: Annotated[
+        str, typer.Option(help="climb: one coefficient a step; bracket: several around the cliff.")
+    ] = "climb",
+    steps: Annotated[int, typer.Option("--search-steps", min=1, max=50, help="Batches, one after another.")] = 4,
+    start: Annotated[
+        float | None,
+        typer.Option(help="First relative dose [default: 0.7 for models of width 2048 and more, else 0.2]."),
+    ] = None,
+    up_mult: Annotated[float, typer.Option(help="Factor while coherent.")] = 1.3,
+    down_mult: Annotated[float, typer.Option(help="Factor while not.")] = 0.85,
+    momentum: Annotated[
+        float, typer.Option(help="Share of the last step that the next takes along, 0 to below 1.")
+    ] = 0.5,
+    width: Annotated[int, typer.Option(min=1, max=32, help="Coefficients a step of bracket.")] = 3,
+    bar: Annotated[float, typer.Option(min=0, max=100, help="Mean coherence that counts as coherent.")] = 75.0,
+    random_directions: Annotated[
+        int, typer.Option("--random", min=0, max=64, help="Random directions at the best settings.")
+    ] = 4,
+    datasets: Annotated[Path, typer.Option(exists=True, file_okay=False)] = Path("datasets/traits"),
+    n_prompts: Annotated[int, typer.Option(min=1, help="The first of each trait's questions.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 48,
+    db: Database = DEFAULT_DATABASE,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_ADDRESS,
+    api_key: ApiKey = None,
+) -> None:
+    """Search layer and coefficient of traits: the largest delta in the trait's direction among the coherent settings.
+
+    Every step runs all layers and traits in one batch. The best settings are stored, with random directions at their
+    doses, and `trait-client steer --trait` takes them. Exit code 3 if a trait has none.
+
+    Example: `trait-client search --trait refusal --trait sycophancy --layers 9,13,17`
+    """
+    from trait_client.corpus import parse_layers  # noqa: PLC0415
+    from trait_client.experiment import Experiment  # noqa: PLC0415
+    from trait_client.results import ResultStore  # noqa: PLC0415
+    from trait_client.search import SearchSettings  # noqa: PLC0415
+
+    settings = checked(
+        SearchSettings, strategy=strategy, steps=steps, start=start, up_mult=up_mult, down_mult=down_mult,
+        momentum=momentum, width=width, bar=bar,
+    )  # fmt: skip
+    values: dict[str, Any] = {
+        "name": f"search {' '.join(trait)}",
+        "traits": trait,
+        "datasets": str(datasets.absolute()),
+        "methods": [method],
+        "layers": parse_layers(layers) or "chosen",
+        "coefficients": [0.0],
+        "n_prompts": n_prompts,
+        "max_tokens": max_tokens,
+        "control": {"random_directions": random_directions},
+    }
+    try:
+        outcome = asyncio.run(_run(Experiment.from_values(values), settings, ResultStore(db), url, api_key))
+    except KeyboardInterrupt:
+        complain(f"interrupted: finished trials are in {db}; run the same command to go on")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if as_json:
+        print_json(_document(outcome, db))
+    else:
+        _print(outcome, db)
+    for name, _, why in outcome.nothing:
+        complain(f"{name}: nothing found: {why}")
+    for message, count in outcome.errors:
+        complain(f"{count} x {message}")
+    if outcome.nothing or outcome.errors:
+        raise typer.Exit(EXIT_PARTIAL if outcome.best else EXIT_FAILED)
+
+
+async def _run(
+    experiment: "Experiment", settings: "SearchSettings", store: "ResultStore", url: str, api_key: str | None
+) -> "SearchOutcome":
+    from trait_client.search import run_search  # noqa: PLC0415
+
+    with progress_bar() as move:
+
+        def show(now: "SweepProgress") -> None:
+            move(now.trials_done + now.scored, 2 * now.trials_total, f"{now.trials_done} of {now.trials_total} replies")
+
+        async with AsyncTraitClient(url, api_key) as client:
+            return await run_search(experiment, settings, client, store, show)
+
+
+def _document(outcome: "SearchOutcome", db: Path) -> dict[str, Any]:
+    best = [dataclasses.asdict(row) | {"found_at": row.found_at.isoformat()} for row in outcome.best]
+    nothing = [{"trait": name, "method": method, "reason": why} for name, method, why in outcome.nothing]
+    return {"run_id": outcome.run_id, "best": best, "nothing": nothing, "n_trials": outcome.n_trials, "db": str(db)}
+
+
+def _print(outcome: "SearchOutcome", db: Path) -> None:
+    table = Table(box=None, header_style="bold")
+    for name in ("trait", "layer", "coefficient", "delta", "95 %", "n", "coherence", "verdict", "trials"):
+        table.add_column(name)
+    for row in outcome.best:
+        interval = "-" if row.ci_low is None else f"{row.ci_low:+.0f}..{row.ci_high:+.0f}"
+        table.add_row(
+            row.trait, str(row.layer), f"{row.coefficient:g}", f"{row.delta:+.1f}", interval, str(row.n),
+            f"{row.coherence:.0f}", row.verdict, str(row.n_trials),
+        )  # fmt: skip
+    out.print(table)
+    out.print(plain(f"stored in {db} (table searches); trait-client steer --trait takes it from there"), soft_wrap=True)

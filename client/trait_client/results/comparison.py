@@ -1,0 +1,125 @@
+"""Two runs, setting by setting."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trait_client.errors import InvalidRequestError
+from trait_client.results.reader import ResultReader
+from trait_client.results.store import ResultStore
+from trait_client.statistics import paired_delta
+
+LATEST = "latest"
+
+# By setting, measure and prompt: the mean over seeds of a run's replies, and of their baselines.
+_SCORES = """
+SELECT c.trait, c.method, coalesce(c.layers, [c.layer]) AS layers, c.coefficient, c.unit, c.operation, c.scope,
+       c.preserve_norm, c.max_tokens, c.temperature, c.top_p, c.system, d.measure, d.prompt_id,
+       avg(d.delta) AS delta
+FROM run_cells r
+JOIN cells c ON c.cell_id = r.cell_id AND c.kind = 'steered'
+JOIN trial_deltas d ON d.cell_id = c.cell_id
+WHERE r.run_id = ? AND d.measure <> 'judge_coherence'
+GROUP BY ALL
+"""
+
+_NATURE = """
+SELECT list_sort(list(DISTINCT c.model)) AS model, list_sort(list(DISTINCT c.precision)) AS precision,
+       list_sort(list(DISTINCT c.adapter)) AS adapter, list_sort(list(DISTINCT c.trait_sha256)) AS vectors,
+       list_sort(list(DISTINCT c.versions::VARCHAR)) AS versions
+FROM run_cells r JOIN cells c USING (cell_id) WHERE r.run_id = ?
+"""
+
+SHOWN = ("trait", "method", "layers", "coefficient", "operation", "measure")
+_KEY = (*SHOWN, "unit", "scope", "preserve_norm", "max_tokens", "temperature", "top_p", "system")
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """Two runs.
+
+    Attributes:
+        differing: Of model, precision, adapter, vectors and versions, what is not the same: values of A, of B.
+        rows: One a setting and measure: both mean deltas, B minus A over the prompts that both have, its standard deviation
+            and bootstrap interval, and whether that excludes 0.
+        only_a: Settings of A alone.
+        only_b: Of B alone.
+    """
+
+    run_a: str
+    run_b: str
+    name_a: str
+    name_b: str
+    differing: dict[str, tuple[str, str]]
+    rows: list[dict[str, Any]]
+    only_a: int
+    only_b: int
+
+    def as_json(self) -> dict[str, Any]:
+        """For a JSON document."""
+        return dataclasses.asdict(self)
+
+
+def compare_runs(db: Path, run_a: str, run_b: str) -> RunComparison:
+    """Compare two runs, each a run's id, the beginning of one, or `latest`.
+
+    Raises:
+        InvalidRequestError: No such run, or several that begin so.
+        ResultsError: There is no database.
+    """
+    with ResultStore(db).reader() as reader:
+        (id_a, name_a), (id_b, name_b) = _find(reader, run_a), _find(reader, run_b)
+        a, b = _by_setting(reader, id_a), _by_setting(reader, id_b)
+        nature_a, nature_b = (reader.records(_NATURE, [run])[0] for run in (id_a, id_b))
+    return RunComparison(
+        run_a=id_a,
+        run_b=id_b,
+        name_a=name_a,
+        name_b=name_b,
+        differing={
+            what: (_text(nature_a[what]), _text(nature_b[what]))
+            for what in nature_a
+            if nature_a[what] != nature_b[what]
+        },
+        rows=[_row(key, a[key], b[key]) for key in a if key in b and a[key].keys() & b[key].keys()],
+        only_a=len(a.keys() - b.keys()),
+        only_b=len(b.keys() - a.keys()),
+    )
+
+
+def _by_setting(reader: ResultReader, run: str) -> dict[str, dict[str, float]]:
+    """Setting (as JSON) -> prompt -> delta."""
+    found: dict[str, dict[str, float]] = {}
+    for row in sorted(reader.records(_SCORES, [run]), key=lambda row: [str(row[name]) for name in _KEY]):
+        found.setdefault(json.dumps([row[name] for name in _KEY]), {})[row["prompt_id"]] = row["delta"]
+    return found
+
+
+def _row(key: str, a: dict[str, float], b: dict[str, float]) -> dict[str, Any]:
+    named = dict(zip(_KEY, json.loads(key), strict=True))
+    pair = paired_delta(b, a)
+    low, high = pair.interval or (None, None)
+    verdict = "one prompt says nothing"
+    if low is not None and high is not None:
+        verdict = "not distinguishable" if low <= 0 <= high else "differs"
+    values = {"n": pair.n, "a": pair.baseline, "b": pair.steered, "b_minus_a": pair.delta, "sd": pair.sd}
+    return {name: named[name] for name in SHOWN} | values | {"ci_low": low, "ci_high": high, "verdict": verdict}
+
+
+def _find(reader: ResultReader, run: str) -> tuple[str, str]:
+    sql = (
+        "SELECT run_id, experiment FROM runs WHERE run_id IN (SELECT run_id FROM run_cells) AND (? OR starts_with(run_id, ?)) "
+        "ORDER BY started_at DESC LIMIT 2"
+    )
+    found = reader.query(sql, [run == LATEST, run]).rows
+    if not found:
+        raise InvalidRequestError(f"no sweep {run!r} in the database: the table runs has their ids", param="run")
+    if len(found) > 1 and run != LATEST:
+        raise InvalidRequestError(f"{run!r} begins several runs: write more of its id", param="run")
+    return found[0]
+
+
+def _text(values: list[Any] | None) -> str:
+    return ", ".join(str(value)[:60] for value in values or [] if value is not None)
