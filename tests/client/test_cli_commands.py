@@ -108,13 +108,13 @@ def activations_answer(body: dict) -> tuple[int, bytes]:
     return 200, safetensors.numpy.save(tensors, metadata={"trait": json.dumps(metadata)})
 
 
-def service(method: str, path: str, accept: str, body: bytes) -> tuple[int, object]:
+def service(method: str, path: str, body: bytes) -> tuple[int, object]:
     """One request answered as the service would."""
     if method == "POST":
         answer = {"/v1/chat/completions": chat_answer, "/v1/activations": activations_answer}[path]
         return answer(json.loads(body))
-    if path == "/v1/vectors/refusal.md":
-        return 200, BYTES if method == "GET" and "octet-stream" in accept else INFO
+    if path in {"/v1/vectors/refusal.md", "/v1/vectors/refusal.md/file"}:
+        return 200, BYTES if path.endswith("/file") else INFO
     if path.startswith("/v1/vectors/"):
         return 404, {"error": {"message": "no vector 'kind' is registered", "type": "NotFoundError", "code": 404}}
     documents = {
@@ -133,7 +133,7 @@ def url(request) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            status, document = answer(self.command, self.path, self.headers.get("accept", ""), body)
+            status, document = answer(self.command, self.path, body)
             data = document if isinstance(document, bytes) else json.dumps(document).encode()
             self.send_response(status)
             self.send_header("content-length", str(len(data)))
@@ -259,8 +259,8 @@ def test_status_fits_a_page(cli, url):
     assert (document["ready"], document["vectors"], document["service"]["model"]) == (True, ["refusal.md"], "smol")
 
 
-def not_ready(method: str, path: str, accept: str, body: bytes) -> tuple[int, object]:
-    return (503, {}) if path == "/v1/health/ready" else service(method, path, accept, body)
+def not_ready(method: str, path: str, body: bytes) -> tuple[int, object]:
+    return (503, {}) if path == "/v1/health/ready" else service(method, path, body)
 
 
 @pytest.mark.parametrize("url", [not_ready], indirect=True)

@@ -23,6 +23,7 @@ from trait_client.schema import (
     Message,
     ServiceInfo,
     VectorInfo,
+    VectorUpload,
 )
 from trait_client.vector_file import VectorFile, sha256_of
 from trait_extraction.cli import main
@@ -286,7 +287,9 @@ def serve(gaussians):
 
         def do_PUT(self):
             name = self.path.rsplit("/", 1)[1]
-            self._answer(service.put_vector(name, self._body()).model_dump_json().encode())
+            self._answer(
+                service.put_vector(name, VectorUpload.model_validate_json(self._body()).file).model_dump_json().encode()
+            )
 
         def log_message(self, *_):
             pass

@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.numpy
 from trait_client.experiment import Experiment
 from trait_client.http import AsyncTraitClient
-from trait_client.schema import LayerEvidence, VectorMetadata
+from trait_client.schema import LayerEvidence, VectorMetadata, VectorUpload
 from trait_client.vector_file import VectorFile, sha256_of
 
 N_LAYERS, D_MODEL = 4, 8
@@ -58,9 +58,9 @@ class MemoryService:
         if path == "/v1/vectors":
             return httpx.Response(200, json={"vectors": [self.entry(name) for name in self.files]})
         if path.startswith("/v1/vectors/"):
-            name = path.rpartition("/")[2]
+            name = path.removeprefix("/v1/vectors/").removesuffix("/file")
             if request.method == "PUT":
-                self.files[name] = request.content
+                self.files[name] = VectorUpload.model_validate_json(request.content).file
                 return httpx.Response(200, json=self.entry(name))
             return httpx.Response(200, content=self.files[name])
         if path == "/v1/steering":

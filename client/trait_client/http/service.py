@@ -1,7 +1,6 @@
 """What both clients share: routes as `Call`s, how answers are read, when a call is repeated. No I/O here."""
 
 import base64
-import hashlib
 import ipaddress
 import re
 from collections.abc import Callable, Sequence
@@ -44,6 +43,7 @@ from trait_client.schema import (
     is_name,
 )
 from trait_client.settings import RetryPolicy, normal_url
+from trait_client.vector_file import sha256_of
 
 T = TypeVar("T")
 
@@ -140,15 +140,19 @@ class Service:
         )
 
     def _vector_bytes(self, name: str) -> Call[bytes]:
-        return Call("GET", _registry_path(name), lambda r: r.content, headers={"accept": OCTETS}, vector=name)
+        return Call("GET", f"{_registry_path(name)}/file", lambda r: r.content, headers={"accept": OCTETS}, vector=name)
 
     def _put_vector(self, name: str, data: bytes, *, allow_other_model: bool) -> Call[VectorInfo]:
+        # As JSON, and nothing of it in the query: what vllm-router lets through.
+        upload: dict[str, Any] = {"file": base64.b64encode(data).decode(), "sha256": sha256_of(data)}
+        if allow_other_model:
+            upload["allow_other_model"] = True
         return Call(
             "PUT",
-            _registry_path(name) + ("?allow_other_model=true" if allow_other_model else ""),
+            _registry_path(name),
             lambda r: VectorInfo.model_validate_json(r.content),
-            content=data,
-            headers={"content-type": OCTETS, "accept": "application/json", "content-digest": _digest(data)},
+            content=json_bytes(upload),
+            headers={"content-type": "application/json", "accept": "application/json"},
             vector=name,
         )
 
@@ -277,11 +281,6 @@ def _registry_path(name: str) -> str:
             param="vector",
         )
     return f"/v1/vectors/{name}"
-
-
-def _digest(data: bytes) -> str:
-    """`Content-Digest` of RFC 9530: the service refuses a body that was damaged on its way."""
-    return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
 
 
 def first_base(models: list[_Model]) -> str:

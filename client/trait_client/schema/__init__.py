@@ -58,6 +58,7 @@ from trait_client.schema.vectors import (
     VectorList,
     VectorMetadata,
     VectorPointer,
+    VectorUpload,
     VectorVersion,
 )
 
@@ -104,6 +105,7 @@ __all__ = [
     "VectorMetadata",
     "VectorPointer",
     "VectorReference",
+    "VectorUpload",
     "VectorVersion",
     "is_name",
 ]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
 from trait_client.schema.base import (
     MAX_LAYERS,
@@ -179,6 +179,20 @@ class VectorPointer(Request):
     """
 
     vector: VectorReference
+
+
+class VectorUpload(Request):
+    """`PUT /v1/vectors/NAME` with JSON: a file, for balancers that let no other body than JSON through.
+
+    Attributes:
+        file: base64 of the safetensors bytes.
+        sha256: What they must hash to.
+        allow_other_model: Accept another model's of the same shape.
+    """
+
+    file: Base64Bytes
+    sha256: Annotated[str, Field(pattern=SHA256_PATTERN)]
+    allow_other_model: bool = False
 
 
 class VectorList(Response):

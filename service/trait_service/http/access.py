@@ -28,7 +28,13 @@ _GROUPS: tuple[tuple[frozenset[Scope], str], ...] = (
         GET /openapi.json   GET /docs   GET /docs/oauth2-redirect   GET /redoc
         """,
     ),
-    (_MODEL_USERS, "GET /v1/models  GET /v1/steering    GET /v1/vectors     GET /v1/vectors/{name}"),
+    (
+        _MODEL_USERS,
+        """
+        GET /v1/models  GET /v1/steering
+        GET /v1/vectors     GET /v1/vectors/{name}  GET /v1/vectors/{name}/file
+        """,
+    ),
     (
         frozenset({"generate"}),
         """

@@ -8,9 +8,10 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
+from pydantic_core import from_json
 from trait_client.errors import InvalidRequestError
-from trait_client.schema import ServiceInfo, VectorInfo, VectorList, VectorMetadata, VectorPointer
-from trait_client.vector_file import VectorFile
+from trait_client.schema import ServiceInfo, VectorInfo, VectorList, VectorMetadata, VectorPointer, VectorUpload
+from trait_client.vector_file import VectorFile, sha256_of
 from trait_client.vector_transfer import apply_to, is_of_another_model
 
 from trait_service.http.errors import RegistryRoute
@@ -38,6 +39,13 @@ async def get_vector(name: str, service: Service, accept: Annotated[str, Header(
     return JSONResponse(vector.info().model_dump(mode="json"))
 
 
+@router.get("/{name}/file", response_class=Response)
+async def get_vector_file(name: str, service: Service) -> Response:
+    """A vector's file, also where a balancer on the way forgets the `Accept` header."""
+    vector = await asyncio.to_thread(service.registry.get, name)
+    return Response(await asyncio.to_thread(service.registry.read, vector), media_type=BYTES)
+
+
 @router.put("/{name}", status_code=201)
 async def put_vector(
     name: str,
@@ -50,15 +58,23 @@ async def put_vector(
     """Register a vector file under a name, as its newest version.
 
     With JSON, `{"vector": "NAME or sha256:..."}`, the name stands for what is registered already: an alias, or the
-    return to a version of before. `Content-Digest: sha-256=:BASE64:` (RFC 9530) is checked where it is given.
+    return to a version of before; `{"file": "BASE64", "sha256": "sha256:..."}` is a file, for balancers that let only JSON
+    through. `Content-Digest: sha-256=:BASE64:` (RFC 9530) is checked where it is given.
     `allow_other_model` accepts another model's where width and number of layers agree (a base model's, say). What is
     registered then is a file for this model, which names the other one in its metadata (`extracted_on`).
     """
     data = await request.body()
     check_digest(content_digest, data)
     if content_type.partition(";")[0].strip().lower() == "application/json":
-        vector = await asyncio.to_thread(service.registry.point, name, pointed_at(data))
-        return vector.info()
+        body = read_json(data)
+        if isinstance(body, VectorPointer):
+            vector = await asyncio.to_thread(service.registry.point, name, body.vector)
+            return vector.info()
+        data, allow_other_model = body.file, allow_other_model or body.allow_other_model
+        if sha256_of(data) != body.sha256:
+            raise InvalidRequestError(
+                f"the file's sha256 is {sha256_of(data)}, not {body.sha256}: it was damaged on its way", param="sha256"
+            )
     file = await asyncio.to_thread(VectorFile.from_bytes, data)
     check_fits(file.metadata, service.info, allow_other_model=allow_other_model)
     if is_of_another_model(file.metadata, service.info):
@@ -74,18 +90,25 @@ async def delete_vector(name: str, service: Service, even_if_used: bool = False)
     return Response(status_code=204)
 
 
-def pointed_at(body: bytes) -> str:
-    """The vector that a JSON body of `PUT` names.
+def read_json(body: bytes) -> VectorPointer | VectorUpload:
+    """The JSON body of `PUT`: a file if it has one.
 
     Raises:
-        InvalidRequestError: It is no `VectorPointer`.
+        InvalidRequestError: It is neither a `VectorPointer` nor a `VectorUpload`.
     """
     try:
-        return VectorPointer.model_validate_json(body).vector
+        fields = from_json(body)
+        wanted = VectorUpload if isinstance(fields, dict) and "file" in fields else VectorPointer
+        return wanted.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])[:80] or "body"
-        raise InvalidRequestError(f'{where}: {first["msg"]}. Send {{"vector": "NAME or sha256:..."}}', where) from error
+        raise InvalidRequestError(
+            f'{where}: {first["msg"]}. Send {{"vector": "NAME or sha256:..."}}, or {{"file": "BASE64", "sha256": "sha256:..."}}',
+            where,
+        ) from error
+    except ValueError as error:
+        raise InvalidRequestError(f"the body is not JSON: {error}") from error
 
 
 def check_digest(header: str | None, data: bytes) -> None:
