@@ -82,6 +82,9 @@ def serve(
     requests_per_minute: Annotated[
         int | None, typer.Option(min=1, help="Of one key; its own limit goes before [default: no limit].")
     ] = None,
+    drain_seconds: Annotated[
+        float, typer.Option(min=0.0, help="That running requests have to finish after SIGTERM or SIGINT.")
+    ] = 25.0,
     log_requests: Annotated[
         bool,
         typer.Option("--log-requests", help="A line of JSON for each request: id, key's name, route, status, time."),
@@ -131,6 +134,7 @@ def serve(
         "max_total_dose": max_total_dose,
         "max_in_flight": max_in_flight,
         "requests_per_minute": requests_per_minute,
+        "drain_seconds": drain_seconds,
         "log_requests": log_requests,
     }
     if vectors is not None:
@@ -238,8 +242,13 @@ def _run(args: Namespace) -> None:
     import uvloop  # noqa: PLC0415 - comes with vLLM
     from vllm.entrypoints.launchers.api_server.entry import run_server  # noqa: PLC0415
 
+    from trait_service.http.drain import Ending  # noqa: PLC0415 - imports vLLM
+
     load_plugins()
     uvloop.run(run_server(args))
+    if not Ending.of(args).signals:
+        typer.echo("trait-service: the engine has died: see the log above", err=True)
+        raise typer.Exit(1)
 
 
 def _fail(problems: list[str]) -> None:

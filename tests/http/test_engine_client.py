@@ -97,6 +97,12 @@ def test_everything_but_generate_is_the_engines_own(setup):
     assert client.model_config == "passed through"
 
 
+def test_it_is_taken_for_the_engine_by_routes_that_ask(setup):
+    engine, client = setup()
+    assert isinstance(client, type(engine))
+    assert type(client) is SteeredEngineClient
+
+
 def test_an_unsteered_request_passes_as_it_is(setup):
     engine, client = setup()
     request, params = prompt(cache_salt="mine"), SamplingParams()
@@ -265,3 +271,17 @@ def test_a_stream_that_failed_has_an_error_and_no_report(steering):
         return [chunk async for chunk in stream_with_report(vllm_stream(), run, "text_completion")]
 
     assert not any("applied" in chunk for chunk in asyncio.run(scenario()))
+
+
+def test_files_are_in_use_while_their_request_runs_and_no_longer(setup, steering):
+    _, client = setup()
+    run = Run(steering())
+
+    async def scenario() -> None:
+        outputs = client.run(run, prompt(), SamplingParams(), "r")
+        await anext(outputs)
+        assert client._uses.hashes() == {term.sha256 for term in run.steering.applied}
+        await outputs.aclose()
+        assert client._uses.hashes() == set()
+
+    asyncio.run(scenario())

@@ -4,6 +4,7 @@ Refusals come before a stream starts, and say when to come back: 429 where the c
 service is full.
 """
 
+import asyncio
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -58,23 +59,33 @@ class Load:
 
     Args:
         most: At once.
+
+    Attributes:
+        closing: The service ends, and takes no more.
+        idle: Set while nothing is in flight.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.in_flight = 0
+        self.closing = False
+        self.idle = asyncio.Event()
+        self.idle.set()
 
     @contextmanager
     def slot(self) -> Iterator[bool]:
         """Whether the request may run; it counts while it does."""
-        if self.in_flight >= self.most:
+        if self.closing or self.in_flight >= self.most:
             yield False
             return
         self.in_flight += 1
+        self.idle.clear()
         try:
             yield True
         finally:
             self.in_flight -= 1
+            if self.in_flight == 0:
+                self.idle.set()
 
 
 @dataclass
@@ -135,7 +146,9 @@ class AdmissionGuard:
         with self._load.slot() as free:
             if not free:
                 reason = (
-                    f"{self._load.most} requests are in flight, and no more are taken; come back in {FULL_RETRY_S} s"
+                    "the service is ending, and takes no more requests"
+                    if self._load.closing
+                    else f"{self._load.most} requests are in flight, and no more are taken; come back in {FULL_RETRY_S} s"
                 )
                 await _later(scope, receive, send, 503, FULL_RETRY_S, reason)
                 return

@@ -26,6 +26,7 @@ from trait_service.http.errors import PromptRefusedError
 from trait_service.http.metrics import count_positions, count_run
 from trait_service.http.monitoring import Decode, MonitoredPrompt, ResolvedMonitor
 from trait_service.http.resolve import ResolvedSteering
+from trait_service.http.spans import SteeringSpan
 from trait_service.http.workers import Collected
 from trait_service.vector_uses import VectorUses
 
@@ -167,6 +168,11 @@ class SteeredEngineClient:
         self._bos = bos_token_id
         self._decode = decode
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The engine's: operators' routes of vLLM's (aborting, for one) ask whether this is an `AsyncLLM`."""
+        return type(self._engine)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
@@ -222,16 +228,23 @@ class SteeredEngineClient:
     async def _generate(
         self, run: Run, spec: RequestSpec, prompt: Any, params: SamplingParams, request_id: str, options: dict[str, Any]
     ) -> AsyncGenerator[RequestOutput, None]:
+        span = SteeringSpan(request_id, options.get("trace_headers"))
         with self._uses.hold(run.vectors):
-            async with (
-                self._lease.acquire(run.directions),
-                aclosing(self._watched(run, spec, prompt, params, request_id, options)) as outputs,
-            ):
-                async for output in outputs:
-                    yield output
+            async with self._lease.acquire(run.directions):
+                span.leased()
+                async with aclosing(self._reported(run, spec, prompt, params, request_id, span, options)) as outputs:
+                    async for output in outputs:
+                        yield output
 
-    async def _watched(
-        self, run: Run, spec: RequestSpec, prompt: Any, params: SamplingParams, request_id: str, options: dict[str, Any]
+    async def _reported(
+        self,
+        run: Run,
+        spec: RequestSpec,
+        prompt: Any,
+        params: SamplingParams,
+        request_id: str,
+        span: SteeringSpan,
+        options: dict[str, Any],
     ) -> AsyncGenerator[RequestOutput, None]:
         """The engine's outputs; the last one once the worker has reported."""
         collected = False
@@ -244,6 +257,7 @@ class SteeredEngineClient:
                         run.collect(spec.key, found)
                         collected = True
                         count_positions(found.report.steered_prompt, found.report.steered_generated)
+                        span.end(run.steering, run.monitor, found)
                     yield output
         finally:
             if not collected:

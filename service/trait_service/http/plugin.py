@@ -13,6 +13,7 @@ from vllm import envs
 
 from trait_service.engine.spec import EXTRA_ARGS_KEY
 from trait_service.http.admission import AdmissionGuard, Load
+from trait_service.http.drain import DrainGuard, Ending
 from trait_service.http.errors import http_exception_response
 from trait_service.http.guard import ApiKeyGuard, BodyGuard
 from trait_service.http.metrics import IN_FLIGHT
@@ -63,6 +64,7 @@ class TraitEndpoints:
             args.api_key = [""]
         elif not is_local(args):
             logger.warning("no API key is configured: everyone who reaches this address may use every route")
+        app.add_middleware(DrainGuard, load=load, ending=Ending.of(args), seconds=settings.drain_seconds)
         app.add_middleware(Observer, log_requests=settings.log_requests)
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
@@ -73,7 +75,17 @@ class TraitEndpoints:
         """
         if engine_client is None:
             raise RuntimeError("trait-steering needs an engine; it cannot serve a render-only server")
+        _log_beside_vllm()
         state.trait = await TraitService.start(engine_client, state, args)
+
+
+def _log_beside_vllm() -> None:
+    """Our records go where vLLM's go, in its format: it sets up its own loggers only."""
+    ours, theirs = logging.getLogger("trait_service"), logging.getLogger("vllm")
+    ours.setLevel(theirs.level)
+    for handler in theirs.handlers:
+        if handler not in ours.handlers:
+            ours.addHandler(handler)
 
 
 def api_keys(args: Namespace) -> list[str]:

@@ -27,6 +27,7 @@ class ServiceSettings(BaseModel):
         max_total_dose: Largest sum of relative doses over all layers of one request; None leaves the layers' limits.
         requests_per_minute: Of one key that has no limit of its own; None lets keys ask as they like.
         max_in_flight: Requests at once, waiting ones included.
+        drain_seconds: That running requests have to finish once the service is told to end.
         log_requests: Write a line of JSON for each request: id, key's name, route, status, seconds.
         max_body_bytes: Largest request body.
         max_n: Largest `n` of one prompt.
@@ -45,6 +46,7 @@ class ServiceSettings(BaseModel):
     max_total_dose: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     requests_per_minute: Annotated[int, Field(ge=1)] | None = None
     max_in_flight: Annotated[int, Field(ge=1)] = 2048
+    drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 25.0
     log_requests: bool = False
     max_body_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
     max_n: Annotated[int, Field(ge=1)] = 128

@@ -1,0 +1,187 @@
+"""A service that is told to end: what runs is finished, what comes is refused, readiness fails."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import httpx
+import pytest
+from asgi_lab import call
+from fastapi import FastAPI
+from trait_service.http.admission import AdmissionGuard, Load
+from trait_service.http.drain import DrainGuard, Ending
+from trait_service.http.settings import ServiceSettings
+
+
+class Service:
+    """An application whose work waits until it is let go, behind the two guards that the plugin adds."""
+
+    def __init__(self, seconds: float = 5.0) -> None:
+        self.go = asyncio.Event()
+        self.load = Load(8)
+        self.ending = Ending.of(Namespace())
+        self.app = FastAPI()
+        self.app.state.server = self.server = SimpleNamespace(should_exit=False, force_exit=False)
+        self.app.add_api_route("/v1/completions", self.work, methods=["POST"])
+        for path in ("/health", "/v1/health/ready", "/v1/health/live", "/v1/models"):
+            self.app.add_api_route(path, self.look, methods=["GET"])
+        self.app.add_middleware(AdmissionGuard, settings=ServiceSettings(), load=self.load)
+        self.app.add_middleware(DrainGuard, load=self.load, ending=self.ending, seconds=seconds)
+
+    async def work(self) -> dict:
+        await self.go.wait()
+        return {"done": True}
+
+    async def look(self) -> dict:
+        return {}
+
+    async def start(self) -> None:
+        """As a server does: the lifespan comes first."""
+        self.events: asyncio.Queue[dict] = asyncio.Queue()
+        answers: asyncio.Queue[dict] = asyncio.Queue()
+        lifespan = self.app({"type": "lifespan", "state": {}}, self.events.get, answers.put)
+        self.lifespan = asyncio.create_task(lifespan)
+        await self.events.put({"type": "lifespan.startup"})
+        assert await answers.get() == {"type": "lifespan.startup.complete"}
+
+    async def signalled(self, number: signal.Signals) -> None:
+        before = len(self.ending.signals)
+        os.kill(os.getpid(), number)
+        async with asyncio.timeout(5):
+            while len(self.ending.signals) == before:  # noqa: ASYNC110 - of objects that know no event
+                await asyncio.sleep(0)
+
+    async def end(self) -> None:
+        self.go.set()
+        await self.events.put({"type": "lifespan.shutdown"})
+        await self.lifespan
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().remove_signal_handler(number)
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - of objects that know no event
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_running_work_is_finished_before_the_server_ends(number):
+    async def scenario() -> None:
+        service = Service()
+        await service.start()
+        running = asyncio.create_task(call(service.app, "POST", "/v1/completions"))
+        await until(lambda: service.load.in_flight == 1)
+        await service.signalled(number)
+        refused = await call(service.app, "POST", "/v1/completions")
+        assert refused.status == 503
+        assert (b"retry-after", b"2") in refused.headers
+        assert "ending" in json.loads(refused.body)["error"]["message"]
+        for path, status in (
+            ("/health", 503),
+            ("/v1/health/ready", 503),
+            ("/v1/health/live", 200),
+            ("/v1/models", 200),
+        ):
+            assert (await call(service.app, "GET", path)).status == status, path
+        assert not service.server.should_exit
+        service.go.set()
+        assert (await running).status == 200
+        await until(lambda: service.server.should_exit)
+        assert not service.server.force_exit
+        await service.end()
+
+    asyncio.run(scenario())
+
+
+def test_work_that_takes_too_long_is_cut_off():
+    async def scenario() -> None:
+        service = Service(seconds=0.05)
+        await service.start()
+        running = asyncio.create_task(call(service.app, "POST", "/v1/completions"))
+        await until(lambda: service.load.in_flight == 1)
+        await service.signalled(signal.SIGTERM)
+        await until(lambda: service.server.should_exit and service.server.force_exit)
+        await service.end()
+        await running
+
+    asyncio.run(scenario())
+
+
+def test_a_second_signal_ends_at_once():
+    async def scenario() -> None:
+        service = Service(seconds=3600)
+        await service.start()
+        running = asyncio.create_task(call(service.app, "POST", "/v1/completions"))
+        await until(lambda: service.load.in_flight == 1)
+        await service.signalled(signal.SIGTERM)
+        await service.signalled(signal.SIGTERM)
+        assert service.server.should_exit
+        assert service.server.force_exit
+        await service.end()
+        await running
+
+    asyncio.run(scenario())
+
+
+SERVER = """
+import asyncio, socket, sys
+from argparse import Namespace
+import uvloop
+from fastapi import FastAPI
+from trait_service.http.admission import AdmissionGuard, Load
+from trait_service.http.drain import DrainGuard, Ending
+from trait_service.http.settings import ServiceSettings
+from vllm.entrypoints.launchers.launcher import serve_http
+
+args, load, app = Namespace(), Load(8), FastAPI()
+app.state.engine_client = None
+
+@app.post("/v1/completions")
+async def work():
+    print("working", flush=True)
+    await asyncio.sleep(1.5)
+    return {"done": True}
+
+app.add_middleware(AdmissionGuard, settings=ServiceSettings(), load=load)
+app.add_middleware(DrainGuard, load=load, ending=Ending.of(args), seconds=30)
+
+async def main():
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    print(sock.getsockname()[1], flush=True)
+    await (await serve_http(app, sock, host="127.0.0.1", port=sock.getsockname()[1], log_level="warning"))
+
+uvloop.run(main())
+sys.exit(0 if Ending.of(args).signals else 1)
+"""
+
+
+def test_under_vllms_own_server_the_signal_is_ours():
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as server:
+        url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1/completions"
+        with (
+            ThreadPoolExecutor() as pool,
+            httpx.Client(transport=httpx.HTTPTransport(retries=10), timeout=60) as client,
+        ):
+            running = pool.submit(client.post, url)
+            assert "working\n" in iter(server.stdout.readline, "")
+            server.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            assert client.post(url).status_code == 503
+            assert running.result(30).json() == {"done": True}
+        assert server.wait(30) == 0
+
+
+def test_an_ending_without_a_signal_is_told_from_a_farewell():
+    args = Namespace()
+    assert Ending.of(args).signals == []
+    Ending.of(args).signals.append("SIGTERM")
+    assert Ending.of(args).signals == ["SIGTERM"]
