@@ -57,6 +57,7 @@ def test_an_empty_database_is_migrated_once(store):
         (5, "0005_judge.sql"),
         (6, "0006_dimensions.sql"),
         (7, "0007_searches.sql"),
+        (8, "0008_stored_summaries.sql"),
     ]
     _, tables = store.query("SELECT table_name FROM duckdb_tables() WHERE table_name <> 'migrations' ORDER BY ALL")
     assert [name for (name,) in tables] == [
@@ -74,6 +75,8 @@ def test_an_empty_database_is_migrated_once(store):
         "runs",
         "scores",
         "searches",
+        "stored_setting_deltas",
+        "stored_setting_quality",
         "trials",
         "vectors",
     ]

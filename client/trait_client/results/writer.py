@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import duckdb
 
+from trait_client.results import summaries
 from trait_client.results.clock import utc_now
 from trait_client.results.errors import ResultsError
 from trait_client.results.migrations import migrate
@@ -38,6 +39,7 @@ class ResultWriter:
         self._dirty = True
         try:
             migrate(self._connection)
+            self._stored = summaries.are_stored(self._connection)
             self._types = dict(
                 self._connection.execute(
                     "SELECT table_name || '.' || column_name, data_type FROM duckdb_columns() WHERE NOT internal"
@@ -50,8 +52,12 @@ class ResultWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        try:
+            if error is None and not self._stored:
+                self._stored = summaries.store(self._connection)
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Let go of the file; readers take it directly from here on."""
@@ -65,6 +71,8 @@ class ResultWriter:
             by_type.setdefault(type(row), []).append(row)
         self._connection.begin()
         try:
+            if self._stored:
+                summaries.read_live(self._connection)
             for row_type in ROW_TYPES:
                 if batch := by_type.get(row_type):
                     self._insert(row_type, batch)
@@ -72,6 +80,7 @@ class ResultWriter:
         except BaseException:
             self._connection.rollback()
             raise
+        self._stored = False
         self._dirty = True
 
     def start_run(self, experiment: str, definition: str, n_trials: int) -> str:
