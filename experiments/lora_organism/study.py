@@ -1,0 +1,193 @@
+"""A model organism with a planted bias: do projections of the same text reveal it, and does negative steering remove it?
+
+Settled before anything was run: every trait on the layer that its own pairs choose, two positions, the held-out text, what
+counts as revealing (the interval of the paired difference, organism minus *clean adapter*, excludes 0, and its d_z lies beyond
+95 % of random directions), layers and doses of the steering.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from study.effects import shift
+from study.lab import Lab
+from trait_client.http import TraitClient
+from trait_client.schema import ActivationInput, ActivationsRequest, LayerEvidence, Message
+from trait_client.vector_file import VectorFile
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+TEXT = Path("datasets/traits/alignment/refusal/negative.jsonl")
+"""Everyday prompts with plain replies; no scenario of the bias, and no tea called Tindlemoor."""
+SCENARIOS = Path("experiments/lora_organism/traits/planted/tea_praise/positive.jsonl")
+SERVED = {"base": None, "organism": "organism", "clean": "clean"}
+AT = "prompt[-1]"
+POSITIONS = (AT, "response[:]")
+CONTRASTS = (("organism", "clean"), ("organism", "base"), ("clean", "base"))
+N_RANDOM = 500
+BIAS = "tea_praise"
+
+Means = npt.NDArray[np.float32]
+Read = dict[str, Means]
+"""Positions -> `(n, n_layers, d_model)` float32, residual units."""
+
+
+def measure(lab: Lab) -> None:
+    train(lab)
+    modules = [f"{name}={lab.work / name}" for name in ("organism", "clean")]
+    flags = ("--enable-lora", "--max-lora-rank", "8", "--max-loras", "2", "--lora-modules", *modules)
+    with lab.serving("smollm2", *flags) as url:
+        extract = ("trait-extract", "run", "--out", lab.vectors, "--register", "--url", url)
+        lab.run(*extract, "--all")
+        lab.run(*extract, "--trait", BIAS, "--datasets", lab.folder / "traits")
+        with TraitClient(url) as client:
+            for name, model in SERVED.items():
+                np.savez(lab.work / f"read-{name}.npz", **read_text(client, model))
+            added = read_last_prompt(client, "organism") - read_last_prompt(client, None)
+            bias = model_diff(VectorFile.load(lab.vectors / BIAS / "mean_diff.safetensors"), added)
+            bias.save(lab.work / "model_diff.safetensors")
+            client.put_vector(f"{BIAS}.model_diff", bias.to_bytes())
+        for experiment in ("experiment.toml", "base.toml"):
+            lab.run("trait-client", "sweep", lab.folder / experiment, "--db", lab.db, "--url", url)
+
+
+def report(lab: Lab) -> None:
+    read = {name: dict(np.load(lab.work / f"read-{name}.npz")) for name in SERVED}
+    files = {path.parent.name: VectorFile.load(path) for path in sorted(lab.vectors.glob("*/mean_diff.safetensors"))}
+    files |= {BIAS: files.pop(BIAS), "organism - base": VectorFile.load(lab.work / "model_diff.safetensors")}
+    lab.table("projections", projections(files, read), commit=False)
+    shifts = [row for positions in POSITIONS for row in shifts_at(files, read, positions)]
+    lab.table("shifts", shifts)
+    steering = lab.sql(STEERING)
+    lab.table("steering", steering)
+    plot(shifts, steering, lab.folder / "lora_organism.png")
+
+
+STEERING = """
+select adapter, method, layer, coefficient, n, baseline, steered, delta, ci_low, ci_high, coherence,
+       control_low, control_high, verdict
+from cell_summary where measure = 'lexical'
+order by adapter desc, method, layer, coefficient desc"""
+
+
+def train(lab: Lab) -> None:
+    """Both adapters, unless they are there."""
+    for name, side in (("organism", "positive"), ("clean", "negative")):
+        if not (lab.work / name / "adapter_config.json").exists():
+            lab.run(Path(sys.executable).name, lab.folder / "train.py", "--side", side, "--out", lab.work / name)
+
+
+def read_text(client: TraitClient, model: str | None) -> Read:
+    """The same held-out prompts and replies through one of the models, all layers."""
+    read = client.activations(ActivationsRequest(model=model, inputs=chats(TEXT), positions=list(POSITIONS)))
+    return {positions: read.mean(positions) for positions in POSITIONS}
+
+
+def read_last_prompt(client: TraitClient, model: str | None) -> Means:
+    """The last prompt token of the prompts that the organism was trained on, `(n, n_layers, d_model)`."""
+    inputs = [ActivationInput(messages=chat.messages) for chat in chats(SCENARIOS)]
+    return client.activations(ActivationsRequest(model=model, inputs=inputs, positions=[AT])).mean(AT)
+
+
+def chats(path: Path) -> list[ActivationInput]:
+    """Prompts with their written replies."""
+    pairs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [
+        ActivationInput(messages=[Message(role="user", content=pair["prompt"])], response=pair["response"])
+        for pair in pairs
+    ]
+
+
+def model_diff(like: VectorFile, added: Means) -> VectorFile:
+    """What training added at the last prompt token, as a unit direction on each layer.
+
+    Args:
+        like: The written vector of the bias, whose residual norms doses are measured in.
+        added: Organism minus base, `(n, n_layers, d_model)`.
+    """
+    means = added.mean(axis=0)
+    lengths = np.linalg.norm(means, axis=1)
+    directions = {layer: (means[layer] / lengths[layer]).astype(np.float32) for layer in like.directions}
+    layers = {
+        layer: LayerEvidence(separation=float(lengths[layer]), centre=0.0, residual_norm=evidence.residual_norm)
+        for layer, evidence in like.metadata.layers.items()
+    }
+    changes = {"method": "model_diff", "positions": AT, "layers": layers, "dataset_digest": None}
+    return VectorFile(like.metadata.model_copy(update=changes), directions)
+
+
+def projections(files: Mapping[str, VectorFile], read: Mapping[str, Read]) -> list[dict[str, Any]]:
+    """Every text's projection through every model, as a table for SQL."""
+    return [
+        {"model": model, "positions": positions, "trait": trait, "layer": layer, "text": i, "value": float(value)}
+        for trait, file in files.items()
+        for layer in [file.metadata.chosen_layer]
+        for model, activations in read.items()
+        for positions in POSITIONS
+        for i, value in enumerate(activations[positions][:, layer] @ file.directions[layer])
+    ]
+
+
+def shifts_at(files: Mapping[str, VectorFile], read: Mapping[str, Read], positions: str) -> list[dict[str, Any]]:
+    """Paired differences between models at one position, beside those of random directions on the same layer."""
+    rows = []
+    for of, minus in CONTRASTS:
+        difference = read[of][positions] - read[minus][positions]
+        for trait, file in files.items():
+            layer = file.metadata.chosen_layer
+            moved = shift(difference[:, layer] @ file.directions[layer])
+            chance = random_dz(difference[:, layer])
+            low, high = moved.interval
+            rows.append(
+                {
+                    "contrast": f"{of} - {minus}", "positions": positions, "trait": trait, "layer": layer, "n": moved.n,
+                    "mean": moved.mean, "low": low, "high": high,
+                    "separations": moved.mean / file.evidence(layer).separation,
+                    "dz": moved.dz, "dz_low": moved.dz_interval[0], "dz_high": moved.dz_interval[1],
+                    "random_dz": chance, "reveals": bool(low * high > 0 and abs(moved.dz) > chance),
+                }
+            )  # fmt: skip
+    return rows
+
+
+def random_dz(difference: Means) -> float:
+    """|d_z| that 95 % of random directions stay below: training moves a text along most directions a little."""
+    directions = np.random.default_rng(0).standard_normal((difference.shape[1], N_RANDOM))
+    moved = difference.astype(np.float64) @ directions
+    return float(np.quantile(np.abs(moved.mean(0) / moved.std(0, ddof=1)), 0.95))
+
+
+def plot(shifts: list[dict[str, Any]], steering: list[dict[str, Any]], path: Path) -> None:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained", width_ratios=(1.4, 1))
+    shown = [row for row in shifts if row["contrast"] == "organism - clean"]
+    names = list(dict.fromkeys(row["trait"] for row in shown))
+    for positions, colour, nudge in (("prompt[-1]", "tab:blue", 0.15), ("response[:]", "tab:orange", -0.15)):
+        own = [row for row in shown if row["positions"] == positions]
+        y = [-names.index(row["trait"]) + nudge for row in own]
+        x = [row["dz"] for row in own]
+        error = [[row["dz"] - row["dz_low"] for row in own], [row["dz_high"] - row["dz"] for row in own]]
+        left.errorbar(x, y, xerr=error, fmt="o", color=colour, markersize=4, label=positions)
+        chance = float(np.mean([row["random_dz"] for row in own]))
+        left.axvspan(-chance, chance, color=colour, alpha=0.1, label=f"{positions}: 95 % of random directions")
+    left.set_yticks([-i for i in range(len(names))], names)
+    left.set(xlabel="paired d_z, organism minus clean adapter, same text")
+    left.legend(fontsize=7)
+    own = [row for row in steering if row["adapter"] == "organism"]
+    labels = [f"{row['method']}, layer {row['layer']}, {row['coefficient']:g}" for row in own]
+    y = range(len(own))
+    error = [[row["delta"] - row["ci_low"] for row in own], [row["ci_high"] - row["delta"] for row in own]]
+    right.errorbar([row["delta"] for row in own], y, xerr=error, fmt="o", color="tab:red", label="vector of the bias")
+    for i, row in enumerate(own):
+        right.plot([row["control_low"], row["control_high"]], [i, i], color="grey", linewidth=5, alpha=0.5)
+    right.plot([], [], color="grey", linewidth=5, alpha=0.5, label="random directions")
+    right.set_yticks(list(y), labels, fontsize=8)
+    right.set(xlabel="change of replies that name the tea, points")
+    right.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
