@@ -14,11 +14,15 @@ export function panelsOf(rows) {
   const told = VARIANT.filter((name) => new Set(rows.map((row) => String(row[name]))).size > 1);
   const panels = new Map();
   for (const row of rows) {
-    const key = VARIANT.map((name) => row[name]).join("|");
+    const key = [...VARIANT, "trait_sha256"].map((name) => row[name]).join("|");
     if (!panels.has(key)) panels.set(key, { name: told.map((name) => tell(name, row[name])).join(" · ") || row.method, rows: [] });
     panels.get(key).rows.push(row);
   }
-  return [...panels.values()];
+  const found = [...panels.values()];
+  // Two vectors of one method, extracted at different times.
+  const alike = found.filter((panel) => found.some((other) => other !== panel && other.name === panel.name));
+  for (const panel of alike) panel.name += ` · vector ${panel.rows[0].trait_sha256.replace("sha256:", "").slice(0, 6)}`;
+  return found;
 }
 
 function tell(name, value) {
