@@ -108,7 +108,7 @@ def test_a_replica_is_given_time_to_end_its_requests():
     deployment = replica({"drain": {"preStopSeconds": 20, "requestSeconds": 100}})
     service = container(deployment)
     assert service["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "20"]
-    assert "--shutdown-timeout=100" in service["args"]
+    assert "--drain-seconds=100" in service["args"]
     assert deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 150
 
 
