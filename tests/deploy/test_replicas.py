@@ -9,7 +9,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -77,6 +77,7 @@ def test_a_roll_under_load_mixes_nothing_up(replicas):
     assert not equal(marks[old], marks[new])
 
     rolled, done = threading.Event(), threading.Event()
+    enough = 100 if LONG else 6
     by_name: list[tuple[bool, str, list[float]]] = []
     by_hash: list[tuple[str, list[float]]] = []
 
@@ -93,12 +94,14 @@ def test_a_roll_under_load_mixes_nothing_up(replicas):
     assert sha256_of(file) == new
     with ThreadPoolExecutor(N_WORKERS) as pool:
         loads = [pool.submit(load, i) for i in range(N_WORKERS)]
-        time.sleep(20 if LONG else 4)
-        with TraitClient(replicas.urls[1]) as client:
-            client.put_vector("rolling", file)
-        rolled.set()
-        time.sleep(20 if LONG else 4)
-        done.set()
+        try:
+            wait_until(lambda: len(by_name) >= enough and len(by_hash) >= enough)
+            with TraitClient(replicas.urls[1]) as client:
+                client.put_vector("rolling", file)
+            rolled.set()
+            wait_until(lambda: sum(after for after, *_ in by_name) >= enough)
+        finally:
+            done.set()
         for each in loads:
             each.result()
 
@@ -140,6 +143,13 @@ def test_a_replica_killed_under_a_sweep_and_under_the_routers_load_loses_nothing
     check_nothing_lost(json.loads(stdout), store)
     if LONG:
         assert finished(replicas.urls[1]) > 0
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float = 300) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not come true in {limit_s} s"
+        time.sleep(0.05)
 
 
 async def load_the_router(url: str, sha256: str, n: int) -> set[str]:
