@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from trait_client.cli.console import (
     DEFAULT_ADDRESS,
@@ -24,6 +23,7 @@ from trait_client.cli.console import (
     print_json,
     progress_bar,
 )
+from trait_client.cli.sql import print_rows
 from trait_client.http import AsyncTraitClient
 from trait_client.settings import DEFAULT_DATABASE
 
@@ -132,14 +132,10 @@ def _document(outcome: "SearchOutcome", db: Path) -> dict[str, Any]:
 
 
 def _print(outcome: "SearchOutcome", db: Path) -> None:
-    table = Table(box=None, header_style="bold")
-    for name in ("trait", "layer", "coefficient", "delta", "95 %", "n", "coherence", "verdict", "trials"):
-        table.add_column(name)
-    for row in outcome.best:
-        interval = "-" if row.ci_low is None else f"{row.ci_low:+.0f}..{row.ci_high:+.0f}"
-        table.add_row(
-            row.trait, str(row.layer), f"{row.coefficient:g}", f"{row.delta:+.1f}", interval, str(row.n),
-            f"{row.coherence:.0f}", row.verdict, str(row.n_trials),
-        )  # fmt: skip
-    out.print(table)
+    columns = ["trait", "layer", "coefficient", "delta", "ci_low", "ci_high", "n", "coherence", "verdict", "trials"]
+    rows = [
+        (r.trait, r.layer, r.coefficient, r.delta, r.ci_low, r.ci_high, r.n, r.coherence, r.verdict, r.n_trials)
+        for r in outcome.best
+    ]
+    print_rows(columns, rows)
     out.print(plain(f"stored in {db} (table searches); trait-client steer --trait takes it from there"), soft_wrap=True)
