@@ -61,11 +61,13 @@ def report(lab: Lab) -> None:
     read = {name: dict(np.load(lab.work / f"read-{name}.npz")) for name in SERVED}
     files = {path.parent.name: VectorFile.load(path) for path in sorted(lab.vectors.glob("*/mean_diff.safetensors"))}
     files |= {BIAS: files.pop(BIAS), "organism - base": VectorFile.load(lab.work / "model_diff.safetensors")}
-    lab.table("projections", projections(files, read), commit=False)
+    lab.table("text_projections", projections(files, read), commit=False)
     shifts = [row for positions in POSITIONS for row in shifts_at(files, read, positions)]
     lab.table("shifts", shifts)
-    steering = lab.sql(STEERING)
-    lab.table("steering", steering)
+    swept = lab.sql("select 1 from information_schema.tables where table_name = 'cell_summary'")
+    steering = lab.sql(STEERING) if swept else []  # the projections stand before the sweeps have run
+    if steering:
+        lab.table("steering", steering)
     plot(shifts, steering, lab.folder / "lora_organism.png")
 
 

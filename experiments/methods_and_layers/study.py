@@ -60,7 +60,7 @@ def measure(lab: Lab) -> None:
 
 def report(lab: Lab) -> None:
     cells = lab.sql(CELLS)
-    lab.table("cells", cells)
+    lab.table("by_method", cells)
     paired = comparisons(lab.sql(DELTAS))
     lab.table("paired", paired)
     plot(cells, paired, lab.folder / "methods_and_layers.png")
@@ -140,7 +140,7 @@ def held_out(path: Path) -> HeldOutProjections:
 def plot(cells: list[dict[str, Any]], paired: list[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(2, 5, figsize=(15, 6), layout="constrained")
     traits = list(dict.fromkeys(row["trait"] for row in cells))
-    panels = [axes.flat[i] for i in (0, 1, 2, 3, 5, 6, 7, 8)]
+    panels = [axes.flat[i] for i in (0, 1, 2, 3, 5, 6, 7, 8)][: len(traits)]
     methods = list(dict.fromkeys(row["method"] for row in cells))
     for axis, trait in zip(panels, traits, strict=True):
         own = [row for row in cells if row["trait"] == trait]
@@ -160,7 +160,7 @@ def plot(cells: list[dict[str, Any]], paired: list[dict[str, Any]], path: Path) 
         axis.set_xticks(layers)
         axis.set_title(trait, fontsize=9)
     panels[0].set_ylabel("delta of the metric")
-    panels[4].set_ylabel("delta of the metric")
+    axes[1, 0].set_ylabel("delta of the metric")
     axes[0, 4].axis("off")
     axes[0, 4].legend(*panels[0].get_legend_handles_labels(), loc="center", title="grey: random directions")
     probe = [row for row in paired if row["method"] == "probe"]

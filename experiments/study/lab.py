@@ -16,11 +16,14 @@ import duckdb
 from trait_client.errors import ServiceUnreachableError
 from trait_client.http import TraitClient
 from trait_client.results import ResultStore
+from trait_client.results.rows import ROW_TYPES
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 START_LIMIT_S = 900
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+
+OWN_TABLES = {"runs", *(row.table for row in ROW_TYPES)}
 
 Row = Mapping[str, Any]
 
@@ -91,7 +94,13 @@ class Lab:
         return [dict(zip(columns, row, strict=True)) for row in rows]
 
     def table(self, name: str, rows: Sequence[Row], *, commit: bool = True) -> None:
-        """Keep rows as a table of the database (in place of what it held), and as `<name>.csv` beside the README."""
+        """Keep rows as a table of the database (in place of what it held), and as `<name>.csv` beside the README.
+
+        Raises:
+            ValueError: The result database has a table of that name for itself.
+        """
+        if name in OWN_TABLES:
+            raise ValueError(f"a study's table must not be called {name!r}: the result database has one")
         columns = list(rows[0])
         connection = duckdb.connect(self.db)
         selected = ", ".join(f'unnest(?) AS "{column}"' for column in columns)
