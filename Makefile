@@ -49,7 +49,7 @@ test-triton: setup ## compare the Triton kernels with the torch path, in Triton'
 	@test -d .cache/triton/triton || $(BIN)/python -m pip install -q --no-deps --target .cache/triton triton==3.9.0
 	TRITON_INTERPRET=1 PYTHONPATH=.cache/triton $(BIN)/python -m pytest tests/unit/test_kernel_triton.py $(PYTEST_ARGS)
 
-test-replicas: setup model ## two real replicas behind the real router: shared vectors, a roll under load, a replica killed (about ten minutes)
+test-replicas: setup model ## two real replicas behind the real router: shared vectors, a roll under load, a replica killed that comes back
 	TRAIT_LONG=1 $(BIN)/python -m pytest tests/deploy/test_replicas.py -s $(PYTEST_ARGS)
 
 bench: setup model ## what steering costs against stock vLLM, in every mode and kind of work (about two hours; an idle machine)
