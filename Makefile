@@ -14,7 +14,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	&& { echo $$python; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model tools demo test test-fast test-triton test-docs test-replicas bench bench-quick study docs lint lint-deploy format lock clean browser screenshots
+.PHONY: help setup model tools demo test test-fast test-triton test-docs strangers-path test-replicas bench bench-quick study docs lint lint-deploy format lock clean browser screenshots
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -63,6 +63,9 @@ study: setup model ## reproduce a study of experiments/, with its tables and plo
 
 test-docs: setup model ## work through README.md and docs/ as a reader, the long commands too
 	TRAIT_DOCS_LONG=1 $(BIN)/python -m pytest tests/docs $(PYTEST_ARGS)
+
+strangers-path: setup ## clone into an empty folder and home, and walk a newcomer's path there, with a clock
+	@$(BIN)/python docs/strangers_path.py
 
 docs: setup ## write docs/reference anew, from the command lines, the OpenAPI and the database
 	@$(BIN)/python docs/generate
