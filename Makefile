@@ -4,6 +4,7 @@ VENV ?= .venv
 MODEL ?= smollm2
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+SOAK_SECONDS ?= 1800
 STUDY ?=
 SCREENSHOT_ARGS ?=
 BIN := $(abspath $(VENV))/bin
@@ -14,7 +15,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	&& { echo $$python; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model tools demo test test-fast test-triton test-docs strangers-path test-replicas bench bench-quick study docs lint lint-deploy format lock clean browser screenshots
+.PHONY: help setup model tools demo test test-fast fuzz test-hostile soak test-triton test-docs strangers-path test-replicas bench bench-quick study docs lint lint-deploy format lock clean browser screenshots
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -44,6 +45,16 @@ test: setup model tools browser ## run every test, those with a real vLLM engine
 
 test-fast: setup model tools browser ## run the tests that need no engine and less than a minute each
 	$(BIN)/python -m pytest tests -m "not engine and not slow" $(PYTEST_ARGS)
+
+fuzz: setup model ## 50,000 requests that nobody would write: from the OpenAPI, and twisted valid ones
+	TRAIT_FUZZ_REQUESTS=50000 TRAIT_FUZZ_OPENAPI=50 TRAIT_FUZZ_BODIES=1000 $(BIN)/python -m pytest tests/trust/test_fuzz.py -s $(PYTEST_ARGS)
+
+test-hostile: setup model ## 200 batches with a hostile member, and 300 clients that go
+	TRAIT_HOSTILE_BATCHES=200 TRAIT_DISCONNECTS=300 $(BIN)/python -m pytest -s \
+		tests/trust/test_hostile_batches.py tests/trust/test_disconnects.py $(PYTEST_ARGS)
+
+soak: setup model ## 30 minutes (SOAK_SECONDS=) of vectors coming and going, with little load
+	TRAIT_SOAK_SECONDS=$(SOAK_SECONDS) TRAIT_SOAK_PAUSE_MS=1500 $(BIN)/python -m pytest tests/trust/test_soak.py -s $(PYTEST_ARGS)
 
 test-triton: setup ## compare the Triton kernels with the torch path, in Triton's interpreter (no GPU)
 	@test -d .cache/triton/triton || $(BIN)/python -m pip install -q --no-deps --target .cache/triton triton==3.9.0

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,19 +39,31 @@ class RunningService:
     """`trait-service serve` and its engine in a process group of their own, on one core where `core` is given."""
 
     def __init__(
-        self, model: Path, folder: Path, *flags: str, port: int | None = None, core: int | None = None
+        self,
+        model: Path,
+        folder: Path,
+        *flags: str,
+        port: int | None = None,
+        core: int | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._log = folder / "service.log"
+        self.log = folder / "service.log"
         command = ["taskset", "-c", str(core)] if core is not None else []
         command += [BIN / "trait-service", "serve", str(model), "--served-model-name", "smollm2", "--enforce-eager"]
         command += ["--port", str(self.port), "--vectors", str(folder / "registry"), *flags]
-        with self._log.open("a") as stream:
-            self.process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
+        with self.log.open("a") as stream:
+            self.process = subprocess.Popen(
+                command,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **(environment or {})},
+            )
 
     def wait_until_ready(self) -> None:
-        _wait_until_ready(self.process, self.url, self._log)
+        _wait_until_ready(self.process, self.url, self.log)
 
     def kill(self) -> None:
         """At once, the engine too: nothing is said to anyone."""

@@ -1,0 +1,251 @@
+"""Requests that nobody would write: from the service's own OpenAPI (schemathesis), and twisted valid ones (hypothesis)."""
+
+import copy
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from schemathesis.generation import GenerationMode
+from schemathesis.schemas import APIOperation
+from trust_lab import MODEL, QUESTION, Target
+
+QUIET = settings(
+    deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck), derandomize=False
+)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A request, and what came of it; `status` is 0 where nothing did."""
+
+    label: str
+    request: requests.PreparedRequest
+    status: int
+    answer: str
+
+
+# ------------------------------------------------------------------------------------------------ from the OpenAPI
+
+
+def from_openapi(target: Target, total: int, number: int) -> list[tuple[str, requests.PreparedRequest]]:
+    """About `total` requests, valid and not, spread over every operation of the service's OpenAPI."""
+    document = requests.get(f"{target.url}/openapi.json", headers=target.headers, timeout=60).json()
+    schema = schemathesis.openapi.from_dict(document)
+    operations = [found.ok() for found in schema.get_all_operations()]
+    each = max(2, total // len(operations))
+    drawn = []
+    for operation in operations:
+        for mode, n in ((GenerationMode.POSITIVE, each // 2), (GenerationMode.NEGATIVE, each - each // 2)):
+            drawn += [(operation.label, r) for r in _draw(operation, mode, n, number, target)]
+    return drawn
+
+
+def _draw(
+    operation: APIOperation, mode: GenerationMode, n: int, number: int, target: Target
+) -> list[requests.PreparedRequest]:
+    drawn: list[requests.PreparedRequest] = []
+
+    @seed(number)
+    @settings(QUIET, max_examples=n)
+    @given(operation.as_strategy(generation_mode=mode))
+    def take(case: schemathesis.Case) -> None:
+        try:
+            drawn.append(requests.Request(**_options(case, target)).prepare())
+        except (UnicodeError, ValueError, requests.RequestException):
+            return  # no HTTP client can send it
+
+    if n:
+        try:
+            take()
+        except Exception as error:
+            if "Unsatisfiable" not in type(error).__name__ and "Rejected" not in type(error).__name__:
+                raise
+    return drawn
+
+
+def _options(case: schemathesis.Case, target: Target) -> dict[str, Any]:
+    options = case.as_transport_kwargs(base_url=target.url)
+    options["headers"] = {**dict(options.get("headers") or {}), **target.headers}
+    return {name: options[name] for name in ("method", "url", "headers", "params", "json", "data") if name in options}
+
+
+# ---------------------------------------------------------------------------------------------- twisted valid requests
+
+NUMBERS = st.sampled_from(
+    [
+        0,
+        -1,
+        1,
+        2,
+        29,
+        30,
+        31,
+        511,
+        512,
+        2**31,
+        2**63,
+        2**64,
+        -(2**63),
+        10**30,
+        0.5,
+        1e-45,
+        1e38,
+        3.4e38,
+        1e308,
+        -1e308,
+        -0.0,
+    ]
+)
+TEXTS = st.sampled_from(
+    [
+        "",
+        " ",
+        "canary",
+        "canary@1",
+        "sha256:" + "0" * 64,
+        "../canary",
+        "\x00",
+        "é" * 300,
+        "\U0001f600",
+        "A" * 70_000,
+        "null",
+    ]
+) | st.text(max_size=20)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
+    max_leaves=8,
+)
+TERM = {"vector": "canary", "coefficient": 1.0, "unit": "dose", "layers": [12], "operation": "add", "scope": "all"}
+STEERING = {"terms": [TERM]}
+MONITOR = {"vectors": ["canary"], "layers": [12], "centred": True, "prompt": True, "bounds": []}
+SAMPLING = {
+    "n": 1, "best_of": 1, "temperature": 0.0, "top_p": 1.0, "top_k": 5, "min_p": 0.0, "seed": 1, "logprobs": True,
+    "top_logprobs": 3, "prompt_logprobs": 1, "logit_bias": {"1": 1.0}, "allowed_token_ids": [1, 2], "bad_words": ["x"],
+    "stop": ["."], "stop_token_ids": [2], "repetition_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0,
+    "min_tokens": 0, "truncate_prompt_tokens": 5, "priority": 0, "cache_salt": "x", "stream": False, "echo": False,
+    "stream_options": {"include_usage": True}, "response_format": {"type": "text"}, "structured_outputs": {"regex": "a+"},
+    "chat_template_kwargs": {}, "add_generation_prompt": True, "tools": [], "tool_choice": "none", "use_beam_search": False,
+    "length_penalty": 1.0, "ignore_eos": False, "skip_special_tokens": True, "vllm_xargs": {}, "user": "x",
+    "kv_transfer_params": {}, "return_token_ids": True, "prompt_embeds": "", "continue_final_message": False,
+    "request_id": "x", "thinking_token_budget": 1, "mm_processor_kwargs": {}, "documents": [], "suffix": "x",
+}  # fmt: skip
+BASES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": QUESTION, "max_tokens": 2, "steering": STEERING, "monitor": MONITOR},
+    "/v1/completions": {"prompt": "One two", "max_tokens": 2, "steering": STEERING, "monitor": MONITOR},
+    "/v1/activations": {
+        "inputs": [{"messages": QUESTION, "response": "Paris."}], "positions": ["response[:]"], "layers": [3, 12],
+        "steering": STEERING, "pooling": "mean", "before_steering": False, "logprobs": False,
+    },
+    "/inference/v1/generate": {"token_ids": [1, 2, 3], "sampling_params": {"max_tokens": 2, "temperature": 0.0}},
+    "/tokenize": {"prompt": "One two"},
+    "/detokenize": {"tokens": [1, 2]},
+    "/v1/responses": {"input": "Hi", "max_output_tokens": 2},
+    "/v1/messages": {"messages": QUESTION, "max_tokens": 2},
+    "/v1/chat/completions/batch": {"messages": [QUESTION], "max_tokens": 2},
+    "/generative_scoring": {"query": "a", "items": ["b"], "label_token_ids": [1, 2]},
+}  # fmt: skip
+RAW = st.sampled_from(
+    [b"", b"{", b"null", b"[]", b'"x"', b"NaN", b"[" * 5000, b'{"a":' * 5000, b"\xff\xfe", b'{"messages": "\\ud800"}', b"1e999",
+     b'{"messages": [], "n": 1e999}', b'{"n": 1' + b"0" * 5000 + b"}"]
+)  # fmt: skip
+
+
+@st.composite
+def twisted(draw: st.DrawFn) -> tuple[str, str, bytes, dict[str, str]]:
+    """Method, path, body and headers of a valid request with one to three places changed."""
+    path = draw(st.sampled_from(sorted(BASES)))
+    if draw(st.integers(0, 19)) == 0:
+        return "POST", path, draw(RAW), {"Content-Type": "application/json"}
+    body = json.loads(json.dumps({"model": MODEL, **BASES[path]}))
+    for name in draw(st.lists(st.sampled_from(sorted(SAMPLING)), max_size=3)):
+        where = body["sampling_params"] if path == "/inference/v1/generate" else body
+        where[name] = copy.deepcopy(SAMPLING[name])
+    for _ in range(draw(st.integers(1, 3))):
+        holder, key = draw(st.sampled_from(_places(body)))
+        if draw(st.integers(0, 5)) == 0:
+            if isinstance(holder, dict):
+                holder.pop(key)
+        else:
+            holder[key] = draw(ANYTHING)
+    if draw(st.booleans()) and path in ("/v1/chat/completions", "/v1/completions"):
+        body.pop("steering", None)
+        body.pop("monitor", None)
+    return "POST", path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+
+
+@st.composite
+def upload(draw: st.DrawFn, files: list[bytes]) -> tuple[str, str, bytes, dict[str, str]]:
+    """A vector file with bytes changed, cut or added, a pointer, or a deletion; never of the canary's name."""
+    name = draw(st.sampled_from(["fuzz", "fuzz-2", "Fuzz", "%2e%2e%2fcanary", "sha256:" + "0" * 64, "x" * 80, "a%00b"]))
+    match draw(st.integers(0, 3)):
+        case 0:
+            return "DELETE", f"/v1/vectors/{name}", b"", {}
+        case 1:
+            body = json.dumps({"vector": draw(ANYTHING)}).encode()
+            return "PUT", f"/v1/vectors/{name}", body, {"Content-Type": "application/json"}
+        case _:
+            data = bytearray(draw(st.sampled_from(files)))
+            for _ in range(draw(st.integers(0, 3))):
+                data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
+            return "PUT", f"/v1/vectors/{name}", bytes(data[: draw(st.integers(0, len(data) * 2))]), {}
+
+
+def twisted_requests(target: Target, total: int, number: int) -> list[tuple[str, requests.PreparedRequest]]:
+    """`total` twisted requests, one in six to the registry."""
+    drawn: list[tuple[str, requests.PreparedRequest]] = []
+    files = [target.vector(seed_of_file) for seed_of_file in (7, 8)]
+    uploads = upload(files)
+
+    @seed(number)
+    @settings(QUIET, max_examples=total)
+    @given(st.integers(0, 5).flatmap(lambda which: uploads if which == 0 else twisted()))
+    def take(made: tuple[str, str, bytes, dict[str, str]]) -> None:
+        method, path, body, headers = made
+        request = requests.Request(method, f"{target.url}{path}", data=body, headers={**headers, **target.headers})
+        drawn.append((f"{method} {path}", request.prepare()))
+
+    take()
+    return drawn
+
+
+def _places(value: Any) -> list[tuple[Any, Any]]:
+    """Every (container, key) of a document."""
+    found: list[tuple[Any, Any]] = []
+    for key in list(value) if isinstance(value, dict) else range(len(value)):
+        found.append((value, key))
+        if isinstance(value[key], dict | list):
+            found += _places(value[key])
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------------- sending
+
+
+def send_all(drawn: list[tuple[str, requests.PreparedRequest]], at_once: int = 24) -> list[Sent]:
+    """Every request, `at_once` in flight."""
+    session = requests.Session()
+    session.trust_env = False
+    session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=at_once))
+
+    def send(entry: tuple[str, requests.PreparedRequest]) -> Sent:
+        label, request = entry
+        try:
+            answer = session.send(request, timeout=300)
+        except requests.RequestException as error:
+            return Sent(label, request, 0, repr(error)[:2000])
+        return Sent(label, request, answer.status_code, answer.text[:2000])
+
+    with ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(send, drawn))
+
+
+def shown(sent: Sent) -> str:
+    """One request as a person would repeat it."""
+    body = sent.request.body or b""
+    return f"{sent.status} {sent.request.method} {sent.request.url[:300]} {body[:3000]!r}\n    -> {sent.answer[:600]}"
