@@ -20,9 +20,9 @@ from typing import Any
 
 import report
 from engines import Engine, Timing
-from sweep import N_CONFIGURATIONS, N_PROMPTS, N_TOKENS, WAYS, Hooks, same_replies
+from hooks import WAYS, Hooks, same_replies
 from trait_service import models
-from workloads import CONFIGURATIONS, STOCK, WORKLOADS
+from workloads import CONFIGURATIONS, N_CONFIGURATIONS, N_PROMPTS, N_TOKENS, STOCK, WORKLOADS
 
 VARIANTS = ("idle", *(f"configurations_{k}" for k in CONFIGURATIONS), "all_layers", "capture", "monitor")
 MODES = ("eager", "compiled")

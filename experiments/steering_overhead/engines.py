@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
-from workloads import STOCK, WORKLOADS, Model, digest, directions, specs
+from workloads import N_TOKENS, STOCK, WORKLOADS, Model, digest, directions, specs, sweep_configurations, sweep_prompts
 
 N_DIRECTIONS = 256
 ENVIRONMENT = {
@@ -100,7 +100,7 @@ class Engine(Process):
         return Timing(*self.call("run", workload, variant, run))
 
     def sweep(self) -> tuple[Timing, list[list[int]]]:
-        """Run the sweep of `sweep.py`; the replies' tokens, configuration after configuration."""
+        """Run the sweep of `workloads.py`; the replies' tokens, configuration after configuration."""
         wall, cpu, replies = self.call("sweep")
         return Timing(wall, cpu), replies
 
@@ -213,13 +213,12 @@ class _EngineRunner:
 
     def _sweep(self) -> tuple[float, float, list[list[int]]]:
         import numpy as np  # noqa: PLC0415
-        from sweep import N_TOKENS, configurations, prompts  # noqa: PLC0415
         from trait_service.engine.spec import RequestSpec, TermSpec  # noqa: PLC0415
 
-        ids = prompts(self.llm.get_tokenizer())
+        ids = sweep_prompts(self.llm.get_tokenizer())
         asked = []
         batch = []
-        for c, (layer, added) in enumerate(configurations(self.model)):
+        for c, (layer, added) in enumerate(sweep_configurations(self.model)):
             term = TermSpec(layer=layer, direction=self.bank[c], value=float(np.linalg.norm(added)))
             for p, prompt in enumerate(ids):
                 asked.append(RequestSpec(key=f"s{c}-{p}", terms=[term]))

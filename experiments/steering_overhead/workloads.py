@@ -1,7 +1,10 @@
 """What the benchmark runs: prompts of random tokens, and what each request asks for in each variant."""
 
 import hashlib
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from trait_service.engine.spec import CaptureSpec, MonitorSpec, RequestSpec, TermSpec, WatchSpec
@@ -10,6 +13,10 @@ STOCK = "stock"
 CONFIGURATIONS = (1, 8, 64, 256)
 N_MONITORED = 8
 RELATIVE_DOSE = 0.1
+
+# The sweep: every configuration steers every prompt; replies end where the model ends them.
+N_CONFIGURATIONS, N_PROMPTS, N_TOKENS = 8, 8, 24
+QUESTIONS = Path(__file__).parents[2] / "datasets/traits/alignment/refusal/steering.json"
 
 
 @dataclass(frozen=True)
@@ -108,3 +115,22 @@ def _spec(variant: str, i: int, model: Model, bank: list[str]) -> RequestSpec | 
         ]
         return RequestSpec(key=key, monitor=MonitorSpec(watches=watches))
     raise ValueError(f"variant {variant!r} is not known")
+
+
+def sweep_configurations(model: Model) -> list[tuple[int, np.ndarray]]:
+    """Layer and what is added there, `(d_model,)` float32, of each configuration."""
+    made = [np.frombuffer(direction, dtype=np.float32) for direction in directions(model, N_CONFIGURATIONS)]
+    layers = [(4 + 3 * c) % model.n_layers for c in range(N_CONFIGURATIONS)]
+    return [(layer, RELATIVE_DOSE * model.norms[layer] * made[c]) for c, layer in enumerate(layers)]
+
+
+def sweep_prompts(tokenizer: Any) -> list[list[int]]:
+    """Evaluation questions of a trait, rendered as chats."""
+    questions = json.loads(QUESTIONS.read_text())["questions"][:N_PROMPTS]
+    ids: list[list[int]] = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False
+        )
+        for question in questions
+    ]
+    return ids

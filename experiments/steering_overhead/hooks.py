@@ -1,43 +1,17 @@
-"""One small sweep done three ways: by the engine, and by transformers with forward hooks in its two best forms.
+"""The sweep of `workloads.py` by transformers with forward hooks, in its two best forms.
 
-Every configuration steers every prompt; replies end where the model ends them. The replies are compared: work that is
-not the same is not compared in speed.
+The replies are compared with the engine's: work that is not the same is not compared in speed.
 """
 
-import json
 import os
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from engines import ENVIRONMENT, Process, Timing, cpu_seconds
-from workloads import Model, directions
+from workloads import N_CONFIGURATIONS, N_TOKENS, Model, sweep_configurations, sweep_prompts
 
-N_CONFIGURATIONS, N_PROMPTS, N_TOKENS = 8, 8, 24
-QUESTIONS = Path(__file__).parents[2] / "datasets/traits/alignment/refusal/steering.json"
-RELATIVE_DOSE = 0.1
 WAYS = ("engine", "hooks_per_configuration", "hooks_one_batch")
-
-
-def configurations(model: Model) -> list[tuple[int, np.ndarray]]:
-    """Layer and what is added there, `(d_model,)` float32, of each configuration."""
-    made = [np.frombuffer(direction, dtype=np.float32) for direction in directions(model, N_CONFIGURATIONS)]
-    layers = [(4 + 3 * c) % model.n_layers for c in range(N_CONFIGURATIONS)]
-    return [(layer, RELATIVE_DOSE * model.norms[layer] * made[c]) for c, layer in enumerate(layers)]
-
-
-def prompts(tokenizer: Any) -> list[list[int]]:
-    """Evaluation questions of a trait, rendered as chats."""
-    questions = json.loads(QUESTIONS.read_text())["questions"][:N_PROMPTS]
-    ids: list[list[int]] = [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False
-        )
-        for question in questions
-    ]
-    return ids
 
 
 class Hooks(Process):
@@ -63,8 +37,8 @@ class _HooksRunner:
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         config = self.model.config
-        self.configurations = configurations(Model(config.num_hidden_layers, config.hidden_size, norms))
-        self.prompts = prompts(self.tokenizer)
+        self.configurations = sweep_configurations(Model(config.num_hidden_layers, config.hidden_size, norms))
+        self.prompts = sweep_prompts(self.tokenizer)
 
     def call(self, way: str) -> tuple[float, float, list[list[int]]]:
         wall, cpu = time.perf_counter(), cpu_seconds()
