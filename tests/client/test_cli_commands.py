@@ -395,7 +395,9 @@ def test_an_interruption_exits_130(tmp_path):
     listener = ThreadingHTTPServer(("127.0.0.1", 0), Silent)
     listener.daemon_threads = True
     threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True).start()
-    program = [sys.executable, "-c", "from trait_client.cli import main; main()"]
+    # As from a terminal: what a shell runs in its background ignores the signal, and so would the program.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = [sys.executable, "-c", f"{heard}; from trait_client.cli import main; main()"]
     arguments = ["steer", "-t", "refusal", "-c", "3", "hi", "--url", f"http://127.0.0.1:{listener.server_port}"]
     process = subprocess.Popen([*program, *arguments], stderr=subprocess.PIPE, cwd=tmp_path)
     try:
