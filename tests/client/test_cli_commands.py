@@ -8,13 +8,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import duckdb
 import numpy as np
 import pytest
 import safetensors.numpy
 from cli_lab import Run, runner
+from loopback import listening_at
 from trait_client.schema import LayerEvidence, VectorMetadata
 from trait_client.vector_file import VectorFile, sha256_of
 
@@ -142,14 +143,8 @@ def url(request) -> Iterator[str]:
 
         do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 - the base class's names
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True).start()
-    yield f"http://127.0.0.1:{listener.server_port}"
-    listener.shutdown()
-    listener.server_close()
+    with listening_at(Handler) as url:
+        yield url
 
 
 @pytest.fixture
@@ -389,24 +384,17 @@ def test_an_interruption_exits_130(tmp_path):
             asked.set()
             time.sleep(30)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Silent)
-    listener.daemon_threads = True
-    threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True).start()
     # As from a terminal: what a shell runs in its background ignores the signal, and so would the program.
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     program = [sys.executable, "-c", f"{heard}; from trait_client.cli import main; main()"]
-    arguments = ["steer", "-t", "refusal", "-c", "3", "hi", "--url", f"http://127.0.0.1:{listener.server_port}"]
-    process = subprocess.Popen([*program, *arguments], stderr=subprocess.PIPE, cwd=tmp_path)
-    try:
-        assert asked.wait(60)
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=30)
-    finally:
-        process.kill()
-        listener.shutdown()
-        listener.server_close()
+    with listening_at(Silent) as url:
+        arguments = ["steer", "-t", "refusal", "-c", "3", "hi", "--url", url]
+        process = subprocess.Popen([*program, *arguments], stderr=subprocess.PIPE, cwd=tmp_path)
+        try:
+            assert asked.wait(60)
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert b"Traceback" not in stderr

@@ -4,14 +4,14 @@ import hashlib
 import json
 import os
 import sys
-import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from loopback import listening_at
 from trait_client.activations import Activations
 from trait_client.chat import ChatResult, Choice, Usage
 from trait_client.errors import ServiceError
@@ -291,17 +291,8 @@ def serve(gaussians):
                 service.put_vector(name, VectorUpload.model_validate_json(self._body()).file).model_dump_json().encode()
             )
 
-        def log_message(self, *_):
-            pass
-
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 128  # 5 by default: replies are asked for by many threads at once, and others are reset
-
-    server = Server(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", service
-    server.shutdown()
-    server.server_close()
+    with listening_at(Handler) as url:
+        yield url, service
 
 
 @pytest.fixture

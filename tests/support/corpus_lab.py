@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Protocol
 
 import numpy as np
 import safetensors.numpy
+from loopback import listening_at
 from trait_client.positions import Positions
 from trait_client.schema import LayerEvidence, VectorMetadata
 from trait_client.vector_file import VectorFile, sha256_of
@@ -258,14 +259,5 @@ def listening(service: Answers) -> Iterator[str]:
 
         do_GET = do_POST = _serve  # noqa: N815 - the base class's names
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    listener.daemon_threads = True
-    threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{listener.server_port}"
-    finally:
-        listener.shutdown()
-        listener.server_close()
+    with listening_at(Handler) as url:
+        yield url

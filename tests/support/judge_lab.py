@@ -7,8 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
+from loopback import listening_at
 from trait_client.judge import JudgeConfig
 
 RUBRIC = "Shouting: 0 is calm, 100 is all in capital letters."
@@ -124,15 +125,5 @@ def judge_listening(server: JudgeServer) -> Iterator[JudgeServer]:
             except (BrokenPipeError, ConnectionResetError):  # the client waited no longer
                 self.close_connection = True
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    listener.daemon_threads = True
-    threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True).start()
-    server.url = f"http://127.0.0.1:{listener.server_port}"
-    try:
+    with listening_at(Handler) as server.url:
         yield server
-    finally:
-        listener.shutdown()
-        listener.server_close()

@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import httpx
 import numpy as np
 import safetensors.numpy
+from loopback import listening_at
 from trait_client.experiment import Experiment
 from trait_client.http import AsyncTraitClient
 from trait_client.schema import LayerEvidence, VectorMetadata, VectorUpload
@@ -155,17 +155,8 @@ def on_a_port(service):
 
         do_POST = do_PUT = do_GET  # noqa: N815
 
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening_at(Handler) as url:
+        yield url
 
 
 def write_datasets(folder, traits=("shouting",), metric=None):
