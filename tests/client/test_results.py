@@ -180,6 +180,16 @@ def test_a_query_reads_the_snapshot_while_somebody_writes(store):
     assert (read.rows, read.source) == ([(2,)], "database")
 
 
+def test_no_second_writer_comes_in_after_a_snapshot_was_copied(store):
+    with store.writer() as writer:
+        writer.write([PromptRow("p1", "hello")])
+        writer.publish_snapshot()
+        program = "import sys, duckdb; duckdb.connect(sys.argv[1])"
+        other = subprocess.run([sys.executable, "-c", program, str(store.path)], capture_output=True, text=True)
+        assert other.returncode == 1
+        assert "lock" in other.stderr
+
+
 def test_thousands_of_rows_are_written_in_a_moment(store):
     with store.writer() as writer:
         started = time.perf_counter()

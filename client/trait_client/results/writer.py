@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +27,8 @@ _CONFLICT = {
     AgreementRow: "(definition, labels) DO UPDATE SET {assignments}",
 }
 
+_COPY = "import shutil, sys; shutil.copyfile(*sys.argv[1:])"
+
 
 class ResultWriter:
     """Writes rows in transactions: what `write` returned from is on disk, whole, whatever happens next.
@@ -34,6 +38,7 @@ class ResultWriter:
     """
 
     def __init__(self, path: Path, snapshot: Path, patience: float) -> None:
+        self._path = path
         self._snapshot = snapshot
         self._connection = _connect(path, patience)
         self._dirty = True
@@ -128,14 +133,9 @@ class ResultWriter:
         if not self._dirty:
             return False
         temporary = self._snapshot.with_name(self._snapshot.name + ".tmp")
-        temporary.unlink(missing_ok=True)
-        temporary.with_name(temporary.name + ".wal").unlink(missing_ok=True)
-        (source,) = self._connection.execute("SELECT current_database()").fetchall()[0]
-        self._connection.execute(f"ATTACH '{_quoted(temporary)}' AS published")
-        try:
-            self._connection.execute(f'COPY FROM DATABASE "{source}" TO published')
-        finally:
-            self._connection.execute("DETACH published")
+        self._connection.execute("CHECKPOINT")  # the file holds everything now, and nobody writes until this returns
+        temporary.unlink(missing_ok=True)  # an orphan of a killed sweep may still write to it
+        _copy(self._path, temporary)
         os.replace(temporary, self._snapshot)  # noqa: PTH105 - the name of the system call says what is relied on
         self._dirty = False
         return True
@@ -166,5 +166,10 @@ def _connect(path: Path, patience: float) -> duckdb.DuckDBPyConnection:
             time.sleep(0.1)
 
 
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")
+def _copy(source: Path, destination: Path) -> None:
+    """Copy a file in another process: closing it in this one would give up DuckDB's lock (POSIX locks are a process's)."""
+    command = [sys.executable, "-S", "-c", _COPY, source, destination]
+    copied = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - our own program
+    if copied.returncode:
+        reason = copied.stderr.strip().rpartition("\n")[2]
+        raise ResultsError(f"{source} cannot be copied to {destination} for readers: {reason}")
