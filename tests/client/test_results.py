@@ -185,7 +185,8 @@ def test_no_second_writer_comes_in_after_a_snapshot_was_copied(store):
         writer.write([PromptRow("p1", "hello")])
         writer.publish_snapshot()
         program = "import sys, duckdb; duckdb.connect(sys.argv[1])"
-        other = subprocess.run([sys.executable, "-c", program, str(store.path)], capture_output=True, text=True)
+        command = [sys.executable, "-c", program, str(store.path)]
+        other = subprocess.run(command, check=False, capture_output=True, text=True)
         assert other.returncode == 1
         assert "lock" in other.stderr
 

@@ -52,6 +52,12 @@ def test_base_and_adapter_steered_and_not_in_one_batch_equal_peft_with_a_hook(
         for name, (_, lora) in cases.items()
         for spec in (None, steering.model_copy(update={"key": name}).model_dump_json())
     ]
+    # Prompts of two lengths whose own log-probabilities are read: neither is as long as the batch is large.
+    read = [
+        Req(prompt[:n], None, 1, lora=lora, prompt_logprobs=True)
+        for n, (_, lora) in zip((9, 11), cases.values(), strict=True)
+    ]
+    batch += read
     options = {"enable_lora": True, "max_lora_rank": 8, "max_loras": 1}
     result = run_engine(Job(smollm2_path, [batch], directions=[d], options=options))
 
@@ -73,3 +79,7 @@ def test_base_and_adapter_steered_and_not_in_one_batch_equal_peft_with_a_hook(
         assert (error / np.linalg.norm(streams, axis=-1)).max() < 1e-4, name
     for i in range(4):
         assert all(abs(firsts[i] - firsts[j]).max() > 0.05 for j in range(i)), "adapter and steering both take effect"
+    for request, (ref, _), output in zip(read, cases.values(), outputs, strict=True):
+        expected = ref.logprobs_of(request.token_ids)
+        assert len(output["prompt_logprobs"]) == len(request.token_ids) - 1
+        np.testing.assert_allclose(output["prompt_logprobs"], expected, atol=1e-3)

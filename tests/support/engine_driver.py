@@ -131,6 +131,7 @@ def params_of(r: dict):
         max_tokens=r["max_tokens"],
         ignore_eos=True,
         logprobs=5,
+        prompt_logprobs=0 if r["prompt_logprobs"] else None,
         n=r["n"],
         seed=r["seed"],
         extra_args=RequestSpec.model_validate_json(r["spec"]).to_extra_args() if r["spec"] else r["extra_args"],
@@ -154,7 +155,14 @@ def described(output) -> dict:
         }
         for completion in output.outputs
     ]
-    return {**completions[0], "cached": output.num_cached_tokens or 0, "completions": completions}
+    entries = zip(output.prompt_token_ids, output.prompt_logprobs or [None] * len(output.prompt_token_ids), strict=True)
+    prompt = [entry[token].logprob for token, entry in entries if entry]
+    return {
+        **completions[0],
+        "cached": output.num_cached_tokens or 0,
+        "completions": completions,
+        "prompt_logprobs": prompt,
+    }
 
 
 if __name__ == "__main__":

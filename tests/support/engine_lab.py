@@ -54,6 +54,7 @@ class Req:
     leaves_at: int | None = None
     lora: str | None = None
     continues: tuple[int, int] | None = None
+    prompt_logprobs: bool = False
 
 
 @dataclass
@@ -162,6 +163,12 @@ class Reference:
             for handle in handles:
                 handle.remove()
         return ids[len(token_ids) :], torch.stack(logprobs)
+
+    @torch.no_grad()
+    def logprobs_of(self, token_ids):
+        """Log-probability of each token but the first, given those before it."""
+        logits = self.model(torch.tensor([list(token_ids)]), use_cache=False).logits[0, :-1]
+        return torch.log_softmax(logits.float(), -1)[range(len(logits)), list(token_ids[1:])].numpy()
 
     @torch.no_grad()
     def streams(self, token_ids):

@@ -12,7 +12,7 @@ from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from trait_service.engine import layers, operation, unsupported
-from trait_service.engine.cpu_repairs import RewoundSeedsMixin, SpareLoraSlotMixin
+from trait_service.engine.cpu_repairs import PromptLogprobsLoraMixin, RewoundSeedsMixin, SpareLoraSlotMixin
 from trait_service.engine.scheduler import FAILED_REQUESTS
 from trait_service.engine.state import SteeringState
 from trait_service.engine.step import view_of_v1
@@ -98,7 +98,9 @@ class SteeringRunnerMixin:
         return 0 if token is None else int(token)
 
 
-class TraitCPUModelRunner(SteeringRunnerMixin, RewoundSeedsMixin, SpareLoraSlotMixin, CPUModelRunner):  # type: ignore[misc]
+class TraitCPUModelRunner(  # type: ignore[misc]
+    SteeringRunnerMixin, RewoundSeedsMixin, PromptLogprobsLoraMixin, SpareLoraSlotMixin, CPUModelRunner
+):
     """The CPU runner, steered."""
 
 
