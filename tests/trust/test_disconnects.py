@@ -8,12 +8,14 @@ from typing import Any
 
 import httpx
 import pytest
-from trust_lab import MODEL, QUESTION, Target, asked
+from trust_lab import MODEL, QUESTION, Target, asked, quickly
 
 pytestmark = pytest.mark.engine
 
 STEERING = {"terms": [{"vector": "canary", "coefficient": 1.0}]}
 MONITOR = {"vectors": ["canary"]}
+ABORTS = 0.1
+"""One in ten is not a client that goes, but an operator who stops everything that runs."""
 
 
 def leave(target: Target, draw: random.Random) -> str:
@@ -53,7 +55,7 @@ def abort(target: Target) -> str:
     return f"abort {answer.status_code}"
 
 
-def test_rows_captures_and_blocks_are_back_after_random_disconnects(attacked):
+def test_rows_captures_and_blocks_are_back_after_random_disconnects_and_aborts(attacked):
     n = asked("TRAIT_DISCONNECTS", 20)
     before = attacked.settled()
     canary = attacked.canary()
@@ -63,12 +65,28 @@ def test_rows_captures_and_blocks_are_back_after_random_disconnects(attacked):
     def one(_: int) -> str:
         with lock:
             mine = random.Random(draw.random())
-        return abort(attacked) if mine.random() * 100 < asked("TRAIT_ABORTS_PERCENT", 0) else leave(attacked, mine)
+        return abort(attacked) if mine.random() < ABORTS else leave(attacked, mine)
 
     with ThreadPoolExecutor(12) as pool:
         ways = list(pool.map(one, range(n)))
     after = attacked.settled(before)
     print(f"\n{n} requests left: { ({way: ways.count(way) for way in set(ways)}) }; before {before}, after {after}")
     assert after == before
+    assert set(ways) <= {"left", "503", "abort 200"}
     assert ways.count("left") > n * 0.7
+    assert ways.count("abort 200") > 0
     assert attacked.canary() == canary
+
+
+def test_a_request_that_is_aborted_before_it_runs_gets_a_503(attacked):
+    body = {"model": MODEL, "prompt": "One", "max_tokens": 16, "ignore_eos": True, "steering": STEERING}
+    before = attacked.settled()
+    with ThreadPoolExecutor(96) as pool, attacked.client() as client:
+        answers = [pool.submit(client.post, "/v1/completions", json=body) for _ in range(96)]
+        assert quickly(lambda: attacked.metric("vllm:num_requests_waiting") > 0, 30), (
+            "more than the engine runs at once"
+        )
+        assert abort(attacked) == "abort 200"
+        statuses = [answer.result().status_code for answer in answers]
+    assert set(statuses) == {200, 503}
+    assert attacked.settled(before) == before

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from functools import partial
 
 import pytest
 from fuzz_lab import from_openapi, send_all, shown, twisted_requests
@@ -12,23 +13,32 @@ pytestmark = pytest.mark.engine
 PLANNED = 500
 FROM_OPENAPI = 10
 """In a hundred: schemathesis takes a second to get ready for each operation, twice."""
+ROUND = 2000
+"""Twisted requests that are drawn, held and sent together."""
 
 
 def test_no_request_is_answered_with_a_500_and_a_canary_answers_as_before(attacked):
-    total = asked("TRAIT_FUZZ_REQUESTS", PLANNED)
+    total, number = asked("TRAIT_FUZZ_REQUESTS", PLANNED), asked("TRAIT_FUZZ_SEED", 1)
     before = attacked.canary()
-    drawn = from_openapi(
-        attacked, total * asked("TRAIT_FUZZ_OPENAPI", FROM_OPENAPI) // 100, asked("TRAIT_FUZZ_SEED", 1)
+    counted: Counter[int] = Counter()
+    operations: set[str] = set()
+    failed: list[str] = []
+    n_openapi = total * asked("TRAIT_FUZZ_OPENAPI", FROM_OPENAPI) // 100
+    rounds = (
+        lambda: from_openapi(attacked, n_openapi, number),
+        *(
+            partial(twisted_requests, attacked, min(ROUND, total - n_openapi - start), number + start)
+            for start in range(0, total - n_openapi, ROUND)
+        ),
     )
-    drawn += twisted_requests(attacked, total - len(drawn), asked("TRAIT_FUZZ_SEED", 1))
-    answers = send_all(drawn, asked("TRAIT_FUZZ_AT_ONCE", 24))
-    counted = Counter(sent.status for sent in answers)
-    print(
-        f"\n{len(answers)} requests to {len({sent.label for sent in answers})} operations: {dict(sorted(counted.items()))}"
-    )
-    failed = [sent for sent in answers if sent.status == 0 or (sent.status >= 500 and sent.status != 501)]
-    assert not failed, f"{len(failed)} of {len(answers)} failed\n" + "\n".join(map(shown, failed[:40]))
-    assert len(answers) > total * 0.8
+    for draw in rounds:
+        answers = send_all(draw(), asked("TRAIT_FUZZ_AT_ONCE", 24))
+        counted.update(sent.status for sent in answers)
+        operations.update(sent.label for sent in answers)
+        failed += [shown(sent) for sent in answers if sent.status == 0 or (sent.status >= 500 and sent.status != 501)]
+        print(f"\n{counted.total()} requests to {len(operations)} operations: {dict(sorted(counted.items()))}", end="")
+    assert not failed, f"{len(failed)} of {counted.total()} failed\n" + "\n".join(failed[:40])
+    assert counted.total() > total * 0.8
     assert min(counted[200], counted[400]) > total * 0.02, counted
     assert attacked.service.process.poll() is None
     assert attacked.canary() == before

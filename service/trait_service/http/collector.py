@@ -16,6 +16,10 @@ Rows = dict[int, np.ndarray]
 Watch = Callable[[dict[str, int]], Awaitable[dict[str, Rows]]]
 
 
+class NoReportError(SteeringFailedError):
+    """The workers never heard of the request."""
+
+
 class Collector:
     """Coalesces fetches.
 
@@ -38,7 +42,8 @@ class Collector:
         """What the workers know of the finished request `key`.
 
         Raises:
-            SteeringFailedError: They do not know it, or it failed there.
+            NoReportError: They do not know it.
+            SteeringFailedError: It failed there.
         """
         future = self._wanted.setdefault(key, asyncio.get_running_loop().create_future())
         self._start()
@@ -92,7 +97,7 @@ class Collector:
                 if key in found:
                     future.set_result(found[key])
                 else:
-                    future.set_exception(SteeringFailedError(f"the workers hold no report of request {key}"))
+                    future.set_exception(NoReportError(f"the workers hold no report of request {key}"))
 
 
 def _fail(waiting: Iterable[asyncio.Future[Any]], error: Exception) -> None:

@@ -21,8 +21,8 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from trait_service.engine.spec import EXTRA_ARGS_KEY, CaptureSpec, RequestSpec
 from trait_service.http.admission import claim_completions
 from trait_service.http.bank_lease import BankLease
-from trait_service.http.collector import Collector
-from trait_service.http.errors import PromptRefusedError
+from trait_service.http.collector import Collector, NoReportError
+from trait_service.http.errors import AbortedError, PromptRefusedError
 from trait_service.http.metrics import count_positions, count_run
 from trait_service.http.monitoring import Decode, MonitoredPrompt, ResolvedMonitor
 from trait_service.http.resolve import ResolvedSteering
@@ -253,7 +253,7 @@ class SteeredEngineClient:
             async with aclosing(outputs):
                 async for output in outputs:
                     if output.finished:
-                        found = await self._collector.collect(spec.key)
+                        found = await self._report(spec.key, output)
                         run.collect(spec.key, found)
                         collected = True
                         count_positions(found.report.steered_prompt, found.report.steered_generated)
@@ -262,6 +262,20 @@ class SteeredEngineClient:
         finally:
             if not collected:
                 self._collector.discard(spec.key)
+
+    async def _report(self, key: str, output: RequestOutput) -> Collected:
+        """What the workers say of a request that has ended.
+
+        Raises:
+            AbortedError: It was aborted before they had heard of it.
+            SteeringFailedError: They failed it, or know nothing of it.
+        """
+        try:
+            return await self._collector.collect(key)
+        except NoReportError:
+            if all(completion.finish_reason == "abort" for completion in output.outputs):
+                raise AbortedError("the request was aborted before it had begun; send it again") from None
+            raise
 
     def check_prompt(self, ids: list[int] | None) -> None:
         """Refuse a prompt whose activations would mislead.

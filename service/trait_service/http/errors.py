@@ -48,6 +48,10 @@ class NotServedError(InvalidRequestError):
     """The model that the request names is not served (404)."""
 
 
+class AbortedError(TraitError):
+    """An operator aborted the request before the engine had begun it (503)."""
+
+
 class PromptRefusedError(InvalidRequestError, VLLMClientError):
     """A prompt that the engine must not run; vLLM's own routes answer it with 400 as well."""
 
@@ -82,6 +86,8 @@ def response_of(error: TraitError, *, unknown_vector: int = 400) -> JSONResponse
         case StorageError():
             status = 507
             logger.error("%s", error)
+        case AbortedError():
+            status = 503
         case _:
             status = 500
             expected = isinstance(error, SteeringFailedError)

@@ -1,4 +1,6 @@
-"""Where traces are configured, a steered request has a span of ours beside vLLM's, under the caller's own."""
+"""What an operator sees of a request: a line of the log, and a span of ours beside vLLM's where traces are configured."""
+
+import json
 
 import pytest
 from otlp_lab import Collector, attributes
@@ -44,3 +46,18 @@ def test_a_plain_request_has_vllms_span_alone(attacked, collector):
 
     assert quickly(lambda: named() == ["llm_request"], 30)
     assert len([span for span in collector.spans() if span.name == "trait_steering"]) == before
+
+
+def test_a_request_leaves_one_line_in_the_log_with_neither_text_nor_key(attacked):
+    body = {"model": MODEL, "prompt": SECRET, "max_tokens": 1}
+    with attacked.client(headers={"X-Request-Id": "seen.in-the_log"}) as client:
+        assert client.post("/v1/completions", json=body).headers["X-Request-Id"] == "seen.in-the_log"
+    log = attacked.service.log.read_text()
+    (line,) = (line for line in log.splitlines() if '"request_id": "seen.in-the_log"' in line)
+    told = json.loads(line[line.index("{") :])
+    assert told.pop("seconds") > 0
+    assert told == {
+        "request_id": "seen.in-the_log", "key": "attacker", "operation": "POST /v1/completions", "status": 200,
+    }  # fmt: skip
+    assert SECRET not in log
+    assert attacked.key not in log
