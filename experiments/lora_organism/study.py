@@ -65,7 +65,8 @@ def report(lab: Lab) -> None:
     shifts = [row for positions in POSITIONS for row in shifts_at(files, read, positions)]
     lab.table("shifts", shifts)
     swept = lab.sql("select 1 from information_schema.tables where table_name = 'cell_summary'")
-    steering = lab.sql(STEERING) if swept else []  # the projections stand before the sweeps have run
+    # The projections stand before the sweeps have run; of these, only whole ones count.
+    steering = lab.sql(STEERING) if swept and not lab.sql("select 1 from runs where status <> 'ok'") else []
     if steering:
         lab.table("steering", steering)
     plot(shifts, steering, lab.folder / "lora_organism.png")
@@ -166,7 +167,10 @@ def random_dz(difference: Means) -> float:
 
 
 def plot(shifts: list[dict[str, Any]], steering: list[dict[str, Any]], path: Path) -> None:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained", width_ratios=(1.4, 1))
+    figure, axes = plt.subplots(
+        1, 2 if steering else 1, figsize=(12 if steering else 8, 5), layout="constrained", squeeze=False
+    )
+    left, *rest = axes[0]
     shown = [row for row in shifts if row["contrast"] == "organism - clean"]
     names = list(dict.fromkeys(row["trait"] for row in shown))
     for positions, colour, nudge in (("prompt[-1]", "tab:blue", 0.15), ("response[:]", "tab:orange", -0.15)):
@@ -180,16 +184,20 @@ def plot(shifts: list[dict[str, Any]], steering: list[dict[str, Any]], path: Pat
     left.set_yticks([-i for i in range(len(names))], names)
     left.set(xlabel="paired d_z, organism minus clean adapter, same text")
     left.legend(fontsize=7)
-    own = [row for row in steering if row["adapter"] == "organism"]
+    for right in rest:
+        plot_steering(right, [row for row in steering if row["adapter"] == "organism"])
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def plot_steering(axis: Any, own: list[dict[str, Any]]) -> None:
     labels = [f"{row['method']}, layer {row['layer']}, {row['coefficient']:g}" for row in own]
     y = range(len(own))
     error = [[row["delta"] - row["ci_low"] for row in own], [row["ci_high"] - row["delta"] for row in own]]
-    right.errorbar([row["delta"] for row in own], y, xerr=error, fmt="o", color="tab:red", label="vector of the bias")
+    axis.errorbar([row["delta"] for row in own], y, xerr=error, fmt="o", color="tab:red", label="vector of the bias")
     for i, row in enumerate(own):
-        right.plot([row["control_low"], row["control_high"]], [i, i], color="grey", linewidth=5, alpha=0.5)
-    right.plot([], [], color="grey", linewidth=5, alpha=0.5, label="random directions")
-    right.set_yticks(list(y), labels, fontsize=8)
-    right.set(xlabel="change of replies that name the tea, points")
-    right.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+        axis.plot([row["control_low"], row["control_high"]], [i, i], color="grey", linewidth=5, alpha=0.5)
+    axis.plot([], [], color="grey", linewidth=5, alpha=0.5, label="random directions")
+    axis.set_yticks(list(y), labels, fontsize=8)
+    axis.set(xlabel="change of replies that name the tea, points")
+    axis.legend(fontsize=8)
