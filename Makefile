@@ -15,7 +15,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	&& { echo $$python; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model tools demo test test-fast fuzz test-hostile soak test-triton test-docs strangers-path test-replicas bench bench-quick study docs lint lint-deploy format lock clean browser screenshots
+.PHONY: help setup model tools demo test test-fast fuzz test-hostile soak test-overload test-kill test-triton test-docs strangers-path test-replicas bench bench-quick study docs lint lint-deploy format lock clean browser screenshots
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -56,6 +56,12 @@ test-hostile: setup model ## 200 batches with a hostile member, and 300 clients 
 soak: setup model ## 30 minutes (SOAK_SECONDS=) of vectors coming and going, with little load
 	TRAIT_SOAK_SECONDS=$(SOAK_SECONDS) TRAIT_SOAK_PAUSE_MS=1500 $(BIN)/python -m pytest tests/trust/test_soak.py -s $(PYTEST_ARGS)
 
+test-overload: setup model ## two minutes at four times what the service can do
+	TRAIT_OVERLOAD_SECONDS=120 $(BIN)/python -m pytest tests/trust/test_overload.py -s $(PYTEST_ARGS)
+
+test-kill: setup model ## kill -9 the client at 50 random moments of a sweep, and the service at 10
+	TRAIT_TEST_KILLS=50,10 $(BIN)/python -m pytest tests/client/test_kill_live.py -s $(PYTEST_ARGS)
+
 test-triton: setup ## compare the Triton kernels with the torch path, in Triton's interpreter (no GPU)
 	@test -d .cache/triton/triton || $(BIN)/python -m pip install -q --no-deps --target .cache/triton triton==3.9.0
 	TRITON_INTERPRET=1 PYTHONPATH=.cache/triton $(BIN)/python -m pytest tests/unit/test_kernel_triton.py $(PYTEST_ARGS)
@@ -63,7 +69,7 @@ test-triton: setup ## compare the Triton kernels with the torch path, in Triton'
 test-replicas: setup model ## two real replicas behind the real router: shared vectors, a roll under load, a replica killed that comes back
 	TRAIT_LONG=1 $(BIN)/python -m pytest tests/deploy/test_replicas.py -s $(PYTEST_ARGS)
 
-bench: setup model ## what steering costs against stock vLLM, in every mode and kind of work (about two hours; an idle machine)
+bench: setup model ## what steering costs against stock vLLM, in every mode and kind of work (about three hours; an idle machine)
 	@$(BIN)/python experiments/steering_overhead/bench.py $(BENCH_ARGS)
 
 bench-quick: setup model ## the same for decoding, eager, and a sweep against transformers (under ten minutes)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from service_lab import serving
-from trait_client.schema import LayerEvidence, ServiceInfo, VectorMetadata
-from trait_client.vector_file import VectorFile
+from trait_client.schema import ServiceInfo
+from vector_lab import random_vector
 
 pytestmark = pytest.mark.engine
 
@@ -22,21 +22,7 @@ TOPICS = ["rain", "a violin", "the harbour", "chess"]
 def register_vectors(http: httpx.Client) -> None:
     info = ServiceInfo.model_validate(http.get("/v1/steering").raise_for_status().json())
     for seed in range(N_VECTORS):
-        direction = np.random.default_rng(seed).standard_normal(info.d_model).astype(np.float32)
-        metadata = VectorMetadata(
-            trait="random",
-            model=info.model,
-            config_digest=info.config_digest,
-            n_layers=info.n_layers,
-            d_model=info.d_model,
-            method="random",
-            positions="all[:]",
-            layers={LAYER: LayerEvidence(separation=10.0, centre=0.0, residual_norm=info.residual_norms[LAYER])},
-            chosen_layer=LAYER,
-            chosen_because="a test",
-        )
-        vector = VectorFile(metadata, {LAYER: direction / np.linalg.norm(direction)})
-        http.put(f"/v1/vectors/parallel-{seed}", content=vector.to_bytes()).raise_for_status()
+        http.put(f"/v1/vectors/parallel-{seed}", content=random_vector(info, seed).to_bytes()).raise_for_status()
 
 
 def ask(http: httpx.Client, i: int) -> dict:

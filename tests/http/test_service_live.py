@@ -13,13 +13,12 @@ import pytest
 import safetensors.numpy
 from trait_client.schema import (
     ActivationsMetadata,
-    LayerEvidence,
     ServiceInfo,
     SteeringReport,
     VectorInfo,
-    VectorMetadata,
 )
-from trait_client.vector_file import METADATA_KEY, VectorFile, sha256_of
+from trait_client.vector_file import METADATA_KEY, sha256_of
+from vector_lab import random_vector
 
 pytestmark = pytest.mark.engine
 
@@ -37,24 +36,6 @@ def http(service_url):
 @pytest.fixture(scope="module")
 def info(http) -> ServiceInfo:
     return ServiceInfo.model_validate(http.get("/v1/steering").raise_for_status().json())
-
-
-def random_vector(info: ServiceInfo, seed: int, **metadata: object) -> VectorFile:
-    direction = np.random.default_rng(seed).standard_normal(info.d_model).astype(np.float32)
-    evidence = LayerEvidence(separation=10.0, centre=0.0, residual_norm=info.residual_norms[LAYER])
-    fields = {
-        "trait": "random",
-        "model": info.model,
-        "config_digest": info.config_digest,
-        "n_layers": info.n_layers,
-        "d_model": info.d_model,
-        "method": "random",
-        "positions": "all[:]",
-        "layers": {LAYER: evidence},
-        "chosen_layer": LAYER,
-        "chosen_because": "a test",
-    }
-    return VectorFile(VectorMetadata(**{**fields, **metadata}), {LAYER: direction / np.linalg.norm(direction)})
 
 
 @pytest.fixture(scope="module")

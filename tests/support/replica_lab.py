@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import numpy as np
 from service_lab import BIN, RunningService, free_port
 from trait_client.http import TraitClient
-from trait_client.schema import LayerEvidence, VectorMetadata
-from trait_client.vector_file import VectorFile
+from vector_lab import random_vector
 
 N_REPLICAS = 2
 LAYER = 12
@@ -90,11 +88,5 @@ def _start_router(folder: Path, urls: list[str]) -> tuple[subprocess.Popen, str]
 def vector_for(client: TraitClient, trait: str, seed: int) -> bytes:
     """A random direction on one layer, as a vector file for the served model."""
     info = client.info()
-    direction = np.random.default_rng(seed).standard_normal(info.d_model).astype(np.float32)
-    norm = info.residual_norms[LAYER]
-    metadata = VectorMetadata(
-        trait=trait, model=info.model, config_digest=info.config_digest, weights_digest=info.weights_digest,
-        n_layers=info.n_layers, d_model=info.d_model, method="mean_diff", positions="response[:]", chosen_layer=LAYER,
-        chosen_because="a test", layers={LAYER: LayerEvidence(separation=10.0, centre=0.0, residual_norm=norm)},
-    )  # fmt: skip
-    return VectorFile(metadata, {LAYER: direction / np.linalg.norm(direction)}).to_bytes()
+    told = {"trait": trait, "method": "mean_diff", "weights_digest": info.weights_digest}
+    return random_vector(info, seed, LAYER, **told).to_bytes()

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import psutil
 from service_lab import RunningService
-from trait_client.schema import LayerEvidence, ServiceInfo, VectorMetadata
-from trait_client.vector_file import VectorFile
+from trait_client.schema import ServiceInfo
 from trait_service.keys import ALL_SCOPES, KeyFile
+from vector_lab import random_vector
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 LAYER = 12
@@ -55,14 +54,7 @@ class Target:
 
     def vector(self, seed: int) -> bytes:
         """A vector file with a random direction."""
-        direction = np.random.default_rng(seed).standard_normal(self.info.d_model).astype(np.float32)
-        evidence = LayerEvidence(separation=10.0, centre=0.0, residual_norm=self.info.residual_norms[LAYER])
-        metadata = VectorMetadata(
-            trait="random", model=MODEL, config_digest=self.info.config_digest, n_layers=self.info.n_layers,
-            d_model=self.info.d_model, method="random", positions="all[:]", layers={LAYER: evidence},
-            chosen_layer=LAYER, chosen_because="a test",
-        )  # fmt: skip
-        return VectorFile(metadata, {LAYER: direction / np.linalg.norm(direction)}).to_bytes()
+        return random_vector(self.info, seed, LAYER).to_bytes()
 
     def register(self, name: str, seed: int) -> None:
         with self.client() as client:
