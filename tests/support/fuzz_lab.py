@@ -167,7 +167,9 @@ def twisted(draw: st.DrawFn) -> tuple[str, str, bytes, dict[str, str]]:
         where = body["sampling_params"] if path == "/inference/v1/generate" else body
         where[name] = copy.deepcopy(SAMPLING[name])
     for _ in range(draw(st.integers(1, 3))):
-        holder, key = draw(st.sampled_from(_places(body)))
+        if not (places := _places(body)):
+            break  # everything was left out
+        holder, key = draw(st.sampled_from(places))
         if draw(st.integers(0, 5)) == 0:
             if isinstance(holder, dict):
                 holder.pop(key)

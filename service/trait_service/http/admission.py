@@ -88,6 +88,12 @@ class Load:
                 self.idle.set()
 
 
+def engine_was_asked() -> bool:
+    """Whether the engine has heard of a prompt of this HTTP request, or may have."""
+    claim = _claim.get()
+    return claim is None or claim.claimed > 0
+
+
 @dataclass
 class _Claim:
     max_n: int

@@ -21,6 +21,8 @@ from trait_service.http.observe import Observer
 from trait_service.http.routes import activations, chat, completions, health, models, steering, vectors
 from trait_service.http.service import TraitService
 from trait_service.http.settings import ServiceSettings
+from trait_service.http.unreadable import KINDS as UNREADABLE
+from trait_service.http.unreadable import unreadable_response
 from trait_service.keys import configured_keyring
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ class TraitEndpoints:
         for router in ROUTERS:
             app.include_router(router)
         app.add_exception_handler(HTTPException, http_exception_response)
+        for kind in UNREADABLE:
+            app.add_exception_handler(kind, unreadable_response)
         settings = ServiceSettings.from_args(args)
         load = Load(settings.max_in_flight)
         IN_FLIGHT.set_function(lambda: load.in_flight)

@@ -1,0 +1,29 @@
+"""Requests over which vLLM stumbles while it reads them: the sender's fault, not the server's.
+
+Some of its validators and renderers take the shape of a value for granted, and end in an AttributeError or an IndexError
+where it has another. Unanswered, such an error is a 500 and closes the connection under the client's next request.
+"""
+
+import logging
+import traceback
+
+from fastapi import Request
+from starlette.responses import Response
+from vllm.entrypoints.serve.exception_handling.utils import sanitize_message
+
+from trait_service.http.admission import engine_was_asked
+from trait_service.http.errors import error_response
+
+logger = logging.getLogger(__name__)
+
+KINDS: tuple[type[Exception], ...] = (AttributeError, LookupError)
+
+
+async def unreadable_response(_request: Request, error: Exception) -> Response:
+    """400 where the engine has not been asked for anything yet, else 500; the log holds the place and no value."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    logger.error("%s at %s:%s", type(error).__name__, place.filename, place.lineno)
+    said = sanitize_message(f"{type(error).__name__}: {error}")
+    if engine_was_asked():
+        return error_response(said, 500)
+    return error_response(f"the request cannot be read: a value has not the shape that its field needs ({said})", 400)
