@@ -168,7 +168,7 @@ def _connect(path: Path, patience: float) -> duckdb.DuckDBPyConnection:
 
 def _copy(source: Path, destination: Path) -> None:
     """Copy a file in another process: closing it in this one would give up DuckDB's lock (POSIX locks are a process's)."""
-    command = [sys.executable, "-S", "-c", _COPY, source, destination]
+    command = [sys.executable, "-S", "-c", _COPY, str(source), str(destination)]
     copied = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - our own program
     if copied.returncode:
         reason = copied.stderr.strip().rpartition("\n")[2]
