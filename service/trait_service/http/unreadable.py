@@ -6,6 +6,7 @@ where it has another. Unanswered, such an error is a 500 and closes the connecti
 
 import logging
 import traceback
+from pathlib import Path
 
 from fastapi import Request
 from starlette.responses import Response
@@ -18,12 +19,15 @@ logger = logging.getLogger(__name__)
 
 KINDS: tuple[type[Exception], ...] = (AttributeError, LookupError)
 
+OURS = frozenset({"trait_service", "trait_client"})
+"""Packages whose errors are never the sender's."""
+
 
 async def unreadable_response(_request: Request, error: Exception) -> Response:
-    """400 where the engine has not been asked for anything yet, else 500; the log holds the place and no value."""
+    """400 where vLLM has not asked the engine for anything yet, else 500; the log holds the place and no value."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     logger.error("%s at %s:%s", type(error).__name__, place.filename, place.lineno)
     said = sanitize_message(f"{type(error).__name__}: {error}")
-    if engine_was_asked():
+    if engine_was_asked() or not OURS.isdisjoint(Path(place.filename).parts):
         return error_response(said, 500)
     return error_response(f"the request cannot be read: a value has not the shape that its field needs ({said})", 400)
