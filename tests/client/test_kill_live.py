@@ -83,6 +83,7 @@ class Killings:
         for sweep, _ in self.sweeps:
             sweep.finish(url)
             assert_same(sweep, self.whole)
+            assert sweep.store.query("SELECT status FROM runs ORDER BY started_at DESC")[1][0] == ("ok",)
         assert sum(0 < stored < len(self.whole[0]) for _, stored in self.seen) >= len(self.seen) / 3
 
     def __str__(self):

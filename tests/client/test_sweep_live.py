@@ -1,16 +1,12 @@
-"""Sweeps on a real service with SmolLM2: the effects on held-out prompts, and a kill in the middle."""
+"""Sweeps on a real service with SmolLM2: the effects on held-out prompts. Kills in the middle: `test_kill_live.py`."""
 
 import asyncio
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from trait_client.experiment import Experiment
 from trait_client.http import AsyncTraitClient
-from trait_client.results import ResultsError, ResultStore
+from trait_client.results import ResultStore
 from trait_client.sweep import run_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,51 +89,3 @@ def test_what_was_applied_is_what_was_asked(held_out):
         "AND (steering->>'$.positions.generated')::INTEGER = n_generated - 1)"
     )[1]
     assert mismatches == []
-
-
-def test_a_killed_sweep_resumes_with_no_trial_lost_or_doubled(service_url, tmp_path):
-    definition = tmp_path / "experiment.toml"
-    definition.write_text(
-        f'name = "killed"\ntraits = ["refusal"]\ndatasets = "{ROOT / "datasets" / "traits"}"\n'
-        "layers = [9, 13, 17]\ncoefficients = [1.0, 1.5]\nn_prompts = 8\nmax_tokens = 24\n"
-        "[control]\nrandom_directions = 2\n"
-    )
-    store = ResultStore(tmp_path / "results.duckdb")
-    command = "from trait_client.cli import main; main()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", command, "sweep", str(definition), "--db", str(store.path), "--url", service_url],
-        stdout=subprocess.DEVNULL,
-    )
-    seen = wait_for_trials(store, process, at_least=8)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-
-    before = stored(store)
-    assert {key: before.get(key) for key in seen} == seen
-    outcome = sweep(Experiment.load(definition), service_url, store)
-    after = stored(store)
-    assert (outcome.status, outcome.trials_resumed) == ("ok", len(before))
-    assert len(after) == outcome.trials_total == 8 * 18 + 8
-    assert {key: after[key] for key in before} == before
-    assert one(store, "SELECT count(*) AS n FROM trials") == {"n": outcome.trials_total}
-    assert store.query("SELECT status FROM runs ORDER BY started_at")[1] == [("interrupted",), ("ok",)]
-
-
-def wait_for_trials(store, process, at_least):
-    """Replies that a running sweep has published, once there are enough."""
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the sweep ended before it could be killed"
-        try:
-            found = stored(store)
-        except ResultsError:  # not begun
-            found = {}
-        if len(found) >= at_least:
-            return found
-        time.sleep(0.1)
-    raise AssertionError("no trial was published in 300 s")
-
-
-def stored(store):
-    rows = store.query("SELECT cell_id, prompt_id, text FROM trials WHERE status = 'done'")[1]
-    return {(cell, prompt): text for cell, prompt, text in rows}

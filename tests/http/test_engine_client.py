@@ -52,7 +52,7 @@ class MemoryEngine:
                     "error": self.error,
                     "tripped": (),
                 }
-            yield SimpleNamespace(finished=True, text="two")
+            yield SimpleNamespace(finished=True, text="two", outputs=[])
         except GeneratorExit:
             self.aborted += 1
             raise

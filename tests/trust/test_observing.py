@@ -52,6 +52,8 @@ def test_a_request_leaves_one_line_in_the_log_with_neither_text_nor_key(attacked
     body = {"model": MODEL, "prompt": SECRET, "max_tokens": 1}
     with attacked.client(headers={"X-Request-Id": "seen.in-the_log"}) as client:
         assert client.post("/v1/completions", json=body).headers["X-Request-Id"] == "seen.in-the_log"
+    # Written once the answer is out.
+    assert quickly(lambda: "seen.in-the_log" in attacked.service.log.read_text(), 30)
     log = attacked.service.log.read_text()
     (line,) = (line for line in log.splitlines() if '"request_id": "seen.in-the_log"' in line)
     told = json.loads(line[line.index("{") :])

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.engine
 
 AT_ONCE = 32
 """Requests that the service takes at once; the engine runs as many."""
-PER_MINUTE = 120
+PER_MINUTE = 10
 """Of the key that asks too often."""
 BODY = {
     "model": MODEL,

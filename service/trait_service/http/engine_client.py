@@ -273,7 +273,7 @@ class SteeredEngineClient:
         try:
             return await self._collector.collect(key)
         except NoReportError:
-            if all(completion.finish_reason == "abort" for completion in output.outputs):
+            if {completion.finish_reason for completion in output.outputs} == {"abort"}:
                 raise AbortedError("the request was aborted before it had begun; send it again") from None
             raise
 
