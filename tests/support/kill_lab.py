@@ -1,12 +1,12 @@
 """A sweep whose client or service is killed in the middle, and what its tables hold in the end."""
 
-import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import httpx
+from service_lab import metric_values
 from trait_client.results import ResultStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,8 +73,7 @@ class KilledSweep:
 
 def finished_requests(url: str) -> float:
     """Prompts that the service's engine has finished with."""
-    page = httpx.get(f"{url}/metrics", timeout=30).text
-    return sum(map(float, re.findall(r"^vllm:request_success_total\{.*\} (\S+)$", page, re.MULTILINE)))
+    return sum(metric_values(httpx.get(f"{url}/metrics", timeout=30).text, "vllm:request_success_total"))
 
 
 def same_scores(left: list, right: list) -> bool:

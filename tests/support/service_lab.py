@@ -1,6 +1,7 @@
 """A real service in a process of its own."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -33,6 +34,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def metric_values(page: str, name: str) -> list[float]:
+    """A metric's value for each of its labels, from the text of `/metrics`."""
+    return [float(value) for value in re.findall(rf"^{re.escape(name)}(?:\{{.*\}})? (\S+)$", page, re.MULTILINE)]
 
 
 class RunningService:

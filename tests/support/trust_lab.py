@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import psutil
-from service_lab import RunningService
+from service_lab import RunningService, metric_values
 from trait_client.schema import ServiceInfo
 from trait_service.keys import ALL_SCOPES, KeyFile
 from vector_lab import random_vector
@@ -64,10 +64,9 @@ class Target:
 
     def metric(self, name: str, page: str | None = None) -> float:
         """Sum of a metric over its labels."""
-        text = self.metrics() if page is None else page
-        values = re.findall(rf"^{re.escape(name)}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)
+        values = metric_values(self.metrics() if page is None else page, name)
         assert values, name
-        return sum(map(float, values))
+        return sum(values)
 
     def metrics(self) -> str:
         with self.client() as client:
