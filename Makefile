@@ -69,7 +69,7 @@ test-triton: setup ## compare the Triton kernels with the torch path, in Triton'
 test-replicas: setup model ## two real replicas behind the real router: shared vectors, a roll under load, a replica killed that comes back
 	TRAIT_LONG=1 $(BIN)/python -m pytest tests/deploy/test_replicas.py -s $(PYTEST_ARGS)
 
-bench: setup model ## what steering costs against stock vLLM, in every mode and kind of work (about three hours; an idle machine)
+bench: setup model ## what steering costs against stock vLLM, in every mode and kind of work (about two hours; an idle machine)
 	@$(BIN)/python experiments/steering_overhead/bench.py $(BENCH_ARGS)
 
 bench-quick: setup model ## the same for decoding, eager, and a sweep against transformers (under ten minutes)
