@@ -12,7 +12,8 @@ from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from trait_service.engine import layers, operation, unsupported
-from trait_service.engine.cpu_repairs import PromptLogprobsLoraMixin, RewoundSeedsMixin, SpareLoraSlotMixin
+from trait_service.engine.cpu_lora import GroupedLoraMixin
+from trait_service.engine.cpu_repairs import RewoundSeedsMixin
 from trait_service.engine.scheduler import FAILED_REQUESTS
 from trait_service.engine.state import SteeringState
 from trait_service.engine.step import view_of_v1
@@ -99,7 +100,7 @@ class SteeringRunnerMixin:
 
 
 class TraitCPUModelRunner(  # type: ignore[misc]
-    SteeringRunnerMixin, RewoundSeedsMixin, PromptLogprobsLoraMixin, SpareLoraSlotMixin, CPUModelRunner
+    SteeringRunnerMixin, RewoundSeedsMixin, GroupedLoraMixin, CPUModelRunner
 ):
     """The CPU runner, steered."""
 
