@@ -61,6 +61,14 @@ def test_the_heatmap_has_a_panel_for_each_method_and_precision(page):
     assert "dose" in panel.inner_text()  # the axis names its unit
 
 
+def test_curves_beside_each_other_share_their_scale(page):
+    tab = page.open("#/sweep?trait=warmth&metric=delta")  # one panel alone has layers together, which move it most
+    read = "all => all.map(p => [...p.querySelectorAll('svg text[text-anchor=end]')].map(t => t.textContent))"
+    scales = tab.locator("[data-panel] .both > div:nth-child(2)").evaluate_all(read)
+    assert len(scales) == 3
+    assert scales[0] == scales[1] == scales[2] != []
+
+
 @pytest.mark.parametrize(("metric", "shown"), [("delta", "+67"), ("coherence", "50"), ("perplexity", "×8")])
 def test_delta_coherence_and_perplexity_ratio_can_be_shown(page, metric, shown):
     tab = page.open(f"#/sweep?trait=refusal&metric={metric}")

@@ -127,7 +127,7 @@ def _cell(run, name, kind, precision, change, control_of=None) -> list:
         lexical, coherence, perplexity = 10.0, 95.0, 4.0
         if kind == "steered":
             text = steered_text(trait_vector.trait, layer, coefficient, i)
-            lexical = max(0.0, 10.0 + 20.0 * coefficient + (5 if layer == 13 else 0) + (20 if together else 0) + i)
+            lexical = max(0.0, 10.0 + 20.0 * coefficient + (5 if layer == 13 else 0) + (60 if together else 0) + i)
             coherence, perplexity = 95.0 - 15.0 * abs(coefficient), 4.0 * 2 ** abs(coefficient)
         rows.append(TrialRow(trial, name, f"p{i}", run, "done", text, "stop", 9, 5, None, 0.1, None, utc_now()))
         rows += [ScoreRow(trial, "*", "coherence", coherence, "1"), ScoreRow(trial, "*", "perplexity", perplexity, "1")]

@@ -56,10 +56,10 @@ export function heatmaps({ rows, metric, bar, chosen, href }) {
   }[metric];
   return h("div", {},
     h("div", { class: "row small muted legendrow" }, legend, h("span", {}, "hatched: coherence below ", h("b", { class: "num" }, String(bar)), " · framed: best coherent setting · lines: 95 % bootstrap intervals, grey: random directions of the same dose")),
-    h("div", { class: "panels" }, panels.map((panel) => drawPanel(panel, { metric, view, bar, chosen, href }))));
+    h("div", { class: "panels" }, panels.map((panel) => drawPanel(panel, { metric, view, bar, chosen, href, within: drawn(rows, metric) }))));
 }
 
-function drawPanel(panel, { metric, view, bar, chosen, href }) {
+function drawPanel(panel, { metric, view, bar, chosen, href, within }) {
   const layers = inOrder(panel.rows.map((row) => row.layer));
   const coefficients = [...new Set(panel.rows.map((row) => row.coefficient))].sort((a, b) => a - b);
   const best = bestOf(panel.rows, bar);
@@ -71,7 +71,7 @@ function drawPanel(panel, { metric, view, bar, chosen, href }) {
     return { text, note, fill: tone(value), strong: Math.abs(value) > 0.62, faded, best: row === best, chosen: row.setting_id === chosen, href: href(row), title: describe(row) };
   };
   const map = heatmap({ layers, coefficients, cell, xLabel: `coefficient (${coefficientUnit(panel.rows[0].unit)})`, label: panel.name });
-  return h("section", { class: "panel", "data-panel": panel.name }, h("h3", {}, panel.name), h("div", { class: "both" }, map, curves(panel.rows, metric)));
+  return h("section", { class: "panel", "data-panel": panel.name }, h("h3", {}, panel.name), h("div", { class: "both" }, map, curves(panel.rows, metric, within)));
 }
 
 // Each value once: numbers first, then layers that are steered together ("9+13").
@@ -90,13 +90,20 @@ function ramp(kind, low, high) {
   return h("span", { class: "ramp", style: { "grid-template-columns": "auto 7rem auto" } }, low, h("i", { class: kind }), high);
 }
 
+const MEASURED = { delta: (row) => row.delta, coherence: (row) => row.coherence, perplexity: (row) => row.perplexity_ratio };
+
+// All that the panels' curves show of a metric: they stand on one scale.
+function drawn(rows, metric) {
+  return rows.flatMap((row) => (metric === "delta" ? [0, row.delta, row.ci_low, row.ci_high, row.control_low, row.control_high] : [MEASURED[metric](row)]));
+}
+
 // Along whichever of coefficient and layer has more values, a line for each of the other, beside the random directions of all.
-function curves(rows, metric) {
+function curves(rows, metric, within) {
   const values = (name) => inOrder(rows.map((row) => row[name]));
   const [along, other] = values("layer").length > values("coefficient").length && values("layer").every(Number.isFinite) ? ["layer", "coefficient"] : ["coefficient", "layer"];
   const places = values(along);
   if (places.length < 2) return null;
-  const value = { delta: (row) => row.delta, coherence: (row) => row.coherence, perplexity: (row) => row.perplexity_ratio }[metric];
+  const value = MEASURED[metric];
   const series = values(other).map((each, i) => ({
     name: `${other} ${typeof each === "number" ? short(each) : each}`, color: hue(i), dashed: i >= 8,
     points: rows.filter((row) => row[other] === each).sort((a, b) => a[along] - b[along])
@@ -108,7 +115,7 @@ function curves(rows, metric) {
   });
   const banded = metric === "delta" && control.some((point) => point.low !== null);
   const yLabel = { delta: `delta, ${unitOf(rows[0].measure)}`, coherence: "coherence, 0–100", perplexity: "perplexity, × baseline" }[metric];
-  return lineChart({ series, band: banded ? { name: "random directions", points: control } : null, xLabel: along === "layer" ? "layer" : `coefficient (${coefficientUnit(rows[0].unit)})`, yLabel, zero: metric === "delta", xTicks: places, height: 250, whiskers: true, yDomain: metric === "coherence" ? [0, 100] : null });
+  return lineChart({ series, band: banded ? { name: "random directions", points: control } : null, xLabel: along === "layer" ? "layer" : `coefficient (${coefficientUnit(rows[0].unit)})`, yLabel, within, xTicks: places, height: 250, whiskers: true, yDomain: metric === "coherence" ? [0, 100] : null });
 }
 
 // Baseline and steered replies, prompt by prompt; nothing is cut.

@@ -3,15 +3,15 @@ import { h, responsive, s } from "../dom.js";
 import { short } from "../format.js";
 import { extent, linear, ticks } from "../scale.js";
 
-// series: [{name, color, points: [{x, y, low, high}], dots, dashed}]; band: {name, points: [{x, low, high}]}
-export function lineChart({ series, band = null, xLabel, yLabel, height = 240, yDomain = null, zero = false, xTicks = null, whiskers = false, integers = false, label = "" }) {
+// series: [{name, color, points: [{x, y, low, high}], dots, dashed}]; band: {name, points: [{x, low, high}]}; within: values that the
+// y axis reaches too, so that charts beside each other share it
+export function lineChart({ series, band = null, xLabel, yLabel, height = 240, yDomain = null, within = [], xTicks = null, whiskers = false, integers = false, label = "" }) {
   const draw = (box, width) => box.replaceChildren(...plot(width));
   const plot = (width) => {
     const frame = { left: 50, right: 12, top: 22, bottom: 42 };
     const xs = series.flatMap((each) => each.points.map((point) => point.x));
-    const ys = series.flatMap((each) => each.points.flatMap((point) => [point.y, point.low, point.high]));
+    const ys = [...within, ...series.flatMap((each) => each.points.flatMap((point) => [point.y, point.low, point.high]))];
     if (band) ys.push(...band.points.flatMap((point) => [point.low, point.high]));
-    if (zero) ys.push(0);
     let [x0, x1] = extent(xs);
     if (x0 === x1) [x0, x1] = [x0 - 1, x1 + 1];
     let [y0, y1] = yDomain ?? extent(ys);
