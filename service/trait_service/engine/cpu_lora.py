@@ -17,7 +17,7 @@ class GroupedLoraWrapper(PunicaWrapperCPU):  # type: ignore[misc]
     """An adapter's weights meet all of their rows in one product; rows of the base model meet none.
 
     vLLM's CPU kernels copy a layer's adapter weights once for every row, and look up "no adapter" as slot -1, which is the last
-    one: four tokens a second, and a base request beside an adapter's was answered with the adapter in that slot.
+    one: a base request beside an adapter's was answered with the adapter in that slot.
     """
 
     of_positions: Groups = ()
