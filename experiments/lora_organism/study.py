@@ -65,12 +65,14 @@ def report(lab: Lab) -> None:
     shifts = [row for positions in POSITIONS for row in shifts_at(files, read, positions)]
     lab.table("shifts", shifts)
     swept = lab.sql("select 1 from information_schema.tables where table_name = 'cell_summary'")
-    # The projections stand before the sweeps have run; of these, only whole ones count.
-    steering = lab.sql(STEERING) if swept and not lab.sql("select 1 from runs where status <> 'ok'") else []
+    # The projections stand before the sweeps have run; of these, only whole ones count, whatever was interrupted before.
+    steering = lab.sql(STEERING) if swept and not lab.sql(UNFINISHED) else []
     if steering:
         lab.table("steering", steering)
     plot(shifts, steering, lab.folder / "lora_organism.png")
 
+
+UNFINISHED = "select experiment from runs group by experiment having max_by(status, started_at) <> 'ok'"
 
 STEERING = """
 select adapter, method, layer, coefficient, n, baseline, steered, delta, ci_low, ci_high, coherence,
