@@ -1,7 +1,7 @@
 # ruff: noqa: S608 - only constants of this file enter the SQL
 """A million trials: how long common queries take, and whether writing keeps up with a sweep.
 
-python experiments/results_speed/bench.py            # about three minutes; --trials 100000 for a tenth of it
+python experiments/results_speed/bench.py            # under a minute on two idle cores; --trials 100000 for a tenth of it
 
 The trials are made up and written into the tables that a sweep writes; what is measured afterwards are the sweep's own
 writer and the views that everybody queries.
