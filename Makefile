@@ -40,7 +40,7 @@ browser: setup ## a Chromium for the dashboard's tests, by apt-get where that is
 demo: setup model ## serve, extract three vectors, steer, sweep, and end with the results in SQL
 	@$(BIN)/python deploy/demo.py
 
-test: setup model tools browser ## run every test, those with a real vLLM engine too; two or three modules side by side
+test: setup model tools browser ## run every test, those with a real vLLM engine too; on two cores side by side
 	$(BIN)/python -m pytest tests -n auto --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-fast: setup model tools browser ## run the tests that need no engine and less than a minute each

@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from service_lab import BIN, serving
 from xdist.remote import Producer
@@ -18,29 +19,22 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # several engines stand side by side
 
-WORKER_BYTES = 6 * 2**30
-"""Room for a worker, its reference model and its engine."""
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of the code
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores, at most three: an engine's tests wait for it about half of the time."""
-    room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // WORKER_BYTES
-    return max(1, min(3, len(os.sched_getaffinity(0)) + 1, room))
+    """Two: an engine is a start on one core and 3 GiB of memory."""
+    return min(2, len(os.sched_getaffinity(0)))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Each worker, and every engine that it starts, keeps to cores of its own: two engines' threads on the same cores crawl.
-
-    Where there are not as many cores as workers, all go where there is room, with one thread an engine.
-    """
+    """Each worker, and every engine that it starts, keeps to cores of its own: two engines on the same cores crawl."""
     worker = getattr(config, "workerinput", None)
-    if worker is None:
-        return
-    cores, n = sorted(os.sched_getaffinity(0)), worker["workercount"]
-    if n <= len(cores):
-        os.sched_setaffinity(0, cores[int(worker["workerid"].removeprefix("gw")) :: n])
-    else:
-        os.environ |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    if worker is not None:
+        cores = sorted(os.sched_getaffinity(0))
+        n = worker["workercount"]
+        os.sched_setaffinity(0, cores[int(worker["workerid"].removeprefix("gw")) % n :: n] or cores)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

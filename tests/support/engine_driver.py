@@ -1,13 +1,15 @@
-"""Run batches on a real vLLM engine in a process of its own: `python engine_driver.py JOB OUT_FOLDER`.
+"""Run batches on real vLLM engines, each in a process of its own, forked from one that has imported vLLM.
 
-A job is JSON: model, options of `LLM`, whether the plugin is on, directions (hash -> hex bytes), and batches, each a
-list of requests that are submitted together, or that join and leave at steps of their own. `result.json` holds tokens,
-logprobs and reports; captures stand beside it as safetensors.
+It reads a line of JSON for each job, `{"folder", "environment"}`, and answers with the process's exit code. `job.json` in the
+folder: model, options of `LLM`, whether the plugin is on, directions (hash -> hex bytes), and batches, each a list of
+requests that are submitted together, or that join and leave at steps of their own. `result.json` holds tokens, logprobs
+and reports; captures stand beside it as safetensors, what the process said as `log.txt`.
 """
 
 import asyncio
 import json
 import os
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +17,8 @@ from pathlib import Path
 import safetensors.numpy
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+JOB_LIMIT_S = 1200
 
 
 class Engine:
@@ -27,8 +31,35 @@ class Engine:
         return self.llm.collective_rpc(name, args=args)
 
 
-def main(job_file: str, out: str) -> None:
-    job = json.loads(Path(job_file).read_text())
+def main() -> None:
+    """Import, then fork for each job. No engine starts in this process, so that it has no threads to lose."""
+    import gc
+
+    import trait_service.http.workers  # noqa: F401 - what every job needs
+    import vllm.v1.worker.cpu_worker  # noqa: F401
+
+    gc.freeze()  # what every job shares is not looked through by each
+    for line in sys.stdin:
+        asked = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            become_job(Path(asked["folder"]), asked["environment"])
+            run_job(Path(asked["folder"]))
+            return
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def become_job(folder: Path, environment: dict[str, str]) -> None:
+    """This process, just forked, talks to `log.txt` and to nobody else, and has an end."""
+    with (folder / "log.txt").open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    os.environ.update(environment)
+    signal.alarm(JOB_LIMIT_S)
+
+
+def run_job(folder: Path) -> None:
+    job = json.loads((folder / "job.json").read_text())
     from trait_service.engine.settings import EngineSettings, engine_args
     from trait_service.http.workers import Workers
     from vllm import LLM
@@ -56,7 +87,7 @@ def main(job_file: str, out: str) -> None:
             f"{key}/{name}": array for key, found in collected.items() for name, array in tensors_of(found).items()
         }
         if tensors:
-            safetensors.numpy.save_file(tensors, Path(out) / f"captures-{b}.safetensors")
+            safetensors.numpy.save_file(tensors, folder / f"captures-{b}.safetensors")
         result.append(
             {
                 "reports": {key: asdict(found.report) for key, found in collected.items()},
@@ -67,7 +98,7 @@ def main(job_file: str, out: str) -> None:
     if not options.get("disable_log_stats", True):
         stats["preemptions"] = sum(m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions")
     info = asyncio.run(workers.info()) if job["plugin"] else {}
-    (Path(out) / "result.json").write_text(json.dumps({"batches": result, "stats": stats, "info": info}))
+    (folder / "result.json").write_text(json.dumps({"batches": result, "stats": stats, "info": info}))
 
 
 def tensors_of(found) -> dict:
@@ -166,4 +197,4 @@ def described(output) -> dict:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

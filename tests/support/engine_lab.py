@@ -84,38 +84,48 @@ class EngineResult:
         return safetensors.numpy.load_file(self.folder / f"captures-{batch}.safetensors")
 
 
-def run_engine(job: Job, folder: Path) -> EngineResult:
-    """Run a job on a fresh engine; its files stand in `folder`."""
-    document = {
-        "model": str(job.model),
-        "plugin": job.plugin,
-        "settings": job.settings,
-        "options": {**ENGINE_OPTIONS, "enforce_eager": True, **job.options},
-        "directions": _in_hex(job.directions),
-        "late": {batch: _in_hex(directions) for batch, directions in job.late.items()},
-        "batches": [[vars(request) for request in batch] for batch in job.batches],
-    }
-    (folder / "job.json").write_text(json.dumps(document))
-    env = {
-        **os.environ,
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_PLUGINS": "trait_steering",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "VLLM_USE_AOT_COMPILE": "0",
-        "HF_HUB_OFFLINE": "1",
-        **job.env,
-    }
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), str(folder / "job.json"), str(folder)],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=1200,
-        check=False,
-    )
-    assert done.returncode == 0, f"the engine process failed:\n{done.stderr[-6000:]}"
-    return EngineResult(folder)
+class EngineHost:
+    """A process that has imported vLLM and forks for every job: that import takes longer than a small engine's start."""
+
+    def __init__(self) -> None:
+        env = {
+            **os.environ,
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_PLUGINS": "trait_steering",
+            "VLLM_LOGGING_LEVEL": "WARNING",
+            "VLLM_USE_AOT_COMPILE": "0",
+            "HF_HUB_OFFLINE": "1",
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, str(DRIVER)], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(self, job: Job, folder: Path) -> EngineResult:
+        """Run a job on a fresh engine; its files stand in `folder`."""
+        document = {
+            "model": str(job.model),
+            "plugin": job.plugin,
+            "settings": job.settings,
+            "options": {**ENGINE_OPTIONS, "enforce_eager": True, **job.options},
+            "directions": _in_hex(job.directions),
+            "late": {batch: _in_hex(directions) for batch, directions in job.late.items()},
+            "batches": [[vars(request) for request in batch] for batch in job.batches],
+        }
+        (folder / "job.json").write_text(json.dumps(document))
+        self._process.stdin.write(json.dumps({"folder": str(folder), "environment": job.env}) + "\n")
+        self._process.stdin.flush()
+        code = self._process.stdout.readline().strip()
+        assert code == "0", f"the engine process failed ({code or 'its host ended'}):\n{_end_of(folder / 'log.txt')}"
+        return EngineResult(folder)
+
+    def close(self) -> None:
+        """It ends with its input."""
+        self._process.communicate(timeout=60)
+
+
+def _end_of(log: Path) -> str:
+    return log.read_text()[-6000:] if log.exists() else ""
 
 
 def _in_hex(directions: list[Direction]) -> dict[str, str]:

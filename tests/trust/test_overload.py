@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
+from trait_client.http.service import KEEPALIVE_SECONDS
 from trait_service.keys import ALL_SCOPES, KeyFile
 from trust_lab import MODEL, Target, asked, target
 
@@ -43,7 +44,7 @@ async def ask(client: httpx.AsyncClient, headers: dict[str, str]) -> Answer:
 
 
 def session(found: Target) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=200, keepalive_expiry=KEEPALIVE_SECONDS)
     return httpx.AsyncClient(base_url=found.url, timeout=120, limits=limits, trust_env=False)
 
 
