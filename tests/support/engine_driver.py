@@ -7,6 +7,7 @@ and reports; captures stand beside it as safetensors, what the process said as `
 """
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -33,8 +34,8 @@ class Engine:
 
 def main() -> None:
     """Import, then fork for each job. No engine starts in this process, so that it has no threads to lose."""
-    import gc
-
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # vLLM logs to stdout
     import trait_service.http.workers  # noqa: F401 - what every job needs
     import vllm.v1.worker.cpu_worker  # noqa: F401
 
@@ -46,7 +47,7 @@ def main() -> None:
             become_job(Path(asked["folder"]), asked["environment"])
             run_job(Path(asked["folder"]))
             return
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
 
 
 def become_job(folder: Path, environment: dict[str, str]) -> None:
