@@ -21,7 +21,8 @@ def browser():
 @pytest.fixture(scope="session")
 def known(tmp_path_factory):
     """The address of a dashboard over the known database."""
-    store = build(tmp_path_factory.mktemp("dashboard") / "known.duckdb")
+    folder = tmp_path_factory.mktemp("wider_than_a_telephone_" * 3)
+    store = build(folder / "known.duckdb")
     with dashboard(store.path) as url:
         yield url
 

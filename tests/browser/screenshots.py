@@ -68,6 +68,7 @@ def shoot(browser: Browser, url: str, width: int, views: dict[str, str], out: Pa
         assert tab.evaluate("document.documentElement.scrollWidth") <= width, f"{name} is wider than {width} pixels"
         for scheme in ("light", "dark"):
             tab.emulate_media(color_scheme=scheme)
+            tab.evaluate("scrollTo(0, 0)")
             tab.screenshot(path=out / f"{name}-{width}-{scheme}.png", full_page=True)
     page.check()
     page.context.close()

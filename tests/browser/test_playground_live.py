@@ -5,6 +5,8 @@ import re
 import pytest
 from browser_lab import SHOTS
 from dashboard_lab import dashboard
+from trait_client.http import TraitClient
+from vector_lab import random_vector
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 
@@ -13,6 +15,20 @@ pytestmark = pytest.mark.engine
 PANCAKES = "#/playground?s=refusal:1.5:13&m=refusal&tokens=24&q=Can+you+give+me+a+simple+recipe+for+pancakes%3F"
 
 
+@pytest.fixture
+def crowded(service_url):
+    """Eight vectors more, before the trait's in the alphabet: as many as one request may watch."""
+    names = [f"another{i}" for i in range(8)]
+    with TraitClient(service_url) as client:
+        info = client.info()
+        for seed, name in enumerate(names):
+            client.put_vector(name, random_vector(info, seed, trait=name, method="mean_diff").to_bytes())
+        yield
+        for name in names:
+            client.delete_vector(name)
+
+
+@pytest.mark.usefixtures("crowded")
 def test_baseline_and_steered_replies_stream_side_by_side_coloured_by_the_trait(service_url, open_page, tmp_path):
     with dashboard(tmp_path / "none.duckdb", service_url) as url:
         page = open_page(url)

@@ -26,7 +26,8 @@ export async function playgroundView(params) {
     maxTokens: Number(params.tokens ?? 96) || 96, temperature: Number(params.temp ?? 0) || 0,
     chats: { baseline: [], steered: [] }, abort: null,
   };
-  const monitored = () => vectors.slice(0, MOST_MONITORED).map((each) => each.name);
+  // The one that colours and those that steer come first: a registry may hold more than a request may watch.
+  const monitored = () => [...new Set([state.colour, ...termList().map((term) => term.vector), ...vectors.map((each) => each.name)])].slice(0, MOST_MONITORED);
   const scaleOf = (name) => {
     const found = vectors.find((each) => each.name === name);
     const layer = found?.metadata.chosen_layer;
