@@ -54,9 +54,10 @@ export function heatmaps({ rows, metric, bar, chosen, href }) {
     coherence: ramp("sequential", "0", "100 coherence, mean over prompts"),
     perplexity: ramp("diverging", `×${short(Math.exp(-worst), 2)}`, `×${short(Math.exp(worst), 2)} perplexity of the steered reply / the baseline's, median over prompts`),
   }[metric];
+  const within = drawn(rows, metric);
   return h("div", {},
     h("div", { class: "row small muted legendrow" }, legend, h("span", {}, "hatched: coherence below ", h("b", { class: "num" }, String(bar)), " · framed: best coherent setting · lines: 95 % bootstrap intervals, grey: random directions of the same dose")),
-    h("div", { class: "panels" }, panels.map((panel) => drawPanel(panel, { metric, view, bar, chosen, href, within: drawn(rows, metric) }))));
+    h("div", { class: "panels" }, panels.map((panel) => drawPanel(panel, { metric, view, bar, chosen, href, within }))));
 }
 
 function drawPanel(panel, { metric, view, bar, chosen, href, within }) {
