@@ -24,8 +24,7 @@ class SlowService(RunningService):
     """Four requests at once: a sweep of 30 replies takes seconds, and its commits are spread over them."""
 
     def __init__(self, model, folder):
-        small = {"VLLM_CPU_KVCACHE_SPACE": "1"}
-        super().__init__(model, folder, "--max-model-len", "2048", "--max-num-seqs", "4", environment=small)
+        super().__init__(model, folder, "--max-model-len", "2048", "--max-num-seqs", "4")
         self.wait_until_ready()
         with TraitClient(self.url) as client:
             vector = random_vector(client.info(), 0, layer=13, trait="refusal", method="mean_diff")

@@ -37,7 +37,7 @@ def one(store, sql):
 
 @pytest.fixture(scope="module")
 def held_out(service_url, tmp_path_factory):
-    """Every trait's setting and two random directions at the same dose, on 12 held-out prompts each."""
+    """Every trait's setting and four random directions at the same dose, on 12 held-out prompts each."""
     values = {
         "name": "held-out",
         "traits": list(EXPECTED),
@@ -45,7 +45,6 @@ def held_out(service_url, tmp_path_factory):
         "coefficients": [1.0],
         "n_prompts": 12,
         "max_tokens": 48,
-        "control": {"random_directions": 2},
         "trait": {t: {"layers": [layer], "coefficients": [coef]} for t, (layer, coef, _, _) in EXPECTED.items()},
     }
     store = ResultStore(tmp_path_factory.mktemp("held_out") / "results.duckdb")
@@ -55,7 +54,7 @@ def held_out(service_url, tmp_path_factory):
 def test_every_trial_is_done_and_scored(held_out):
     store, outcome = held_out
     assert (outcome.status, outcome.trials_failed, outcome.unscored, outcome.errors) == ("ok", 0, 0, ())
-    assert outcome.trials_total == outcome.trials_run == 12 * 3 * 3 + 12 * 3
+    assert outcome.trials_total == outcome.trials_run == 12 * 3 * 5 + 12 * 3
     assert one(store, "SELECT count(*) AS n, count(DISTINCT (cell_id, prompt_id)) AS d FROM trials") == {
         "n": outcome.trials_total,
         "d": outcome.trials_total,

@@ -9,7 +9,7 @@ from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
 pytestmark = pytest.mark.engine
 
 N_CONFIGURATIONS = 64
-N_TOKENS = 6
+N_TOKENS = 10
 
 
 @pytest.fixture(scope="module")

@@ -90,12 +90,9 @@ class EngineHost:
     def __init__(self) -> None:
         env = {
             **os.environ,
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_NO_USAGE_STATS": "1",
             "VLLM_PLUGINS": "trait_steering",
             "VLLM_LOGGING_LEVEL": "WARNING",
             "VLLM_USE_AOT_COMPILE": "0",
-            "HF_HUB_OFFLINE": "1",
         }
         self._process = subprocess.Popen(
             [sys.executable, str(DRIVER)], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

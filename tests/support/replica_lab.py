@@ -59,7 +59,6 @@ def two_replicas(model: Path, folder: Path) -> Iterator[Replicas]:
 
 def _start(model: Path, folder: Path, i: int, port: int | None = None) -> RunningService:
     cores = sorted(os.sched_getaffinity(0))
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     place = folder / f"replica{i}"
     place.mkdir(exist_ok=True)
     shared = ("--vectors", str(folder / "vectors"))

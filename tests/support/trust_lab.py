@@ -131,7 +131,7 @@ def target(model: Path, folder: Path, *flags: str, **environment: str) -> Iterat
     flags = ("--keys", str(keys.path), "--max-model-len", "512", "--max-num-seqs", "32", "--log-requests", *flags)
     # Developer mode would log error stacks, and with them what was sent.
     flags = ("--no-log-error-stack", *flags)
-    environment = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", **environment}
+    environment = {"VLLM_SERVER_DEV_MODE": "1", **environment}
     service = RunningService(model, folder, *flags, environment=environment)
     try:
         service.wait_until_ready()
