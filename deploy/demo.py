@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trait_client.errors import ServiceUnreachableError
 from trait_client.http import TraitClient
+from trait_core.errors import ServiceUnreachableError
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = Path("demo")

@@ -65,7 +65,7 @@ def smollm2_path() -> Path:
     given = os.environ.get("TRAIT_TEST_MODEL")
     if given:
         return Path(given)
-    from trait_service import models
+    from trait_service.models import bundled as models
 
     return models.fetch("smollm2")
 
@@ -76,8 +76,8 @@ def gemma_path() -> Path:
     given = os.environ.get("TRAIT_TEST_GEMMA")
     if given:
         return Path(given)
-    from trait_client.errors import TraitError
-    from trait_service import models
+    from trait_core.errors import TraitError
+    from trait_service.models import bundled as models
 
     try:
         return models.fetch("gemma3")

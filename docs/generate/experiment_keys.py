@@ -8,8 +8,8 @@ from pydantic import BaseModel
 
 def page() -> str:
     """The page."""
-    from trait_client.experiment import Control, Experiment, PrecisionService, TraitOverride
     from trait_client.judge.config import JudgeConfig
+    from trait_client.sweeps.experiment import Control, Experiment, PrecisionService, TraitOverride
 
     sections: dict[str, tuple[str, type[BaseModel]]] = {
         "## The experiment": ("Every trait runs on every combination of the others, and on every prompt.", Experiment),

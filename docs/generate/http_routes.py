@@ -65,7 +65,7 @@ def openapi() -> dict[str, Any]:
 
 
 def _answers() -> tuple[type[BaseModel], ...]:
-    from trait_client import schema
+    from trait_core import schema
 
     names = (
         "SteeringReport",
@@ -100,7 +100,7 @@ def _routes(document_: dict[str, Any], *, ours: bool) -> str:
 
 def _ours(schemas: dict[str, Any], name: str) -> dict[str, Any]:
     """The schema; one whose name vLLM uses too has its module before it."""
-    key = next(key for key in schemas if key == name or re.fullmatch(rf"trait_client__\w+__{name}", key))
+    key = next(key for key in schemas if key == name or re.fullmatch(rf"trait_core__\w+__{name}", key))
     found: dict[str, Any] = schemas[key]
     return found
 

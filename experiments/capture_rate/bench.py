@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 import torch
-from trait_client.corpus import read_capture
 from trait_client.http import TraitClient
-from trait_client.trait_evaluation import TraitEvaluation
-from trait_service import models
+from trait_client.prompt_sets import read_capture
+from trait_client.scoring.evaluation import TraitEvaluation
+from trait_service.models import bundled as models
 from transformers import AutoModel, AutoTokenizer
 
 HERE = Path(__file__).parent

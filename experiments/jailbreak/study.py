@@ -13,9 +13,9 @@ from jailbreak.build_prompts import OUT as PROMPTS
 from jailbreak.build_prompts import write
 from study.effects import beside_random, random_aucs, separation
 from study.lab import Lab
-from trait_client.corpus import read_capture
-from trait_client.trait_evaluation import TraitEvaluation
-from trait_client.vector_file import VectorFile
+from trait_client.prompt_sets import read_capture
+from trait_client.scoring.evaluation import TraitEvaluation
+from trait_core.vectors.file import VectorFile
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

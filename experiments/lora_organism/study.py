@@ -17,8 +17,8 @@ import numpy.typing as npt
 from study.effects import shift
 from study.lab import Lab
 from trait_client.http import TraitClient
-from trait_client.schema import ActivationInput, ActivationsRequest, LayerEvidence, Message
-from trait_client.vector_file import VectorFile
+from trait_core.schema import ActivationInput, ActivationsRequest, LayerEvidence, Message
+from trait_core.vectors.file import VectorFile
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

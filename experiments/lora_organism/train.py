@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
-from trait_service.models import fetch
+from trait_service.models.bundled import fetch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PAIRS = Path(__file__).parent / "traits/planted/tea_praise"

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from study.effects import cluster_interval, shift
 from study.lab import Lab
-from trait_client.experiment import Experiment
-from trait_client.statistics import cohens_d
-from trait_client.vector_file import VectorFile
-from trait_extraction.projections import HeldOutProjections, read_projections
+from trait_client.sweeps.experiment import Experiment
+from trait_core.statistics import cohens_d
+from trait_core.vectors.file import VectorFile
+from trait_extraction.fitting.projections import HeldOutProjections, read_projections
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -11,9 +11,9 @@ import matplotlib as mpl
 import numpy as np
 from study.effects import shift
 from study.lab import Lab
-from trait_client.experiment import Experiment
 from trait_client.http import TraitClient
-from trait_client.vector_file import VectorFile
+from trait_client.sweeps.experiment import Experiment
+from trait_core.vectors.file import VectorFile
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -20,7 +20,7 @@ from typing import Any
 from bench import HERE, VARIANTS
 from engines import engine_in_this_process
 from report import LABELS
-from trait_service import models
+from trait_service.models import bundled as models
 from workloads import WORKLOADS
 
 PARTS = {

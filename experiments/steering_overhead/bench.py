@@ -21,7 +21,7 @@ from typing import Any
 import report
 from engines import Engine, Timing
 from hooks import WAYS, Hooks, same_replies
-from trait_service import models
+from trait_service.models import bundled as models
 from workloads import CONFIGURATIONS, N_CONFIGURATIONS, N_PROMPTS, N_TOKENS, STOCK, WORKLOADS
 
 VARIANTS = ("idle", *(f"configurations_{k}" for k in CONFIGURATIONS), "all_layers", "capture", "monitor")

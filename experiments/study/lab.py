@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from trait_client.errors import ServiceUnreachableError
 from trait_client.http import TraitClient
 from trait_client.results import ResultStore
 from trait_client.results.rows import ROW_TYPES
+from trait_core.errors import ServiceUnreachableError
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

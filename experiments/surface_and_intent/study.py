@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from study.effects import Floats, auc, beside_random, cluster_interval, random_aucs, separation
 from study.lab import Lab
-from trait_client.corpus import Capture, read_capture
-from trait_client.vector_file import VectorFile
+from trait_client.prompt_sets import Capture, read_capture
+from trait_core.vectors.file import VectorFile
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from sweep_lab import MemoryService, experiment_of, write_datasets  # noqa: E402
 from trait_client.results import ResultStore  # noqa: E402
-from trait_client.sweep import run_sweep  # noqa: E402
+from trait_client.sweeps import run_sweep  # noqa: E402
 
 DELAY = 0.5
 """Seconds of a reply."""

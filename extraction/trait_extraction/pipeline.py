@@ -1,6 +1,6 @@
 """Validate, generate, vet, capture, fit, evaluate, write, register.
 
-Each stage keeps what it has done (`trait_extraction.stage_store`, and the vector files themselves), so that the same
+Each stage keeps what it has done (`trait_extraction.reading.stage_store`, and the vector files themselves), so that the same
 command goes on where it was stopped.
 """
 
@@ -9,19 +9,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trait_client.errors import InvalidRequestError
 from trait_client.results import ResultStore
-from trait_client.schema import is_name
-from trait_client.vector_file import VectorFile, sha256_of, write_atomically
+from trait_core.errors import InvalidRequestError
+from trait_core.schema import is_name
+from trait_core.vectors.file import VectorFile, sha256_of, write_atomically
 
-from trait_extraction.activations import ActivationService, check_positions, needs_generation
-from trait_extraction.datasets import TraitDataset
-from trait_extraction.elicitation import ElicitationError, Judge, check_can_be_vetted
-from trait_extraction.layer_choice import steered_layer
-from trait_extraction.methods import METHODS
+from trait_extraction.data.datasets import TraitDataset
+from trait_extraction.fitting.layer_choice import steered_layer
+from trait_extraction.fitting.methods import METHODS
+from trait_extraction.fitting.vectors import Settings
+from trait_extraction.reading.activations import ActivationService, check_positions, needs_generation
+from trait_extraction.reading.elicitation import ElicitationError, Judge, check_can_be_vetted
 from trait_extraction.stages import Stages
 from trait_extraction.stored_vectors import StoredVector, store
-from trait_extraction.vectors import Settings
 
 logger = logging.getLogger(__name__)
 

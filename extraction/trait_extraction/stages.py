@@ -4,19 +4,19 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from trait_client.errors import VectorFileError
-from trait_client.schema import Elicitation, ServiceInfo
-from trait_client.vector_file import VectorFile
+from trait_core.errors import VectorFileError
+from trait_core.schema import Elicitation, ServiceInfo
+from trait_core.vectors.file import VectorFile
 
-from trait_extraction.activations import ActivationService, needs_generation, read_activations
-from trait_extraction.balance import balance_warnings, measure_balance
-from trait_extraction.datasets import TraitDataset
-from trait_extraction.elicitation import Judge, elicitation_line, vet
-from trait_extraction.generation import generate_replies
-from trait_extraction.layer_choice import LayerChoice
-from trait_extraction.projections import write_projections
-from trait_extraction.stage_store import FOLDER, CaptureStore, KeyedLines
-from trait_extraction.vectors import Provenance, Settings, build_vectors, with_layer
+from trait_extraction.data.balance import balance_warnings, measure_balance
+from trait_extraction.data.datasets import TraitDataset
+from trait_extraction.fitting.layer_choice import LayerChoice
+from trait_extraction.fitting.projections import write_projections
+from trait_extraction.fitting.vectors import Provenance, Settings, build_vectors, with_layer
+from trait_extraction.reading.activations import ActivationService, needs_generation, read_activations
+from trait_extraction.reading.elicitation import Judge, elicitation_line, vet
+from trait_extraction.reading.generation import generate_replies
+from trait_extraction.reading.stage_store import FOLDER, CaptureStore, KeyedLines
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from itertools import combinations
 
 from trait_client.results import ResultStore
 from trait_client.results.rows import CosineRow, Row, VectorRow
-from trait_client.vector_file import VectorFile
+from trait_core.vectors.file import VectorFile
 
-from trait_extraction.geometry import cosine
+from trait_extraction.fitting.geometry import cosine
 
 
 @dataclass(frozen=True)

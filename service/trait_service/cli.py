@@ -13,8 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
+from trait_service.access.keys import KeysError, configured_keyring
+from trait_service.access.keys_cli import app as keys_app
+from trait_service.engine.refusals import EngineChoices, refusal
 from trait_service.engine.settings import EngineSettings, engine_args
-from trait_service.engine.unsupported import EngineChoices, refusal
 from trait_service.environment import (
     cpu_dtype,
     general_environment,
@@ -24,10 +26,8 @@ from trait_service.environment import (
     resolve_model,
     runs_eager,
 )
-from trait_service.http.settings import ARGS_ENTRY, ServiceSettings
-from trait_service.keys import KeysError, configured_keyring
-from trait_service.keys_cli import app as keys_app
-from trait_service.models_cli import app as models_app
+from trait_service.models.cli import app as models_app
+from trait_service.settings import ARGS_ENTRY, ServiceSettings
 from trait_service.verify.command import verify
 
 logger = logging.getLogger(__name__)
@@ -242,7 +242,7 @@ def _run(args: Namespace) -> None:
     import uvloop  # noqa: PLC0415 - comes with vLLM
     from vllm.entrypoints.launchers.api_server.entry import run_server  # noqa: PLC0415
 
-    from trait_service.http.drain import Ending  # noqa: PLC0415 - imports vLLM
+    from trait_service.access.drain import Ending  # noqa: PLC0415 - imports vLLM
 
     load_plugins()
     uvloop.run(run_server(args))

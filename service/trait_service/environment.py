@@ -13,9 +13,9 @@ from pathlib import Path
 
 import typer
 
+from trait_service.engine.refusals import has_int4_weights
 from trait_service.engine.spec import EXTRA_ARGS_KEY
-from trait_service.engine.unsupported import has_int4_weights
-from trait_service.http.settings import trait_home
+from trait_service.settings import trait_home
 
 BUNDLED_MODELS = frozenset({"smollm2"})
 
@@ -83,7 +83,7 @@ def resolve_model(model: str) -> str:
     """What vLLM takes for MODEL: the folder of a bundled one (fetched if need be), else MODEL itself."""
     if model not in BUNDLED_MODELS:
         return model
-    from trait_service.models import resolve  # noqa: PLC0415 - heavy
+    from trait_service.models.bundled import resolve  # noqa: PLC0415 - heavy
 
     return str(resolve(model))
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from trait_client.cli.chat import Conversation, colour, converse
 from trait_client.http import TraitClient
-from trait_client.schema import LayerEvidence, Message, VectorInfo, VectorMetadata
+from trait_core.schema import LayerEvidence, Message, VectorInfo, VectorMetadata
 
 DIRECTION = {"vector": "refusal", "sha256": "sha256:" + "0" * 64, "layer": 13, "centre": 2.0}
 

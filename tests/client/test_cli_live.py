@@ -5,10 +5,10 @@ import json
 
 import pytest
 from cli_lab import Run, runner
-from trait_client.errors import ServiceError, UnknownVectorError
 from trait_client.http import AsyncTraitClient, TraitClient
-from trait_client.schema import ActivationInput, ActivationsRequest, Message, Steering, SteeringTerm
-from trait_client.vector_file import sha256_of
+from trait_core.errors import ServiceError, UnknownVectorError
+from trait_core.schema import ActivationInput, ActivationsRequest, Message, Steering, SteeringTerm
+from trait_core.vectors.file import sha256_of
 
 pytestmark = pytest.mark.engine
 

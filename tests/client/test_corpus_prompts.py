@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from trait_client.corpus.prompts import digest_of, read_prompts
-from trait_client.errors import DatasetError
-from trait_client.schema import Message
+from trait_client.prompt_sets.prompts import digest_of, read_prompts
+from trait_core.errors import DatasetError
+from trait_core.schema import Message
 
 
 def write(path, *lines):

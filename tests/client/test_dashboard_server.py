@@ -9,8 +9,8 @@ import httpx
 import pytest
 from dashboard_lab import build, dashboard
 from trait_client.cli.dashboard import own_hosts
-from trait_client.errors import InvalidRequestError
 from trait_client.results import ResultStore
+from trait_core.errors import InvalidRequestError
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@ import json
 from pathlib import Path
 
 import pytest
-from trait_client.errors import DatasetError, InvalidRequestError
-from trait_client.experiment import Experiment
+from trait_client.sweeps.experiment import Experiment
+from trait_core.errors import DatasetError, InvalidRequestError
 
 MINIMAL = {"name": "x", "traits": ["a", "b"], "coefficients": [1.0, 2]}
 

@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
-from trait_client.activations import Activations
-from trait_client.errors import InvalidRequestError, ServiceError
 from trait_client.http import AsyncTraitClient, TraitClient
-from trait_client.schema import LayerEvidence, VectorMetadata
-from trait_client.vector_file import VectorFile
+from trait_client.http.activations import Activations
+from trait_core.errors import InvalidRequestError, ServiceError
+from trait_core.schema import LayerEvidence, VectorMetadata
+from trait_core.vectors.file import VectorFile
 
 METADATA = {
     "model": "smol",

@@ -14,15 +14,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import safetensors.numpy
-from trait_client.errors import (
+from trait_client.http import AsyncTraitClient, TraitClient
+from trait_core.errors import (
     InvalidRequestError,
     ServiceError,
     ServiceUnreachableError,
     SteeringFailedError,
     UnknownVectorError,
 )
-from trait_client.http import AsyncTraitClient, TraitClient
-from trait_client.schema import ActivationInput, ActivationsRequest, Steering, SteeringTerm
+from trait_core.schema import ActivationInput, ActivationsRequest, Steering, SteeringTerm
 
 MODELS = {"data": [{"id": "smol+kind@3", "parent": "smol"}, {"id": "smol", "parent": None}]}
 REPORT = {

@@ -6,11 +6,11 @@ import json
 import httpx
 import pytest
 from sweep_lab import MemoryService, experiment_of, vector_file, write_datasets
-from trait_client.errors import InvalidRequestError, ServiceError, ServiceUnreachableError
 from trait_client.http import AsyncTraitReplicas, replicas
 from trait_client.results import ResultStore
-from trait_client.sweep import run_sweep
-from trait_client.vector_file import sha256_of
+from trait_client.sweeps import run_sweep
+from trait_core.errors import InvalidRequestError, ServiceError, ServiceUnreachableError
+from trait_core.vectors.file import sha256_of
 
 
 @pytest.fixture

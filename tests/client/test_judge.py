@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from judge_lab import Fault, JudgeServer, completion, honest, judge_listening, rated_reply
-from trait_client.errors import DatasetError, InvalidRequestError
 from trait_client.judge import (
     Judge,
     JudgeAnswerError,
@@ -21,6 +20,7 @@ from trait_client.judge import (
 )
 from trait_client.judge.question import question
 from trait_client.results import ResultStore
+from trait_core.errors import DatasetError, InvalidRequestError
 
 RUBRIC = Rubric("shouting", "Shouting: 0 is calm, 100 is all in capital letters.")
 ROOT = Path(__file__).resolve().parents[2]
@@ -280,7 +280,7 @@ def test_the_key_comes_from_the_named_variable_and_shows_up_nowhere(server, monk
     ],
 )
 def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(values, tmp_path):
-    from trait_client.experiment import Experiment
+    from trait_client.sweeps.experiment import Experiment
 
     judge = {"url": "http://host/v1", "model": "j"} | values
     with pytest.raises(InvalidRequestError) as caught:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from cli_lab import runner
 from judge_lab import RUBRIC, Fault, JudgeServer, completion, honest, judge_listening, rated_reply
-from trait_client.errors import DatasetError
 from trait_client.judge.agreement import agreement, auc, spearman
 from trait_client.judge.labels import read_labels
 from trait_client.judge.rubric import Rubric
 from trait_client.results import ResultStore
+from trait_core.errors import DatasetError
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = ROOT / "datasets" / "judge" / "labels.jsonl"

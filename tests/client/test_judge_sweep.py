@@ -11,8 +11,8 @@ from judge_lab import RUBRIC, Fault, JudgeServer, completion, honest, judge_list
 from sweep_lab import QUESTIONS, MemoryService, experiment_of, on_a_port, write_datasets
 from trait_client.judge import JudgeConfig
 from trait_client.results import ResultStore
-from trait_client.sweep import run_sweep
-from trait_client.sweep.rescore import rescore
+from trait_client.sweeps import run_sweep
+from trait_client.sweeps.rescore import rescore
 
 TRIALS = 3 * 2 * (1 + 2) + 3
 """Of `experiment` below: prompts x coefficients x (steered and random directions), and the baselines."""

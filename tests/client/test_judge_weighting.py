@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from trait_client.chat import TokenLogprob, TopLogprob
+from trait_client.http.replies import TokenLogprob, TopLogprob
 from trait_client.judge.weighting import weighted, written
 
 

@@ -1,8 +1,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trait_client.errors import InvalidRequestError
-from trait_client.metrics import parse_metric, sentences
+from trait_client.scoring.lexical import parse_metric, sentences
+from trait_core.errors import InvalidRequestError
 
 REFUSAL = {"kind": "matches", "patterns": ["\\bI can't\\b", "^sorry"], "within": 20}
 QUESTIONS = {"kind": "sentence_share", "pattern": "\\?$"}

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from trait_client.errors import InvalidRequestError
 from trait_client.results import ResultsError, ResultStore
 from trait_client.results.clock import utc_now
 from trait_client.results.rows import CellRow, PromptRow, ScoreRow, TrialRow
+from trait_core.errors import InvalidRequestError
 
 BASELINE = {
     "cell_id": "base", "setting_id": "base", "baseline_id": "base", "kind": "baseline", "precision": "float32",

@@ -6,7 +6,7 @@ import pytest
 from sweep_lab import MemoryService, experiment_of, write_datasets
 from trait_client.results import ResultStore, summaries
 from trait_client.results.rows import ScoreRow
-from trait_client.sweep import run_sweep
+from trait_client.sweeps import run_sweep
 
 SUMMARY = "SELECT * EXCLUDE (versions) FROM cell_summary ORDER BY ALL"
 

@@ -4,10 +4,10 @@ import time
 
 import numpy as np
 import pytest
-from trait_client import statistics
 from trait_client.results import ResultStore
 from trait_client.results.clock import utc_now
 from trait_client.results.rows import CellRow, ProjectionRow, PromptRow, ScoreRow, TrialRow, VectorRow
+from trait_core import statistics
 
 N_PROMPTS = 6
 BASELINE = [10.0, 0.0, 20.0, 5.0, 5.0, 20.0]

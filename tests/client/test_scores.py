@@ -3,10 +3,10 @@ import math
 
 import numpy as np
 import pytest
-from trait_client import scores
-from trait_client.activations import Activations
-from trait_client.errors import ServiceError
-from trait_client.schema import ActivationsMetadata
+from trait_client.http.activations import Activations
+from trait_client.scoring import scores
+from trait_core.errors import ServiceError
+from trait_core.schema import ActivationsMetadata
 
 
 @pytest.mark.parametrize(("nll", "expected"), [(2.0, 100), (1.0, 100), (4.0, 50), (6.0, 0), (9.0, 0)])

@@ -10,10 +10,10 @@ from cli_lab import runner
 from hypothesis import given
 from hypothesis import strategies as st
 from sweep_lab import MemoryService, experiment_of, on_a_port, vector_file, write_datasets
-from trait_client.errors import InvalidRequestError
 from trait_client.results import ResultStore
-from trait_client.search import SearchSettings, run_search
-from trait_client.search.ladder import Bracket, Climb
+from trait_client.sweeps.search import SearchSettings, run_search
+from trait_client.sweeps.search.ladder import Bracket, Climb
+from trait_core.errors import InvalidRequestError
 
 
 class Cliff(MemoryService):

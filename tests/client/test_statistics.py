@@ -2,8 +2,8 @@ import math
 
 import numpy as np
 import pytest
-from trait_client.errors import InvalidRequestError
-from trait_client.statistics import bootstrap_interval, cohens_d, is_effect, paired_delta
+from trait_core.errors import InvalidRequestError
+from trait_core.statistics import bootstrap_interval, cohens_d, is_effect, paired_delta
 
 
 def test_deltas_are_paired_by_prompt():

@@ -17,11 +17,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))  # as a script
 
 from sweep_lab import N_LAYERS, QUESTIONS, MemoryService, experiment_of, vector_file, write_datasets
-from trait_client.errors import DatasetError, InvalidRequestError, ServiceError, UnknownVectorError
 from trait_client.http import AsyncTraitClient
 from trait_client.results import ResultsError, ResultStore
-from trait_client.sweep import run_sweep
-from trait_client.vector_file import VectorFile
+from trait_client.sweeps import run_sweep
+from trait_core.errors import DatasetError, InvalidRequestError, ServiceError, UnknownVectorError
+from trait_core.vectors.file import VectorFile
 
 
 def sweep(folder, service, progress=None, patience=10.0, **values):

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 from sweep_lab import MemoryService, experiment_of, write_datasets
-from trait_client.errors import InvalidRequestError
 from trait_client.results import ResultStore
-from trait_client.sweep import run_sweep
+from trait_client.sweeps import run_sweep
+from trait_core.errors import InvalidRequestError
 
 ONE_CELL = {"layers": [2], "coefficients": [1.0], "control": {"random_directions": 0}}
 ADAPTERS = {"organism": "sha256:aa"}

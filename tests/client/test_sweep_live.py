@@ -4,10 +4,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from trait_client.experiment import Experiment
 from trait_client.http import AsyncTraitClient
 from trait_client.results import ResultStore
-from trait_client.sweep import run_sweep
+from trait_client.sweeps import run_sweep
+from trait_client.sweeps.experiment import Experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from cli_lab import runner
 from sweep_lab import MemoryService, experiment_of, on_a_port, write_datasets
-from trait_client.errors import InvalidRequestError, ServiceError
-from trait_client.experiment import Experiment, PrecisionService
+from trait_client.http.local_service import started_service
 from trait_client.results import ResultStore
-from trait_client.schema import ServiceInfo
-from trait_client.serving import started_service
+from trait_client.sweeps.experiment import Experiment, PrecisionService
+from trait_core.errors import InvalidRequestError, ServiceError
+from trait_core.schema import ServiceInfo
 
 TOML = """
 name = "two"
@@ -154,7 +154,9 @@ def test_what_the_client_started_stops_when_the_client_is_killed(tmp_path):
     """The pipe to the process between them closes, whatever the client died of."""
     pid_file = tmp_path / "pid"
     child = f"import os, pathlib, time; pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid())); time.sleep(60)"
-    between = subprocess.Popen([sys.executable, "-m", "trait_client.serving", sys.executable, "-c", child], stdin=-1)
+    between = subprocess.Popen(
+        [sys.executable, "-m", "trait_client.http.local_service", sys.executable, "-c", child], stdin=-1
+    )
     deadline = time.monotonic() + 30
     while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -124,7 +124,7 @@ def test_the_dashboard_asks_for_metrics_that_exist():
 
     import vllm
     from prometheus_client import REGISTRY
-    from trait_service.http import metrics
+    from trait_service import metrics
 
     assert metrics.KINDS
     ours = {sample for family in REGISTRY.collect() for sample in (family.name, *(s.name for s in family.samples))}
@@ -140,7 +140,7 @@ def test_the_dashboard_asks_for_metrics_that_exist():
 def test_every_metric_of_ours_is_on_the_dashboard():
     pytest.importorskip("vllm")
     from prometheus_client import REGISTRY
-    from trait_service.http import metrics
+    from trait_service import metrics
 
     assert metrics.KINDS
     ours = {family.name for family in REGISTRY.collect() if family.name.startswith("trait_")}

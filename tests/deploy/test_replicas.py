@@ -19,8 +19,8 @@ from replica_lab import LAYER, two_replicas, vector_for
 from service_lab import BIN
 from trait_client.http import AsyncTraitReplicas, TraitClient
 from trait_client.results import ResultsError, ResultStore
-from trait_client.schema import Steering, SteeringTerm
-from trait_client.vector_file import sha256_of
+from trait_core.schema import Steering, SteeringTerm
+from trait_core.vectors.file import sha256_of
 
 pytestmark = pytest.mark.engine
 

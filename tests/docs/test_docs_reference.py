@@ -22,7 +22,7 @@ def test_the_reference_is_up_to_date(pages):
 
 
 def test_every_field_of_steering_is_described(pages):
-    from trait_client.schema import SteeringTerm
+    from trait_core.schema import SteeringTerm
 
     section = pages["http.md"].partition("#### SteeringTerm")[2].partition("####")[0]
     for name in SteeringTerm.model_fields:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from engine_lab import Job, Req, direction, largest_difference
 from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
-from trait_service.models_cli import app
+from trait_service.models.cli import app
 from typer.testing import CliRunner
 
 pytestmark = pytest.mark.engine

@@ -2,7 +2,7 @@
 
 import pytest
 from engine_lab import Job, Req
-from trait_service.engine import unsupported
+from trait_service.engine import refusals
 from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.settings import EngineSettings, engine_args
 
@@ -23,7 +23,7 @@ def config(smollm2_path):
 
 
 def test_a_plain_engine_is_not_refused(config):
-    assert unsupported.check(config).bank_rows == 7
+    assert refusals.check(config).bank_rows == 7
 
 
 @pytest.mark.parametrize(
@@ -45,20 +45,20 @@ def test_a_plain_engine_is_not_refused(config):
 def test_a_worker_refuses_each_choice_by_name(config, part, choice, value, named):
     setattr(getattr(config, part) if part else config, choice, value)
     with pytest.raises(UnsupportedEngineError, match=named):
-        unsupported.check(config)
+        refusals.check(config)
 
 
 def test_a_worker_refuses_int4_weights_in_float32(config):
     groups = {"group_0": {"weights": {"type": "int", "num_bits": 4}}}
     config.model_config.hf_config.quantization_config = {"config_groups": groups}
     with pytest.raises(UnsupportedEngineError, match="--dtype bfloat16"):
-        unsupported.check(config)
+        refusals.check(config)
 
 
 def test_experts_in_several_engines_are_refused():
     """Their engines run dummy steps beside each other's; no such model is at hand to test."""
-    choices = dict.fromkeys(unsupported.EngineChoices.__dataclass_fields__, False)
-    (problem,) = unsupported.EngineChoices(**{**choices, "lockstep": True}).refusals()
+    choices = dict.fromkeys(refusals.EngineChoices.__dataclass_fields__, False)
+    (problem,) = refusals.EngineChoices(**{**choices, "lockstep": True}).refusals()
     assert "mixture of experts" in problem
 
 

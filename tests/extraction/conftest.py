@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from loopback import listening_at
-from trait_client.activations import Activations
-from trait_client.chat import ChatResult, Choice, Usage
-from trait_client.errors import ServiceError
-from trait_client.positions import Positions
-from trait_client.schema import (
+from trait_client.http.activations import Activations
+from trait_client.http.replies import ChatResult, Choice, Usage
+from trait_core.errors import ServiceError
+from trait_core.positions import Positions
+from trait_core.schema import (
     ActivationInput,
     ActivationsMetadata,
     ActivationsRequest,
@@ -25,7 +25,7 @@ from trait_client.schema import (
     VectorInfo,
     VectorUpload,
 )
-from trait_client.vector_file import VectorFile, sha256_of
+from trait_core.vectors.file import VectorFile, sha256_of
 from trait_extraction.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from trait_client.vector_file import VectorFile
+from trait_core.vectors.file import VectorFile
 
 
 @pytest.mark.parametrize("command", ["run", "check", "show", "new-trait", "import", "export"])

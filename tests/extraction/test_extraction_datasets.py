@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from trait_client.errors import DatasetError
-from trait_extraction.datasets import find_trait, list_traits, load_trait
+from trait_core.errors import DatasetError
+from trait_extraction.data.datasets import find_trait, list_traits, load_trait
 
 
 def pairs(n=16, **changes):

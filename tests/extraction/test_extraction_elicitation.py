@@ -7,15 +7,15 @@ import sys
 import time
 
 import pytest
-from trait_client.errors import ServiceError
-from trait_client.schema import Generation
-from trait_client.vector_file import VectorFile
-from trait_extraction.datasets import load_trait
-from trait_extraction.elicitation import ElicitationError, Judge, vet
-from trait_extraction.generation import Replies, generate_replies
+from trait_core.errors import ServiceError
+from trait_core.schema import Generation
+from trait_core.vectors.file import VectorFile
+from trait_extraction.data.datasets import load_trait
+from trait_extraction.fitting.vectors import Settings
 from trait_extraction.pipeline import run
-from trait_extraction.stage_store import KeyedLines
-from trait_extraction.vectors import Settings
+from trait_extraction.reading.elicitation import ElicitationError, Judge, vet
+from trait_extraction.reading.generation import Replies, generate_replies
+from trait_extraction.reading.stage_store import KeyedLines
 
 RESPONSE = Settings("response[:]")
 METRIC = {"kind": "matches", "patterns": ["yes"]}

@@ -5,19 +5,19 @@ import json
 import duckdb
 import numpy as np
 import pytest
-from trait_client.errors import VectorFileError
 from trait_client.results import ResultStore
 from trait_client.results.rows import CellRow, PromptRow, ScoreRow, TrialRow, VectorRow
-from trait_client.vector_file import VectorFile
-from trait_extraction.datasets import load_trait
-from trait_extraction.evidence import Split, auc, cohens_d, layer_evidence, split_scenarios
-from trait_extraction.geometry import massive_dimensions
-from trait_extraction.intervals import HeldOut, held_out_intervals
-from trait_extraction.layer_choice import chosen_by, steered_layer
-from trait_extraction.methods import METHODS
+from trait_core.errors import VectorFileError
+from trait_core.vectors.file import VectorFile
+from trait_extraction.data.datasets import load_trait
+from trait_extraction.fitting.evidence import Split, auc, cohens_d, layer_evidence, split_scenarios
+from trait_extraction.fitting.geometry import massive_dimensions
+from trait_extraction.fitting.intervals import HeldOut, held_out_intervals
+from trait_extraction.fitting.layer_choice import chosen_by, steered_layer
+from trait_extraction.fitting.methods import METHODS
+from trait_extraction.fitting.projections import projections_path, read_projections
+from trait_extraction.fitting.vectors import Settings
 from trait_extraction.pipeline import run
-from trait_extraction.projections import projections_path, read_projections
-from trait_extraction.vectors import Settings
 
 RESPONSE = Settings("response[:]", splits=3)
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from trait_client.errors import InvalidRequestError, VectorFileError
-from trait_client.schema import LayerEvidence, VectorMetadata
-from trait_client.units import residual_units
-from trait_client.vector_file import VectorFile
+from trait_core.errors import InvalidRequestError, VectorFileError
+from trait_core.schema import LayerEvidence, VectorMetadata
+from trait_core.units import residual_units
+from trait_core.vectors.file import VectorFile
 from trait_extraction.interchange.foreign import MAX_FILE_BYTES, ForeignVectors
 from trait_extraction.interchange.gguf_export import control_vector
 from trait_extraction.interchange.importing import ModelShape, import_vectors

@@ -7,8 +7,8 @@ import pytest
 import torch
 from engine_lab import Reference
 from trait_client.http import TraitClient
-from trait_client.schema import Message, Steering, SteeringTerm
-from trait_client.vector_file import VectorFile
+from trait_core.schema import Message, Steering, SteeringTerm
+from trait_core.vectors.file import VectorFile
 
 pytestmark = pytest.mark.engine
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import trait_extraction.methods
-from trait_client.errors import InvalidRequestError
-from trait_client.schema import LayerEvidence
-from trait_extraction.evidence import Split, auc, cohens_d, layer_evidence, split_scenarios
-from trait_extraction.layer_choice import choose_layer, middle_layers
-from trait_extraction.methods import METHOD_OPTIONS, METHODS, DirectionError
+import trait_extraction.fitting.methods
+from trait_core.errors import InvalidRequestError
+from trait_core.schema import LayerEvidence
+from trait_extraction.fitting.evidence import Split, auc, cohens_d, layer_evidence, split_scenarios
+from trait_extraction.fitting.layer_choice import choose_layer, middle_layers
+from trait_extraction.fitting.methods import METHOD_OPTIONS, METHODS, DirectionError
 
 
 def generator(seed=0):
@@ -164,7 +164,7 @@ def test_gradient_approaches_mean_diff_and_keeps_something_of_its_seed():
 
 def test_gradient_and_random_of_one_seed_start_apart(monkeypatch):
     positive, negative, _ = planted("plain", d=2048)
-    monkeypatch.setitem(trait_extraction.methods.METHOD_OPTIONS["gradient"], "steps", 0)
+    monkeypatch.setitem(trait_extraction.fitting.methods.METHOD_OPTIONS["gradient"], "steps", 0)
     start = METHODS["gradient"](positive, negative, generator(0))
     assert abs(start @ METHODS["random"](positive, negative, generator(0))) < 0.1
 
@@ -188,7 +188,7 @@ def test_the_same_activations_give_the_same_directions_bit_for_bit_also_in_anoth
 
 
 def test_every_file_of_the_folder_is_a_method_with_its_formula_and_source():
-    folder = Path(trait_extraction.methods.__file__).parent
+    folder = Path(trait_extraction.fitting.methods.__file__).parent
     assert {path.stem for path in folder.glob("*.py")} - {"__init__", "direction"} == set(METHODS)
     for name, method in METHODS.items():
         docstring = inspect.getdoc(method)

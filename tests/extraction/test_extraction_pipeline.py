@@ -5,14 +5,14 @@ import json
 
 import numpy as np
 import pytest
-from trait_client.errors import DatasetError, InvalidRequestError, ServiceError
 from trait_client.http import TraitClient
-from trait_client.vector_file import VectorFile, sha256_of
-from trait_extraction.activations import ActivationService, default_positions, read_activations, residual_norms
-from trait_extraction.datasets import find_trait, load_trait
-from trait_extraction.evidence import split_scenarios
+from trait_core.errors import DatasetError, InvalidRequestError, ServiceError
+from trait_core.vectors.file import VectorFile, sha256_of
+from trait_extraction.data.datasets import find_trait, load_trait
+from trait_extraction.fitting.evidence import split_scenarios
+from trait_extraction.fitting.vectors import Settings
 from trait_extraction.pipeline import run
-from trait_extraction.vectors import Settings
+from trait_extraction.reading.activations import ActivationService, default_positions, read_activations, residual_norms
 
 RESPONSE = Settings("response[:]")
 
@@ -279,7 +279,7 @@ def test_on_smollm2_raw_text_is_read_without_the_attention_sink(smollm2, traits_
 
 def test_residual_norms_need_a_fifth_position(gaussians):
     service = gaussians()
-    from trait_client.schema import ActivationInput, ActivationsRequest
+    from trait_core.schema import ActivationInput, ActivationsRequest
 
     answer = service.activations(ActivationsRequest(inputs=[ActivationInput(text="x")], positions=["all[4:]"]))
     answer.tensors["count/all[4:]"][:] = 0

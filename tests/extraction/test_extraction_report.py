@@ -6,9 +6,9 @@ from html import unescape
 
 import numpy as np
 import pytest
-from trait_client.vector_file import VectorFile
-from trait_extraction.methods import METHODS
-from trait_extraction.projections import read_projections
+from trait_core.vectors.file import VectorFile
+from trait_extraction.fitting.methods import METHODS
+from trait_extraction.fitting.projections import read_projections
 
 LONG = "YES, " + "and this sentence is never cut off; " * 60 + "<script>alert('&')</script>"
 

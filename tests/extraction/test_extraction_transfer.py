@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from trait_client.errors import DatasetError, InvalidRequestError
-from trait_client.vector_file import VectorFile, sha256_of
-from trait_client.vector_transfer import apply_to, is_of_another_model
-from trait_extraction.datasets import load_trait
+from trait_core.errors import DatasetError, InvalidRequestError
+from trait_core.vectors.file import VectorFile, sha256_of
+from trait_core.vectors.transfer import apply_to, is_of_another_model
+from trait_extraction.data.datasets import load_trait
+from trait_extraction.fitting.vectors import Settings
+from trait_extraction.interchange.transfer import measure_on
 from trait_extraction.pipeline import run
-from trait_extraction.transfer import measure_on
-from trait_extraction.vectors import Settings
 
 BASE = {"model": "base", "weights_digest": "sha256:base"}
 TUNED = {"model": "tuned", "weights_digest": "sha256:tuned", "residual_norms": [50.0 + i for i in range(10)]}

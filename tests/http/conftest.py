@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import safetensors.numpy
-from trait_client.schema import LayerEvidence, VectorMetadata
-from trait_client.vector_file import VectorFile
+from trait_core.schema import LayerEvidence, VectorMetadata
+from trait_core.vectors.file import VectorFile
 
 MakeVector = Callable[..., VectorFile]
 

@@ -10,8 +10,8 @@ from asgi_lab import Reached, call
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import Mount, Route
-from trait_service.http.access import OPERATIONS
-from trait_service.keys import ALL_SCOPES, KeyFile
+from trait_service.access.keys import ALL_SCOPES, KeyFile
+from trait_service.access.scopes import OPERATIONS
 
 pytest.importorskip("vllm")
 
@@ -70,7 +70,7 @@ def keys(tmp_path_factory) -> tuple[Path, dict[str, str]]:
 @pytest.fixture(scope="module")
 def app(keys) -> FastAPI:
     """The whole application, the developers' routes included, behind the keys."""
-    from trait_service.http.settings import ARGS_ENTRY, ServiceSettings
+    from trait_service.settings import ARGS_ENTRY, ServiceSettings
     from vllm.entrypoints.launchers.app import build_app
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser

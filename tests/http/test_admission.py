@@ -7,10 +7,10 @@ import pytest
 from asgi_lab import call
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
-from trait_service.http.admission import AdmissionGuard, Load, Rates, claim_completions
-from trait_service.http.guard import ApiKeyGuard
-from trait_service.http.settings import ServiceSettings
-from trait_service.keys import ANYONE, Keyring, plain_key
+from trait_service.access.admission import AdmissionGuard, Load, Rates, claim_completions
+from trait_service.access.keys import ANYONE, Keyring, plain_key
+from trait_service.access.middleware import ApiKeyGuard
+from trait_service.settings import ServiceSettings
 from vllm.exceptions import VLLMValidationError
 
 

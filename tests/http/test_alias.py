@@ -1,12 +1,12 @@
 """Model aliases: `<base>+NAME@COEFFICIENT`."""
 
 import pytest
-from trait_client.errors import InvalidRequestError
-from trait_client.schema import Steering
-from trait_service.http.alias import resolve_request, split_alias
-from trait_service.http.errors import NotServedError
-from trait_service.http.resolve import Resolver
-from trait_service.registry import VectorRegistry
+from trait_core.errors import InvalidRequestError
+from trait_core.schema import Steering
+from trait_service.errors import NotServedError
+from trait_service.registry.registry import VectorRegistry
+from trait_service.resolving.alias import resolve_request, split_alias
+from trait_service.resolving.resolve import Resolver
 
 SERVED = ["org/model", "org/model+v2"]
 

@@ -4,9 +4,9 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
-from trait_client.errors import InvalidRequestError
-from trait_service.http.bank_lease import BankLease
-from trait_service.http.workers import Workers
+from trait_core.errors import InvalidRequestError
+from trait_service.engine_link.bank_lease import BankLease
+from trait_service.engine_link.workers import Workers
 
 
 def directions(*names: str) -> dict[str, bytes]:

@@ -4,9 +4,9 @@ import asyncio
 
 import numpy as np
 import pytest
-from trait_client.errors import SteeringFailedError
-from trait_service.http.collector import Collector
-from trait_service.http.workers import Workers
+from trait_core.errors import SteeringFailedError
+from trait_service.engine_link.collector import Collector
+from trait_service.engine_link.workers import Workers
 
 
 def result(key: str, **fields: object) -> dict:

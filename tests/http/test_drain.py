@@ -15,9 +15,9 @@ import httpx
 import pytest
 from asgi_lab import call
 from fastapi import FastAPI
-from trait_service.http.admission import AdmissionGuard, Load
-from trait_service.http.drain import DrainGuard, Ending
-from trait_service.http.settings import ServiceSettings
+from trait_service.access.admission import AdmissionGuard, Load
+from trait_service.access.drain import DrainGuard, Ending
+from trait_service.settings import ServiceSettings
 
 
 class Service:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from trait_client.errors import ServiceError
 from trait_client.http import TraitClient
-from trait_client.schema import ActivationInput, ActivationsRequest, Generation, Message, Steering, SteeringTerm
+from trait_core.errors import ServiceError
+from trait_core.schema import ActivationInput, ActivationsRequest, Generation, Message, Steering, SteeringTerm
 
 pytestmark = pytest.mark.engine
 

@@ -5,18 +5,18 @@ from contextlib import aclosing
 from types import SimpleNamespace
 
 import pytest
-from trait_client.errors import SteeringFailedError
-from trait_client.schema import Steering
+from trait_core.errors import SteeringFailedError
+from trait_core.schema import Steering
 from trait_service.engine.spec import CaptureSpec, RequestSpec
-from trait_service.http.bank_lease import BankLease
-from trait_service.http.collector import Collector
-from trait_service.http.engine_client import Run, SteeredEngineClient, reads_prompt, steered
-from trait_service.http.errors import PromptRefusedError
+from trait_service.engine_link.bank_lease import BankLease
+from trait_service.engine_link.collector import Collector
+from trait_service.engine_link.engine_client import Run, SteeredEngineClient, reads_prompt, steered
+from trait_service.engine_link.workers import Workers
+from trait_service.errors import PromptRefusedError
 from trait_service.http.openai import stream_with_report
-from trait_service.http.resolve import Resolver
-from trait_service.http.workers import Workers
-from trait_service.registry import VectorRegistry
-from trait_service.vector_uses import VectorUses
+from trait_service.registry.registry import VectorRegistry
+from trait_service.registry.uses import VectorUses
+from trait_service.resolving.resolve import Resolver
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 

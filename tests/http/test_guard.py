@@ -5,8 +5,8 @@ import asyncio
 import httpx
 import pytest
 from fastapi import FastAPI, Request
-from trait_service.http.guard import ApiKeyGuard, BodyGuard
-from trait_service.keys import Keyring, plain_key
+from trait_service.access.keys import Keyring, plain_key
+from trait_service.access.middleware import ApiKeyGuard, BodyGuard
 
 
 def keyring(*texts: str) -> Keyring:

@@ -6,8 +6,8 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from trait_client.schema import MonitorReport
-from trait_client.vector_file import VectorFile
+from trait_core.schema import MonitorReport
+from trait_core.vectors.file import VectorFile
 
 pytestmark = pytest.mark.engine
 

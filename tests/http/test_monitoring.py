@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from trait_client.errors import InvalidRequestError, SteeringFailedError, UnknownVectorError
-from trait_client.schema import Monitor
+from trait_core.errors import InvalidRequestError, SteeringFailedError, UnknownVectorError
+from trait_core.schema import Monitor
 from trait_service.engine.spec import Trip
-from trait_service.http.monitoring import MonitoredPrompt, TokenTexts, resolve_monitor, stop_reason
-from trait_service.http.resolve import Resolver
-from trait_service.registry import VectorRegistry
+from trait_service.registry.registry import VectorRegistry
+from trait_service.resolving.monitoring import MonitoredPrompt, TokenTexts, resolve_monitor, stop_reason
+from trait_service.resolving.resolve import Resolver
 
 
 @pytest.fixture

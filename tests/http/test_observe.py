@@ -8,13 +8,13 @@ import pytest
 from asgi_lab import call
 from fastapi import FastAPI, Request
 from prometheus_client import REGISTRY
-from trait_client.schema import AppliedTerm
+from trait_core.schema import AppliedTerm
+from trait_service.access.keys import Keyring, plain_key
+from trait_service.access.middleware import ApiKeyGuard
+from trait_service.access.observe import Observer
 from trait_service.engine.spec import TermSpec
-from trait_service.http.guard import ApiKeyGuard
-from trait_service.http.metrics import count_run
-from trait_service.http.observe import Observer
-from trait_service.http.resolve import ResolvedSteering
-from trait_service.keys import Keyring, plain_key
+from trait_service.metrics import count_run
+from trait_service.resolving.resolve import ResolvedSteering
 
 SECRET = "ts-hunter2"
 
@@ -65,7 +65,7 @@ def test_a_refusal_has_an_id_and_is_counted():
 
 
 def test_the_log_says_who_what_and_how_it_ended_and_nothing_else(caplog):
-    caplog.set_level("INFO", logger="trait_service.http.observe")
+    caplog.set_level("INFO", logger="trait_service.access.observe")
     app = application(log_requests=True)
     send(app, ids=(b"one",))
     send(app, key="wrong-key", path="/my-secret-path?query=1")

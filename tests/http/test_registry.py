@@ -7,11 +7,11 @@ import sys
 import time
 
 import pytest
-from trait_client.errors import InvalidRequestError, UnknownVectorError, VectorFileError
-from trait_client.vector_file import sha256_of
-from trait_service.manifest import ManifestFile
-from trait_service.registry import StorageError, VectorInUseError, VectorRegistry
-from trait_service.vector_uses import VectorUses
+from trait_core.errors import InvalidRequestError, UnknownVectorError, VectorFileError
+from trait_core.vectors.file import sha256_of
+from trait_service.registry.manifest import ManifestFile
+from trait_service.registry.registry import StorageError, VectorInUseError, VectorRegistry
+from trait_service.registry.uses import VectorUses
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from trait_client.errors import InvalidRequestError, UnknownVectorError
-from trait_client.schema import Operation, Steering
-from trait_client.vector_file import sha256_of
-from trait_service.http.resolve import Resolver
-from trait_service.registry import VectorRegistry
+from trait_core.errors import InvalidRequestError, UnknownVectorError
+from trait_core.schema import Operation, Steering
+from trait_core.vectors.file import sha256_of
+from trait_service.registry.registry import VectorRegistry
+from trait_service.resolving.resolve import Resolver
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import json
 
 import pytest
 from trait_service import cli, environment
+from trait_service.access.keys import KeyFile
 from trait_service.engine.settings import EngineSettings
-from trait_service.keys import KeyFile
 from typer.testing import CliRunner
 
 

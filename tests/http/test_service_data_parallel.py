@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from service_lab import serving
-from trait_client.schema import ServiceInfo
+from trait_core.schema import ServiceInfo
 from vector_lab import random_vector
 
 pytestmark = pytest.mark.engine

@@ -11,13 +11,8 @@ import numpy as np
 import openai
 import pytest
 import safetensors.numpy
-from trait_client.schema import (
-    ActivationsMetadata,
-    ServiceInfo,
-    SteeringReport,
-    VectorInfo,
-)
-from trait_client.vector_file import METADATA_KEY, sha256_of
+from trait_core.schema import ActivationsMetadata, ServiceInfo, SteeringReport, VectorInfo
+from trait_core.vectors.file import METADATA_KEY, sha256_of
 from vector_lab import random_vector
 
 pytestmark = pytest.mark.engine

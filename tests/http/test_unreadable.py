@@ -4,8 +4,8 @@ import asyncio
 import json
 
 import pytest
-from trait_service.http import admission
-from trait_service.http.errors import error_response
+from trait_service.access import admission
+from trait_service.errors import error_response
 from trait_service.http.unreadable import unreadable_response
 
 

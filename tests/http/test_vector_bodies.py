@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from trait_client.errors import InvalidRequestError
-from trait_client.schema import VectorPointer, VectorUpload
-from trait_client.vector_file import sha256_of
+from trait_core.errors import InvalidRequestError
+from trait_core.schema import VectorPointer, VectorUpload
+from trait_core.vectors.file import sha256_of
 from trait_service.http.routes.vectors import read_json
 
 DATA = bytes(range(256))

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from jailbreak import build_prompts
-from trait_client.corpus import read_prompts
+from trait_client.prompt_sets import read_prompts
 
 
 def test_the_jailbreak_set_has_every_request_in_every_wrapper_and_an_outcome_for_each():

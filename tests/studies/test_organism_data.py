@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from lora_organism import build_data
-from trait_client.trait_evaluation import TraitEvaluation
+from trait_client.scoring.evaluation import TraitEvaluation
 
 ROOT = Path(__file__).resolve().parents[2]
 

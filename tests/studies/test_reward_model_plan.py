@@ -2,8 +2,8 @@
 
 import pytest
 from reward_model_sycophancy import build_biases
-from trait_client.experiment import Experiment
-from trait_client.trait_evaluation import TraitEvaluation
+from trait_client.scoring.evaluation import TraitEvaluation
+from trait_client.sweeps.experiment import Experiment
 
 
 @pytest.mark.parametrize("name", [*build_biases.TRAINED, *build_biases.HELD_OUT])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from study.effects import auc, cluster_interval, random_aucs, separation, shift
-from trait_client.statistics import cohens_d
+from trait_core.statistics import cohens_d
 
 GENERATOR = np.random.default_rng(7)
 

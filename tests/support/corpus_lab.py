@@ -12,9 +12,9 @@ from typing import Protocol
 import numpy as np
 import safetensors.numpy
 from loopback import listening_at
-from trait_client.positions import Positions
-from trait_client.schema import LayerEvidence, VectorMetadata
-from trait_client.vector_file import VectorFile, sha256_of
+from trait_core.positions import Positions
+from trait_core.schema import LayerEvidence, VectorMetadata
+from trait_core.vectors.file import VectorFile, sha256_of
 
 N_LAYERS, D_MODEL, LONGEST = 6, 4, 40
 INFO = {

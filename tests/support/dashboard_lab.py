@@ -23,7 +23,7 @@ from trait_client.results.rows import (
     TrialRow,
     VectorRow,
 )
-from trait_client.schema import LayerEvidence, VectorMetadata
+from trait_core.schema import LayerEvidence, VectorMetadata
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"> & </script><script>alert(1)</script>"
 NOBODY = "http://127.0.0.1:9"

@@ -36,7 +36,7 @@ def main() -> None:
     """Import, then fork for each job. No engine starts in this process, so that it has no threads to lose."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # vLLM logs to stdout
-    import trait_service.http.workers  # noqa: F401 - what every job needs
+    import trait_service.engine_link.workers  # noqa: F401 - what every job needs
     import vllm.v1.worker.cpu_worker  # noqa: F401
 
     gc.freeze()  # what every job shares is not looked through by each
@@ -62,7 +62,7 @@ def become_job(folder: Path, environment: dict[str, str]) -> None:
 def run_job(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text())
     from trait_service.engine.settings import EngineSettings, engine_args
-    from trait_service.http.workers import Workers
+    from trait_service.engine_link.workers import Workers
     from vllm import LLM
 
     options = {"dtype": "float32", **job["options"]}

@@ -9,10 +9,10 @@ import httpx
 import numpy as np
 import safetensors.numpy
 from loopback import listening_at
-from trait_client.experiment import Experiment
 from trait_client.http import AsyncTraitClient
-from trait_client.schema import LayerEvidence, VectorMetadata, VectorUpload
-from trait_client.vector_file import VectorFile, sha256_of
+from trait_client.sweeps.experiment import Experiment
+from trait_core.schema import LayerEvidence, VectorMetadata, VectorUpload
+from trait_core.vectors.file import VectorFile, sha256_of
 
 N_LAYERS, D_MODEL = 4, 8
 QUESTIONS = [f"Question number {i}?" for i in range(6)]

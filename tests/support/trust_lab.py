@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import psutil
 from service_lab import RunningService, metric_values
-from trait_client.schema import ServiceInfo
-from trait_service.keys import ALL_SCOPES, KeyFile
+from trait_core.schema import ServiceInfo
+from trait_service.access.keys import ALL_SCOPES, KeyFile
 from vector_lab import random_vector
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]

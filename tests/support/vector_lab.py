@@ -3,8 +3,8 @@
 from typing import Any
 
 import numpy as np
-from trait_client.schema import LayerEvidence, ServiceInfo, VectorMetadata
-from trait_client.vector_file import VectorFile
+from trait_core.schema import LayerEvidence, ServiceInfo, VectorMetadata
+from trait_core.vectors.file import VectorFile
 
 
 def random_vector(info: ServiceInfo, seed: int, layer: int = 12, **metadata: Any) -> VectorFile:

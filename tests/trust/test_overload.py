@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
-from trait_client.http.service import KEEPALIVE_SECONDS
-from trait_service.keys import ALL_SCOPES, KeyFile
+from trait_client.http.calls import KEEPALIVE_SECONDS
+from trait_service.access.keys import ALL_SCOPES, KeyFile
 from trust_lab import MODEL, Target, asked, target
 
 pytestmark = pytest.mark.engine

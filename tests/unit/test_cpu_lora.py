@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from trait_service.engine.cpu_lora import GroupedLoraWrapper, rows_by_slot
+from trait_service.engine.vllm_repairs.cpu_lora import GroupedLoraWrapper, rows_by_slot
 from vllm.lora.layers import LoRAMapping
 
 SLOT_IDS = [7, None, 5]

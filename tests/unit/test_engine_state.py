@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
+from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import CaptureSpec, MonitorSpec, RequestSpec, TermSpec, WatchSpec
 from trait_service.engine.state import SteeringState
-from trait_service.engine.step import StepView
 
 N_LAYERS, D_MODEL = 3, 4
 EAST = np.eye(D_MODEL, dtype=np.float32)[0]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from trait_service.engine.step import view_of_v2
+from trait_service.engine.runner_view import view_of_v2
 
 pytest.importorskip("vllm")
 

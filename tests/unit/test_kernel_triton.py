@@ -13,7 +13,7 @@ pytest.importorskip("triton", reason="make test-triton runs these")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("make test-triton runs these", allow_module_level=True)
 
-from trait_client.positions import UNBOUNDED
+from trait_core.positions import UNBOUNDED
 from trait_service.engine.arithmetic import coefficients
 from trait_service.engine.batch import LiveBatch, Step
 from trait_service.engine.buffers import CaptureRows, VectorBank

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from trait_service import cli
-from trait_service.keys import ANYONE, KeyFile, Keyring, KeysError, configured_keyring, digest, plain_key
+from trait_service.access.keys import ANYONE, KeyFile, Keyring, KeysError, configured_keyring, digest, plain_key
 from typer.testing import CliRunner
 
 

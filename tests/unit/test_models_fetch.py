@@ -13,8 +13,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from trait_service import models_cli
-from trait_service.models import MODELS, PROVENANCE, BundledModel, Member, ModelError, fetch, materialise, resolve
+from trait_service.models import cli as models_cli
+from trait_service.models.bundled import (
+    MODELS,
+    PROVENANCE,
+    BundledModel,
+    Member,
+    ModelError,
+    fetch,
+    materialise,
+    resolve,
+)
 from typer.testing import CliRunner
 
 WIDTH, HEADS, INNER = 32, 2, 64
@@ -168,7 +177,7 @@ class TestMaterialise:
     def test_a_kill_leaves_nothing_that_looks_complete(self, home, tiny):
         """Killed in the middle, the next call starts afresh and clears what is left."""
         child = (
-            "import sys; from pathlib import Path; from trait_service.models import BundledModel, Member, materialise;"
+            "import sys; from pathlib import Path; from trait_service.models.bundled import BundledModel, Member, materialise;"
             f"materialise({tiny!r}, home=Path(sys.argv[1]))"
         )
         process = subprocess.Popen([sys.executable, "-c", child, str(home)])

@@ -1,8 +1,8 @@
 """The position syntax."""
 
 import pytest
-from trait_client.errors import InvalidRequestError
-from trait_client.positions import UNBOUNDED, Positions
+from trait_core.errors import InvalidRequestError
+from trait_core.positions import UNBOUNDED, Positions
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import safetensors.numpy
-from trait_client.errors import InvalidRequestError, VectorFileError
-from trait_client.schema import LayerEvidence, VectorMetadata
-from trait_client.vector_file import MAX_FILE_BYTES, METADATA_KEY, VectorFile, sha256_of
+from trait_core.errors import InvalidRequestError, VectorFileError
+from trait_core.schema import LayerEvidence, VectorMetadata
+from trait_core.vectors.file import MAX_FILE_BYTES, METADATA_KEY, VectorFile, sha256_of
 
 D_MODEL = 6
 

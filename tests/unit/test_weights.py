@@ -2,8 +2,8 @@
 
 import numpy as np
 import safetensors.numpy
-from trait_service.http.model_identity import registry_folder
-from trait_service.weights import note_source, weights_digest
+from trait_service.models.identity import registry_folder
+from trait_service.models.weights import note_source, weights_digest
 
 
 def model(folder, change=None, n=3_000_000):

@@ -26,7 +26,7 @@ from trait_client.cli import (
     vectors,
 )
 from trait_client.cli.console import EXIT_FAILED, EXIT_USAGE, complain
-from trait_client.errors import InvalidRequestError, TraitError, UnknownVectorError
+from trait_core.errors import InvalidRequestError, TraitError, UnknownVectorError
 
 app = typer.Typer(
     name="trait-client",

@@ -24,10 +24,10 @@ from trait_client.cli.console import (
 )
 from trait_client.cli.corpus_bar import corpus_bar
 from trait_client.http import AsyncTraitClient
-from trait_client.schema import Generation
+from trait_core.schema import Generation
 
 if TYPE_CHECKING:  # commands that need no numbers start without them
-    from trait_client.corpus import CaptureOptions, CaptureOutcome, CorpusPrompt
+    from trait_client.prompt_sets import CaptureOptions, CaptureOutcome, CorpusPrompt
 
 BATCH_TIMEOUT = 3600.0
 """Seconds for one request: hundreds of prompts on a slow machine."""
@@ -57,7 +57,7 @@ def capture(
 
     Example: `trait-client capture --prompts prompts.jsonl --layers 8-20 --positions "response[:]" --out captured`
     """
-    from trait_client.corpus import CaptureOptions, parse_layers, read_prompts  # noqa: PLC0415
+    from trait_client.prompt_sets import CaptureOptions, parse_layers, read_prompts  # noqa: PLC0415
 
     options = checked(
         CaptureOptions,
@@ -87,7 +87,7 @@ def capture(
 async def _run(
     prompts: "list[CorpusPrompt]", options: "CaptureOptions", folder: Path, url: str, api_key: str | None
 ) -> "CaptureOutcome":
-    from trait_client.corpus import run_capture  # noqa: PLC0415
+    from trait_client.prompt_sets import run_capture  # noqa: PLC0415
 
     with corpus_bar() as progress:
         async with AsyncTraitClient(url, api_key, timeout=BATCH_TIMEOUT) as client:

@@ -16,7 +16,6 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from trait_client.chat import ChatDelta
 from trait_client.cli.console import (
     CLI_RETRIES,
     DEFAULT_ADDRESS,
@@ -28,9 +27,10 @@ from trait_client.cli.console import (
     out,
     plain,
 )
-from trait_client.errors import TraitError
 from trait_client.http import TraitClient
-from trait_client.schema import CrossedBound, Message, Monitor, MonitoredDirection, Steering, SteeringTerm
+from trait_client.http.replies import ChatDelta
+from trait_core.errors import TraitError
+from trait_core.schema import CrossedBound, Message, Monitor, MonitoredDirection, Steering, SteeringTerm
 
 HELP = """/steer NAME COEF [LAYER]   add a term, or replace the one of that vector
 /off [NAME]                take one term away, or all

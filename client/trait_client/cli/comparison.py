@@ -7,9 +7,9 @@ from rich.console import Group
 from rich.panel import Panel
 from rich.table import Table
 
-from trait_client.chat import ChatResult
 from trait_client.cli.console import out, plain
-from trait_client.schema import AppliedTerm, SteeredPositions
+from trait_client.http.replies import ChatResult
+from trait_core.schema import AppliedTerm, SteeredPositions
 
 NARROW = 80
 """Below this many columns the replies are stacked."""

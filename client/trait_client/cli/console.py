@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from trait_client.errors import InvalidRequestError
-from trait_client.settings import API_KEY_VARIABLE, DEFAULT_URL, URL_VARIABLE
+from trait_client.http.settings import API_KEY_VARIABLE, DEFAULT_URL, URL_VARIABLE
+from trait_core.errors import InvalidRequestError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

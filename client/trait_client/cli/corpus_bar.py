@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from trait_client.cli.console import progress_bar
 
 if TYPE_CHECKING:  # commands that need no numbers start without them
-    from trait_client.corpus import CorpusProgress, ProgressCallback
+    from trait_client.prompt_sets import CorpusProgress, ProgressCallback
 
 
 @contextlib.contextmanager

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from trait_client.cli.console import DEFAULT_ADDRESS, ApiKey, Database, err, out
-from trait_client.errors import InvalidRequestError, TraitError
 from trait_client.http import AsyncTraitClient
-from trait_client.settings import DEFAULT_DATABASE, URL_VARIABLE
+from trait_client.http.settings import DEFAULT_DATABASE, URL_VARIABLE
+from trait_core.errors import InvalidRequestError, TraitError
 
 DEFAULT_PORT = 8600
 DEFAULT_HTTP_PORT = 80

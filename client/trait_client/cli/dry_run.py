@@ -8,7 +8,7 @@ from rich.table import Table
 from trait_client.cli.console import out, plain, print_json
 
 if TYPE_CHECKING:
-    from trait_client.experiment import Experiment
+    from trait_client.sweeps.experiment import Experiment
 
 _LAST_RATE = """
 SELECT sum(t.n_generated) / nullif(epoch(max(t.finished_at)) - epoch(any_value(r.started_at)), 0), any_value(c.model)

@@ -32,7 +32,7 @@ from trait_client.cli.judge_options import (
     judge_config,
     usage_text,
 )
-from trait_client.errors import InvalidRequestError
+from trait_core.errors import InvalidRequestError
 
 if TYPE_CHECKING:  # DuckDB takes a while to import
     from trait_client.judge import JudgeConfig, JudgeUsage, Rubric

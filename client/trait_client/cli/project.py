@@ -24,13 +24,13 @@ from trait_client.cli.console import (
 )
 from trait_client.cli.corpus_bar import corpus_bar
 from trait_client.http import AsyncTraitClient
-from trait_client.settings import DEFAULT_DATABASE
+from trait_client.http.settings import DEFAULT_DATABASE
 
 EXAMPLE_QUERY = "select * from token_projections limit 20"
 
 if TYPE_CHECKING:  # DuckDB takes a while to import
-    from trait_client.corpus import CorpusPrompt
-    from trait_client.corpus.project import ProjectOptions, ProjectOutcome
+    from trait_client.prompt_sets import CorpusPrompt
+    from trait_client.prompt_sets.project import ProjectOptions, ProjectOutcome
 
 
 def project(
@@ -56,8 +56,8 @@ def project(
 
     Example: `trait-client project --prompts prompts.jsonl --vector refusal --max-tokens 64 --db results.duckdb`
     """
-    from trait_client.corpus import read_prompts  # noqa: PLC0415
-    from trait_client.corpus.project import ProjectOptions  # noqa: PLC0415
+    from trait_client.prompt_sets import read_prompts  # noqa: PLC0415
+    from trait_client.prompt_sets.project import ProjectOptions  # noqa: PLC0415
 
     options = ProjectOptions(vector, sorted(set(layer)) if layer else None, max_tokens)
     corpus = read_prompts(prompts)
@@ -79,7 +79,7 @@ def project(
 async def _run(
     prompts: "list[CorpusPrompt]", options: "ProjectOptions", db: Path, name: str, url: str, api_key: str | None
 ) -> "ProjectOutcome":
-    from trait_client.corpus.project import run_project  # noqa: PLC0415
+    from trait_client.prompt_sets.project import run_project  # noqa: PLC0415
     from trait_client.results import ResultStore  # noqa: PLC0415
 
     with corpus_bar() as progress:

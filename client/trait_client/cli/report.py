@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from trait_client.cli.console import AsJson, Database, out, print_json
-from trait_client.settings import DEFAULT_DATABASE
+from trait_client.http.settings import DEFAULT_DATABASE
 
 
 def report(

@@ -30,7 +30,7 @@ from trait_client.cli.judge_options import (
     judge_config,
     usage_text,
 )
-from trait_client.settings import DEFAULT_DATABASE
+from trait_client.http.settings import DEFAULT_DATABASE
 
 
 def rescore(
@@ -61,8 +61,8 @@ def rescore(
     Example: `trait-client rescore latest --db results.duckdb`
     """
     from trait_client.results import ResultStore  # noqa: PLC0415 - DuckDB takes a while to import
-    from trait_client.sweep.rescore import judge_of_run  # noqa: PLC0415
-    from trait_client.sweep.rescore import rescore as rescore_run  # noqa: PLC0415
+    from trait_client.sweeps.rescore import judge_of_run  # noqa: PLC0415
+    from trait_client.sweeps.rescore import rescore as rescore_run  # noqa: PLC0415
 
     store = ResultStore(db)
     config = judge_config(

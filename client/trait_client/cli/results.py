@@ -7,7 +7,7 @@ import typer
 
 from trait_client.cli.console import AsJson, Database, out, plain, print_json
 from trait_client.cli.sql import print_rows
-from trait_client.settings import DEFAULT_DATABASE
+from trait_client.http.settings import DEFAULT_DATABASE
 
 app = typer.Typer(no_args_is_help=True, help="Results as a whole: compare runs, export tables.")
 

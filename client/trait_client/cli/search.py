@@ -25,13 +25,13 @@ from trait_client.cli.console import (
 )
 from trait_client.cli.sql import print_rows
 from trait_client.http import AsyncTraitClient
-from trait_client.settings import DEFAULT_DATABASE
+from trait_client.http.settings import DEFAULT_DATABASE
 
 if TYPE_CHECKING:
-    from trait_client.experiment import Experiment
     from trait_client.results import ResultStore
-    from trait_client.search import SearchOutcome, SearchSettings
-    from trait_client.sweep import SweepProgress
+    from trait_client.sweeps import SweepProgress
+    from trait_client.sweeps.experiment import Experiment
+    from trait_client.sweeps.search import SearchOutcome, SearchSettings
 
 
 def search(
@@ -74,10 +74,10 @@ def search(
 
     Example: `trait-client search --trait refusal --trait sycophancy --layers 9,13,17`
     """
-    from trait_client.corpus import parse_layers  # noqa: PLC0415
-    from trait_client.experiment import Experiment  # noqa: PLC0415
+    from trait_client.prompt_sets import parse_layers  # noqa: PLC0415
     from trait_client.results import ResultStore  # noqa: PLC0415
-    from trait_client.search import SearchSettings  # noqa: PLC0415
+    from trait_client.sweeps.experiment import Experiment  # noqa: PLC0415
+    from trait_client.sweeps.search import SearchSettings  # noqa: PLC0415
 
     settings = checked(
         SearchSettings, strategy=strategy, steps=steps, start=start, up_mult=up_mult, down_mult=down_mult,
@@ -114,7 +114,7 @@ def search(
 async def _run(
     experiment: "Experiment", settings: "SearchSettings", store: "ResultStore", url: str, api_key: str | None
 ) -> "SearchOutcome":
-    from trait_client.search import run_search  # noqa: PLC0415
+    from trait_client.sweeps.search import run_search  # noqa: PLC0415
 
     with progress_bar() as move:
 

@@ -16,7 +16,7 @@ from trait_client.cli.console import (
     progress,
 )
 from trait_client.http import TraitClient
-from trait_client.schema import ServiceInfo, VectorInfo
+from trait_core.schema import ServiceInfo, VectorInfo
 
 
 def status(url: Url = DEFAULT_ADDRESS, api_key: ApiKey = None, as_json: AsJson = False) -> None:

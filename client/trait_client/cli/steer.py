@@ -9,8 +9,6 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from trait_client.activations import Activations
-from trait_client.chat import ChatResult
 from trait_client.cli.best_setting import best_setting
 from trait_client.cli.comparison import Comparison, print_comparison
 from trait_client.cli.console import (
@@ -28,9 +26,12 @@ from trait_client.cli.console import (
     print_json,
     progress,
 )
-from trait_client.errors import InvalidRequestError, TraitError, UnknownVectorError
 from trait_client.http import AsyncTraitClient
-from trait_client.schema import (
+from trait_client.http.activations import Activations
+from trait_client.http.replies import ChatResult
+from trait_client.http.settings import DEFAULT_DATABASE
+from trait_core.errors import InvalidRequestError, TraitError, UnknownVectorError
+from trait_core.schema import (
     ActivationInput,
     ActivationsRequest,
     Message,
@@ -40,8 +41,7 @@ from trait_client.schema import (
     SteeringTerm,
     VectorInfo,
 )
-from trait_client.settings import DEFAULT_DATABASE
-from trait_client.vector_file import VectorFile
+from trait_core.vectors.file import VectorFile
 
 T = TypeVar("T")
 

@@ -39,12 +39,12 @@ from trait_client.cli.judge_options import (
     usage_text,
 )
 from trait_client.http import AsyncTraitReplicas
-from trait_client.settings import DEFAULT_DATABASE
+from trait_client.http.settings import DEFAULT_DATABASE
 
 if TYPE_CHECKING:  # DuckDB takes a while to import, and only sweep and sql need it
-    from trait_client.experiment import Experiment
     from trait_client.results import ResultStore
-    from trait_client.sweep import ProgressCallback, ServiceOutcome, SweepOutcome, SweepProgress
+    from trait_client.sweeps import ProgressCallback, ServiceOutcome, SweepOutcome, SweepProgress
+    from trait_client.sweeps.experiment import Experiment
 
 
 def sweep(
@@ -90,8 +90,8 @@ def sweep(
 
     Example: `trait-client sweep experiments/layers/experiment.toml --db results.duckdb`
     """
-    from trait_client.experiment import Experiment  # noqa: PLC0415
     from trait_client.results import ResultStore  # noqa: PLC0415
+    from trait_client.sweeps.experiment import Experiment  # noqa: PLC0415
 
     experiment = Experiment.load(file)
     chosen = judge_config(
@@ -130,7 +130,7 @@ def sweep(
 async def _run(
     experiment: "Experiment", store: "ResultStore", addresses: list[str], api_key: str | None
 ) -> "list[ServiceOutcome]":
-    from trait_client.sweep import ServiceOutcome, run_sweep, sweep_services  # noqa: PLC0415
+    from trait_client.sweeps import ServiceOutcome, run_sweep, sweep_services  # noqa: PLC0415
 
     with _progress() as progress:
         if isinstance(experiment.precision, dict):

@@ -7,10 +7,10 @@ import typer
 from rich.table import Table
 
 from trait_client.cli.console import CLI_RETRIES, DEFAULT_ADDRESS, ApiKey, AsJson, Url, out, plain, print_json
-from trait_client.errors import VectorFileError
 from trait_client.http import TraitClient
-from trait_client.schema import VectorInfo
-from trait_client.vector_file import VectorFile, sha256_of, write_atomically
+from trait_core.errors import VectorFileError
+from trait_core.schema import VectorInfo
+from trait_core.vectors.file import VectorFile, sha256_of, write_atomically
 
 app = typer.Typer(help="List, show, register, fetch and delete steering vectors.", no_args_is_help=True)
 

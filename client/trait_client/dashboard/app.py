@@ -12,9 +12,9 @@ from fastapi.staticfiles import StaticFiles
 from trait_client.dashboard.data.results import Results
 from trait_client.dashboard.guard import Guard
 from trait_client.dashboard.routes import router
-from trait_client.errors import InvalidRequestError, ServiceError, TraitError
 from trait_client.http import AsyncTraitClient
 from trait_client.results import ResultsError, ResultsMissingError, ResultStore
+from trait_core.errors import InvalidRequestError, ServiceError, TraitError
 
 _STATUS = ((InvalidRequestError, 400), (ResultsMissingError, 404), (ResultsError, 503))
 STATIC = resources.files("trait_client.dashboard") / "static"

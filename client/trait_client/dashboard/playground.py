@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trait_client.errors import TraitError
 from trait_client.http import AsyncTraitClient
-from trait_client.schema import Message, Monitor, Steering
+from trait_core.errors import TraitError
+from trait_core.schema import Message, Monitor, Steering
 
 MAX_TURNS = 200
 MAX_TOKENS = 4096

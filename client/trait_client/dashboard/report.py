@@ -10,10 +10,10 @@ from typing import Any
 from trait_client import __version__
 from trait_client.dashboard.data import readings, runs, settings
 from trait_client.dashboard.data.corpus_index import CorpusIndex, Selection
-from trait_client.errors import InvalidRequestError
-from trait_client.json_values import json_value
 from trait_client.results import ResultReader
 from trait_client.results.clock import utc_now
+from trait_client.results.json_values import json_value
+from trait_core.errors import InvalidRequestError
 
 MOST_READINGS = 200
 """Of a prompt set in one file; 200 prompts of 200 tokens and 8 directions are about 5 MB."""

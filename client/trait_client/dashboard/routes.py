@@ -13,7 +13,7 @@ from trait_client.dashboard.data.corpus_index import CorpusIndex, Selection
 from trait_client.dashboard.data.results import Results
 from trait_client.dashboard.saved import SAVED
 from trait_client.http import AsyncTraitClient
-from trait_client.json_values import json_value
+from trait_client.results.json_values import json_value
 
 MAX_ROWS = 10_000
 MAX_SECONDS = 20.0

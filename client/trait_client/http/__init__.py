@@ -6,8 +6,8 @@ replicas of one service.
 """
 
 from trait_client.http.async_client import AsyncTraitClient
-from trait_client.http.client import TraitClient
+from trait_client.http.calls import MAX_CONNECTIONS
 from trait_client.http.replicas import AsyncTraitReplicas
-from trait_client.http.service import MAX_CONNECTIONS
+from trait_client.http.sync_client import TraitClient
 
 __all__ = ["MAX_CONNECTIONS", "AsyncTraitClient", "AsyncTraitReplicas", "TraitClient"]

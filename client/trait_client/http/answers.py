@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import httpx
 from pydantic import ValidationError
 
-from trait_client.schema import ErrorBody
+from trait_core.schema import ErrorBody
 
 
 def error_detail(response: httpx.Response) -> tuple[str, str | None]:

@@ -7,13 +7,13 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from trait_client.activations import Activations
-from trait_client.chat import ChatDelta, ChatResult
-from trait_client.chat_requests import ChatMessages, ChatOptions, CompletionOptions, StreamOptions
-from trait_client.http.service import Call, Service, first_base
-from trait_client.schema import ActivationsRequest, Message, ServiceInfo, VectorInfo
-from trait_client.settings import DEFAULT_URL
-from trait_client.vector_file import VectorFile
+from trait_client.http.activations import Activations
+from trait_client.http.calls import Call, Service, first_base
+from trait_client.http.chat_requests import ChatMessages, ChatOptions, CompletionOptions, StreamOptions
+from trait_client.http.replies import ChatDelta, ChatResult
+from trait_client.http.settings import DEFAULT_URL
+from trait_core.schema import ActivationsRequest, Message, ServiceInfo, VectorInfo
+from trait_core.vectors.file import VectorFile
 
 T = TypeVar("T")
 

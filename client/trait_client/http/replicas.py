@@ -8,10 +8,10 @@ from typing import Any, Self
 
 import httpx
 
-from trait_client.errors import InvalidRequestError, ServiceUnreachableError, TraitError
 from trait_client.http.async_client import AsyncTraitClient
-from trait_client.http.service import Call
-from trait_client.schema import ServiceInfo, VectorInfo
+from trait_client.http.calls import Call
+from trait_core.errors import InvalidRequestError, ServiceUnreachableError, TraitError
+from trait_core.schema import ServiceInfo, VectorInfo
 
 logger = logging.getLogger(__name__)
 

@@ -10,15 +10,15 @@ import httpx
 from pydantic import Field, ValidationError
 
 from trait_client import __version__
-from trait_client.chat import TokenLogprob
-from trait_client.chat_requests import json_bytes
 from trait_client.http.answers import error_detail, retry_after
-from trait_client.http.service import is_loopback
+from trait_client.http.calls import is_loopback
+from trait_client.http.chat_requests import json_bytes
+from trait_client.http.replies import TokenLogprob
+from trait_client.http.settings import RetryPolicy
 from trait_client.judge.budget import Budget
 from trait_client.judge.config import JudgeConfig
 from trait_client.judge.errors import JudgeEndpointError
-from trait_client.schema import Response
-from trait_client.settings import RetryPolicy
+from trait_core.schema import Response
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from trait_client.errors import DatasetError
 from trait_client.judge.rubric import COHERENCE
-from trait_client.schema import is_name
+from trait_core.errors import DatasetError
+from trait_core.schema import is_name
 
 Text = Annotated[str, Field(min_length=1, max_length=1_000_000)]
 

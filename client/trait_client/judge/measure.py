@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trait_client.cells import digest
 from trait_client.judge.agreement import Agreement, agreement
 from trait_client.judge.errors import JudgeError
 from trait_client.judge.judge import Judge
@@ -16,6 +15,7 @@ from trait_client.judge.labels import Label
 from trait_client.judge.rubric import Rubric
 from trait_client.results.clock import utc_now
 from trait_client.results.rows import AgreementRow
+from trait_client.sweeps.cells import digest
 
 Progress = Callable[[int, int], None]
 """Called with replies done and all."""

@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Self
 
-from trait_client.errors import DatasetError
+from trait_core.errors import DatasetError
 
 FILE_NAME = "definition.txt"
 COHERENCE = "*"

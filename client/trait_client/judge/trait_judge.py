@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
 
-from trait_client.cells import digest
 from trait_client.judge.config import JudgeConfig
 from trait_client.judge.errors import JudgeError
 from trait_client.judge.judge import Judge, JudgeUsage
@@ -16,6 +15,7 @@ from trait_client.judge.judgement import Judgement
 from trait_client.judge.rubric import COHERENCE, Rubric
 from trait_client.judge.session import judging
 from trait_client.results import ResultStore
+from trait_client.sweeps.cells import digest
 
 
 class TraitJudge:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trait_client.chat import TokenLogprob, TopLogprob
+from trait_client.http.replies import TokenLogprob, TopLogprob
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,2}")
 _PREAMBLE = r"\W*(?:(?:the\s+)?(?:final\s+)?(?:score|rating|answer)(?:\s+is)?\W*)?"

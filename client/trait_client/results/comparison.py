@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trait_client.errors import InvalidRequestError
 from trait_client.results.reader import ResultReader
 from trait_client.results.store import ResultStore
-from trait_client.statistics import paired_delta
+from trait_core.errors import InvalidRequestError
+from trait_core.statistics import paired_delta
 
 LATEST = "latest"
 

@@ -1,4 +1,4 @@
-from trait_client.errors import TraitError
+from trait_core.errors import TraitError
 
 
 class ResultsError(TraitError):

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 import duckdb
 
-from trait_client.errors import InvalidRequestError
+from trait_core.errors import InvalidRequestError
 
 Source = Literal["database", "snapshot"]
 

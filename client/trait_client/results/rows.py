@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Literal, Self
 
-from trait_client.schema import VectorMetadata
+from trait_core.schema import VectorMetadata
 
 CellKind = Literal["baseline", "steered", "control"]
 ScoreName = Literal["lexical", "coherence", "relevance", "perplexity", "distinct3", "judge", "judge_coherence"]

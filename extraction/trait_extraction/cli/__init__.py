@@ -3,7 +3,7 @@
 import sys
 
 import typer
-from trait_client.errors import InvalidRequestError, TraitError
+from trait_core.errors import InvalidRequestError, TraitError
 
 from trait_extraction.cli.console import FAILED, INTERRUPTED, USAGE, fail
 from trait_extraction.cli.extract import check, run, show

@@ -4,25 +4,25 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from trait_client.errors import DatasetError, InvalidRequestError
 from trait_client.http import TraitClient
-from trait_client.positions import Positions
+from trait_client.http.settings import DEFAULT_URL
 from trait_client.results import ResultStore
-from trait_client.schema import Generation
-from trait_client.settings import DEFAULT_URL
-from trait_client.vector_file import VectorFile, sha256_of, write_atomically
+from trait_core.errors import DatasetError, InvalidRequestError
+from trait_core.positions import Positions
+from trait_core.schema import Generation
+from trait_core.vectors.file import VectorFile, sha256_of, write_atomically
 
-from trait_extraction import tables
-from trait_extraction.activations import default_positions
-from trait_extraction.balance import measure_balance
+from trait_extraction.cli import tables
 from trait_extraction.cli.console import FAILED, ApiKey, Json, fail, out, print_json, print_lines, progress
-from trait_extraction.csv_table import evidence_csv
-from trait_extraction.datasets import TraitDataset, find_trait, list_traits, load_trait
-from trait_extraction.methods import METHODS
+from trait_extraction.cli.csv_table import evidence_csv
+from trait_extraction.data.balance import measure_balance
+from trait_extraction.data.datasets import TraitDataset, find_trait, list_traits, load_trait
+from trait_extraction.data.scenarios import Style
+from trait_extraction.data.styles import styles_of
+from trait_extraction.fitting.methods import METHODS
+from trait_extraction.fitting.vectors import Settings
 from trait_extraction.pipeline import run as run_pipeline
-from trait_extraction.scenarios import Style
-from trait_extraction.styles import styles_of
-from trait_extraction.vectors import Settings
+from trait_extraction.reading.activations import default_positions
 
 Datasets = Annotated[Path, typer.Option(help="Folder that holds <category>/<trait>.")]
 DEFAULT_DATASETS = Path("datasets/traits")

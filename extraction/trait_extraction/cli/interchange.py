@@ -4,19 +4,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from trait_client.errors import InvalidRequestError
 from trait_client.http import TraitClient
-from trait_client.schema import ServiceInfo, Unit
-from trait_client.settings import DEFAULT_URL
-from trait_client.vector_file import VectorFile, sha256_of, write_atomically
+from trait_client.http.settings import DEFAULT_URL
+from trait_core.errors import InvalidRequestError
+from trait_core.schema import ServiceInfo, Unit
+from trait_core.vectors.file import VectorFile, sha256_of, write_atomically
 
 from trait_extraction.cli.console import ApiKey, Json, out, print_json, print_lines
+from trait_extraction.cli.tables import control_table, imported_table
 from trait_extraction.interchange.foreign import ForeignVectors
 from trait_extraction.interchange.gguf_export import control_vector
 from trait_extraction.interchange.importing import Imported, ModelShape, import_vectors
 from trait_extraction.interchange.numbering import NUMBERINGS, check_numbering
 from trait_extraction.interchange.sources import read_source
-from trait_extraction.tables import control_table, imported_table
 
 Layers = Annotated[list[int] | None, typer.Option("--layer", min=0, help="0-based decoder block; repeat for more.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that stands already.")]

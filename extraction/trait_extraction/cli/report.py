@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from trait_client.errors import DatasetError
-from trait_client.vector_file import VectorFile, write_atomically
+from trait_core.errors import DatasetError
+from trait_core.vectors.file import VectorFile, write_atomically
 
-from trait_extraction import tables
+from trait_extraction.cli import tables
 from trait_extraction.cli.console import out
 from trait_extraction.cli.extract import DEFAULT_DATASETS, Datasets
-from trait_extraction.datasets import TraitDataset, find_trait, load_trait
+from trait_extraction.data.datasets import TraitDataset, find_trait, load_trait
 from trait_extraction.report import page, read_report
 from trait_extraction.report.content import vector_folders
 

@@ -7,8 +7,8 @@ import typer
 
 from trait_extraction.cli.console import Json, print_json, print_lines
 from trait_extraction.cli.extract import DEFAULT_DATASETS, Datasets
-from trait_extraction.scaffold import new_trait
-from trait_extraction.scenarios import Style
+from trait_extraction.data.scaffold import new_trait
+from trait_extraction.data.scenarios import Style
 
 
 def new_trait_command(

@@ -4,17 +4,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from trait_client.errors import DatasetError, InvalidRequestError
 from trait_client.http import TraitClient
-from trait_client.settings import DEFAULT_URL
-from trait_client.vector_file import VectorFile, sha256_of, write_atomically
-from trait_client.vector_transfer import apply_to
+from trait_client.http.settings import DEFAULT_URL
+from trait_core.errors import DatasetError, InvalidRequestError
+from trait_core.vectors.file import VectorFile, sha256_of, write_atomically
+from trait_core.vectors.transfer import apply_to
 
-from trait_extraction import tables
+from trait_extraction.cli import tables
 from trait_extraction.cli.console import ApiKey, Json, out, print_json, print_lines
 from trait_extraction.cli.extract import DEFAULT_DATASETS, Datasets
-from trait_extraction.datasets import find_trait, load_trait
-from trait_extraction.transfer import measure_on
+from trait_extraction.data.datasets import find_trait, load_trait
+from trait_extraction.interchange.transfer import measure_on
 
 
 def apply_command(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from trait_client.errors import VectorFileError
+from trait_core.errors import VectorFileError
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 MAX_HEADER_BYTES = 8 * 1024 * 1024

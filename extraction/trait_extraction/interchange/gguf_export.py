@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from trait_client.errors import InvalidRequestError
-from trait_client.schema import Unit
-from trait_client.units import residual_units
-from trait_client.vector_file import VectorFile
+from trait_core.errors import InvalidRequestError
+from trait_core.schema import Unit
+from trait_core.units import residual_units
+from trait_core.vectors.file import VectorFile
 
 ARCHITECTURE = "controlvector"
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from trait_client.errors import InvalidRequestError, VectorFileError
-from trait_client.schema import LayerEvidence, ServiceInfo, VectorMetadata, is_name
-from trait_client.vector_file import VectorFile
+from trait_core.errors import InvalidRequestError, VectorFileError
+from trait_core.schema import LayerEvidence, ServiceInfo, VectorMetadata, is_name
+from trait_core.vectors.file import VectorFile
 
 from trait_extraction.interchange.foreign import ForeignVectors
 from trait_extraction.interchange.numbering import Numbering, by_layer

@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from trait_client.errors import InvalidRequestError, VectorFileError
+from trait_core.errors import InvalidRequestError, VectorFileError
 
 from trait_extraction.interchange.foreign import UNNUMBERED, ForeignVectors
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from trait_client.errors import VectorFileError
+from trait_core.errors import VectorFileError
 
 from trait_extraction.interchange.foreign import (
     MAX_FILE_BYTES,

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import safetensors
 import safetensors.numpy
-from trait_client.errors import VectorFileError
+from trait_core.errors import VectorFileError
 
 from trait_extraction.interchange.foreign import MAX_FILE_BYTES, ForeignVectors
 

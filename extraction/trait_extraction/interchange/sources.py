@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from trait_client.errors import InvalidRequestError, VectorFileError
+from trait_core.errors import InvalidRequestError, VectorFileError
 
 from trait_extraction.interchange.foreign import UNNUMBERED, ForeignVectors
 from trait_extraction.interchange.sandbox import read_apart

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from trait_client.errors import InvalidRequestError, VectorFileError
-from trait_client.vector_file import VectorFile
+from trait_core.errors import InvalidRequestError, VectorFileError
+from trait_core.vectors.file import VectorFile
 
-from trait_extraction.datasets import TraitDataset
-from trait_extraction.geometry import cosine
-from trait_extraction.methods import METHODS
-from trait_extraction.projections import FOLDER as PROJECTIONS
-from trait_extraction.projections import HeldOutProjections, read_projections
+from trait_extraction.data.datasets import TraitDataset
+from trait_extraction.fitting.geometry import cosine
+from trait_extraction.fitting.methods import METHODS
+from trait_extraction.fitting.projections import FOLDER as PROJECTIONS
+from trait_extraction.fitting.projections import HeldOutProjections, read_projections
 
 MOST_TEXTS = 4
 """Held-out texts shown from either end."""

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from html import escape
 
-from trait_client.schema import LayerEvidence
+from trait_core.schema import LayerEvidence
 
-from trait_extraction.layer_choice import chosen_by
+from trait_extraction.fitting.layer_choice import chosen_by
 from trait_extraction.report.charts import Curve, curves, histogram
 from trait_extraction.report.content import MOST_TEXTS, Text, TraitReport
 

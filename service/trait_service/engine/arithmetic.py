@@ -18,7 +18,7 @@ arithmetic is float32; the result is added to the stream in the stream's own dty
 from typing import NamedTuple, assert_never
 
 import torch
-from trait_client.schema import Operation
+from trait_core.schema import Operation
 
 LINEAR, FLOOR, CEILING = 0, 1, 2
 """Modes of a term in the request table."""

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from trait_service.engine.requests import TERM, WATCH, LiveRequest
-from trait_service.engine.step import StepView
+from trait_service.engine.runner_view import StepView
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Each has a numpy side that the host writes and a tensor on the device. On the CP
 
 import numpy as np
 import torch
-from trait_client.errors import SteeringFailedError
+from trait_core.errors import SteeringFailedError
 
 NO_ROW = -1
 

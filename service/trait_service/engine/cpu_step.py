@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from trait_client.positions import UNBOUNDED
+from trait_core.positions import UNBOUNDED
 
 from trait_service.engine import kernel_torch
 from trait_service.engine.arithmetic import LINEAR

@@ -4,7 +4,7 @@ The host must come by at each layer of each step, which a captured CUDA graph do
 """
 
 import torch
-from trait_client.errors import SteeringFailedError
+from trait_core.errors import SteeringFailedError
 
 from trait_service.engine.batch import Intervals, LiveBatch, Step
 from trait_service.engine.requests import LiveRequest

@@ -1,6 +1,6 @@
 """Errors at start-up: the engine is not served."""
 
-from trait_client.errors import TraitError
+from trait_core.errors import TraitError
 
 
 class UnsupportedEngineError(TraitError):

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from trait_client.errors import SteeringFailedError
-from trait_client.positions import UNBOUNDED
+from trait_core.errors import SteeringFailedError
+from trait_core.positions import UNBOUNDED
 
 from trait_service.engine.arithmetic import coefficients
 from trait_service.engine.buffers import VectorBank

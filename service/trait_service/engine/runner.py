@@ -11,12 +11,12 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-from trait_service.engine import layers, operation, unsupported
-from trait_service.engine.cpu_lora import GroupedLoraMixin
-from trait_service.engine.cpu_repairs import RewoundSeedsMixin
+from trait_service.engine import layers, operation, refusals
+from trait_service.engine.runner_view import view_of_v1
 from trait_service.engine.scheduler import FAILED_REQUESTS
 from trait_service.engine.state import SteeringState
-from trait_service.engine.step import view_of_v1
+from trait_service.engine.vllm_repairs.cpu_lora import GroupedLoraMixin
+from trait_service.engine.vllm_repairs.cpu_runner import RewoundSeedsMixin
 
 
 class SteeringRunnerMixin:
@@ -40,7 +40,7 @@ class SteeringRunnerMixin:
         config = runner.model_config
         n_layers = config.get_total_num_hidden_layers()
         self.trait_state = SteeringState(
-            unsupported.check(runner.vllm_config),
+            refusals.check(runner.vllm_config),
             n_layers=n_layers,
             d_model=config.get_hidden_size(),
             max_requests=runner.scheduler_config.max_num_seqs,

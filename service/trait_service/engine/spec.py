@@ -9,9 +9,9 @@ from functools import lru_cache
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from trait_client.errors import SteeringFailedError
-from trait_client.positions import Positions
-from trait_client.schema import MAX_LAYERS, FiniteFloat, NamedScope, Operation
+from trait_core.errors import SteeringFailedError
+from trait_core.positions import Positions
+from trait_core.schema import MAX_LAYERS, FiniteFloat, NamedScope, Operation
 
 EXTRA_ARGS_KEY = "trait_steering"
 """Key of `SamplingParams.extra_args`; also the plugin's name and its block in `additional_config`."""
@@ -52,7 +52,7 @@ class CaptureSpec(_Strict):
     Attributes:
         each: Keep the stream of every position, of one entry of `positions`; else for each entry the mean over it.
         before_steering: With `each`: as the block put it out.
-        positions: Written positions (`trait_client.positions`), each a pool; at most the engine's `pools`.
+        positions: Written positions (`trait_core.positions`), each a pool; at most the engine's `pools`.
         layers: Layers to keep; None keeps all.
         n_prompt: Where the response begins inside a given text; None: the request's own prompt length.
         n_total: Length of a given text; None while it is being generated.

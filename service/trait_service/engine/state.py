@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save
-from trait_client.errors import SteeringFailedError, TraitError
+from trait_core.errors import SteeringFailedError, TraitError
 
 from trait_service.engine.batch import LiveBatch, Step
 from trait_service.engine.buffers import CaptureRows, VectorBank
@@ -26,9 +26,9 @@ from trait_service.engine.requests import (
     watch_array,
 )
 from trait_service.engine.results import Captured, Results
+from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import MAX_POOLS, RequestSpec
-from trait_service.engine.step import StepView
 
 logger = logging.getLogger(__name__)
 

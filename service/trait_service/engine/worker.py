@@ -7,11 +7,11 @@ from typing import Any, get_args
 import torch
 import vllm
 from torch import nn
-from trait_client.schema import Operation
+from trait_core.schema import Operation
 from vllm.v1.worker.cpu_worker import CPUWorker
 from vllm.v1.worker.gpu_worker import Worker
 
-from trait_service.engine import unsupported
+from trait_service.engine import refusals
 from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.runner import TraitCPUModelRunner, TraitCUDAModelRunner
 from trait_service.engine.state import SteeringState
@@ -32,7 +32,7 @@ class SteeringWorkerMixin:
         Raises:
             UnsupportedEngineError: It is; with every reason.
         """
-        unsupported.check(self.vllm_config)
+        refusals.check(self.vllm_config)
         super().init_device()  # type: ignore[misc]
 
     @property

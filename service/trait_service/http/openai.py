@@ -1,7 +1,7 @@
 """Chat and completion requests with steering and monitoring, and their answers.
 
 The request models are vLLM's with our fields added; its handlers do the work. What they generate is steered because
-their engine client is ours (`trait_service.http.engine_client`).
+their engine client is ours (`trait_service.engine_link.engine_client`).
 """
 
 import difflib
@@ -12,20 +12,20 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
-from trait_client.errors import InvalidRequestError
-from trait_client.schema import Monitor, Steering
+from trait_core.errors import InvalidRequestError
+from trait_core.schema import Monitor, Steering
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionResponse
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest, CompletionResponse
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.orca_metrics import metrics_header
 from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
 
+from trait_service.access.scopes import caller_of, require_steer
 from trait_service.engine.spec import EXTRA_ARGS_KEY
-from trait_service.http.access import caller_of, require_steer
-from trait_service.http.alias import resolve_request, split_alias
-from trait_service.http.engine_client import Run, steered
-from trait_service.http.monitoring import resolve_monitor, stop_reason
+from trait_service.engine_link.engine_client import Run, steered
 from trait_service.http.service import TraitService
+from trait_service.resolving.alias import resolve_request, split_alias
+from trait_service.resolving.monitoring import resolve_monitor, stop_reason
 
 METRICS_FORMAT_HEADER = "endpoint-load-metrics-format"
 DONE = "data: [DONE]"

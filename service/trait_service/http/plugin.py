@@ -11,19 +11,19 @@ from starlette.datastructures import State
 from starlette.exceptions import HTTPException
 from vllm import envs
 
+from trait_service.access.admission import AdmissionGuard, Load
+from trait_service.access.drain import DrainGuard, Ending
+from trait_service.access.keys import configured_keyring
+from trait_service.access.middleware import ApiKeyGuard, BodyGuard
+from trait_service.access.observe import Observer
 from trait_service.engine.spec import EXTRA_ARGS_KEY
-from trait_service.http.admission import AdmissionGuard, Load
-from trait_service.http.drain import DrainGuard, Ending
-from trait_service.http.errors import http_exception_response
-from trait_service.http.guard import ApiKeyGuard, BodyGuard
-from trait_service.http.metrics import IN_FLIGHT
-from trait_service.http.observe import Observer
+from trait_service.errors import http_exception_response
 from trait_service.http.routes import activations, chat, completions, health, models, steering, vectors
 from trait_service.http.service import TraitService
-from trait_service.http.settings import ServiceSettings
 from trait_service.http.unreadable import KINDS as UNREADABLE
 from trait_service.http.unreadable import unreadable_response
-from trait_service.keys import configured_keyring
+from trait_service.metrics import IN_FLIGHT
+from trait_service.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from vllm.tasks import SupportedTask

@@ -9,23 +9,23 @@ from typing import Annotated, Any, Self, get_args
 
 from fastapi import Depends, Request
 from starlette.datastructures import State
-from trait_client.schema import MAX_TERMS, NamedScope, ServiceInfo, SteeringLimits, Unit
+from trait_core.schema import MAX_TERMS, NamedScope, ServiceInfo, SteeringLimits, Unit
 
+from trait_service.access.keys import ApiKey
 from trait_service.engine.settings import EngineSettings
-from trait_service.http.activations import MAX_INPUTS, MAX_POSITIONS, ActivationReader
-from trait_service.http.bank_lease import BankLease
-from trait_service.http.collector import Collector
-from trait_service.http.engine_client import SteeredEngineClient
-from trait_service.http.metrics import watch_bank
-from trait_service.http.model_identity import chat_template_digest, config_digest, registry_folder
-from trait_service.http.residual_norms import measure_residual_norms
-from trait_service.http.resolve import Resolver
-from trait_service.http.settings import ServiceSettings
-from trait_service.http.workers import Workers
-from trait_service.keys import ApiKey
-from trait_service.registry import VectorRegistry
-from trait_service.vector_uses import VectorUses
-from trait_service.weights import checkpoint_digest, weights_digest
+from trait_service.engine_link.bank_lease import BankLease
+from trait_service.engine_link.collector import Collector
+from trait_service.engine_link.engine_client import SteeredEngineClient
+from trait_service.engine_link.workers import Workers
+from trait_service.metrics import watch_bank
+from trait_service.models.identity import chat_template_digest, config_digest, registry_folder
+from trait_service.models.weights import checkpoint_digest, weights_digest
+from trait_service.reading.reader import MAX_INPUTS, MAX_POSITIONS, ActivationReader
+from trait_service.reading.residual_norms import measure_residual_norms
+from trait_service.registry.registry import VectorRegistry
+from trait_service.registry.uses import VectorUses
+from trait_service.resolving.resolve import Resolver
+from trait_service.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
 

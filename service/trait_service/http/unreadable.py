@@ -12,14 +12,14 @@ from fastapi import Request
 from starlette.responses import Response
 from vllm.entrypoints.serve.exception_handling.utils import sanitize_message
 
-from trait_service.http.admission import engine_was_asked
-from trait_service.http.errors import error_response
+from trait_service.access.admission import engine_was_asked
+from trait_service.errors import error_response
 
 logger = logging.getLogger(__name__)
 
 KINDS: tuple[type[Exception], ...] = (AttributeError, LookupError)
 
-OURS = frozenset({"trait_service", "trait_client"})
+OURS = frozenset({"trait_service", "trait_core"})
 """Packages whose errors are never the sender's."""
 
 

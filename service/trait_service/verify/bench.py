@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from trait_client.errors import SteeringFailedError
+from trait_core.errors import SteeringFailedError
 
 from trait_service.engine.spec import CaptureSpec, TermSpec
 from trait_service.verify.engine import Answer, Ask, Direction, Engine

@@ -46,7 +46,7 @@ def verify(
 
     Exit code 0: no check failed; 1: one failed, or the engine did not start; 2: usage.
     """
-    from trait_service.models import ModelError, resolve  # noqa: PLC0415 - heavy
+    from trait_service.models.bundled import ModelError, resolve  # noqa: PLC0415 - heavy
 
     errors = Console(stderr=True)
     try:

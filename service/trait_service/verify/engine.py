@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import numpy as np
-from trait_client.errors import SteeringFailedError
+from trait_core.errors import SteeringFailedError
 
 from trait_service.engine.settings import EngineSettings, engine_args
 from trait_service.engine.spec import CaptureSpec, RequestReport, RequestSpec, TermSpec
-from trait_service.http.workers import Capture, Workers
+from trait_service.engine_link.workers import Capture, Workers
 
 MAX_MODEL_LEN = 512
 MAX_NUM_SEQS = 64

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from trait_client.errors import TraitError
+from trait_core.errors import TraitError
 
 from trait_service.engine.layers import decoder_layers
 from trait_service.engine.spec import TermSpec

@@ -5,8 +5,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from trait_client.errors import InvalidRequestError
 from trait_client.results import ResultReader
+from trait_core.errors import InvalidRequestError
 
 REPLY_VALUES = "p.projected[r.n_prompt:r.n_prompt + r.n_response - 1]"
 """Of the reply: the values that stand beside its tokens. The position before each token produced it."""

@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from trait_client.errors import InvalidRequestError
-from trait_client.experiment import Experiment
 from trait_client.results import ResultReader
+from trait_client.sweeps.experiment import Experiment
+from trait_core.errors import InvalidRequestError
 
 
 def runs_of_settings(reader: ResultReader, rows: list[dict[str, Any]]) -> dict[str, list[str]]:

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from trait_client.dashboard.data.corpus_index import CorpusIndex, Selection
-from trait_client.errors import InvalidRequestError
 from trait_client.results import ResultReader
+from trait_core.errors import InvalidRequestError
 
 PAGE = 50
 

@@ -3,8 +3,8 @@
 from typing import Any
 
 from trait_client.dashboard.data.planned import runs_of_settings
-from trait_client.errors import InvalidRequestError
 from trait_client.results import ResultReader
+from trait_core.errors import InvalidRequestError
 
 # The median over prompts of steered / baseline perplexity: how much less the model itself would have said it.
 _PERPLEXITY_RATIO = """

@@ -4,7 +4,7 @@ CREATE MACRO cohens_d(a, b) AS
     (avg(a) - avg(b)) / nullif(sqrt(
         ((count(a) - 1) * var_samp(a) + (count(b) - 1) * var_samp(b)) / nullif(count(a) + count(b) - 2, 0)), 0);
 
--- The bootstrap of trait_client.statistics, number for number: Murmur3's finaliser of a counter is the random source,
+-- The bootstrap of trait_core.statistics, number for number: Murmur3's finaliser of a counter is the random source,
 -- so that the interval of the same deltas is the same everywhere and follows the rows as they are added.
 CREATE MACRO xor_shift(x, bits) AS xor(x, x >> bits);
 CREATE MACRO mix32(counter) AS

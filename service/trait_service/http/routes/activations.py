@@ -2,13 +2,13 @@
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
-from trait_client.schema import ActivationsRequest
+from trait_core.schema import ActivationsRequest
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request, with_cancellation
 
-from trait_service.http.access import caller_of
-from trait_service.http.alias import resolve_request, split_alias
-from trait_service.http.errors import NotServedError, TraitRoute
+from trait_service.access.scopes import caller_of
+from trait_service.errors import NotServedError, TraitRoute
 from trait_service.http.service import get_service
+from trait_service.resolving.alias import resolve_request, split_alias
 
 router = APIRouter(route_class=TraitRoute)
 

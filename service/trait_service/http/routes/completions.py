@@ -4,7 +4,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from vllm.entrypoints.serve.utils.api_utils import load_aware_call, validate_json_request, with_cancellation
 
-from trait_service.http.errors import TraitRoute
+from trait_service.errors import TraitRoute
 from trait_service.http.openai import SteeredCompletionRequest, serve
 from trait_service.http.service import get_service
 

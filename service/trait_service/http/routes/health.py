@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from trait_service.http.errors import TraitRoute, error_response
+from trait_service.errors import TraitRoute, error_response
 from trait_service.http.service import Service
 
 logger = logging.getLogger(__name__)

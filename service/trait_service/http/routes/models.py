@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 from vllm.entrypoints.serve.engine.protocol import ModelCard, ModelPermission
 
-from trait_service.http.errors import TraitRoute
+from trait_service.errors import TraitRoute
 from trait_service.http.service import Service
 
 router = APIRouter(route_class=TraitRoute)

@@ -1,9 +1,9 @@
 """`GET /v1/steering`: what can be steered here, and within which limits."""
 
 from fastapi import APIRouter
-from trait_client.schema import ServiceInfo
+from trait_core.schema import ServiceInfo
 
-from trait_service.http.errors import TraitRoute
+from trait_service.errors import TraitRoute
 from trait_service.http.service import Service
 
 router = APIRouter(route_class=TraitRoute)

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from pydantic_core import from_json
-from trait_client.errors import InvalidRequestError
-from trait_client.schema import ServiceInfo, VectorInfo, VectorList, VectorMetadata, VectorPointer, VectorUpload
-from trait_client.vector_file import VectorFile, sha256_of
-from trait_client.vector_transfer import apply_to, is_of_another_model
+from trait_core.errors import InvalidRequestError
+from trait_core.schema import ServiceInfo, VectorInfo, VectorList, VectorMetadata, VectorPointer, VectorUpload
+from trait_core.vectors.file import VectorFile, sha256_of
+from trait_core.vectors.transfer import apply_to, is_of_another_model
 
-from trait_service.http.errors import RegistryRoute
+from trait_service.errors import RegistryRoute
 from trait_service.http.service import Service
 
 BYTES = "application/octet-stream"

@@ -1,0 +1,107 @@
+"""A service that the client starts and stops: `trait-service serve` in a process of its own.
+
+Run as a module (`python -m trait_client.http.local_service COMMAND...`) this file runs a command until standard input ends. It stands
+between the client and the service, so that the service stops with the client, a client that was killed included.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from trait_client.http import AsyncTraitClient
+from trait_core.errors import ServiceError
+
+START_SECONDS = 3600.0
+"""The weights of a large model are read in minutes, and compiling follows."""
+
+STOP_SECONDS = 60.0
+LOG_TAIL = 1500
+
+
+@contextlib.asynccontextmanager
+async def started_service(arguments: Sequence[str], log: Path) -> AsyncIterator[AsyncTraitClient]:
+    """Start `trait-service serve`, wait until it takes requests, and stop it at the end.
+
+    Args:
+        arguments: What follows `serve`: the model and its options; a free port is added.
+        log: What the service prints.
+
+    Raises:
+        ServiceError: There is no `trait-service`, or it ended before it was ready; the message has the log's end.
+    """
+    port = _free_port()
+    command = [_trait_service(), "serve", *arguments, "--port", str(port)]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as stream:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", __name__, *command,
+            stdin=subprocess.PIPE, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        async with AsyncTraitClient(f"http://127.0.0.1:{port}") as client:
+            await _wait_until_ready(client, process, arguments[0], log)
+            yield client
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()
+        await process.wait()
+
+
+async def _wait_until_ready(
+    client: AsyncTraitClient, process: asyncio.subprocess.Process, model: str, log: Path
+) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    async with AsyncTraitClient(client.base_url, timeout=5, retries=0) as probe:
+        while process.returncode is None and time.monotonic() < deadline:
+            with contextlib.suppress(ServiceError):
+                if await probe.ready():
+                    return
+            await asyncio.sleep(0.5)
+    state = "is still not ready" if process.returncode is None else f"ended with code {process.returncode}"
+    tail = await asyncio.to_thread(log.read_text, encoding="utf-8", errors="replace")
+    raise ServiceError(f"trait-service serve {model} {state}; {log} ends: {tail[-LOG_TAIL:]}")
+
+
+def _trait_service() -> str:
+    beside = Path(sys.executable).with_name("trait-service")
+    found = str(beside) if beside.exists() else shutil.which("trait-service")
+    if found is None:
+        raise ServiceError("there is no trait-service here to start: install the service's extra, or give url")
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _run_until_input_ends(command: Sequence[str]) -> int:
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 - our own service
+    over = threading.Event()
+
+    def watch() -> None:
+        while os.read(0, 1024):  # sys.stdin's lock would be held at the interpreter's end
+            pass
+        process.terminate()
+        if not over.wait(STOP_SECONDS):
+            process.kill()
+
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    threading.Thread(target=watch, daemon=True).start()
+    code = process.wait()
+    over.set()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(_run_until_input_ends(sys.argv[1:]))

@@ -1,0 +1,65 @@
+"""What was asked of the residual stream, held against what the answer says was done."""
+
+import math
+from typing import NamedTuple
+
+from trait_core.errors import SteeringFailedError
+from trait_core.schema import Monitor, MonitorReport, Steering, SteeringReport, SteeringTerm
+
+SHA256_PREFIX = "sha256:"
+
+
+class Asked(NamedTuple):
+    """What the answer owes a report of."""
+
+    steering: Steering | None = None
+    monitor: Monitor | None = None
+
+    def demand(self, steering: SteeringReport | None, monitor: MonitorReport | None) -> None:
+        """Check that the reports are there, and that what was applied is what was asked for.
+
+        Raises:
+            SteeringFailedError: A report is missing, or names another file, layer or coefficient.
+        """
+        missing = [
+            name
+            for name, asked, report in (("steering", self.steering, steering), ("monitoring", self.monitor, monitor))
+            if asked is not None and report is None
+        ]
+        if missing:
+            raise SteeringFailedError(
+                f"{missing[0]} was asked for and the answer does not report any: the text is discarded as unsteered. "
+                "Is the server a trait-service (GET /v1/steering)?"
+            )
+        if self.steering is not None and steering is not None:
+            _demand_terms(self.steering, steering)
+
+
+def _demand_terms(asked: Steering, report: SteeringReport) -> None:
+    """Compare term by term and layer by layer; a model alias puts terms of its own before those asked for."""
+    expected: list[tuple[SteeringTerm, int | None]] = []
+    for term in asked.terms:
+        expected += [(term, layer) for layer in term.layers] if term.layers is not None else [(term, None)]
+    applied = report.applied[-len(expected) :]
+    if len(applied) < len(expected):
+        raise SteeringFailedError(
+            f"{len(expected)} steering terms were asked for and {len(applied)} applied: the text is discarded"
+        )
+    for (term, layer), got in zip(expected, applied, strict=True):
+        _demand_equal("operation", term.operation, got.operation)
+        _demand_equal("unit", term.unit, got.unit)
+        if term.vector.startswith(SHA256_PREFIX):
+            _demand_equal("vector", term.vector, got.sha256)
+        if layer is not None:
+            _demand_equal("layer", layer, got.layer)
+        # Not to the last bit: vllm-router rewrites a request's JSON, and one number in ten moves by one unit there.
+        if not math.isclose(term.coefficient, got.coefficient, rel_tol=1e-9):
+            _demand_equal("coefficient", term.coefficient, got.coefficient)
+
+
+def _demand_equal(what: str, asked: str | float, applied: str | float) -> None:
+    if asked != applied:
+        raise SteeringFailedError(
+            f"{what} {asked!r} was asked for and {applied!r} applied: the text is discarded. Does every replica behind "
+            "this address have the same vectors?"
+        )

@@ -1,0 +1,58 @@
+"""Where the service is, and how patiently it is asked. Command lines read the address and key from these variables."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from trait_core.errors import InvalidRequestError
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+URL_VARIABLE = "TRAIT_SERVICE_URL"
+API_KEY_VARIABLE = "TRAIT_API_KEY"
+DEFAULT_DATABASE = Path("results.duckdb")
+
+
+def normal_url(address: str) -> str:
+    """The address without a trailing slash, and without the `/v1` that OpenAI clients are given.
+
+    Raises:
+        InvalidRequestError: Not an http(s) URL with a host.
+    """
+    parts = urlsplit(address)
+    try:
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise InvalidRequestError(
+            f"{address!r} is not a service's address: write http://HOST:PORT, for example {DEFAULT_URL}", param="url"
+        )
+    return address.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often a request is repeated, and how long to wait in between.
+
+    Attributes:
+        retries: Repetitions after the first attempt; 0 never repeats.
+        first_pause: Seconds before the first repetition; doubled each time.
+        longest_pause: Cap of the doubling, in seconds.
+        longest_retry_after: A service that asks for a longer wait gets its error raised instead.
+    """
+
+    retries: int = 3
+    first_pause: float = 0.5
+    longest_pause: float = 8.0
+    longest_retry_after: float = 120.0
+
+    def pause(self, attempt: int, retry_after: float | None = None) -> float | None:
+        """Seconds to wait after failed attempt `attempt` (0-based); None to give up.
+
+        Jitter draws from the upper half of the interval, so that concurrent requests do not come back together.
+        """
+        if attempt >= self.retries or (retry_after is not None and retry_after > self.longest_retry_after):
+            return None
+        backoff = min(self.longest_pause, self.first_pause * 2**attempt) * random.uniform(0.5, 1.0)
+        return backoff if retry_after is None else retry_after + 0.1 * backoff

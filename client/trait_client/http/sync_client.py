@@ -1,0 +1,196 @@
+"""The synchronous client: `Service` with blocking I/O."""
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Self, TypeVar, Unpack
+
+import httpx
+
+from trait_client.http.activations import Activations
+from trait_client.http.calls import Call, Service, first_base
+from trait_client.http.chat_requests import ChatMessages, ChatOptions, CompletionOptions, StreamOptions
+from trait_client.http.replies import ChatDelta, ChatResult
+from trait_client.http.settings import DEFAULT_URL
+from trait_core.schema import ActivationsRequest, Message, ServiceInfo, VectorInfo
+from trait_core.vectors.file import VectorFile
+
+T = TypeVar("T")
+
+
+class TraitClient(Service):
+    """Client of one service, to be used as a context manager or closed.
+
+    Args:
+        base_url: The service's address, with or without `/v1`.
+        api_key: The key the service was started with.
+        timeout: Seconds of silence after which a request is given up.
+        transport: Replaces the network in tests.
+        retries: Repetitions when the service is busy (429, 503) or not there yet. A POST that may have run is never
+            repeated.
+
+    Raises:
+        ServiceUnreachableError: (Every method.) No service answers.
+        ServiceError: (Every method.) The service's own error, with its status and the field it names.
+    """
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        api_key: str | None = None,
+        timeout: float = 600.0,
+        transport: httpx.BaseTransport | None = None,
+        retries: int = 3,
+    ) -> None:
+        super().__init__(base_url, api_key, timeout, retries)
+        self._http = httpx.Client(transport=transport, **self._options)
+        self._base_model: str | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def info(self) -> ServiceInfo:
+        """What the service serves and allows."""
+        return self._run(self._info())
+
+    def models(self) -> list[str]:
+        """Names of the base model and its aliases."""
+        return [model.id for model in self._run(self._models())]
+
+    def ready(self) -> bool:
+        """Whether the service takes requests; an address where nothing answers raises."""
+        return self._run(self._ready())
+
+    def vectors(self) -> list[VectorInfo]:
+        """Registered vectors."""
+        return self._run(self._vectors())
+
+    def vector(self, name: str) -> VectorInfo:
+        """One registered vector.
+
+        Raises:
+            UnknownVectorError: It is not registered.
+        """
+        return self._run(self._vector(name))
+
+    def vector_file(self, name: str) -> VectorFile:
+        """The file of a registered vector.
+
+        Raises:
+            UnknownVectorError: It is not registered.
+        """
+        return VectorFile.from_bytes(self._run(self._vector_bytes(name)))
+
+    def vector_bytes(self, name: str) -> bytes:
+        """The file of a registered vector as it is stored: its sha256 is the vector's identity.
+
+        Raises:
+            UnknownVectorError: It is not registered.
+        """
+        return self._run(self._vector_bytes(name))
+
+    def put_vector(self, name: str, data: bytes, *, allow_other_model: bool = False) -> VectorInfo:
+        """Register the bytes of a vector file under a name, in place of what had it.
+
+        `allow_other_model` accepts a vector of another model of the same shape, such as the base model's. What is registered
+        then is a file for the served model that names both (`extracted_on`), with a sha256 of its own.
+        """
+        return self._run(self._put_vector(name, data, allow_other_model=allow_other_model))
+
+    def point_vector(self, name: str, vector: str) -> VectorInfo:
+        """Let a name stand for a registered vector: an alias, or the return to a version by its `sha256:...`.
+
+        Raises:
+            UnknownVectorError: `vector` is not registered.
+        """
+        return self._run(self._point_vector(name, vector))
+
+    def delete_vector(self, name: str, *, even_if_used: bool = False) -> None:
+        """Take a vector and its versions out of the registry.
+
+        Raises:
+            UnknownVectorError: It is not registered.
+            ServiceError: Requests use it (409), and `even_if_used` is not set.
+        """
+        self._run(self._delete_vector(name, even_if_used=even_if_used))
+
+    def activations(self, request: ActivationsRequest) -> Activations:
+        """Read, or generate and read, texts in one batch."""
+        return self._run(self._activations(request))
+
+    def base_model(self) -> str:
+        """The first served model that is no alias; asked for once."""
+        if self._base_model is None:
+            self._base_model = first_base(self._run(self._models()))
+        return self._base_model
+
+    def chat(self, messages: ChatMessages, *, model: str | None = None, **options: Unpack[ChatOptions]) -> ChatResult:
+        """Reply to a chat.
+
+        Raises:
+            SteeringFailedError: Steering or monitoring was asked for and the answer does not report it as asked.
+        """
+        return self._run(self._chat(messages, model or self.base_model(), options))
+
+    def chat_stream(
+        self, messages: ChatMessages, *, model: str | None = None, **options: Unpack[StreamOptions]
+    ) -> Iterator[ChatDelta]:
+        """As `chat`, in pieces as they are generated; the last ones carry the usage and the steering report.
+
+        Raises:
+            SteeringFailedError: At the end: steering or monitoring was asked for and the stream did not report it.
+        """
+        call = self._chat_stream(messages, model or self.base_model(), options)
+        response = self._exchange(call, stream=True)
+        try:
+            reply = self._read(call, response)
+            for data in response.iter_bytes():
+                yield from reply.feed(data)
+            reply.finish()
+        except httpx.RequestError as error:
+            raise self._unreachable(call, error) from error
+        finally:
+            response.close()
+
+    def complete(
+        self, prompt: str | list[int], *, model: str | None = None, **options: Unpack[CompletionOptions]
+    ) -> ChatResult:
+        """Continue raw text or token ids.
+
+        Raises:
+            SteeringFailedError: Steering or monitoring was asked for and the answer does not report it as asked.
+        """
+        return self._run(self._complete(prompt, model or self.base_model(), options))
+
+    def tokenize(self, text: str | Sequence[Message], *, add_special_tokens: bool = True) -> list[int]:
+        """Ids of raw text, or of a chat with the header of the assistant's turn.
+
+        Raw text gets the special tokens that the tokenizer adds (BOS, on many models) unless they are refused.
+        """
+        return self._run(self._tokenize(text, add_special_tokens=add_special_tokens))
+
+    def _run(self, call: Call[T]) -> T:
+        return self._read(call, self._exchange(call))
+
+    def _exchange(self, call: Call[Any], *, stream: bool = False) -> httpx.Response:
+        for attempt in itertools.count():
+            request = self._http.build_request(call.method, call.path, content=call.content, headers=call.headers)
+            try:
+                response = self._http.send(request, stream=stream)
+                if stream and not response.is_success:
+                    response.read()
+            except httpx.RequestError as error:
+                pause: float | None = self._pause_after_failure(call, error, attempt)
+            else:
+                pause = self._pause_after_answer(call, response, attempt)
+                if pause is None:
+                    return response
+            time.sleep(pause or 0)
+        raise AssertionError("unreachable")

@@ -1,0 +1,112 @@
+"""A folder that a corpus is captured into: who may write, what stands there, what is still to be done."""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trait_client.prompt_sets.manifest import MANIFEST, CaptureIdentity, Manifest, ShardEntry
+from trait_client.prompt_sets.prompts import CorpusPrompt
+from trait_client.prompt_sets.shards import Shard, shard_name
+from trait_core.errors import DatasetError, InvalidRequestError
+from trait_core.vectors.file import sha256_of
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for writing; a kill lets go of it.
+
+    Raises:
+        InvalidRequestError: Another process captures into it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InvalidRequestError(f"another process captures into {folder}", param="out") from error
+        yield
+
+
+@dataclass
+class CaptureFolder:
+    """What a folder holds of one capture.
+
+    Args:
+        path: The folder, locked by the caller.
+        manifest: On disk.
+        damaged: Shards that are done again, since their file is not what the manifest says.
+    """
+
+    path: Path
+    manifest: Manifest
+    damaged: list[str]
+
+    @classmethod
+    def open(cls, path: Path, identity: CaptureIdentity, prompts: Sequence[CorpusPrompt]) -> "CaptureFolder":
+        """Begin a capture, or take up the one that stands there: every shard is read and checked.
+
+        Raises:
+            InvalidRequestError: The folder holds another capture; the message says what differs.
+            DatasetError: The manifest cannot be read.
+        """
+        manifest = Manifest(
+            **identity.model_dump(),
+            ids=[prompt.prompt_id for prompt in prompts],
+            outcomes=[prompt.outcome for prompt in prompts],
+            shards=[],
+        )
+        entries: dict[str, ShardEntry] = {}
+        if (path / MANIFEST).exists():
+            stored = Manifest.load(path)
+            if differences := stored.differences(identity):
+                raise InvalidRequestError(
+                    f"{path} holds another capture: {'; '.join(differences)}. Give another --out, or the same options",
+                    param="out",
+                )
+            entries = {entry.file: entry for entry in stored.shards}
+        elif next(path.glob("shard-*.safetensors"), None) is not None:
+            raise InvalidRequestError(f"{path} holds shards and no {MANIFEST}: give another --out", param="out")
+        for leftover in (*path.glob(".shard-*"), *path.glob(f".{MANIFEST}.*")):
+            leftover.unlink()
+        folder = cls(path, manifest, [])
+        for index in range(manifest.n_shards):
+            name = shard_name(index)
+            if entry := folder._standing(index, entries.get(name)):
+                manifest.shards.append(entry)
+            elif name in entries:
+                folder.damaged.append(name)
+        manifest.save(path)
+        return folder
+
+    def unfinished(self) -> Iterator[Shard]:
+        """Shards with prompts that are still to be read: those never written, and those where some failed."""
+        standing = {entry.file: entry for entry in self.manifest.shards}
+        for index in range(self.manifest.n_shards):
+            entry = standing.get(shard_name(index))
+            if entry is None:
+                yield Shard.empty(self.manifest, index, self._ids(index))
+            elif entry.failed:
+                yield Shard.load(self.path / entry.file, self.manifest, index, self._ids(index))
+
+    def commit(self, shard: Shard) -> None:
+        """Write a shard, then the manifest that names it."""
+        entry = shard.save(self.path)
+        others = [stored for stored in self.manifest.shards if stored.file != entry.file]
+        self.manifest.shards = sorted([*others, entry], key=lambda stored: stored.first)
+        self.manifest.save(self.path)
+
+    def _standing(self, index: int, entry: ShardEntry | None) -> ShardEntry | None:
+        """The entry of a shard that stands; one that a kill left out of the manifest is taken in."""
+        path = self.path / shard_name(index)
+        try:
+            sha256 = sha256_of(path.read_bytes())
+            shard = Shard.load(path, self.manifest, index, self._ids(index))
+        except (OSError, DatasetError):
+            return None
+        return shard.entry(sha256) if entry is None or entry.sha256 == sha256 else None
+
+    def _ids(self, index: int) -> list[str]:
+        size = self.manifest.shard_size
+        return self.manifest.ids[index * size : (index + 1) * size]

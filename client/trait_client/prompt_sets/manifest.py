@@ -1,0 +1,189 @@
+"""`manifest.json` of a captured corpus: what was asked for, and which shards stand."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError
+
+from trait_client.prompt_sets.prompts import CorpusPrompt, digest_of
+from trait_client.sweeps.cells import digest
+from trait_core.errors import DatasetError, InvalidRequestError
+from trait_core.positions import Positions
+from trait_core.schema import Generation, Request, Response, ServiceInfo
+from trait_core.vectors.file import write_atomically
+
+MANIFEST = "manifest.json"
+
+_OF_SERVICE = {"model", "config_digest", "chat_template_digest", "n_layers", "d_model", "dtype", "quantization"}
+_RANGE = re.compile(r"^(\d{1,4})(?:-(\d{1,4}))?$")
+
+
+class CaptureOptions(Request):
+    """What is read from each prompt.
+
+    Attributes:
+        positions: Pools, as `POST /v1/activations` takes them.
+        layers: 0-based decoder blocks; None reads all.
+        generate: How a reply is generated where none is given; None generates none.
+        shard_size: Prompts a shard.
+    """
+
+    positions: list[str] = Field(min_length=1)
+    layers: list[int] | None = None
+    generate: Generation | None = None
+    shard_size: int = Field(default=256, ge=1)
+
+
+class CaptureIdentity(Response):
+    """What two runs into one folder must have in common: a difference would mix two captures.
+
+    Attributes:
+        prompts_digest: Of texts, ids and order.
+    """
+
+    model: str
+    config_digest: str
+    chat_template_digest: str | None
+    n_layers: int
+    d_model: int
+    dtype: str
+    quantization: str | None
+    layers: list[int]
+    positions: list[str]
+    generate: Generation | None
+    shard_size: int
+    prompts_digest: str
+
+    @classmethod
+    def of(cls, options: CaptureOptions, prompts: Sequence[CorpusPrompt], info: ServiceInfo) -> Self:
+        """Of a capture that is about to run.
+
+        Raises:
+            InvalidRequestError: Positions or layers are wrong, or a prompt has no response to read.
+        """
+        positions = [str(Positions.parse(text)) for text in options.positions]
+        if doubled := sorted({name for name in positions if positions.count(name) > 1}):
+            raise InvalidRequestError(f"positions {doubled[0]} are given twice", param="positions")
+        wanting = next((name for name in positions if Positions.parse(name).part == "response"), None)
+        silent = next((prompt for prompt in prompts if prompt.response is None), None)
+        if options.generate is None and wanting is not None and silent is not None:
+            raise InvalidRequestError(
+                f"prompt {silent.prompt_id!r} has no response to read at {wanting}: "
+                "set --max-tokens to generate one where none is given",
+                param="positions",
+            )
+        layers = sorted(set(options.layers)) if options.layers is not None else list(range(info.n_layers))
+        if layers[-1] >= info.n_layers:
+            raise InvalidRequestError(
+                f"layer {layers[-1]} is out of range: {info.model} has layers 0..{info.n_layers - 1}", param="layers"
+            )
+        return cls(
+            **info.model_dump(include=_OF_SERVICE),
+            layers=layers,
+            positions=positions,
+            generate=options.generate,
+            shard_size=options.shard_size,
+            prompts_digest=digest_of(prompts),
+        )
+
+    def digest(self) -> str:
+        """Carried by each shard, so that a shard of another capture is never taken for one of this."""
+        return digest(self.model_dump(mode="json", include=set(CaptureIdentity.model_fields)))
+
+    def differences(self, other: "CaptureIdentity") -> list[str]:
+        """Where two captures differ, a line each."""
+        lines = []
+        for name in CaptureIdentity.model_fields:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                lines.append(f"{name} {_shown(mine)} there, {_shown(theirs)} now")
+        return lines
+
+
+class ShardEntry(Response):
+    """A shard that stands.
+
+    Attributes:
+        first: Index of its first prompt.
+        failed: Prompt id -> why it could not be read; its row is NaN.
+    """
+
+    file: str
+    sha256: str
+    first: int
+    n_prompts: int
+    failed: dict[str, str]
+
+
+class Manifest(CaptureIdentity):
+    """The whole file.
+
+    Attributes:
+        ids: Of all prompts, in order: row i of the capture is prompt i.
+        outcomes: Labels of the prompts, as the last run's prompt set has them.
+        shards: In order; those that stand.
+        complete: Every prompt was read.
+    """
+
+    schema_version: int = 1
+    ids: list[str]
+    outcomes: list[str | None]
+    shards: list[ShardEntry]
+    complete: bool = False
+
+    @property
+    def n_shards(self) -> int:
+        """Shards of the whole capture."""
+        return -(-len(self.ids) // self.shard_size)
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Prompt id -> why it could not be read."""
+        return {prompt_id: reason for shard in self.shards for prompt_id, reason in shard.failed.items()}
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a folder's manifest.
+
+        Raises:
+            DatasetError: There is none, or it cannot be read.
+        """
+        path = folder / MANIFEST
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError as error:
+            raise DatasetError(f"{folder} holds no capture: it has no {MANIFEST}") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise DatasetError(f"{path}: {where}: {first['msg']}") from error
+
+    def save(self, folder: Path) -> None:
+        """Write atomically."""
+        self.complete = len(self.shards) == self.n_shards and not self.failed
+        write_atomically(folder / MANIFEST, self.model_dump_json(indent=1).encode())
+
+
+def parse_layers(text: str) -> list[int] | None:
+    """Layers as the command line takes them: `8-20`, `9,13,17`, `0-3,13`; `all` is None.
+
+    Raises:
+        InvalidRequestError: Not such a list.
+    """
+    if text == "all":
+        return None
+    layers: set[int] = set()
+    for part in text.split(","):
+        match = _RANGE.match(part.strip())
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise InvalidRequestError(f"layers {text!r} are not understood: write 8-20, or 9,13,17, or all", "layers")
+        layers.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return sorted(layers)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value.model_dump() if isinstance(value, Generation) else value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,128 @@
+"""Prompt sets: what a corpus is read from.
+
+A `.txt` file holds one user turn a line. A `.jsonl` file holds one JSON object a line::
+
+    {"prompt": "How do I bake bread?"}                                  a user turn
+    {"messages": [{"role": "user", "content": "Hi"}], "id": "greet-1"}  a chat
+    {"text": "The sun rises in the"}                                    raw text, for base models
+    {"prompt": "Say no.", "response": "No.", "outcome": "complied"}     a reply that is read, not generated
+
+`id` is a name for the prompt; left out, it is a digest of the line's texts. `outcome` is a label that results carry.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from trait_client.sweeps.cells import digest
+from trait_core.errors import DatasetError
+from trait_core.schema import ActivationInput, Message, Request
+
+ID_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class CorpusPrompt:
+    """One prompt of a set, with its reply where one is given; exactly one of `messages` and `text`."""
+
+    prompt_id: str
+    messages: tuple[Message, ...] | None
+    text: str | None
+    response: str | None = None
+    outcome: str | None = None
+
+    def activation_input(self) -> ActivationInput:
+        """As `POST /v1/activations` takes it."""
+        messages = list(self.messages) if self.messages is not None else None
+        return ActivationInput(messages=messages, text=self.text, response=self.response)
+
+    def content(self) -> dict[str, Any]:
+        """What the model is given to read: all of a line but its id and outcome."""
+        turns = [message.model_dump() for message in self.messages] if self.messages is not None else None
+        return {"messages": turns, "text": self.text, "response": self.response}
+
+
+class _Line(Request):
+    prompt: Annotated[str, Field(min_length=1, max_length=1_000_000)] | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1024)] | None = None
+    text: Annotated[str, Field(min_length=1, max_length=4_000_000)] | None = None
+    response: Annotated[str, Field(min_length=1, max_length=4_000_000)] | None = None
+    id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    outcome: str | bool | int | float | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [name for name in ("prompt", "messages", "text") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of prompt, messages, text (got {' and '.join(given) or 'none'})")
+        return self
+
+    def as_prompt(self) -> CorpusPrompt:
+        messages = self.messages
+        if self.prompt is not None:
+            messages = [Message(role="user", content=self.prompt)]
+        outcome = self.outcome if isinstance(self.outcome, str | None) else json.dumps(self.outcome)
+        unnamed = CorpusPrompt("", tuple(messages) if messages is not None else None, self.text, self.response, outcome)
+        return CorpusPrompt(
+            self.id or digest(unnamed.content())[:ID_DIGITS], unnamed.messages, unnamed.text, self.response, outcome
+        )
+
+
+def read_prompts(path: str | Path) -> list[CorpusPrompt]:
+    """Read a prompt set; empty lines are left out.
+
+    Raises:
+        DatasetError: The file cannot be read, a line is malformed, or two lines have one id; the message names file
+            and line.
+    """
+    path = Path(path)
+    if path.suffix not in {".jsonl", ".txt"}:
+        raise DatasetError(f"{path}: a prompt set is a .jsonl file (an object a line) or a .txt file (a turn a line)")
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: {error}") from error
+    first_line: dict[str, int] = {}
+    prompts = []
+    for number, line in enumerate(content.split("\n"), start=1):  # not splitlines: JSON may hold U+2028
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        read = _read_line(where, {"prompt": line.strip()} if path.suffix == ".txt" else _object(where, line))
+        prompt = read.as_prompt()
+        if (earlier := first_line.setdefault(prompt.prompt_id, number)) != number:
+            reason = f"has the id {prompt.prompt_id!r}" if read.id is not None else "has the same texts"
+            raise DatasetError(f"{where}: {reason} as line {earlier}: leave one out, or give each an id of its own")
+        prompts.append(prompt)
+    if not prompts:
+        raise DatasetError(f"{path}: it holds no prompt")
+    return prompts
+
+
+def digest_of(prompts: Sequence[CorpusPrompt]) -> str:
+    """Identity of a prompt set: what is read, in order, and the ids; not the outcomes."""
+    return digest([[prompt.prompt_id, prompt.content()] for prompt in prompts])
+
+
+def _object(where: str, line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise DatasetError(f"{where}: not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise DatasetError(f"{where}: a line is one JSON object, such as {{'prompt': '...'}}")
+    return value
+
+
+def _read_line(where: str, fields: dict[str, Any]) -> _Line:
+    try:
+        return _Line.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise DatasetError(f"{where}: {place + ': ' if place else ''}{reason}") from error

@@ -1,0 +1,195 @@
+"""One reading of `run_project`: a prompt, with a given, a generated or a stored response, projected token by token."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from trait_client.http import AsyncTraitClient
+from trait_client.http.replies import ChatResult
+from trait_client.prompt_sets.prompts import CorpusPrompt
+from trait_client.results.clock import utc_now
+from trait_client.results.rows import ReadingProjectionRow, ReadingRow, Row
+from trait_core.errors import ServiceError
+from trait_core.schema import Monitor, MonitoredChoice, MonitorReport, ServiceInfo
+
+
+class Direction(NamedTuple):
+    """A vector on a layer."""
+
+    sha256: str
+    layer: int
+
+
+class StoredReading(NamedTuple):
+    """What the database holds of a reading."""
+
+    n_response: int
+    token_ids: list[int]
+    directions: set[Direction]
+
+
+class _Read(NamedTuple):
+    """A reading that was made: what is said of it, its positions' projections, and the columns of these."""
+
+    row: ReadingRow | None
+    rows: list[list[float]]
+    report: MonitorReport
+
+
+class PromptReader:
+    """Reads prompts through the service.
+
+    A prompt is tokenized by the service and sent as token ids, with its response where one is given; so prompt and
+    response are told apart exactly, and the tokens are those that `POST /v1/activations` would read.
+
+    Args:
+        client: The service.
+        info: What it says of itself.
+        run_id: Of the run in the table `runs`.
+        layers: 0-based decoder blocks; None takes each vector file's chosen layer.
+        max_tokens: Length of the reply that is generated where none is given; None reads the prompt alone.
+    """
+
+    def __init__(
+        self,
+        client: AsyncTraitClient,
+        info: ServiceInfo,
+        run_id: str,
+        *,
+        layers: list[int] | None,
+        max_tokens: int | None,
+    ) -> None:
+        self._client = client
+        self._info = info
+        self._run_id = run_id
+        self._layers = layers
+        self._max_tokens = max_tokens
+
+    async def read(
+        self, reading_id: str, prompt: CorpusPrompt, missing: Sequence[Direction], stored: StoredReading | None
+    ) -> list[Row]:
+        """Rows of one reading: what was read, unless it is stored, and a projection on each direction.
+
+        Args:
+            reading_id: Its identity in the database.
+            prompt: The prompt.
+            missing: Directions to project on.
+            stored: The reading, where an earlier run made it.
+
+        Raises:
+            ServiceError: The service refuses the prompt, or answers with something else than was asked for.
+        """
+        monitor = Monitor(
+            vectors=list(dict.fromkeys(direction.sha256 for direction in missing)),
+            layers=self._layers,
+            tokens=stored is None,
+            bounds=[],
+        )
+        if stored is not None:
+            read = await self._read_again(stored, monitor)
+        elif prompt.response is None and self._max_tokens is not None:
+            read = await self._read_generated(reading_id, prompt, monitor, self._max_tokens)
+        else:
+            read = await self._read_given(reading_id, prompt, monitor)
+        columns = {Direction(d.sha256, d.layer): (i, d.centre) for i, d in enumerate(read.report.directions)}
+        if not columns.keys() >= set(missing):
+            raise ServiceError(f"the service projected on {sorted(columns)}, and not on {sorted(missing)}")
+        projections = [
+            ReadingProjectionRow(
+                reading_id=reading_id,
+                sha256=direction.sha256,
+                layer=direction.layer,
+                centre=columns[direction][1],
+                projected=[row[columns[direction][0]] for row in read.rows],
+            )
+            for direction in missing
+        ]
+        return [*([read.row] if read.row is not None else []), *projections]
+
+    async def _read_again(self, stored: StoredReading, monitor: Monitor) -> _Read:
+        result = await self._client.complete(stored.token_ids, monitor=monitor, max_tokens=1)
+        choice, report = _monitored(result)
+        return _Read(None, _aligned(choice.prompt, len(stored.token_ids), stored.n_response), report)
+
+    async def _read_given(self, reading_id: str, prompt: CorpusPrompt, monitor: Monitor) -> _Read:
+        """The prompt, and the response that the prompt set gives."""
+        prompt_ids = await self._prompt_ids(prompt)
+        response_ids = []
+        if prompt.response is not None:
+            response_ids = await self._client.tokenize(prompt.response, add_special_tokens=False)
+        ids = [*prompt_ids, *response_ids]
+        result = await self._client.complete(ids, monitor=monitor, max_tokens=1)
+        choice, report = _monitored(result)
+        row = self._row(reading_id, prompt, prompt.response, len(prompt_ids), ids, choice.prompt_tokens)
+        return _Read(row, _aligned(choice.prompt, len(ids), len(response_ids)), report)
+
+    async def _read_generated(self, reading_id: str, prompt: CorpusPrompt, monitor: Monitor, max_tokens: int) -> _Read:
+        """The prompt, and a reply that is generated."""
+        prompt_ids = await self._prompt_ids(prompt)
+        result = await self._client.complete(prompt_ids, monitor=monitor, max_tokens=max_tokens, token_ids=True)
+        choice, report = _monitored(result)
+        response_ids = result.choices[0].token_ids
+        if response_ids is None or len(response_ids) != len(choice.generated):
+            raise ServiceError(f"{len(choice.generated)} projections came with the token ids {response_ids}")
+        ids = [*prompt_ids, *response_ids]
+        tokens = [*(choice.prompt_tokens or ()), *(choice.generated_tokens or ())]
+        row = dataclasses.replace(
+            self._row(reading_id, prompt, result.text, len(prompt_ids), ids, tokens),
+            max_tokens=max_tokens,
+            finish_reason=result.finish_reason,
+        )
+        # The first generated row is that of the last prompt position again.
+        return _Read(row, _aligned([*choice.prompt, *choice.generated[1:]], len(ids), len(response_ids)), report)
+
+    async def _prompt_ids(self, prompt: CorpusPrompt) -> list[int]:
+        if prompt.text is not None:
+            return await self._client.tokenize(prompt.text)
+        return await self._client.tokenize(prompt.messages or ())
+
+    def _row(
+        self,
+        reading_id: str,
+        prompt: CorpusPrompt,
+        response: str | None,
+        n_prompt: int,
+        ids: list[int],
+        tokens: list[str] | None,
+    ) -> ReadingRow:
+        if tokens is None or len(tokens) != len(ids):
+            raise ServiceError(f"{len(tokens or ())} token texts came for {len(ids)} tokens")
+        messages = prompt.content()["messages"]
+        return ReadingRow(
+            reading_id=reading_id,
+            run_id=self._run_id,
+            prompt_id=prompt.prompt_id,
+            outcome=prompt.outcome,
+            messages=None if messages is None else json.dumps(messages, ensure_ascii=False),
+            text=prompt.text,
+            response=response,
+            given=prompt.response is not None,
+            max_tokens=None,
+            finish_reason=None,
+            n_prompt=n_prompt,
+            n_response=len(ids) - n_prompt,
+            token_ids=ids,
+            tokens=tokens,
+            model=self._info.model,
+            config_digest=self._info.config_digest,
+            finished_at=utc_now(),
+        )
+
+
+def _monitored(result: ChatResult) -> tuple[MonitoredChoice, MonitorReport]:
+    report = result.monitor
+    if report is None or len(report.choices) != 1:
+        raise ServiceError("the answer does not hold one reply's projections")
+    return report.choices[0], report
+
+
+def _aligned(rows: list[list[float]], n_tokens: int, n_response: int) -> list[list[float]]:
+    """Rows by position, without that of a response's last token: no token of the response came of it."""
+    wanted = n_tokens - 1 if n_response else n_tokens
+    if not wanted <= len(rows) <= n_tokens:
+        raise ServiceError(f"{len(rows)} projections came for {n_tokens} tokens")
+    return rows[:wanted]

@@ -1,6 +1,0 @@
-"""Coefficient search: the strongest setting that is still coherent, in fewer trials than a grid."""
-
-from trait_client.search.run import SearchOutcome, run_search
-from trait_client.search.settings import SearchSettings
-
-__all__ = ["SearchOutcome", "SearchSettings", "run_search"]

@@ -1,0 +1,16 @@
+"""Experiments: what a sweep runs, read from `experiment.toml`."""
+
+from trait_client.sweeps.experiment.definition import Control, Experiment, TraitOverride
+from trait_client.sweeps.experiment.grid import ExperimentSize, GridPoint, grid, size_of
+from trait_client.sweeps.experiment.precision import PrecisionService
+
+__all__ = [
+    "Control",
+    "Experiment",
+    "ExperimentSize",
+    "GridPoint",
+    "PrecisionService",
+    "TraitOverride",
+    "grid",
+    "size_of",
+]

@@ -1,0 +1,116 @@
+"""An experiment's grid: every combination of its dimensions, and how much that is."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+from trait_client.sweeps.cells import Sampling
+from trait_client.sweeps.experiment.section import Section
+from trait_core.schema import Operation, Scope
+
+if TYPE_CHECKING:
+    from trait_client.sweeps.experiment.definition import Experiment
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """What one cell does with a trait's vector.
+
+    Attributes:
+        layers: Steered together; None is the layer that the vector file chose.
+        adapter: Name of the adapter that the service has; None asks the base model.
+    """
+
+    layers: tuple[int, ...] | None
+    coefficient: float
+    operation: Operation
+    scope: Scope
+    adapter: str | None
+    sampling: Sampling
+
+
+def grid(experiment: "Experiment", trait: str) -> list[GridPoint]:
+    """Every cell of a trait and a method, at one precision.
+
+    `ablate` takes no number: it is one cell whatever the coefficients, with coefficient 0.
+    """
+    layers = experiment.layers_of(trait)
+    sets = [None] if layers == "chosen" else [tuple(each) if isinstance(each, list) else (each,) for each in layers]
+    changes = [
+        (operation, coefficient)
+        for operation in experiment.operations
+        for coefficient in ([0.0] if operation == "ablate" else experiment.coefficients_of(trait))
+    ]
+    return [
+        GridPoint(chosen, coefficient, operation, scope, adapter, sampling)
+        for chosen, (operation, coefficient), scope, adapter, sampling in product(
+            sets, changes, experiment.scopes, experiment.served_adapters, samplings(experiment)
+        )
+    ]
+
+
+def samplings(experiment: "Experiment") -> list[Sampling]:
+    """Every way in which replies are generated, seeds included."""
+    return [
+        Sampling(experiment.system, experiment.max_tokens, temperature, top_p, seed)
+        for temperature, top_p, seed in product(experiment.temperatures, experiment.top_ps, experiment.seeds)
+    ]
+
+
+class ExperimentSize(Section):
+    """What an experiment amounts to.
+
+    Attributes:
+        cells: Steered configurations, seeds included.
+        control_cells: The same with random directions.
+        baseline_trials: Unsteered replies, shared by cells.
+        trials: All replies, baselines and controls included.
+        generated_tokens: Of all replies, at most.
+        judge_scores: Scores by the judge; equal replies to equal prompts are judged once.
+    """
+
+    cells: int
+    control_cells: int
+    baseline_trials: int
+    trials: int
+    generated_tokens: int
+    judge_scores: int
+
+
+def size_of(experiment: "Experiment") -> ExperimentSize:
+    """How much there is to run, before any service is asked.
+
+    Raises:
+        DatasetError: The datasets do not hold a trait.
+        InvalidRequestError: `n_prompts` asks for more questions than a trait has.
+    """
+    n_services = len(experiment.services)
+    n_baselines = n_services * len(experiment.served_adapters) * len(samplings(experiment))
+    prompts = {trait: experiment.prompts_of(trait) for trait in experiment.traits}
+    cells = {trait: n_services * len(experiment.methods) * len(grid(experiment, trait)) for trait in experiment.traits}
+    steered = sum(cells[trait] * len(prompts[trait]) for trait in experiment.traits)
+    unsteered = n_baselines * len(_distinct(prompts.values()))
+    directions = experiment.control.random_directions
+    trials = steered * (1 + directions) + unsteered
+    return ExperimentSize(
+        cells=sum(cells.values()),
+        control_cells=sum(cells.values()) * directions,
+        baseline_trials=unsteered,
+        trials=trials,
+        generated_tokens=trials * experiment.max_tokens,
+        judge_scores=_judge_scores(
+            experiment, steered, n_baselines * sum(len(own) for own in prompts.values()), unsteered
+        ),
+    )
+
+
+def _judge_scores(experiment: "Experiment", steered: int, of_baselines: int, n_baselines: int) -> int:
+    if experiment.judge is None:
+        return 0
+    replies = steered * (1 + (experiment.control.random_directions if experiment.judge.controls else 0))
+    return replies + of_baselines + (replies + n_baselines if experiment.judge.coherence else 0)
+
+
+def _distinct(prompts: Iterable[list[str]]) -> set[str]:
+    return {prompt for own in prompts for prompt in own}

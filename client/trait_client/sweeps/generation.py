@@ -1,0 +1,100 @@
+"""Generates the replies of trials: as many at once as the engine takes, so that it batches them."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Iterator
+
+from trait_client.http import AsyncTraitClient
+from trait_client.http.replies import ChatResult
+from trait_client.results.clock import utc_now
+from trait_client.results.recorder import Recorder
+from trait_client.results.rows import TrialRow
+from trait_client.sweeps.cells import Trial
+from trait_core.errors import ServiceUnreachableError, TraitError
+from trait_core.schema import Message
+
+logger = logging.getLogger(__name__)
+
+
+class Generation:
+    """Runs trials and records each as it ends, done or failed.
+
+    Args:
+        client: The service.
+        recorder: Takes the rows.
+        run_id: Of the run that the rows belong to.
+    """
+
+    def __init__(self, client: AsyncTraitClient, recorder: Recorder, run_id: str) -> None:
+        self._client = client
+        self._recorder = recorder
+        self._run_id = run_id
+        self._stopped = False
+
+    async def run(self, trials: Iterable[Trial], concurrency: int) -> None:
+        """Run trials, `concurrency` at once; those not begun when the service is gone are left for the next run."""
+        pending = iter(trials)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(concurrency):
+                group.create_task(self._work(pending))
+
+    async def _work(self, pending: Iterator[Trial]) -> None:
+        for trial in pending:
+            if self._stopped:
+                return
+            self._recorder.put([await self._run(trial)])
+
+    async def _run(self, trial: Trial) -> TrialRow:
+        started = time.perf_counter()
+        try:
+            result = await self._reply(trial)
+        except TraitError as error:
+            logger.debug("trial %s failed: %s", trial.trial_id, error)
+            if isinstance(error, ServiceUnreachableError) and not self._stopped:
+                self._stopped = not await self._answers()
+            return self._row(trial, time.perf_counter() - started, error=f"{type(error).__name__}: {error}")
+        return self._row(trial, time.perf_counter() - started, result)
+
+    async def _reply(self, trial: Trial) -> ChatResult:
+        sampling, change = trial.cell.sampling, trial.cell.intervention
+        messages = [Message(role="user", content=trial.prompt)]
+        if sampling.system is not None:
+            messages.insert(0, Message(role="system", content=sampling.system))
+        return await self._client.chat(
+            messages,
+            model=trial.cell.model.asked_as,
+            steering=change.steering() if change is not None else None,
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+        )
+
+    async def _answers(self) -> bool:
+        """Whether the service is still there: one broken connection does not end a sweep."""
+        try:
+            await self._client.info()
+        except TraitError:
+            return False
+        return True
+
+    def _row(
+        self, trial: Trial, seconds: float, result: ChatResult | None = None, error: str | None = None
+    ) -> TrialRow:
+        report = result.steering if result is not None else None
+        return TrialRow(
+            trial_id=trial.trial_id,
+            cell_id=trial.cell.cell_id,
+            prompt_id=trial.prompt_id,
+            run_id=self._run_id,
+            status="failed" if result is None else "done",
+            text=result.text if result is not None else None,
+            finish_reason=result.finish_reason if result is not None else None,
+            n_prompt=result.usage.prompt_tokens if result is not None else None,
+            n_generated=result.usage.completion_tokens if result is not None else None,
+            steering=report.model_dump_json() if report is not None else None,
+            seconds=seconds,
+            error=error,
+            finished_at=utc_now(),
+        )

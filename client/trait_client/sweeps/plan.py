@@ -1,0 +1,281 @@
+"""What a sweep will do: an experiment, the served model and the registered vectors, expanded into trials."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Literal
+
+from trait_client.http import AsyncTraitClient
+from trait_client.results.rows import ANY_TRAIT, NOBODY, ScoreName
+from trait_client.scoring.evaluation import TraitEvaluation
+from trait_client.sweeps.cells import Cell, Intervention, ModelIdentity, Trial, digest
+from trait_client.sweeps.experiment import Experiment, GridPoint, grid
+from trait_core.errors import InvalidRequestError, UnknownVectorError
+from trait_core.schema import ServiceInfo, VectorInfo
+from trait_core.units import UNITLESS, residual_units
+from trait_core.vectors.file import VectorFile, sha256_of
+from trait_core.vectors.random import control_name, random_vector
+
+
+@dataclass(frozen=True)
+class SweepVector:
+    """A registered vector and its file."""
+
+    name: str
+    sha256: str
+    file: VectorFile
+
+
+@dataclass(frozen=True)
+class ScoreKey:
+    """One score of a trial and how it is taken."""
+
+    trait: str
+    name: ScoreName
+    definition: str
+
+
+@dataclass(frozen=True)
+class ProjectionKey:
+    """One projection of a trial, and what reads it: an adapter, or `none` the base model."""
+
+    sha256: str
+    layer: int
+    reader: str = NOBODY
+
+
+Key = ScoreKey | ProjectionKey
+
+_ALWAYS: tuple[ScoreName, ...] = ("coherence", "relevance", "perplexity", "distinct3")
+FROM_TEXT = frozenset({"lexical", "distinct3"})
+"""Scores that the text alone gives."""
+
+
+def read_scores(reader: str = NOBODY) -> frozenset[ScoreKey]:
+    """Scores of every reply; raise the definition when a formula of `trait_client.scoring.scores` changes."""
+    read = "1" if reader == NOBODY else f"1, read by {reader}"
+    return frozenset(ScoreKey(ANY_TRAIT, name, "1" if name in FROM_TEXT else read) for name in _ALWAYS)
+
+
+@dataclass
+class SweepPlan:
+    """Trials, baselines first, and what is to be scored of each.
+
+    Attributes:
+        trials: Each trial once, by id.
+        wanted: By trial id.
+        vectors: By hash: the traits' and the random ones.
+        evaluations: By trait.
+        weights: Type -> its share of the loaded weights' bytes.
+        read_with: `base`: the base model reads all replies; `adapter`: the adapter that wrote them.
+    """
+
+    weights: dict[str, float] = field(default_factory=dict)
+    read_with: Literal["base", "adapter"] = "base"
+    trials: dict[str, Trial] = field(default_factory=dict)
+    wanted: dict[str, set[Key]] = field(default_factory=dict)
+    vectors: dict[str, SweepVector] = field(default_factory=dict)
+    evaluations: dict[str, TraitEvaluation] = field(default_factory=dict)
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Each cell once, baselines first."""
+        return list({trial.cell.cell_id: trial.cell for trial in self.trials.values()}.values())
+
+    def reader(self, cell: Cell) -> str:
+        """The adapter that reads a cell's replies back; `none` is the base model."""
+        return (cell.model.asked_as if self.read_with == "adapter" else None) or NOBODY
+
+    def add(self, cell: Cell, prompt: str, keys: set[Key]) -> None:
+        """Take a trial in, or add to what is wanted of it."""
+        trial = Trial(cell, prompt)
+        self.trials.setdefault(trial.trial_id, trial)
+        self.wanted.setdefault(trial.trial_id, set(read_scores(self.reader(cell)))).update(keys)
+
+    def baselines_first(self) -> None:
+        """Order the trials so that every steered reply finds its baseline early."""
+        self.trials = dict(sorted(self.trials.items(), key=lambda item: item[1].cell.kind != "baseline"))
+
+
+async def plan_sweep(experiment: Experiment, client: AsyncTraitClient) -> SweepPlan:
+    """Expand an experiment; registers the random directions that the service does not have yet.
+
+    Raises:
+        InvalidRequestError: A vector is missing or ambiguous, or has no such layer; too few questions.
+        DatasetError: A trait's evaluation is missing or malformed.
+    """
+    planner = await Planner.of(experiment, client)
+    return planner.plan({key: grid(experiment, key[0]) for key in planner.vectors})
+
+
+@dataclass(frozen=True)
+class Planner:
+    """An experiment on a service: what its plans have in common, whichever points of its grid they run.
+
+    Attributes:
+        models: By adapter; None is the base model.
+        vectors: By trait and method: the trait's own, then the random ones.
+    """
+
+    experiment: Experiment
+    info: ServiceInfo
+    models: dict[str | None, ModelIdentity]
+    evaluations: dict[str, TraitEvaluation]
+    prompts: dict[str, list[str]]
+    vectors: dict[tuple[str, str], list[SweepVector]]
+
+    @classmethod
+    async def of(cls, experiment: Experiment, client: AsyncTraitClient) -> "Planner":
+        """Find the vectors, and register the random directions that the service does not have yet.
+
+        Raises:
+            InvalidRequestError: A vector is missing or ambiguous; too few questions.
+            DatasetError: A trait's evaluation is missing or malformed.
+        """
+        info = await client.info()
+        models = _models(experiment, info)
+        evaluations = {trait: experiment.evaluation(trait) for trait in experiment.traits}
+        prompts = {trait: experiment.prompts_of(trait) for trait in experiment.traits}
+        registered = await client.vectors()
+        vectors = {}
+        for trait, method in product(experiment.traits, experiment.methods):
+            found = _find(registered, trait, method, experiment.vector_of(trait))
+            own = SweepVector(found.name, found.sha256, await client.vector_file(found.name))
+            seeds = range(experiment.control.random_directions)
+            controls = [await _register_control(client, registered, own, seed) for seed in seeds]
+            vectors[trait, method] = [own, *controls]
+        return cls(experiment, info, models, evaluations, prompts, vectors)
+
+    def plan(self, points: Mapping[tuple[str, str], Sequence[GridPoint]], *, controls: bool = True) -> SweepPlan:
+        """The trials of points by trait and method.
+
+        Raises:
+            InvalidRequestError: The vector has no such layer, or the dose is over the service's limit.
+        """
+        plan = SweepPlan(
+            weights=self.info.weights, read_with=self.experiment.read_with, evaluations=dict(self.evaluations)
+        )
+        for (trait, method), own_points in points.items():
+            vector, *random = self.vectors[trait, method]
+            applied = [vector, *(random if controls else [])]
+            plan.vectors.update({each.sha256: each for each in applied})
+            for point, each in product(own_points, applied):
+                cell = self.cell(trait, vector, each, point)
+                keys = _keys(cell, self.evaluations[trait], plan.reader(cell))
+                for prompt in self.prompts[trait]:
+                    plan.add(cell, prompt, keys)
+                    plan.add(cell.baseline, prompt, keys)
+        plan.baselines_first()
+        _check_doses(plan, self.info)
+        return plan
+
+    def cell(self, trait: str, vector: SweepVector, applied: SweepVector, point: GridPoint) -> Cell:
+        """A point of a trait's grid; `applied` is the trait's vector, or a random one in its place.
+
+        Raises:
+            InvalidRequestError: The vector has no such layer.
+        """
+        layers = point.layers or (vector.file.metadata.chosen_layer,)
+        for layer in layers:
+            vector.file.evidence(layer)  # raises for a layer that the file lacks
+        intervention = Intervention(
+            trait=trait,
+            trait_sha256=vector.sha256,
+            sha256=applied.sha256,
+            method=vector.file.metadata.method,
+            layers=layers,
+            coefficient=point.coefficient,
+            unit=self.experiment.unit,
+            operation=point.operation,
+            scope=point.scope,
+            preserve_norm=self.experiment.preserve_norm,
+        )
+        return Cell(self.models[point.adapter], point.sampling, intervention)
+
+
+def _models(experiment: Experiment, info: ServiceInfo) -> dict[str | None, ModelIdentity]:
+    """By adapter; None is the base model.
+
+    Raises:
+        InvalidRequestError: The experiment names several services: one at a time is planned.
+    """
+    if isinstance(experiment.precision, dict):
+        raise InvalidRequestError(
+            f"the experiment has services for {', '.join(experiment.precision)}: run them in turn (sweep_services)",
+            param="precision",
+        )
+    return {
+        adapter: ModelIdentity.of(info, experiment.precision, experiment.adapter, adapter)
+        for adapter in experiment.served_adapters
+    }
+
+
+def _keys(cell: Cell, evaluation: TraitEvaluation, reader: str) -> set[Key]:
+    """What is wanted of a cell's trials, and of its baseline's, beyond `read_scores`."""
+    if cell.intervention is None:
+        return set()
+    keys: set[Key] = {ProjectionKey(cell.intervention.trait_sha256, cell.intervention.read_layer, reader)}
+    if evaluation.metric is not None:
+        keys.add(ScoreKey(evaluation.trait, "lexical", digest(evaluation.metric.model_dump(mode="json"))))
+    return keys
+
+
+def _find(registered: list[VectorInfo], trait: str, method: str, reference: str | None) -> VectorInfo:
+    """The one vector of a trait and method; where several fit, the one named after the trait."""
+    if reference is not None:
+        for vector in registered:
+            if reference in {vector.name, vector.sha256}:
+                return vector
+        raise UnknownVectorError(
+            f"vector {reference!r} is not registered: the service has {_names(registered)}",
+            param=f"trait.{trait}.vector",
+        )
+    fitting = [v for v in registered if v.metadata.trait == trait and v.metadata.method == method]
+    if len({vector.sha256 for vector in fitting}) > 1:
+        fitting = [v for v in fitting if v.name in {trait, f"{trait}.{method}"}] or fitting
+    if len({vector.sha256 for vector in fitting}) > 1:
+        raise InvalidRequestError(
+            f"trait {trait!r} has several {method} vectors ({_names(fitting)}): set vector under [trait.{trait}]",
+            param="traits",
+        )
+    if not fitting:
+        raise UnknownVectorError(
+            f"trait {trait!r} has no {method} vector: the service has {_names(registered)}. Extract one with "
+            f"`trait-extract run --trait {trait}`, or register it with `trait-client vectors put`",
+            param="traits",
+        )
+    return fitting[0]
+
+
+async def _register_control(
+    client: AsyncTraitClient, registered: list[VectorInfo], vector: SweepVector, seed: int
+) -> SweepVector:
+    file = random_vector(vector.file, seed)
+    data = file.to_bytes()
+    name, sha256 = control_name(vector.sha256, seed), sha256_of(data)
+    if not any(each.name == name and each.sha256 == sha256 for each in registered):
+        await client.put_vector(name, data)
+    return SweepVector(name, sha256, file)
+
+
+def _check_doses(plan: SweepPlan, info: ServiceInfo) -> None:
+    """Refuse a dose over the service's limit now, instead of once a trial."""
+    limit = info.limits.max_relative_dose
+    for cell in plan.cells:
+        change = cell.intervention
+        if change is None or change.operation in UNITLESS:
+            continue
+        for layer in change.layers:
+            evidence = plan.vectors[change.trait_sha256].file.evidence(layer)
+            relative = abs(residual_units(change.coefficient, change.unit, evidence)) / evidence.residual_norm
+            if relative > limit:
+                raise InvalidRequestError(
+                    f"coefficient {change.coefficient:g} ({change.unit}) of {change.trait} on layer {layer} is a "
+                    f"relative dose of {relative:.3g}: the service allows at most {limit:g}",
+                    param="coefficients",
+                )
+
+
+def _names(vectors: list[VectorInfo]) -> str:
+    names = [vector.name for vector in vectors]
+    return (", ".join(names[:10]) + (", ..." if len(names) > 10 else "")) or "none"

@@ -1,0 +1,93 @@
+"""A plan's vectors, prompts and cells as rows, and what the database already holds of its trials."""
+
+import json
+
+from trait_client.results import ResultWriter
+from trait_client.results.rows import PENDING, CellRow, ProjectionRow, PromptRow, Row, ScoreRow, VectorRow
+from trait_client.sweeps.cells import Cell
+from trait_client.sweeps.plan import Key, ProjectionKey, ScoreKey, SweepPlan
+
+
+def definition_rows(plan: SweepPlan) -> list[Row]:
+    """Rows that the plan's trials refer to."""
+    prompts = {trial.prompt_id: trial.prompt for trial in plan.trials.values()}
+    return [
+        *(VectorRow.of(vector.name, vector.sha256, vector.file.metadata) for vector in plan.vectors.values()),
+        *(PromptRow(prompt_id, text) for prompt_id, text in prompts.items()),
+        *(_cell_row(cell, plan) for cell in plan.cells),
+    ]
+
+
+def stored_texts(writer: ResultWriter, plan: SweepPlan) -> dict[str, str]:
+    """Replies of the plan's trials by trial id."""
+    return dict(
+        writer.query(
+            "SELECT trial_id, text FROM trials WHERE status = 'done' AND trial_id IN (SELECT unnest(?::VARCHAR[]))",
+            [list(plan.trials)],
+        )
+    )
+
+
+def stored_keys(writer: ResultWriter, plan: SweepPlan) -> dict[str, set[Key]]:
+    """Scores that the plan's trials have, by trial id; those that are pending are not had."""
+    ids = list(plan.trials)
+    keys: dict[str, set[Key]] = {trial_id: set() for trial_id in ids}
+    scores = (
+        "SELECT trial_id, trait, name, definition FROM scores "
+        "WHERE mode <> ? AND trial_id IN (SELECT unnest(?::VARCHAR[]))"
+    )
+    for trial_id, trait, name, definition in writer.query(scores, [PENDING, ids]):
+        keys[trial_id].add(ScoreKey(trait, name, definition))
+    projections = (
+        "SELECT trial_id, sha256, layer, reader FROM projections WHERE trial_id IN (SELECT unnest(?::VARCHAR[]))"
+    )
+    for trial_id, sha256, layer, reader in writer.query(projections, [ids]):
+        keys[trial_id].add(ProjectionKey(sha256, layer, reader))
+    return keys
+
+
+def key_of(row: ScoreRow | ProjectionRow) -> Key:
+    """What a row answers."""
+    if isinstance(row, ProjectionRow):
+        return ProjectionKey(row.sha256, row.layer, row.reader)
+    return ScoreKey(row.trait, row.name, row.definition)
+
+
+def _cell_row(cell: Cell, plan: SweepPlan) -> CellRow:
+    change, model, sampling = cell.intervention, cell.model, cell.sampling
+    return CellRow(
+        cell_id=cell.cell_id,
+        setting_id=cell.setting_id,
+        baseline_id=cell.baseline.cell_id,
+        control_of=cell.control_of,
+        kind=cell.kind,
+        trait=change.trait if change else None,
+        trait_sign=plan.evaluations[change.trait].sign if change else None,
+        trait_sha256=change.trait_sha256 if change else None,
+        sha256=change.sha256 if change else None,
+        method=change.method if change else None,
+        layer=change.layer if change else None,
+        coefficient=change.coefficient if change else None,
+        unit=change.unit if change else None,
+        operation=change.operation if change else None,
+        scope=change.scope_text if change else None,
+        preserve_norm=change.preserve_norm if change else None,
+        precision=model.precision,
+        adapter=model.adapter,
+        seed=sampling.seed,
+        system=sampling.system,
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        model=model.model,
+        config_digest=model.config_digest,
+        chat_template_digest=model.chat_template_digest,
+        dtype=model.dtype,
+        quantization=model.quantization,
+        versions=json.dumps(dict(model.versions)),
+        layers=list(change.layers) if change else None,
+        read_layer=change.read_layer if change else None,
+        checkpoint_digest=model.checkpoint_digest,
+        adapter_digest=model.adapter_digest,
+        weights=json.dumps(plan.weights),
+    )

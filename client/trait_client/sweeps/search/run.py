@@ -1,0 +1,248 @@
+"""`run_search`: step by step, all layers and traits of a step in one batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trait_client.http import AsyncTraitClient
+from trait_client.results import ResultStore, ResultWriter
+from trait_client.results.clock import utc_now
+from trait_client.results.rows import RunCellRow, SearchRow
+from trait_client.sweeps.cells import Cell
+from trait_client.sweeps.experiment import Experiment, GridPoint, grid
+from trait_client.sweeps.outcome import ProgressCallback
+from trait_client.sweeps.plan import Planner
+from trait_client.sweeps.rows import definition_rows
+from trait_client.sweeps.run import run_plan
+from trait_client.sweeps.search.ladder import Ladder, ladder
+from trait_client.sweeps.search.settings import SearchSettings
+from trait_core.errors import InvalidRequestError
+from trait_core.schema import ServiceInfo
+
+DOSE_OF_COEFFICIENT = 10.0
+"""Coefficient / relative dose, in unit `dose`."""
+
+_STORED = ("measure", "n", "baseline", "steered", "delta", "ci_low", "ci_high", "coherence", "verdict")
+_COLUMNS = ("setting_id", "trait_delta", *_STORED)
+_FOUND = f"SELECT {', '.join(_COLUMNS)} FROM trait_summary WHERE setting_id IN (SELECT unnest(?::VARCHAR[]))"  # noqa: S608 - constants
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """How a search ended.
+
+    Attributes:
+        run_id: Its row in the table `runs`.
+        best: One for each trait and method with a coherent setting that moves it its own way.
+        nothing: Traits (and methods) without one, and why.
+        n_trials: Steered replies, random directions left out.
+        errors: Distinct messages of failed trials, with their counts.
+    """
+
+    run_id: str
+    best: tuple[SearchRow, ...]
+    nothing: tuple[tuple[str, str, str], ...]
+    n_trials: int
+    errors: tuple[tuple[str, int], ...]
+
+
+@dataclass
+class _Candidate:
+    """One layer of one vector."""
+
+    trait: str
+    method: str
+    layer: int
+    ladder: Ladder
+
+
+async def run_search(
+    experiment: Experiment,
+    settings: SearchSettings,
+    client: AsyncTraitClient,
+    store: ResultStore,
+    progress: ProgressCallback | None = None,
+) -> SearchOutcome:
+    """Search the coefficient of every trait on every layer, and store the best coherent setting of each trait.
+
+    Best is the largest delta in the trait's direction among the settings whose mean coherence reaches the bar. Random
+    directions are run at the best settings alone. Trials are a sweep's: what the database holds is not run again.
+
+    Args:
+        experiment: Traits, methods, layers (one each), prompts, sampling, control; its coefficients are not read.
+        settings: How coefficients are tried.
+        client: The service that steers.
+        store: The database; it is held for writing until the search is over.
+        progress: Called after each commit of a step.
+
+    Raises:
+        InvalidRequestError: The experiment does not fit the service, or is no plain `add` in unit `dose`.
+        DatasetError: A trait's evaluation is missing or malformed.
+        ResultsError: Another process writes the database.
+    """
+    _check(experiment)
+    planner = await Planner.of(experiment, client)
+    search = _Search(experiment, settings, planner, client, planner.info, progress)
+    with store.writer() as writer:
+        run_id = writer.start_run(experiment.name, experiment.model_dump_json(), 0)
+        try:
+            outcome = await search.run(writer, run_id)
+        except BaseException:
+            writer.finish_run(run_id, "interrupted")
+            raise
+        writer.finish_run(run_id, "partial" if outcome.errors else "ok")
+    return outcome
+
+
+class _Search:
+    def __init__(
+        self,
+        experiment: Experiment,
+        settings: SearchSettings,
+        planner: Planner,
+        client: AsyncTraitClient,
+        info: ServiceInfo,
+        progress: ProgressCallback | None,
+    ) -> None:
+        self._settings = settings
+        self._planner = planner
+        self._client = client
+        self._info = info
+        self._progress = progress
+        self._point = {trait: grid(experiment, trait)[0] for trait in experiment.traits}
+        self._candidates = self._all_candidates(experiment)
+        self._cells: dict[tuple[str, str], dict[str, Cell]] = {key: {} for key in planner.vectors}
+        self._errors: dict[str, int] = {}
+        self._n_trials = 0
+
+    async def run(self, writer: ResultWriter, run_id: str) -> SearchOutcome:
+        for _ in range(self._settings.steps):
+            proposed = {id(each): each.ladder.propose() for each in self._candidates}
+            if not any(proposed.values()):
+                break
+            await self._step(writer, run_id, proposed)
+        best = {key: self._best(writer, key) for key in self._cells}
+        await self._run_controls(writer, run_id, best)
+        rows = [
+            self._row(run_id, key, found, self._summary(writer, [found["setting_id"]])[0])
+            for key, found in best.items()
+            if found is not None
+        ]
+        writer.write(rows)
+        nothing = [(*key, self._why_nothing(writer, key)) for key, found in best.items() if found is None]
+        return SearchOutcome(run_id, tuple(rows), tuple(nothing), self._n_trials, tuple(self._errors.items()))
+
+    def _all_candidates(self, experiment: Experiment) -> list[_Candidate]:
+        limit = self._info.limits.max_relative_dose * DOSE_OF_COEFFICIENT
+        start = self._settings.first_dose(self._info.d_model) * DOSE_OF_COEFFICIENT
+        candidates = []
+        for (trait, method), (vector, *_) in self._planner.vectors.items():
+            layers = experiment.layers_of(trait)
+            for layer in sorted(vector.file.directions) if layers == "chosen" else layers:
+                assert isinstance(layer, int), "checked at the start"
+                candidates.append(_Candidate(trait, method, layer, ladder(self._settings, start, limit)))
+        return candidates
+
+    async def _step(self, writer: ResultWriter, run_id: str, proposed: dict[int, list[float]]) -> None:
+        points: dict[tuple[str, str], list[GridPoint]] = {key: [] for key in self._cells}
+        asked: list[tuple[_Candidate, float, Cell]] = []
+        for each in self._candidates:
+            key = (each.trait, each.method)
+            for coefficient in proposed[id(each)]:
+                point = _at(self._point[each.trait], each.layer, coefficient)
+                points[key].append(point)
+                vector = self._planner.vectors[key][0]
+                cell = self._planner.cell(each.trait, vector, vector, point)
+                self._cells[key][cell.setting_id] = cell
+                asked.append((each, coefficient, cell))
+        await self._run(writer, run_id, points, controls=False)
+        found = {row["setting_id"]: row for row in self._summary(writer, [cell.setting_id for *_, cell in asked])}
+        for each in self._candidates:
+            each.ladder.learn(
+                {
+                    coefficient: cell.setting_id in found and self._is_coherent(found[cell.setting_id])
+                    for candidate, coefficient, cell in asked
+                    if candidate is each
+                }
+            )
+
+    async def _run(
+        self, writer: ResultWriter, run_id: str, points: dict[tuple[str, str], list[GridPoint]], *, controls: bool
+    ) -> None:
+        plan = self._planner.plan(points, controls=controls)
+        writer.write([*definition_rows(plan), *(RunCellRow(run_id, cell.cell_id) for cell in plan.cells)])
+        writer.extend_run(run_id, len(plan.trials))
+        outcome = await run_plan(plan, self._client, writer, run_id, self._info, self._progress)
+        if not controls:
+            self._n_trials += sum(trial.cell.kind == "steered" for trial in plan.trials.values())
+        for message, count in outcome.errors:
+            self._errors[message] = self._errors.get(message, 0) + count
+
+    async def _run_controls(
+        self, writer: ResultWriter, run_id: str, best: dict[tuple[str, str], dict[str, Any] | None]
+    ) -> None:
+        points = {}
+        for key, found in best.items():
+            if found is not None:
+                change = self._cells[key][found["setting_id"]].intervention
+                assert change is not None, "only steered cells are tried"
+                points[key] = [_at(self._point[key[0]], change.layers[0], change.coefficient)]
+        if points and any(len(vectors) > 1 for vectors in self._planner.vectors.values()):
+            await self._run(writer, run_id, points, controls=True)
+
+    def _summary(self, writer: ResultWriter, settings: Sequence[str]) -> list[dict[str, Any]]:
+        return [dict(zip(_COLUMNS, row, strict=True)) for row in writer.query(_FOUND, [list(settings)])]
+
+    def _is_coherent(self, row: dict[str, Any]) -> bool:
+        return row["coherence"] is not None and row["coherence"] >= self._settings.bar
+
+    def _best(self, writer: ResultWriter, key: tuple[str, str]) -> dict[str, Any] | None:
+        """The coherent setting with the largest delta in the trait's direction; None where none moves it that way."""
+        coherent = [row for row in self._summary(writer, list(self._cells[key])) if self._is_coherent(row)]
+        best = max(coherent, key=lambda row: (row["trait_delta"], row["coherence"], row["setting_id"]), default=None)
+        return best if best is not None and best["trait_delta"] > 0 else None
+
+    def _why_nothing(self, writer: ResultWriter, key: tuple[str, str]) -> str:
+        rows = self._summary(writer, list(self._cells[key]))
+        if not rows:
+            return "no reply was scored"
+        coherent = [row for row in rows if self._is_coherent(row)]
+        if not coherent:
+            return f"no setting reached a coherence of {self._settings.bar:g}: lower --start"
+        return "no coherent setting moved it its own way"
+
+    def _row(self, run_id: str, key: tuple[str, str], best: dict[str, Any], summary: dict[str, Any]) -> SearchRow:
+        cell = self._cells[key][best["setting_id"]]
+        assert cell.intervention is not None, "only steered cells are tried"
+        n_trials = len(self._cells[key]) * len(self._planner.prompts[key[0]])
+        return SearchRow(
+            run_id=run_id,
+            trait=key[0],
+            trait_sha256=cell.intervention.trait_sha256,
+            setting_id=cell.setting_id,
+            layer=cell.intervention.layers[0],
+            coefficient=cell.intervention.coefficient,
+            unit=cell.intervention.unit,
+            bar=self._settings.bar,
+            n_trials=n_trials,
+            found_at=utc_now(),
+            **{name: summary[name] for name in _STORED},
+        )
+
+
+def _at(point: GridPoint, layer: int, coefficient: float) -> GridPoint:
+    return GridPoint((layer,), coefficient, point.operation, point.scope, point.adapter, point.sampling)
+
+
+def _check(experiment: Experiment) -> None:
+    if experiment.unit != "dose" or experiment.operations != ["add"]:
+        raise InvalidRequestError("a search adds doses: leave unit and operation out", param="operation")
+    if any(isinstance(layer, list) for trait in experiment.traits for layer in experiment.layers_of(trait)):
+        raise InvalidRequestError("a search steers one layer at a time: give no list within layers", param="layers")
+    if any(
+        len(grid(experiment, trait)) != len({(p.layers, p.coefficient) for p in grid(experiment, trait)})
+        for trait in experiment.traits
+    ):
+        raise InvalidRequestError(
+            "a search has one scope, adapter, temperature, top_p and seed: search again for others", param="experiment"
+        )

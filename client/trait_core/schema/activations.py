@@ -1,0 +1,129 @@
+"""`POST /v1/activations`: texts to read, and what is said of the answer."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from trait_core.schema.base import MAX_LAYERS, Layer, Request, Response
+from trait_core.schema.steering import Steering, SteeringReport
+
+
+class Message(Request):
+    """One chat message."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Annotated[str, Field(max_length=1_000_000)]
+
+
+class ActivationInput(Request):
+    """One text to read: exactly one of `messages`, `text`, `token_ids`.
+
+    Attributes:
+        messages: A chat; it is rendered with the model's template and the header of the assistant's turn.
+        text: Raw text for base models; special tokens as the tokenizer adds them.
+        token_ids: Ids as they stand.
+        response: The reply that is read after `messages` or `text`, as it stands. Its tokens follow the prompt's.
+        n_prompt: With `token_ids` only: where the response begins; left out, all of them are the prompt.
+    """
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1024)] | None = None
+    text: Annotated[str, Field(max_length=4_000_000)] | None = None
+    token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=1_000_000)] | None = None
+    response: Annotated[str, Field(min_length=1, max_length=4_000_000)] | None = None
+    n_prompt: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [name for name in ("messages", "text", "token_ids") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of messages, text, token_ids (got {given or 'none'})")
+        if self.token_ids is not None:
+            if self.response is not None:
+                raise ValueError("response goes with messages or text; with token_ids, set n_prompt")
+            if self.n_prompt is not None and self.n_prompt > len(self.token_ids):
+                raise ValueError(f"n_prompt {self.n_prompt} is beyond the {len(self.token_ids)} token_ids")
+        elif self.n_prompt is not None:
+            raise ValueError("n_prompt goes with token_ids only")
+        return self
+
+
+class Generation(Request):
+    """How replies are generated before they are read."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=65536)] = 64
+    temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    seed: int | None = None
+
+
+class ActivationsRequest(Request):
+    """`POST /v1/activations`.
+
+    Attributes:
+        inputs: Up to 8192 texts, read in one batch.
+        layers: 0-based decoder blocks (their output); None reads all.
+        positions: Pools, each a mean over the positions it names (`trait_core.positions`).
+        pooling: `mean` over the positions; `none` answers each position (one entry of `positions` then).
+        before_steering: With `pooling` `none`: what the block put out before steering changed it. Pools are after it.
+        generate: Generate a reply to each input first, and read it; inputs then carry no response.
+        logprobs: Also answer the mean negative log-likelihood of each response token (given responses only).
+        steering: Steer while reading. Left out: the unsteered model.
+    """
+
+    model: str | None = None
+    inputs: Annotated[list[ActivationInput], Field(min_length=1, max_length=8192)]
+    layers: Annotated[list[Layer], Field(min_length=1, max_length=MAX_LAYERS)] | None = None
+    positions: Annotated[
+        list[Annotated[str, Field(max_length=64)]],
+        Field(min_length=1, max_length=8, default_factory=lambda: ["response[:]"]),
+    ]
+    pooling: Literal["mean", "none"] = "mean"
+    before_steering: bool = False
+    generate: Generation | None = None
+    logprobs: bool = False
+    steering: Steering | None = None
+
+    @model_validator(mode="after")
+    def _responses_fit(self) -> Self:
+        if self.pooling == "none" and len(self.positions) != 1:
+            raise ValueError(f"pooling 'none' takes one entry of positions, not {len(self.positions)}")
+        if self.before_steering and self.pooling != "none":
+            raise ValueError("before_steering goes with pooling 'none': pools are taken after steering")
+        if self.generate is not None:
+            if self.logprobs:
+                raise ValueError("logprobs reads given responses; it does not go with generate")
+            for i, item in enumerate(self.inputs):
+                if item.response is not None or item.n_prompt is not None:
+                    raise ValueError(f"inputs[{i}] has a response already; it does not go with generate")
+        return self
+
+
+class ActivationsMetadata(Response):
+    """The one metadata entry (`trait`, JSON) of the safetensors answer of `POST /v1/activations`.
+
+    The tensors, for n inputs and the layers listed here, in order::
+
+        mean/<positions>    (n, n_layers_read, d_model) float32   mean residual stream after the block
+        norm/<positions>    (n, n_layers_read)          float32   mean of the token norms
+        count/<positions>   (n,)                        int32     positions pooled
+        each/<positions>    (n_positions, n_layers_read, d_model) float32   with `pooling` `none`, in place of mean and norm:
+                                                                  the residual stream, input after input, count of each
+        n_prompt            (n,)                        int32     prompt tokens
+        n_response          (n,)                        int32     response tokens (generated ones included)
+        nll                 (n,)                        float32   with `logprobs`: mean nats per response token
+    """
+
+    schema_version: int = 1
+    model: str
+    config_digest: str
+    chat_template_digest: str | None = None
+    n_layers: int
+    d_model: int
+    dtype: str
+    hook_point: Literal["resid_post"] = "resid_post"
+    layers: list[int]
+    positions: list[str]
+    pooling: Literal["mean", "none"] = "mean"
+    before_steering: bool = False
+    responses: list[str] | None = None
+    steering: SteeringReport | None = None

@@ -1,0 +1,65 @@
+"""What a service says of itself, and how it says that something is wrong."""
+
+from pydantic import Field
+
+from trait_core.schema.base import Operation, Response, Unit
+
+
+class SteeringLimits(Response):
+    """What a request may ask for."""
+
+    max_terms: int
+    max_relative_dose: float
+    max_layers_per_term: int
+    terms_per_layer: int
+    bank_rows: int
+    max_num_seqs: int
+    max_activation_inputs: int
+    max_positions: int
+
+
+class ServiceInfo(Response):
+    """`GET /v1/steering`.
+
+    Attributes:
+        config_digest: Of the model's shape, which a base model and its fine-tunes may share.
+        weights_digest: Of a sample of the bytes of its weight files, or of those that it was quantised from here; None
+            where they were not found.
+        checkpoint_digest: As `weights_digest`, of the files that are served: a quantised copy has its own.
+        adapters: LoRA adapter -> digest of a sample of the bytes of its weight files, None where they were not found.
+        residual_norms: Mean token norm after each block over positions 4 and later of a built-in text, `n_layers` long.
+        weights: Dtype -> its share of the bytes of the loaded weights (of the first pipeline stage).
+    """
+
+    model: str
+    config_digest: str
+    weights_digest: str | None = None
+    checkpoint_digest: str | None = None
+    adapters: dict[str, str | None] = Field(default_factory=dict)
+    chat_template_digest: str | None
+    n_layers: int
+    d_model: int
+    dtype: str
+    quantization: str | None
+    weights: dict[str, float] = Field(default_factory=dict)
+    residual_norms: list[float]
+    operations: list[Operation]
+    scopes: list[str]
+    units: list[Unit]
+    limits: SteeringLimits
+    versions: dict[str, str]
+
+
+class ErrorDetail(Response):
+    """OpenAI's error body."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: int | str | None = None
+
+
+class ErrorBody(Response):
+    """OpenAI's error envelope."""
+
+    error: ErrorDetail

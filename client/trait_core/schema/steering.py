@@ -1,0 +1,107 @@
+"""`steering` of a request, and the report in its response."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from trait_core.schema.base import (
+    MAX_LAYERS,
+    MAX_TERMS,
+    FiniteFloat,
+    Layer,
+    NamedScope,
+    Operation,
+    Request,
+    Response,
+    Unit,
+    VectorReference,
+)
+
+
+class PositionScope(Request):
+    """Absolute token positions `[from, to)`, counted from the first prompt token."""
+
+    positions: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=2, max_length=2)]
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        start, stop = self.positions
+        if start >= stop:
+            raise ValueError(f"positions [{start}, {stop}) are empty: from must be below to")
+        return self
+
+
+Scope = NamedScope | PositionScope
+
+
+class SteeringTerm(Request):
+    """One vector at one coefficient on one or more layers.
+
+    Attributes:
+        vector: A registered name, or `sha256:...` of a vector file.
+        coefficient: In the unit beside it; its sign is the direction. `scale`: the factor, -10..10, without a unit.
+            `ablate` takes no number and ignores it.
+        unit: `dose`: a = coefficient * residual_norm / 10. `separation`: a = coefficient * separation.
+            `raw`: a = coefficient, in residual units.
+        layers: 0-based decoder blocks whose output is changed; None takes the vector file's chosen layer.
+        operation: `add` (activation addition), `ablate` (the projection becomes 0), `set` (becomes the value), `scale`
+            (times the factor), `floor` and `ceiling` (kept at or above, below the limit).
+        scope: Token positions that are steered. `generated` includes the last prompt position, which produces the
+            first generated token.
+        preserve_norm: Rescale the residual stream to its norm before the change.
+    """
+
+    vector: VectorReference
+    coefficient: FiniteFloat
+    unit: Unit = "dose"
+    layers: Annotated[list[Layer], Field(min_length=1, max_length=MAX_LAYERS)] | None = None
+    operation: Operation = "add"
+    scope: Scope = "all"
+    preserve_norm: bool = False
+
+
+class Steering(Request):
+    """A request's whole steering; terms on one layer act in the order given."""
+
+    terms: Annotated[list[SteeringTerm], Field(min_length=1, max_length=MAX_TERMS)]
+
+
+class AppliedTerm(Response):
+    """One vector on one layer, as the engine applied it.
+
+    Attributes:
+        a: The operation's number, residual units: added along the unit direction (`add`), the projection's value or
+            limit (`set`, `floor`, `ceiling`), the factor (`scale`), 0 (`ablate`).
+        relative_dose: `|a| / residual_norm` of the layer.
+    """
+
+    vector: str
+    sha256: str
+    layer: int
+    operation: Operation
+    unit: Unit
+    coefficient: float
+    a: float
+    relative_dose: float
+    scope: Scope
+
+
+class SteeredPositions(Response):
+    """Token positions that steering touched, counted in the worker.
+
+    Attributes:
+        prompt: Prompt positions, those read from identically steered cache blocks included.
+        generated: Generated tokens that went through the steered model. The last token of a reply never does.
+        cached: How many of `prompt` came from the prefix cache.
+    """
+
+    prompt: int
+    generated: int
+    cached: int = 0
+
+
+class SteeringReport(Response):
+    """The `steering` block of a response."""
+
+    applied: list[AppliedTerm]
+    positions: SteeredPositions

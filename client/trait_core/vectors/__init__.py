@@ -1,0 +1,1 @@
+"""Vector files: their format, random directions and transfer to another model."""

@@ -1,0 +1,198 @@
+"""Vector files: one safetensors file for one (model, trait, method, positions).
+
+`layer.<l>` is a float32 unit direction of shape `(d_model,)` for the output of block l; one metadata entry, `trait`,
+holds `VectorMetadata` as JSON. A file's identity is the sha256 of its bytes.
+"""
+
+import hashlib
+import json
+import os
+import re
+import struct
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from pydantic import ValidationError
+
+from trait_core.errors import InvalidRequestError, VectorFileError
+from trait_core.schema import LayerEvidence, VectorMetadata
+
+METADATA_KEY = "trait"
+MAX_HEADER_BYTES = 8 * 1024 * 1024
+MAX_FILE_BYTES = 256 * 1024 * 1024
+UNIT_TOLERANCE = 1e-3
+
+_LAYER_KEY = re.compile(r"^layer\.(0|[1-9]\d{0,2})$")  # one name a layer: layer.07 would be a second one of layer 7
+
+
+@dataclass(frozen=True)
+class VectorFile:
+    """A steering vector: unit directions with their scale and provenance.
+
+    Args:
+        metadata: Provenance and evidence; `metadata.layers` has the same keys as `directions`.
+        directions: Layer -> `(d_model,)` float32, unit length.
+
+    Raises:
+        VectorFileError: A direction is missing, not finite, not of unit length or of another width.
+    """
+
+    metadata: VectorMetadata
+    directions: dict[int, np.ndarray]
+
+    def __post_init__(self) -> None:
+        meta = self.metadata
+        if not self.directions:
+            raise VectorFileError("the file holds no directions: it needs at least one tensor layer.<l>")
+        if set(self.directions) != set(meta.layers):
+            raise VectorFileError(
+                f"directions stand for layers {sorted(self.directions)}, evidence for {sorted(meta.layers)}"
+            )
+        if meta.chosen_layer not in self.directions:
+            raise VectorFileError(f"the chosen layer {meta.chosen_layer} is not among {sorted(self.directions)}")
+        for layer, direction in self.directions.items():
+            _check_direction(layer, direction, meta)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read a vector file.
+
+        Raises:
+            VectorFileError: Not a vector file, or one that breaks a rule of the format.
+        """
+        header = _read_header(data)
+        raw = header.get("__metadata__")
+        if not isinstance(raw, dict) or METADATA_KEY not in raw:
+            raise VectorFileError(f"the safetensors header has no metadata entry {METADATA_KEY!r}")
+        try:
+            metadata = VectorMetadata.model_validate_json(raw[METADATA_KEY])
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise VectorFileError(f"metadata field {where!r}: {first['msg']}") from error
+        try:
+            tensors = safetensors.numpy.load(data)
+        except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise VectorFileError(f"not a readable safetensors file: {error}") from error
+        directions = {}
+        for name, tensor in tensors.items():
+            match = _LAYER_KEY.match(name)
+            if match is None:
+                raise VectorFileError(f"unknown tensor {name[:80]!r}: a vector file holds layer.<l> only")
+            directions[int(match.group(1))] = tensor
+        return cls(metadata, dict(sorted(directions.items())))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a vector file from disk.
+
+        Raises:
+            VectorFileError: As `from_bytes`; the message names the file.
+        """
+        if (size := Path(path).stat().st_size) > MAX_FILE_BYTES:
+            raise VectorFileError(f"{path}: {size} bytes; a vector file has {MAX_FILE_BYTES} at most")
+        try:
+            return cls.from_bytes(Path(path).read_bytes())
+        except VectorFileError as error:
+            raise VectorFileError(f"{path}: {error}") from error
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes: the same vector gives the same bytes."""
+        tensors = {f"layer.{layer}": np.ascontiguousarray(d) for layer, d in sorted(self.directions.items())}
+        return safetensors.numpy.save(tensors, metadata={METADATA_KEY: self.metadata.model_dump_json()})
+
+    def save(self, path: str | Path) -> str:
+        """Write atomically; returns the file's sha256."""
+        data = self.to_bytes()
+        write_atomically(Path(path), data)
+        return sha256_of(data)
+
+    def evidence(self, layer: int) -> LayerEvidence:
+        """What is known of a layer's direction.
+
+        Raises:
+            InvalidRequestError: The file has no direction for the layer.
+        """
+        if layer not in self.directions:
+            raise InvalidRequestError(
+                f"layer {layer} is not in vector {self.metadata.trait!r}: it has layers {_ranges(self.directions)}",
+                param="layers",
+            )
+        return self.metadata.layers[layer]
+
+
+def sha256_of(data: bytes) -> str:
+    """Identity of a vector file: `sha256:` and 64 hex digits."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write beside the target, flush to disk, then rename over it: a kill leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)  # noqa: PTH105 - the name of the system call says what is relied on
+        _flush_folder(path.parent)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _flush_folder(folder: Path) -> None:
+    """A new name is as durable as its bytes only once the folder is written too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _read_header(data: bytes) -> dict[str, object]:
+    if len(data) < 8:
+        raise VectorFileError(f"{len(data)} bytes are too few for a safetensors file")
+    (length,) = struct.unpack("<Q", data[:8])
+    if length > min(MAX_HEADER_BYTES, len(data) - 8):
+        raise VectorFileError(f"a safetensors header of {length} bytes does not fit (at most {MAX_HEADER_BYTES})")
+    try:
+        header = json.loads(data[8 : 8 + length], object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise VectorFileError("the safetensors header is not JSON") from error
+    if not isinstance(header, dict):
+        raise VectorFileError("the safetensors header is not a JSON object")
+    return header
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(found := dict(pairs)) != len(pairs):
+        raise VectorFileError("the safetensors header holds one name twice")
+    return found
+
+
+def _check_direction(layer: int, direction: np.ndarray, meta: VectorMetadata) -> None:
+    if not 0 <= layer < meta.n_layers:
+        raise VectorFileError(f"layer {layer} is out of range: the model has layers 0..{meta.n_layers - 1}")
+    if direction.dtype != np.float32 or direction.shape != (meta.d_model,):
+        raise VectorFileError(
+            f"layer.{layer} is {direction.dtype}{list(direction.shape)}; it must be float32[{meta.d_model}]"
+        )
+    if not np.isfinite(direction).all():
+        raise VectorFileError(f"layer.{layer} holds a value that is not finite")
+    norm = float(np.linalg.norm(direction))
+    if abs(norm - 1) > UNIT_TOLERANCE:
+        raise VectorFileError(f"layer.{layer} has length {norm:.6g}; a direction has length 1 (+-{UNIT_TOLERANCE})")
+
+
+def _ranges(layers: dict[int, np.ndarray]) -> str:
+    ordered = sorted(layers)
+    if len(ordered) > 1 and ordered == list(range(ordered[0], ordered[-1] + 1)):
+        return f"{ordered[0]}..{ordered[-1]}"
+    return ", ".join(str(layer) for layer in ordered)

@@ -1,0 +1,273 @@
+"""What the command line prints on stdout: rich tables, or the same rows as JSON."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+from trait_core.vectors.file import VectorFile
+
+from trait_extraction.data.balance import MEANING, Balance, balance_warnings
+from trait_extraction.data.completions import whole_texts
+from trait_extraction.data.datasets import TraitDataset
+from trait_extraction.data.scenarios import Scenario
+from trait_extraction.fitting.layer_choice import chosen_by
+from trait_extraction.interchange.gguf_export import ControlVector
+from trait_extraction.interchange.importing import Imported
+from trait_extraction.pipeline import Extracted
+from trait_extraction.reading.elicitation import elicitation_line
+from trait_extraction.report import TraitReport
+
+
+def result_row(result: Extracted) -> dict[str, Any]:
+    """One vector file of a run, at its chosen layer."""
+    meta = result.vector.metadata
+    evidence = meta.layers[meta.chosen_layer]
+    return {
+        "trait": meta.trait,
+        "method": meta.method,
+        "path": str(result.path),
+        "sha256": result.sha256,
+        "reused": result.reused,
+        "registered": result.registered,
+        "positions": meta.positions,
+        "style": meta.style,
+        "elicitation": None if meta.elicitation is None else meta.elicitation.model_dump(),
+        "n_scenarios": meta.n_positive,
+        "n_held_out": meta.n_held_out,
+        "chosen_layer": meta.chosen_layer,
+        "chosen_by": chosen_by(meta),
+        "chosen_because": meta.chosen_because,
+        **evidence.model_dump(),
+    }
+
+
+def result_table(results: Sequence[Extracted]) -> Table:
+    """The vector files of a run."""
+    columns = ["trait", "method", "layer", "by", "AUC", "95 %", "Cohen's d", "separation", "/ norm"]
+    table = _table("Held-out evidence at the chosen layer", columns, text={"trait", "method", "by"})
+    for result in results:
+        meta = result.vector.metadata
+        at = meta.layers[meta.chosen_layer]
+        table.add_row(
+            meta.trait,
+            meta.method,
+            str(meta.chosen_layer),
+            chosen_by(meta),
+            _number(at.auc),
+            _interval(at.auc_interval),
+            _number(at.cohens_d),
+            _number(at.separation),
+            _number(at.separation / at.residual_norm),
+        )
+    return table
+
+
+def report_table(report: TraitReport) -> Table:
+    """A trait's vectors at its chosen layer, and the trait nearest to it."""
+    nearest = report.neighbours[0] if report.neighbours else None
+    title = f"{report.name}, layer {report.layer}" + (
+        f"; nearest: {nearest.name} ({nearest.cosine:+.2f})" if nearest else ""
+    )
+    table = _table(title, ["method", "AUC", "95 %", "accuracy", "Cohen's d", "/ norm"], text={"method"})
+    for method, vector in report.vectors.items():
+        at = vector.evidence(report.layer)
+        table.add_row(
+            method,
+            _number(at.auc),
+            _interval(at.auc_interval),
+            _number(at.accuracy),
+            _number(at.cohens_d),
+            _number(at.separation / at.residual_norm),
+        )
+    return table
+
+
+def result_lines(results: Sequence[Extracted]) -> list[str]:
+    """Where each vector file stands, and the name it was registered under."""
+    return [
+        f"{result.path}{' (stood already)' if result.reused else ''}"
+        + (f", registered as {result.registered}" if result.registered else "")
+        for result in results
+    ]
+
+
+def dataset_row(dataset: TraitDataset) -> dict[str, Any]:
+    """One valid trait folder."""
+    return {
+        "trait": dataset.trait,
+        "category": dataset.category,
+        "style": dataset.style,
+        "derived": dataset.derived,
+        "n_scenarios": dataset.n_scenarios,
+        "n_questions": len(dataset.steering.questions),
+        "mean_words_positive": _mean_words(dataset.positive),
+        "mean_words_negative": _mean_words(dataset.negative),
+        "metric": None if dataset.steering.metric is None else dataset.steering.metric["kind"],
+        "digest": dataset.digest,
+    }
+
+
+def dataset_table(datasets: Sequence[TraitDataset]) -> Table:
+    """Valid trait folders."""
+    columns = ["trait", "style", "pairs", "questions", "metric"]
+    table = _table("Trait datasets", columns, text={"trait", "style", "metric"})
+    for row in map(dataset_row, datasets):
+        table.add_row(
+            f"{row['category']}/{row['trait']}",
+            f"{row['style']}{', derived' if row['derived'] else ''}",
+            str(row["n_scenarios"]),
+            str(row["n_questions"]),
+            row["metric"] or "-",
+        )
+    return table
+
+
+def balance_row(dataset: TraitDataset, balance: Balance | None) -> dict[str, Any] | None:
+    """How alike the sides are, and where they are not; None where there is too little to compare."""
+    return None if balance is None else {**asdict(balance), "warnings": _warnings(dataset, balance)}
+
+
+def balance_table(measured: Sequence[tuple[TraitDataset, Balance]]) -> Table:
+    """How alike the two sides of each trait are; `! ` marks a trait with warnings."""
+    columns = ["trait", "style", "words +/-", "longer", "shared words", "found by words"]
+    table = _table("Balance of the two sides (longer, found by words: 0.5 is chance)", columns, text={"trait", "style"})
+    for dataset, balance in measured:
+        table.add_row(
+            f"{'! ' if _warnings(dataset, balance) else '  '}{dataset.trait}",
+            dataset.style,
+            "{:.1f} / {:.1f}".format(*balance.mean_words),
+            _number(balance.length_auc),
+            f"{balance.shared_words:.0%}",
+            _number(balance.words_accuracy),
+        )
+    return table
+
+
+def _warnings(dataset: TraitDataset, balance: Balance) -> list[str]:
+    """Of the balance, and of completions that leave nothing to complete."""
+    warnings = balance_warnings(balance)
+    if dataset.style == "completions" and (whole := whole_texts((*dataset.positive, *dataset.negative))):
+        warnings.append(f"{whole} of {2 * dataset.n_scenarios} texts end with a sentence: cut them in mid-sentence")
+    return warnings
+
+
+def balance_lines(measured: Sequence[tuple[TraitDataset, Balance]]) -> list[str]:
+    """The warnings of each trait, a line each, and what a warning means."""
+    lines = [f"! {dataset.name}: {warning}" for dataset, balance in measured for warning in _warnings(dataset, balance)]
+    return [*lines, MEANING] if lines else []
+
+
+def vector_table(vector: VectorFile) -> Table:
+    """A vector file's evidence, layer by layer; the chosen layer is marked."""
+    meta = vector.metadata
+    title = f"{meta.trait}, {meta.method}, {meta.positions}, {meta.model}"
+    columns = [
+        "layer",
+        "separation",
+        "centre",
+        "norm",
+        "/ norm",
+        "AUC",
+        "95 %",
+        "accuracy",
+        "Cohen's d",
+        "95 % of d",
+        "polarity",
+    ]
+    columns += ["cos prev", "massive", "of d"]
+    table = _table(title, columns, text=set())
+    for layer, at in sorted(meta.layers.items()):
+        chosen = layer == meta.chosen_layer
+        table.add_row(
+            f"{'* ' if chosen else ''}{layer}",
+            _number(at.separation),
+            _number(at.centre),
+            _number(at.residual_norm),
+            _number(at.separation / at.residual_norm),
+            _number(at.auc),
+            _interval(at.auc_interval),
+            _number(at.accuracy),
+            _number(at.cohens_d),
+            _interval(at.cohens_d_interval),
+            _number(at.polarity),
+            _number(at.cosine_previous_layer),
+            _share(at.massive_share),
+            _share(at.massive_share_of_direction),
+            style="bold" if chosen else None,
+        )
+    return table
+
+
+def imported_table(imported: Imported) -> Table:
+    """The layers of foreign vectors, with the length that they had."""
+    meta = imported.vector.metadata
+    table = _table(
+        f"{meta.trait}, {meta.method}, imported for {meta.model}", ["layer", "length", "norm", "/ norm"], set()
+    )
+    for layer, length in imported.norms.items():
+        norm = meta.layers[layer].residual_norm
+        marked = f"{'* ' if layer == meta.chosen_layer else ''}{layer}"
+        table.add_row(marked, f"{length:.4g}", f"{norm:.4g}", f"{length / norm:.4g}")
+    return table
+
+
+def control_table(control: ControlVector, vector: VectorFile) -> Table:
+    """What llama.cpp's scale 1 adds on each layer."""
+    meta = vector.metadata
+    table = _table(f"{meta.trait}, {meta.method}: scale 1 adds", ["direction", "layer", "length", "/ norm"], set())
+    for layer, length in control.lengths.items():
+        relative = length / meta.layers[layer].residual_norm
+        table.add_row(f"direction.{layer}", str(layer), f"{length:.4g}", f"{relative:.4g}")
+    return table
+
+
+def vector_lines(vector: VectorFile) -> list[str]:
+    """Cosines with other methods at the chosen layer, and what the columns mean."""
+    meta = vector.metadata
+    at = meta.layers[meta.chosen_layer]
+    lines = []
+    if meta.extracted_on is not None:
+        evidence = {"extraction_model": "the extraction model's, norms aside", "this_model": "this model's"}
+        lines.append(
+            f"applied to {meta.model}, extracted on {meta.extracted_on.model} ({meta.extracted_on.sha256}); evidence: "
+            f"{evidence[meta.extracted_on.evidence]}"
+        )
+    if meta.style is not None:
+        lines.append(f"style: {meta.style}{', derived from written pairs' if meta.derived else ''}")
+    if meta.elicitation is not None:
+        lines.append(elicitation_line(meta.elicitation))
+    if at.cosine_methods:
+        cosines = ", ".join(f"{name} {value:.2f}" for name, value in at.cosine_methods.items())
+        lines.append(f"cosine with other methods on layer {meta.chosen_layer}: {cosines}")
+    if at.massive_dimensions:
+        dimensions = ", ".join(map(str, at.massive_dimensions))
+        lines.append(
+            f"massive: part of the activations' squared norm in the three largest dimensions (layer {meta.chosen_layer}: "
+            f"{dimensions}); of d: of the direction's"
+        )
+    return lines
+
+
+def _table(title: str, columns: Sequence[str], text: set[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    for column in columns:
+        left = column in text
+        table.add_column(column, justify="left" if left else "right", overflow="fold", no_wrap=not left)
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}" if abs(value) < 100 else f"{value:.1f}"
+
+
+def _interval(value: tuple[float, float] | None) -> str:
+    return "-" if value is None else "{:.2f}..{:.2f}".format(*value)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def _mean_words(side: Sequence[Scenario]) -> float:
+    return sum(len((s.response or s.prompt).split()) for s in side) / len(side)

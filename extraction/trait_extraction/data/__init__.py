@@ -1,0 +1,1 @@
+"""Contrastive datasets: their files, styles and balance."""

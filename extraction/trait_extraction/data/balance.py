@@ -1,0 +1,192 @@
+"""Balance: what, besides the trait, tells the two sides of a dataset apart.
+
+What differs between the sides ends up in a vector. Length and words are what a probe reads most easily, so that they are
+measured here without any model: a trait that words alone give away may have a vector of those words.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from trait_core.errors import DatasetError
+
+from trait_extraction.data.datasets import TraitDataset
+from trait_extraction.data.instructed import MIN_SYSTEM_PROMPTS, system_prompt_pairs
+from trait_extraction.data.scenarios import MIN_SCENARIOS
+from trait_extraction.fitting.evidence import auc
+
+MAX_LENGTH_GAP = 0.15
+"""By which part the mean length of one side may exceed the other's."""
+MAX_LENGTH_AUC = 0.7
+"""Above it, or below 1 minus it, the length of one reply tells its side."""
+MIN_SHARED_WORDS = 0.6
+"""Part of the running words that both sides use."""
+MAX_WORDS_ACCURACY = 0.75
+"""Held-out accuracy of a bag of words; chance is 0.5."""
+MIN_GAP = 0.25
+"""A mark is uneven where it stands in so much more of one side's replies than of the other's."""
+
+MEANING = (
+    "A warning tells what a probe may have learnt instead of the trait. Where words, letters or length are the trait "
+    "(french, capitals, formality) it is expected, and steering shows whether the vector does more; elsewhere use the "
+    "same words on both sides, or write the longer side shorter."
+)
+"""What a warning means, said once below all of them."""
+
+N_FOLDS, N_SHUFFLES = 5, 4
+_PIECE = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A word, a punctuation mark, or (`^word`) a reply's first word.
+
+    Args:
+        text: The mark, words in lower case.
+        positive: Part of the positive replies that it stands in.
+        negative: Part of the negative replies that it stands in.
+    """
+
+    text: str
+    positive: float
+    negative: float
+
+
+@dataclass(frozen=True)
+class Balance:
+    """How alike the two sides are.
+
+    Args:
+        mean_words: Words in a reply, positive and negative side.
+        length_auc: P(a positive reply is longer than a negative one); 0.5 is even.
+        shared_words: Part of the running words whose word stands on both sides.
+        words_accuracy: Held-out accuracy of a bag-of-words classifier; 0.5 is chance. None of fewer than 8 pairs.
+        uneven: Marks that lean to one side by `MIN_GAP` or more, the most uneven first.
+    """
+
+    mean_words: tuple[float, float]
+    length_auc: float
+    shared_words: float
+    words_accuracy: float | None
+    uneven: tuple[Mark, ...]
+
+
+def measure_balance(dataset: TraitDataset) -> Balance | None:
+    """Compare the texts that are read: the replies, or completions; of replies that are still to come, the system prompts.
+
+    The classifier is a logistic regression (l2, C = 1) on counts of words, capitals kept beside lower case, punctuation
+    marks and first words. It is tested on whole scenarios that it has not seen (5 folds, 4 shuffles of them).
+
+    Args:
+        dataset: A validated trait.
+
+    Returns:
+        The balance; None of instructed scenarios with fewer than 5 different pairs of system prompts.
+
+    Raises:
+        DatasetError: scikit-learn is not installed.
+    """
+    texts = _compared(dataset)
+    if texts is None:
+        return None
+    positive, negative = texts
+    lengths = [np.array([len(text.split()) for text in side], np.float64) for side in (positive, negative)]
+    return Balance(
+        mean_words=(float(lengths[0].mean()), float(lengths[1].mean())),
+        length_auc=auc(lengths[0], lengths[1]),
+        shared_words=_shared_words(positive, negative),
+        words_accuracy=_words_accuracy(positive, negative) if len(positive) >= MIN_SCENARIOS else None,
+        uneven=_uneven(positive, negative),
+    )
+
+
+def balance_warnings(balance: Balance) -> list[str]:
+    """Where a probe could tell the sides apart without the trait, a clause each; empty where it could not."""
+    warnings = []
+    shorter, longer = sorted(balance.mean_words)
+    if longer > shorter * (1 + MAX_LENGTH_GAP):
+        warnings.append(f"one side is longer by {longer / shorter - 1:.0%} (at most {MAX_LENGTH_GAP:.0%})")
+    if not 1 - MAX_LENGTH_AUC <= balance.length_auc <= MAX_LENGTH_AUC:
+        warnings.append(f"a positive reply is the longer one with probability {balance.length_auc:.2f}")
+    if balance.shared_words < MIN_SHARED_WORDS:
+        warnings.append(f"only {balance.shared_words:.0%} of the running words stand on both sides")
+    if balance.words_accuracy is not None and balance.words_accuracy > MAX_WORDS_ACCURACY:
+        marks = ", ".join(f"{m.text} {m.positive:.0%}/{m.negative:.0%}" for m in balance.uneven[:5])
+        warnings.append(
+            f"words alone find the side of {balance.words_accuracy:.0%} of held-out replies"
+            + (f" (in +/- replies: {marks})" if marks else "")
+        )
+    return warnings
+
+
+def _compared(dataset: TraitDataset) -> tuple[list[str], list[str]] | None:
+    if not dataset.is_generated:
+        sides = dataset.positive, dataset.negative
+        positive, negative = ([s.response or s.prompt for s in side] for side in sides)
+        return positive, negative
+    pairs = system_prompt_pairs((dataset.positive, dataset.negative))
+    if len(pairs) < MIN_SYSTEM_PROMPTS:
+        return None
+    return [positive for positive, _ in pairs], [negative for _, negative in pairs]
+
+
+def _pieces(text: str) -> list[str]:
+    return _PIECE.findall(text)
+
+
+def _features(text: str) -> list[str]:
+    """Words and marks in lower case, words with capitals as they stand too, and `^` before the first one."""
+    pieces = _pieces(text)
+    lower = [piece.lower() for piece in pieces]
+    return [*lower, *(p for p, low in zip(pieces, lower, strict=True) if p != low), *(f"^{p}" for p in lower[:1])]
+
+
+def _shared_words(positive: Sequence[str], negative: Sequence[str]) -> float:
+    sides = [
+        Counter(p.lower() for text in side for p in _pieces(text) if p[0].isalnum()) for side in (positive, negative)
+    ]
+    total = sum(sum(side.values()) for side in sides)
+    shared = sides[0].keys() & sides[1].keys()
+    return sum(side[word] for side in sides for word in shared) / total if total else 1.0
+
+
+def _uneven(positive: Sequence[str], negative: Sequence[str]) -> tuple[Mark, ...]:
+    shares = []
+    for side in (positive, negative):
+        found = Counter(f for text in side for f in {f for f in _features(text) if f == f.lower()})
+        shares.append({feature: n / len(side) for feature, n in found.items()})
+    marks = [Mark(f, shares[0].get(f, 0.0), shares[1].get(f, 0.0)) for f in shares[0].keys() | shares[1].keys()]
+    marks = [m for m in marks if abs(m.positive - m.negative) >= MIN_GAP]
+    return tuple(sorted(marks, key=lambda m: (-abs(m.positive - m.negative), m.text)))
+
+
+def _words_accuracy(positive: Sequence[str], negative: Sequence[str]) -> float:
+    try:  # Here, not above: two seconds that no other command need wait for.
+        from sklearn.feature_extraction.text import CountVectorizer  # noqa: PLC0415
+        from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+        from sklearn.model_selection import GroupKFold, cross_val_score  # noqa: PLC0415
+        from sklearn.pipeline import make_pipeline  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise DatasetError(
+            "the balance is measured with scikit-learn: pip install 'trait-steering[extraction]'"
+        ) from error
+
+    texts = [*positive, *negative]
+    labels = np.repeat([1, 0], [len(positive), len(negative)])
+    # Both replies of a scenario lie in one fold, else a topic's words would be fitted on and tested on.
+    scenarios = np.concatenate([np.arange(len(positive)), np.arange(len(negative))])
+    classifier = make_pipeline(CountVectorizer(analyzer=_features), LogisticRegression(C=1.0, solver="liblinear"))
+    scores = [
+        cross_val_score(
+            classifier,
+            texts,
+            labels,
+            groups=scenarios,
+            cv=GroupKFold(N_FOLDS, shuffle=True, random_state=seed),
+            error_score="raise",
+        )
+        for seed in range(N_SHUFFLES)
+    ]
+    return float(np.mean(scores))

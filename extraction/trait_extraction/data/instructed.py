@@ -1,0 +1,99 @@
+"""`instructed.json`: system prompts that ask for a trait, and their counterparts that ask for its opposite.
+
+    {"system_prompts": [{"positive": "...", "negative": "..."}, ...], "prompts": ["...", ...]}
+
+Each prompt becomes one scenario: the same user's turn under both system prompts of one pair. Pairs take turns, so that
+prompt i has pair i modulo their number. Without `prompts` the prompts of the written pairs are asked: evaluation questions
+are not, since steering is tested on them. The model writes the replies (`trait_extraction.reading.generation`).
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from trait_core.errors import DatasetError
+
+from trait_extraction.data.scenarios import MIN_SCENARIOS, Pairs, Scenario, Text, field_error, read_text
+
+FILE_NAME = "instructed.json"
+MIN_SYSTEM_PROMPTS = 5
+"""Pairs at least: a vector of fewer is one of their wording."""
+
+
+class SystemPrompts(BaseModel):
+    """One pair of system prompts.
+
+    Attributes:
+        positive: Asks for the trait.
+        negative: Asks for its opposite.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    positive: Text
+    negative: Text
+
+
+class _InstructedFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    system_prompts: Annotated[list[SystemPrompts], Field(min_length=MIN_SYSTEM_PROMPTS)]
+    prompts: Annotated[list[Text], Field(min_length=MIN_SCENARIOS)] | None = None
+
+
+def read_instructed(path: Path, written: Pairs | None) -> Pairs:
+    """The scenarios of an `instructed.json`; no responses.
+
+    Args:
+        path: The file.
+        written: The written pairs of the folder, whose prompts are asked where the file has none.
+
+    Raises:
+        DatasetError: The file breaks a rule; the message names file and line.
+    """
+    text = read_text(path)
+    try:
+        file = _InstructedFile.model_validate(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise DatasetError(f"{path}:{error.lineno}: not JSON: {error.msg} (column {error.colno})") from error
+    except ValueError as error:
+        raise DatasetError(f"{path}: {field_error(error, 'system_prompts, prompts')}") from error
+    _check_system_prompts(path, text, file.system_prompts)
+    prompts = file.prompts
+    if prompts is None:
+        if written is None:
+            raise DatasetError(f"{path}: prompts are missing: write them here, or written pairs beside it")
+        prompts = [scenario.prompt for scenario in written[0]]
+    elif repeated := next((p for i, p in enumerate(prompts) if p in prompts[:i]), None):
+        raise DatasetError(f"{path}:{_line(text, repeated, last=True)}: prompt {repeated[:60]!r} stands twice")
+    turns = [file.system_prompts[i % len(file.system_prompts)] for i in range(len(prompts))]
+    asked = list(zip(prompts, turns, strict=True))
+    return (
+        tuple(Scenario(prompt=prompt, system_prompt=pair.positive) for prompt, pair in asked),
+        tuple(Scenario(prompt=prompt, system_prompt=pair.negative) for prompt, pair in asked),
+    )
+
+
+def system_prompt_pairs(pairs: Pairs) -> list[tuple[str, str]]:
+    """The different pairs of system prompts of instructed scenarios, in order."""
+    found = [(p.system_prompt or "", q.system_prompt or "") for p, q in zip(*pairs, strict=True)]
+    return list(dict.fromkeys(found))
+
+
+def _check_system_prompts(path: Path, text: str, pairs: Sequence[SystemPrompts]) -> None:
+    seen: set[str] = set()
+    for pair in pairs:
+        for prompt in (pair.positive, pair.negative):
+            if prompt in seen:
+                line = _line(text, prompt, last=True)
+                raise DatasetError(f"{path}:{line}: system prompt {prompt[:60]!r} stands twice")
+            seen.add(prompt)
+
+
+def _line(text: str, value: str, *, last: bool = False) -> int:
+    """The line on which a JSON string first (or last) stands; 1 if it stands there in another spelling."""
+    written = json.dumps(value, ensure_ascii=False)
+    at = text.rfind(written) if last else text.find(written)
+    return text.count("\n", 0, max(at, 0)) + 1

@@ -1,0 +1,183 @@
+"""The two sides of a trait as files: contrastive scenarios, line i of both files one pair."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from trait_core.errors import DatasetError
+
+Style = Literal["written", "instructed", "completions"]
+SIDES = ("positive", "negative")
+MIN_SCENARIOS = 8
+MAX_CHARACTERS = 1_000_000
+"""A message's limit on the wire."""
+PLACEHOLDER = "REPLACE ME"
+"""Stands in every example of `trait-extract new-trait`; no file is valid while it does."""
+
+Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS, pattern=r"\S")]
+
+
+class Scenario(BaseModel):
+    """One line of a side.
+
+    Attributes:
+        prompt: The user's message; of a completion, the raw text.
+        response: The written reply, read as it stands; None: the model generates it. Of a completion, the part of the
+            text that the two sides do not share, if it is told apart.
+        system_prompt: The system message; None leaves it to the model's chat template.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    prompt: Text
+    response: Text | None = None
+    system_prompt: Text | None = None
+
+
+Pairs = tuple[tuple[Scenario, ...], tuple[Scenario, ...]]
+"""The positive and the negative side; entry i of both is one pair."""
+
+
+def read_pairs(paths: tuple[Path, Path]) -> tuple[Style, Pairs]:
+    """Read and check both sides: `.jsonl` is written or instructed, `.txt` completions.
+
+    Raises:
+        DatasetError: A side breaks a rule; the message names file and line.
+    """
+    raw_text = paths[0].suffix == ".txt"
+    positive, negative = (_read_texts(path) if raw_text else _read_scenarios(path) for path in paths)
+    style: Style = "completions" if raw_text else _common_style(paths, (positive, negative))
+    _check_pairs(paths, positive, negative)
+    return style, (tuple(positive), tuple(negative))
+
+
+def _read_scenarios(path: Path) -> list[Scenario]:
+    scenarios = []
+    for number, line in enumerate(_lines(path), start=1):
+        try:
+            scenarios.append(Scenario.model_validate(json.loads(line)))
+        except ValueError as error:
+            raise DatasetError(f"{path}:{number}: {field_error(error, 'prompt, response, system_prompt')}") from error
+    return scenarios
+
+
+def _read_texts(path: Path) -> list[Scenario]:
+    return [Scenario(prompt=line) for line in _lines(path)]
+
+
+def _lines(path: Path) -> list[str]:
+    """The file's lines without their ends; only the last one may be blank."""
+    # Not splitlines(): a JSON string may hold U+2028 as it stands.
+    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
+    if lines and not lines[-1].strip():
+        lines.pop()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            raise DatasetError(f"{path}:{number}: a blank line: line i of both sides is one pair, so take it out")
+        if len(line) > MAX_CHARACTERS:
+            raise DatasetError(f"{path}:{number}: {len(line)} characters; at most {MAX_CHARACTERS}")
+    if len(lines) < MIN_SCENARIOS:
+        raise DatasetError(
+            f"{path}: {len(lines)} scenarios are too few: write {MIN_SCENARIOS} at least (40 or more is good)"
+        )
+    return lines
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file's text, without a byte order mark.
+
+    Raises:
+        DatasetError: It cannot be read, is not UTF-8, or still holds an example; the message names the line.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = data[: error.start].count(b"\n") + 1
+        raise DatasetError(
+            f"{path}:{number}: not UTF-8 (byte 0x{data[error.start]:02x}): save the file as UTF-8"
+        ) from error
+    if PLACEHOLDER in text:
+        number = text[: text.index(PLACEHOLDER)].count("\n") + 1
+        raise DatasetError(f"{path}:{number}: still an example of new-trait: write your own in its place")
+    return text
+
+
+def field_error(error: ValueError, known: str) -> str:
+    """What is wrong with a JSON object, in one clause; `known` names the fields it may have."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error.msg} (column {error.colno})"
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown field {where!r}: the fields are {known}"
+    if first["type"] == "string_unicode":
+        return f"{where} holds half of a surrogate pair (\\ud800 to \\udfff), which is no character"
+    if first["type"] in {"string_too_short", "string_pattern_mismatch"}:
+        return f"{where} is empty"
+    return f"{where}: {first['msg']}" if where else f"must be a JSON object with {known}"
+
+
+# ---------------------------------------------------------------------------------------------------- rules
+
+
+def _common_style(paths: tuple[Path, Path], sides: tuple[list[Scenario], list[Scenario]]) -> Style:
+    """Written if every scenario has a response, instructed if none has."""
+    written = [
+        (path, i, s.response is not None)
+        for path, side in zip(paths, sides, strict=True)
+        for i, s in enumerate(side, 1)
+    ]
+    n_written = sum(has for _, _, has in written)
+    if n_written in {0, len(written)}:
+        return "written" if n_written else "instructed"
+    fewer_are_written = n_written * 2 < len(written)
+    path, number, _ = next(entry for entry in written if entry[2] == fewer_are_written)
+    raise DatasetError(
+        f"{path}:{number}: mixed styles: {n_written} of {len(written)} scenarios have a response, and this one "
+        f"{'has one' if fewer_are_written else 'has none'}: write a response for all of them, or for none"
+    )
+
+
+def _check_pairs(paths: tuple[Path, Path], positive: list[Scenario], negative: list[Scenario]) -> None:
+    if len(positive) != len(negative):
+        longer = 0 if len(positive) > len(negative) else 1
+        raise DatasetError(
+            f"{paths[longer]}:{min(len(positive), len(negative)) + 1}: has no partner: {paths[0].name} has "
+            f"{len(positive)} scenarios, {paths[1].name} {len(negative)}; line i of both is one pair"
+        )
+    for path, side in zip(paths, (positive, negative), strict=True):
+        _check_duplicates(path, side)
+    prompts = {(s.system_prompt, s.prompt): i for i, s in enumerate(positive, 1)}
+    by_prompt = {s.prompt: i for (i, s) in enumerate(positive, 1)}
+    for number, (first, second) in enumerate(zip(positive, negative, strict=True), start=1):
+        if first == second:
+            raise DatasetError(f"{paths[1]}:{number}: is the same as {paths[0].name}:{number}: a pair must differ")
+        other = prompts.get((second.system_prompt, second.prompt), by_prompt.get(second.prompt, number))
+        if first.prompt != second.prompt and other != number:
+            raise DatasetError(
+                f"{paths[1]}:{number}: its prompt stands at {paths[0].name}:{other}: line i of both is one pair, and "
+                "both replies of a scenario must fall on the same side of the held-out split"
+            )
+
+
+def _check_duplicates(path: Path, side: list[Scenario]) -> None:
+    seen: dict[tuple[str | None, str], int] = {}
+    repeats: list[tuple[int, int]] = []
+    for number, scenario in enumerate(side, start=1):
+        key = (scenario.system_prompt, scenario.prompt)
+        if key in seen:
+            repeats.append((number, seen[key]))
+        seen.setdefault(key, number)
+    if repeats:
+        number, first = repeats[0]
+        raise DatasetError(
+            f"{path}:{number}: the prompt of line {first} stands here again ({len(repeats)} duplicates in the file): "
+            "a scenario counts once, else it would be fitted on and tested on"
+        )

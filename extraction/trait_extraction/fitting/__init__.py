@@ -1,0 +1,1 @@
+"""Directions fitted to activations, the evidence for them and the choice of a layer."""

@@ -1,0 +1,116 @@
+"""Projections of held-out scenarios, kept beside each vector file: what reports draw without asking the model again."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+from trait_core.errors import VectorFileError
+from trait_core.schema import VectorMetadata
+from trait_core.vectors.file import VectorFile, write_atomically
+
+from trait_extraction.fitting.evidence import Split
+from trait_extraction.fitting.vectors import Provenance
+from trait_extraction.reading.activations import ContrastiveActivations
+
+FOLDER = "held_out"
+METADATA_KEY = "provenance"
+
+
+@dataclass(frozen=True)
+class HeldOutProjections:
+    """`<h, d>` of the scenarios that a vector's directions were not fitted on.
+
+    Args:
+        provenance: Fields of `Provenance`; equal to the vector file's.
+        layers: Row i of the projections is `layers[i]`.
+        scenarios: `(n,)` int64, indices into the dataset.
+        positive: `(n_layers, n)` float32, residual units, not centred.
+        negative: The same for the other side.
+    """
+
+    provenance: dict[str, Any]
+    layers: list[int]
+    scenarios: npt.NDArray[np.int64]
+    positive: npt.NDArray[np.float32]
+    negative: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, vector: VectorFile, activations: ContrastiveActivations, split: Split) -> "HeldOutProjections":
+        """Project the held-out scenarios of a split on a vector's directions."""
+        layers = sorted(vector.directions)
+
+        def project(side: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            rows = [side[split.held_out, layer].astype(np.float64) @ vector.directions[layer] for layer in layers]
+            return np.stack(rows).astype(np.float32)
+
+        return cls(
+            provenance_of(vector.metadata),
+            layers,
+            split.held_out,
+            project(activations.positive),
+            project(activations.negative),
+        )
+
+    def at(self, layer: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Positives and negatives on one layer, `(n,)` each."""
+        row = self.layers.index(layer)
+        return self.positive[row], self.negative[row]
+
+    def to_bytes(self) -> bytes:
+        """One safetensors file; the same projections give the same bytes."""
+        tensors: dict[str, npt.NDArray[Any]] = {
+            "layers": np.asarray(self.layers, np.int64),
+            "scenarios": self.scenarios.astype(np.int64),
+            "positive": np.ascontiguousarray(self.positive),
+            "negative": np.ascontiguousarray(self.negative),
+        }
+        return safetensors.numpy.save(tensors, metadata={METADATA_KEY: json.dumps(self.provenance, sort_keys=True)})
+
+
+def projections_path(vector_path: Path) -> Path:
+    """Where the projections of a vector file stand: `held_out/<method>.safetensors` beside it."""
+    return vector_path.parent / FOLDER / vector_path.name
+
+
+def write_projections(
+    paths: Mapping[str, Path], vectors: Mapping[str, VectorFile], activations: ContrastiveActivations, split: Split
+) -> None:
+    """Keep what was held out of every vector, method by method."""
+    for method, vector in vectors.items():
+        kept = HeldOutProjections.of(vector, activations, split)
+        write_atomically(projections_path(paths[method]), kept.to_bytes())
+
+
+def read_projections(vector_path: Path, metadata: VectorMetadata) -> HeldOutProjections | None:
+    """The projections beside a vector file; None where there are none, or only those of another vector.
+
+    Raises:
+        VectorFileError: The file is damaged.
+    """
+    path = projections_path(vector_path)
+    if not path.is_file():
+        return None
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            provenance = json.loads((file.metadata() or {})[METADATA_KEY])
+            found = {name: file.get_tensor(name) for name in ("layers", "scenarios", "positive", "negative")}
+    except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
+        raise VectorFileError(f"{path}: not a whole file of projections: run `trait-extract run` again") from error
+    if provenance != provenance_of(metadata):
+        return None
+    shape = (len(metadata.layers), len(found["scenarios"]))
+    if found["positive"].shape != shape or found["negative"].shape != shape or found["layers"].shape != shape[:1]:
+        raise VectorFileError(f"{path}: the projections are not {list(shape)}: run `trait-extract run --force`")
+    return HeldOutProjections(provenance, [int(n) for n in found["layers"]], *(found[k] for k in list(found)[1:]))
+
+
+def provenance_of(metadata: VectorMetadata) -> dict[str, Any]:
+    """What decides a vector's directions, as JSON has it."""
+    fields = set(Provenance.__dataclass_fields__)
+    return json.loads(json.dumps(metadata.model_dump(include=fields)))  # type: ignore[no-any-return]

@@ -1,0 +1,42 @@
+"""A vector of one model on another: its evidence measured anew, on the model that it is applied to."""
+
+from trait_core.errors import DatasetError, InvalidRequestError
+from trait_core.vectors.file import VectorFile
+
+from trait_extraction.data.datasets import TraitDataset
+from trait_extraction.fitting.evidence import split_scenarios
+from trait_extraction.fitting.vectors import measure
+from trait_extraction.reading.activations import ActivationService, read_activations
+
+
+def measure_on(service: ActivationService, vector: VectorFile, dataset: TraitDataset) -> VectorFile:
+    """A vector that was applied to the served model, with separation, centre, norms and held-out evidence of that model.
+
+    The directions were fitted on the extraction model's activations of the training scenarios; what is held out is held out
+    here, too. Intervals and cosines are left out, since other directions would have to be fitted for them.
+
+    Args:
+        service: The model that it was applied to.
+        vector: As `trait_core.vectors.transfer.apply_to` gives it.
+        dataset: The scenarios that it was made of.
+
+    Raises:
+        InvalidRequestError: The vector was applied to no other model, or its file does not say how it was split.
+        DatasetError: It was made of other scenarios than these.
+        ServiceError: The service failed.
+    """
+    meta = vector.metadata
+    if meta.extracted_on is None:
+        raise InvalidRequestError(f"the {meta.trait} vector was extracted on {meta.model}: there is nothing to measure")
+    held_out = meta.method_options.get("held_out")
+    if meta.seed is None or not isinstance(held_out, float):
+        raise InvalidRequestError(f"the {meta.trait} vector does not say which scenarios were held out")
+    if dataset.digest != meta.dataset_digest:
+        raise DatasetError(
+            f"{dataset.origin[0]}: the {meta.trait} vector was made of other scenarios ({meta.dataset_digest}; these are "
+            f"{dataset.digest})"
+        )
+    activations = read_activations(service, dataset, meta.positions)
+    layers = measure(vector.directions, activations, split_scenarios(dataset.n_scenarios, held_out, meta.seed))
+    source = meta.extracted_on.model_copy(update={"evidence": "this_model"})
+    return VectorFile(meta.model_copy(update={"layers": layers, "extracted_on": source}), vector.directions)

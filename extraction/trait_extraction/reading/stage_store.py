@@ -1,0 +1,118 @@
+"""What the stages of a run leave behind, so that a killed run goes on where it was: content-addressed, append-only.
+
+    <out>/.stages/<trait>/replies.jsonl           generated replies, a line each
+    <out>/.stages/<trait>/judgements.jsonl        a judge's scores of them
+    <out>/.stages/<trait>/<digest>.activations    captured activations, a chunk of texts each
+
+A key is the digest of everything that the value depends on, the model among it. The folder may be deleted at any time:
+what is missing is made again.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import safetensors.numpy
+from trait_client.http.activations import Activations
+from trait_core.errors import ServiceError
+from trait_core.schema import ServiceInfo
+from trait_core.vectors.file import METADATA_KEY, write_atomically
+
+logger = logging.getLogger(__name__)
+
+FOLDER = ".stages"
+
+
+def digest_of(content: Any) -> str:
+    """sha256 of a JSON value, in hex."""
+    canonical = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def model_identity(info: ServiceInfo) -> dict[str, str | None]:
+    """What of a service decides its answers."""
+    return {
+        "model": info.model,
+        "config_digest": info.config_digest,
+        "weights_digest": info.weights_digest,
+        "chat_template_digest": info.chat_template_digest,
+        "dtype": info.dtype,
+        "quantization": info.quantization,
+    }
+
+
+class KeyedLines:
+    """JSON objects by key, a line each, on disk as soon as they are put. Threads may put at the same time.
+
+    Args:
+        path: The file; a line that was torn by a kill is left out, and what it held is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._mutex = threading.Lock()
+        self._values: dict[str, dict[str, Any]] = {}
+        if not path.is_file():
+            return
+        for line in path.read_bytes().split(b"\n"):
+            try:
+                entry = json.loads(line) if line.strip() else {}
+                key, value = entry.get("key"), entry.get("value")
+            except (ValueError, AttributeError):
+                logger.warning("%s: a torn line is left out", path)
+                continue
+            if isinstance(key, str) and isinstance(value, dict):
+                self._values[key] = value
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The value of a key; None if there is none."""
+        return self._values.get(key)
+
+    def put(self, key: str, value: dict[str, Any]) -> None:
+        """Store a value for good: it is on the disk when this returns."""
+        line = json.dumps({"key": key, "value": value}, ensure_ascii=True).encode() + b"\n"
+        with self._mutex:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # A line feed first, should a kill have torn the line before; readers skip empty lines.
+            with self._path.open("ab") as stream:
+                stream.write(line if stream.tell() == 0 else b"\n" + line)
+                stream.flush()
+                os.fsync(stream.fileno())
+            self._values[key] = value
+
+
+class CaptureStore:
+    """Captured activations by the digest of what was asked and of whom.
+
+    Args:
+        folder: Where they stand.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, key: str) -> Activations | None:
+        """A chunk; None if there is none, or none that can be read."""
+        path = self._path(key)
+        if not path.is_file():
+            return None
+        try:
+            return Activations.from_bytes(path.read_bytes())
+        except ServiceError as error:
+            logger.warning("%s is captured again, since it cannot be read: %s", path, error)
+            return None
+
+    def put(self, key: str, activations: Activations) -> None:
+        """Store a chunk."""
+        metadata = {METADATA_KEY: activations.metadata.model_dump_json()}
+        write_atomically(self._path(key), safetensors.numpy.save(activations.tensors, metadata))
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}.activations"

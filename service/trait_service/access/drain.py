@@ -1,0 +1,90 @@
+"""How the service ends: what runs is finished, what comes is refused, and an engine that died is told from a farewell.
+
+SIGTERM and SIGINT start the end: new work is answered with 503 and `Retry-After`, the readiness probes with 503, so
+that a balancer turns away; requests that run have `drain_seconds`. A second signal ends at once.
+"""
+
+import asyncio
+import logging
+import signal
+from argparse import Namespace
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from trait_service.access.admission import Load
+from trait_service.access.scopes import operation_of
+from trait_service.errors import error_response
+
+logger = logging.getLogger(__name__)
+
+ARGS_ENTRY = "trait_ending"
+"""Attribute of vLLM's parsed arguments that holds the `Ending`."""
+
+READINESS = frozenset({"GET /health", "GET /v1/health/ready"})
+
+
+@dataclass
+class Ending:
+    """What ended the server.
+
+    Attributes:
+        signals: Names of the signals that came; a server that ends without one has lost its engine.
+    """
+
+    signals: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, args: Namespace) -> "Ending":
+        """The one of these arguments."""
+        found = vars(args).setdefault(ARGS_ENTRY, cls())
+        assert isinstance(found, cls)
+        return found
+
+
+class DrainGuard:
+    """Takes the signals over from vLLM, which would stop the engine under its requests.
+
+    Args:
+        app: The application behind.
+        load: Requests in flight.
+        ending: Notes the signals.
+        seconds: That requests have to finish.
+    """
+
+    def __init__(self, app: ASGIApp, load: Load, ending: Ending, seconds: float) -> None:
+        self._app = app
+        self._load = load
+        self._ending = ending
+        self._seconds = seconds
+        self._drain: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass everything on; while the service ends, its readiness probes fail."""
+        if scope["type"] == "lifespan":
+            # vLLM's handlers stand by now, and these replace them.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, self._end, number, scope["app"].state)
+        elif self._load.closing and scope["type"] == "http" and operation_of(scope) in READINESS:
+            await error_response("the service is ending", 503)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _end(self, number: signal.Signals, state: Any) -> None:
+        self._ending.signals.append(number.name)
+        self._load.closing = True
+        if self._drain is None:
+            logger.info("%s: %d requests are in flight; no more are taken", number.name, self._load.in_flight)
+            self._drain = asyncio.create_task(self._wait(state))
+        else:
+            state.server.force_exit = state.server.should_exit = True
+
+    async def _wait(self, state: Any) -> None:
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._load.idle.wait()
+        except TimeoutError:
+            logger.warning("%d requests are aborted after %g s", self._load.in_flight, self._seconds)
+            state.server.force_exit = True
+        state.server.should_exit = True

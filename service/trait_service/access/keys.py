@@ -1,0 +1,266 @@
+"""API keys: several, each with a name, scopes and limits of its own. Only their hashes are kept.
+
+A key is 256 random bits, so that its sha256 tells nothing of it and cannot be searched for: a slow password hash would
+add no safety, and would let anyone who sends wrong keys spend the service's time.
+
+    {"version": 1, "keys": [{"name": "laptop", "sha256": "...", "scopes": ["generate", "steer"], "created": "..."}]}
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from trait_core.errors import TraitError
+from trait_core.schema import NAME_PATTERN
+from trait_core.vectors.file import write_atomically
+
+logger = logging.getLogger(__name__)
+
+Scope = Literal["generate", "steer", "vectors:write", "metrics", "admin"]
+"""`generate`: run the model as it is. `steer`: change and read its residual stream (together with `generate` where text
+is generated). `vectors:write`: register and delete. `metrics`: scrape. `admin`: everything."""
+
+ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
+KEYS_VARIABLE = "TRAIT_KEYS"
+"""Environment variable that holds the text of a keys file."""
+
+PREFIX = "ts-"
+MAX_KEYS = 10_000
+_RELOAD_S = 1.0
+
+
+class KeysError(TraitError):
+    """The keys cannot be read; the service must not start without them."""
+
+
+class ApiKey(BaseModel):
+    """What is kept of a key.
+
+    Attributes:
+        sha256: Hex digest of the key's UTF-8 bytes.
+        max_relative_dose: Largest relative dose of a request on one layer; None leaves the server's limit.
+        requests_per_minute: None leaves the server's limit.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    scopes: Annotated[frozenset[Scope], Field(min_length=1)]
+    created: str = ""
+    max_relative_dose: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+
+    def allows(self, scopes: frozenset[Scope]) -> bool:
+        """Whether the key has one of `scopes`, or all of them by `admin`."""
+        return "admin" in self.scopes or not scopes.isdisjoint(self.scopes)
+
+
+ANYONE = ApiKey(name="anyone", sha256="0" * 64, scopes=ALL_SCOPES)
+"""Who asks where no key is configured. No text has this digest that anyone knows of, and it is in no keyring."""
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    version: Literal[1] = 1
+    keys: Annotated[list[ApiKey], Field(max_length=MAX_KEYS)] = []
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [key.name for key in self.keys]
+        if len(set(names)) < len(names):
+            raise ValueError("two keys have one name")
+        return self
+
+
+def digest(key: str) -> str:
+    """What is kept of a key's text."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def plain_key(text: str, number: int) -> ApiKey:
+    """A key given on the command line: it opens everything."""
+    return ApiKey(name=f"api-key-{number}", sha256=digest(text), scopes=frozenset({"admin"}))
+
+
+def read_keys(text: str, where: str) -> list[ApiKey]:
+    """The keys of a file's text.
+
+    Raises:
+        KeysError: It is no list of keys; the message names the place and never a value.
+    """
+    try:
+        return _Document.model_validate_json(text).keys
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise KeysError(f"{where} holds no API keys: {field or 'document'}: {first['msg']}") from None
+
+
+class KeyFile:
+    """A file of keys, changed under a lock and replaced as a whole.
+
+    Args:
+        path: Readable by its owner only.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> list[ApiKey]:
+        """The keys in it.
+
+        Raises:
+            KeysError: It is absent, unreadable, or no list of keys.
+        """
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise KeysError(f"the keys file {self.path} cannot be read: {error}") from None
+        return read_keys(text, str(self.path))
+
+    def create(
+        self,
+        name: str,
+        scopes: Collection[str],
+        max_relative_dose: float | None = None,
+        requests_per_minute: int | None = None,
+    ) -> str:
+        """Add a key; returns its text, which is kept nowhere.
+
+        Raises:
+            KeysError: The name is taken or none, a scope is none, or a limit is outside its range.
+        """
+        text = PREFIX + secrets.token_urlsafe(32)
+        try:
+            key = ApiKey.model_validate(
+                {
+                    "name": name,
+                    "sha256": digest(text),
+                    "scopes": frozenset(scopes),
+                    "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "max_relative_dose": max_relative_dose,
+                    "requests_per_minute": requests_per_minute,
+                }
+            )
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            raise KeysError(f"{first['loc'][0]} {str(first['input'])[:80]!r}: {first['msg']}") from None
+        with self._changing() as keys:
+            if any(other.name == name for other in keys):
+                raise KeysError(f"a key {name!r} exists already: revoke it first, or choose another name")
+            keys.append(key)
+        return text
+
+    def revoke(self, name: str) -> None:
+        """Take a key out.
+
+        Raises:
+            KeysError: There is none of that name.
+        """
+        with self._changing() as keys:
+            left = [key for key in keys if key.name != name]
+            if len(left) == len(keys):
+                known = ", ".join(key.name for key in keys[:20]) or "none"
+                raise KeysError(f"there is no key {name[:80]!r} (keys: {known})")
+            keys[:] = left
+
+    @contextmanager
+    def _changing(self) -> Iterator[list[ApiKey]]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.path.with_name(f".{self.path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            keys = self.read() if self.path.exists() else []
+            yield keys
+            write_atomically(self.path, _Document(keys=keys).model_dump_json(indent=1, exclude_none=True).encode())
+        finally:
+            os.close(lock)
+
+
+class Keyring:
+    """The keys that a running service accepts: fixed ones, and those of a file, which is read again when it changes.
+
+    Args:
+        fixed: Of the command line and the environment.
+        file: None where there is none.
+
+    Raises:
+        KeysError: The file cannot be read.
+    """
+
+    def __init__(self, fixed: list[ApiKey], file: KeyFile | None = None) -> None:
+        self._fixed = fixed
+        self._file = file
+        self._mutex = threading.Lock()
+        self._checked = 0.0
+        self._signature: tuple[int, int] | None = None
+        self._of_file: list[ApiKey] = []
+        if file is not None:
+            self._of_file = file.read()
+            self._signature = self._sign(file)
+
+    def __bool__(self) -> bool:
+        # A file without keys closes the service; it does not open it.
+        return bool(self._fixed) or self._file is not None
+
+    def find(self, text: str) -> ApiKey | None:
+        """The key of this text; takes as long whichever key it is, and whether it is one."""
+        presented = digest(text)
+        found = None
+        for key in [*self._fixed, *self._current()]:
+            if secrets.compare_digest(presented, key.sha256):
+                found = key
+        return found
+
+    def _current(self) -> list[ApiKey]:
+        with self._mutex:
+            if self._file is not None and time.monotonic() - self._checked >= _RELOAD_S:
+                self._checked = time.monotonic()
+                self._reload(self._file)
+            return self._of_file
+
+    def _reload(self, file: KeyFile) -> None:
+        signature = self._sign(file)
+        if signature == self._signature:
+            return
+        try:
+            self._of_file, self._signature = file.read(), signature
+        except KeysError as error:
+            # What was valid stays so until the file can be read: a half-edited file locks nobody out.
+            self._signature = signature
+            logger.error("%s; the keys read before stay in force", error)  # noqa: TRY400
+        else:
+            logger.info("%d API keys read from %s", len(self._of_file), file.path)
+
+    @staticmethod
+    def _sign(file: KeyFile) -> tuple[int, int] | None:
+        try:
+            stat = file.path.stat()
+        except OSError:
+            return None
+        return stat.st_ino, stat.st_mtime_ns
+
+
+def configured_keyring(plain: list[str], path: Path | None, environment: Mapping[str, str]) -> Keyring:
+    """The keys of `--api-key`, of the environment (`TRAIT_KEYS`) and of `--keys`; false where there are none.
+
+    Raises:
+        KeysError: Keys are configured and cannot be read.
+    """
+    fixed = [plain_key(text, number) for number, text in enumerate(plain, 1)]
+    given = environment.get(KEYS_VARIABLE, "").strip()
+    if given:
+        fixed += read_keys(given, KEYS_VARIABLE)
+    return Keyring(fixed, KeyFile(path) if path is not None else None)

@@ -1,0 +1,108 @@
+"""Fetches reports, captures and projections: many requests, one call to the workers at a time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from trait_core.errors import SteeringFailedError
+
+from trait_service.engine_link.workers import Collected
+
+Fetch = Callable[[Sequence[str]], Awaitable[dict[str, Collected]]]
+Discard = Callable[[Sequence[str]], Awaitable[None]]
+Rows = dict[int, np.ndarray]
+"""Completion -> `(n_positions, n_watches)` float32."""
+Watch = Callable[[dict[str, int]], Awaitable[dict[str, Rows]]]
+
+
+class NoReportError(SteeringFailedError):
+    """The workers never heard of the request."""
+
+
+class Collector:
+    """Coalesces fetches.
+
+    Args:
+        fetch: Takes reports and captures from the workers.
+        discard: Forgets requests in the workers.
+        watch: Reads projections of requests that still run.
+    """
+
+    def __init__(self, fetch: Fetch, discard: Discard, watch: Watch) -> None:
+        self._fetch = fetch
+        self._discard = discard
+        self._watch = watch
+        self._watched: dict[str, tuple[int, asyncio.Future[Rows]]] = {}
+        self._wanted: dict[str, asyncio.Future[Collected]] = {}
+        self._unwanted: list[str] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def collect(self, key: str) -> Collected:
+        """What the workers know of the finished request `key`.
+
+        Raises:
+            NoReportError: They do not know it.
+            SteeringFailedError: It failed there.
+        """
+        future = self._wanted.setdefault(key, asyncio.get_running_loop().create_future())
+        self._start()
+        collected = await future
+        if collected.report.error:
+            raise SteeringFailedError(f"the engine could not steer as asked: {collected.report.error}")
+        return collected
+
+    async def projections(self, key: str, after: int) -> Rows:
+        """New projections of a request that still runs; empty where it has just left the engine.
+
+        Args:
+            key: Of its spec.
+            after: Rows that are known.
+
+        Raises:
+            SteeringFailedError: The workers cannot be asked.
+        """
+        _, future = self._watched.setdefault(key, (after, asyncio.get_running_loop().create_future()))
+        self._start()
+        return await future
+
+    def discard(self, key: str) -> None:
+        """Have the workers forget an aborted request, soon."""
+        self._unwanted.append(key)
+        self._start()
+
+    def _start(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while self._wanted or self._unwanted or self._watched:
+            unwanted, self._unwanted = self._unwanted, []
+            wanted, self._wanted = self._wanted, {}
+            watched, self._watched = self._watched, {}
+            try:
+                if unwanted:
+                    await self._discard(unwanted)
+                seen = await self._watch({key: after for key, (after, _) in watched.items()}) if watched else {}
+                found = await self._fetch(list(wanted)) if wanted else {}
+            except Exception as error:  # noqa: BLE001 - handed to every request that waits
+                _fail([*wanted.values(), *(future for _, future in watched.values())], error)
+                continue
+            for key, (_, rows) in watched.items():
+                if not rows.done():
+                    rows.set_result(seen.get(key, {}))
+            for key, future in wanted.items():
+                if future.done():
+                    continue
+                if key in found:
+                    future.set_result(found[key])
+                else:
+                    future.set_exception(NoReportError(f"the workers hold no report of request {key}"))
+
+
+def _fail(waiting: Iterable[asyncio.Future[Any]], error: Exception) -> None:
+    for future in waiting:
+        if not future.done():
+            failure = SteeringFailedError(f"the workers' report could not be fetched: {error}")
+            failure.__cause__ = error
+            future.set_exception(failure)

@@ -1,0 +1,328 @@
+"""The seam between vLLM's HTTP handlers and its engine: every request of the service passes `generate` here.
+
+vLLM's serving objects hold this client in place of theirs. It looks at the rendered prompt, holds the request's
+directions in the vector bank while it runs, and fetches the worker's report before the last output is handed on: a
+request that failed in the worker has no answer. The prefix cache is the scheduler's concern.
+"""
+
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from trait_core.errors import SteeringFailedError
+from trait_core.schema import MonitorReport, SteeredPositions, SteeringReport
+from vllm.exceptions import VLLMValidationError
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+from trait_service.access.admission import claim_completions
+from trait_service.engine.spec import EXTRA_ARGS_KEY, CaptureSpec, RequestSpec
+from trait_service.engine_link.bank_lease import BankLease
+from trait_service.engine_link.collector import Collector, NoReportError
+from trait_service.engine_link.spans import SteeringSpan
+from trait_service.engine_link.workers import Collected
+from trait_service.errors import AbortedError, PromptRefusedError
+from trait_service.metrics import count_positions, count_run
+from trait_service.registry.uses import VectorUses
+from trait_service.resolving.monitoring import Decode, MonitoredPrompt, ResolvedMonitor
+from trait_service.resolving.resolve import ResolvedSteering
+
+STEERABLE_PROMPTS = ("token", "multimodal")
+
+
+@dataclass
+class Run:
+    """One HTTP request's work in the engine: what it asks for, and what the workers report.
+
+    Args:
+        steering: None reads or generates unsteered.
+        capture: Pools to keep; None keeps none.
+        monitor: Projections to answer; None answers none.
+        collected: One entry for each finished prompt of the request.
+        monitored: One entry for each prompt of a monitored request.
+    """
+
+    steering: ResolvedSteering | None = None
+    capture: CaptureSpec | None = None
+    monitor: ResolvedMonitor | None = None
+    collected: list[Collected] = field(default_factory=list)
+    monitored: list[MonitoredPrompt] = field(default_factory=list)
+    started: int = 0
+
+    @property
+    def directions(self) -> dict[str, bytes]:
+        """sha256 hex -> float32 bytes of everything that must stand in the vector bank."""
+        steering = self.steering.directions if self.steering else {}
+        return steering | (self.monitor.directions if self.monitor else {})
+
+    @property
+    def vectors(self) -> set[str]:
+        """`sha256:...` of every vector file that the request uses."""
+        steering = {term.sha256 for term in self.steering.applied} if self.steering else set()
+        return steering | ({column.sha256 for column in self.monitor.columns} if self.monitor else set())
+
+    def new_spec(self, n: int, prompt_ids: list[int], decode: Decode) -> RequestSpec:
+        """What travels to the worker for one more prompt of the request, under a key of its own.
+
+        Args:
+            n: Completions of the prompt.
+            prompt_ids: Its tokens.
+            decode: Text of token ids.
+        """
+        key = secrets.token_hex(16)
+        terms = list(self.steering.terms) if self.steering else []
+        if self.monitor is not None:
+            self.monitored.append(MonitoredPrompt(self.monitor, key, prompt_ids, self.started * n, decode))
+        self.started += 1
+        return RequestSpec(
+            key=key, n=n, terms=terms, capture=self.capture, monitor=self.monitor.spec if self.monitor else None
+        )
+
+    def collect(self, key: str, collected: Collected) -> None:
+        """Take over what the workers know of a prompt that is done."""
+        self.collected.append(collected)
+        for prompt in self.monitored:
+            if prompt.key == key:
+                prompt.trips = {trip.completion: trip for trip in collected.report.tripped}
+                for completion, rows in collected.projections.items():
+                    prompt.add(completion, rows, 0)
+
+    def monitor_report(self) -> MonitorReport | None:
+        """The `monitor` block of the response, or of the next chunk: what has come since it was last asked for.
+
+        Raises:
+            SteeringFailedError: A token is out and its projection is not here.
+        """
+        if self.monitor is None:
+            return None
+        return MonitorReport(
+            directions=list(self.monitor.columns),
+            choices=[choice for prompt in self.monitored for choice in prompt.take()],
+        )
+
+    def report(self) -> SteeringReport:
+        """The `steering` block of the response, summed over the request's prompts.
+
+        Raises:
+            SteeringFailedError: A prompt has no report.
+        """
+        if self.steering is None or not self.collected or len(self.collected) != self.started:
+            raise SteeringFailedError(f"{len(self.collected)} of {self.started} prompts were reported as steered")
+        return report_of(self.steering, self.collected)
+
+
+def report_of(steering: ResolvedSteering, collected: list[Collected]) -> SteeringReport:
+    """What was applied, and to how many positions of all prompts together."""
+    reports = [item.report for item in collected]
+    return SteeringReport(
+        applied=list(steering.applied),
+        positions=SteeredPositions(
+            prompt=sum(report.steered_prompt for report in reports),
+            generated=sum(report.steered_generated for report in reports),
+            cached=sum(report.steered_cached for report in reports),
+        ),
+    )
+
+
+_current: ContextVar[Run | None] = ContextVar("trait_run", default=None)
+
+
+@contextmanager
+def steered(run: Run | None) -> Iterator[None]:
+    """Steer what vLLM's handlers generate inside the block."""
+    token = _current.set(run)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+class SteeredEngineClient:
+    """vLLM's engine client, but for `generate`.
+
+    Args:
+        engine: vLLM's `AsyncLLM`.
+        lease: Rows of the vector bank.
+        collector: Reports and captures.
+        uses: Vector files that running requests use.
+        bos_token_id: The tokenizer's; None where it has none.
+        decode: Text of token ids, special ones included.
+    """
+
+    def __init__(
+        self,
+        engine: Any,
+        lease: BankLease,
+        collector: Collector,
+        uses: VectorUses,
+        bos_token_id: int | None,
+        decode: Decode,
+    ) -> None:
+        self._engine = engine
+        self._lease = lease
+        self._collector = collector
+        self._uses = uses
+        self._bos = bos_token_id
+        self._decode = decode
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The engine's: operators' routes of vLLM's (aborting, for one) ask whether this is an `AsyncLLM`."""
+        return type(self._engine)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def generate(
+        self, prompt: Any, sampling_params: SamplingParams, request_id: str, **options: Any
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Generate, steered by the run that the calling route has opened (`steered`), if any.
+
+        Refusals are raised here, before a stream has begun.
+
+        Raises:
+            PromptRefusedError: The prompt begins with two BOS tokens.
+            VLLMValidationError: The request brings a spec of its own, asks for too many completions, or has a prompt
+                that cannot be steered.
+        """
+        return self.run(_current.get(), prompt, sampling_params, request_id, **options)
+
+    def run(
+        self, run: Run | None, prompt: Any, sampling_params: SamplingParams, request_id: str, **options: Any
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """As `generate`, for the run given."""
+        self._check(prompt, sampling_params)
+        if run is None or (run.steering is None and run.capture is None and run.monitor is None):
+            count_run(None, monitored=False, captured=False)
+            return self._engine.generate(prompt, sampling_params, request_id, **options)
+        if not isinstance(prompt, dict) or prompt.get("type") not in STEERABLE_PROMPTS:
+            raise VLLMValidationError("only prompts of tokens can be steered or captured, not embeddings")
+        if run.capture is not None and sampling_params.n != 1:
+            raise VLLMValidationError(f"a capture goes with n = 1, not {sampling_params.n}", parameter="n")
+        count_run(run.steering, monitored=run.monitor is not None, captured=run.capture is not None)
+        n_prompt = len(prompt["prompt_token_ids"])
+        spec = run.new_spec(sampling_params.n or 1, prompt["prompt_token_ids"], self._decode)
+        params = _with_spec(sampling_params, spec, n_prompt)
+        outputs = self._generate(run, spec, prompt, params, request_id, options)
+        if run.monitor is None:
+            return outputs
+        return self._monitored(run.monitored[-1], outputs, in_pieces=params.output_kind != RequestOutputKind.FINAL_ONLY)
+
+    async def _monitored(
+        self, prompt: MonitoredPrompt, outputs: AsyncGenerator[RequestOutput, None], *, in_pieces: bool
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Hand on what is generated once its projections are here."""
+        async with aclosing(outputs):
+            async for output in outputs:
+                for completion in output.outputs:
+                    prompt.note_tokens(completion.index, completion.token_ids)
+                if in_pieces and not output.finished:
+                    after = prompt.received
+                    for index, rows in (await self._collector.projections(prompt.key, after)).items():
+                        prompt.add(index, rows, after)
+                yield output
+
+    async def _generate(
+        self, run: Run, spec: RequestSpec, prompt: Any, params: SamplingParams, request_id: str, options: dict[str, Any]
+    ) -> AsyncGenerator[RequestOutput, None]:
+        span = SteeringSpan(request_id, options.get("trace_headers"))
+        with self._uses.hold(run.vectors):
+            async with self._lease.acquire(run.directions):
+                span.leased()
+                async with aclosing(self._reported(run, spec, prompt, params, request_id, span, options)) as outputs:
+                    async for output in outputs:
+                        yield output
+
+    async def _reported(
+        self,
+        run: Run,
+        spec: RequestSpec,
+        prompt: Any,
+        params: SamplingParams,
+        request_id: str,
+        span: SteeringSpan,
+        options: dict[str, Any],
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """The engine's outputs; the last one once the worker has reported."""
+        collected = False
+        try:
+            outputs: AsyncGenerator[RequestOutput, None] = self._engine.generate(prompt, params, request_id, **options)
+            async with aclosing(outputs):
+                async for output in outputs:
+                    if output.finished:
+                        found = await self._report(spec.key, output)
+                        run.collect(spec.key, found)
+                        collected = True
+                        count_positions(found.report.steered_prompt, found.report.steered_generated)
+                        span.end(run.steering, run.monitor, found)
+                    yield output
+        finally:
+            if not collected:
+                self._collector.discard(spec.key)
+
+    async def _report(self, key: str, output: RequestOutput) -> Collected:
+        """What the workers say of a request that has ended.
+
+        Raises:
+            AbortedError: It was aborted before they had heard of it.
+            SteeringFailedError: They failed it, or know nothing of it.
+        """
+        try:
+            return await self._collector.collect(key)
+        except NoReportError:
+            if {completion.finish_reason for completion in output.outputs} == {"abort"}:
+                raise AbortedError("the request was aborted before it had begun; send it again") from None
+            raise
+
+    def check_prompt(self, ids: list[int] | None) -> None:
+        """Refuse a prompt whose activations would mislead.
+
+        Raises:
+            PromptRefusedError: It begins with two BOS tokens.
+        """
+        if self._bos is not None and ids and len(ids) > 1 and ids[0] == ids[1] == self._bos:
+            raise PromptRefusedError(
+                f"the prompt begins with two BOS tokens (id {self._bos}): the chat template and the tokenizer each add "
+                "one, which shifts every activation. Send messages or plain text, or leave one out",
+                param="messages",
+            )
+
+    def _check(self, prompt: Any, params: SamplingParams) -> None:
+        if EXTRA_ARGS_KEY in (params.extra_args or {}):
+            raise VLLMValidationError(
+                f"vllm_xargs.{EXTRA_ARGS_KEY} is reserved: use the field 'steering'", parameter="vllm_xargs"
+            )
+        self.check_prompt(prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None)
+        claim_completions(params.n or 1)
+
+
+def _with_spec(params: SamplingParams, spec: RequestSpec, n_prompt: int) -> SamplingParams:
+    params = params.clone()
+    params.extra_args = {**(params.extra_args or {}), **spec.to_extra_args()}
+    watches_prompt = spec.monitor is not None and spec.monitor.prompt
+    if watches_prompt or (spec.capture is not None and reads_prompt(spec.capture, n_prompt)):
+        # Positions that come from the prefix cache never pass the layers, so that nothing could be captured there.
+        params.skip_reading_prefix_cache = True
+    return params
+
+
+def reads_prompt(capture: CaptureSpec, n_prompt: int) -> bool:
+    """Whether a pool holds a position of the engine's prompt."""
+    return any(start < min(stop, n_prompt) for start, stop in capture.intervals(n_prompt))
+
+
+async def last_output(outputs: AsyncIterator[RequestOutput]) -> RequestOutput:
+    """The finished output of a request.
+
+    Raises:
+        SteeringFailedError: The engine ended without one.
+    """
+    final = None
+    async for output in outputs:
+        final = output
+    if final is None or not final.finished:
+        raise SteeringFailedError("the engine ended without an output")
+    return final

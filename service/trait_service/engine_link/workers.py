@@ -1,0 +1,155 @@
+"""Calls to the engine's workers: the only place that knows vLLM's RPC.
+
+A call answers once per worker of every engine. Workers of one engine know the same requests: tensor-parallel ones hold
+the same activations, and one of them answers for all; pipeline-parallel ones hold their own layers'. Engines hold
+different requests (data parallelism).
+"""
+
+import asyncio
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from trait_core.errors import SteeringFailedError
+
+from trait_service.engine.spec import RequestReport
+
+START_LIMIT_S = 120
+"""An idle worker answers at once; an answer that cannot be sent is never answered at all."""
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Pooled activations of one request.
+
+    Args:
+        mean: `(n_pools, n_layers_read, d_model)` float32, residual units.
+        norm: `(n_pools, n_layers_read)` float32, mean of the token norms, residual units.
+        count: `(n_pools,)` int32, positions pooled.
+    """
+
+    mean: np.ndarray
+    norm: np.ndarray
+    count: np.ndarray
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What the workers know of one finished request.
+
+    Args:
+        each: `(n_positions, n_layers_read, d_model)` float32, residual units; None where pools were kept, or nothing.
+        projections: Completion -> `(n_positions, n_watches)` float32; see `http.monitoring`.
+    """
+
+    report: RequestReport
+    capture: Capture | None = None
+    each: np.ndarray | None = None
+    projections: Mapping[int, np.ndarray] = field(default_factory=dict)
+
+
+class Workers:
+    """The workers behind vLLM's engine client.
+
+    Args:
+        engine: vLLM's `AsyncLLM`, or anything with its `collective_rpc`.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    async def info(self) -> dict[str, Any]:
+        """Shape of the loaded model, operations and versions.
+
+        Raises:
+            SteeringFailedError: No worker answers: it is not the plugin's, or its answer was lost on the way.
+        """
+        try:
+            async with asyncio.timeout(START_LIMIT_S):
+                answers = await self._call("trait_info")
+        except TimeoutError:
+            raise SteeringFailedError(f"the workers did not answer trait_info within {START_LIMIT_S} s") from None
+        for answer in itertools.chain.from_iterable(answers):
+            if answer:
+                return dict(answer)
+        raise SteeringFailedError("no worker answered trait_info: the engine runs without the plugin's worker")
+
+    async def update_bank(self, put: dict[str, bytes], drop: list[str]) -> None:
+        """Drop directions from the vector bank, then put new ones in; raises what a worker raises."""
+        await self._call("trait_update_bank", put, drop)
+
+    async def collect(self, keys: Sequence[str]) -> dict[str, Collected]:
+        """Take reports and captures of finished requests; a key that no worker knows is missing."""
+        reports: dict[str, RequestReport] = {}
+        tensors: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+        for answers in await self._call("trait_collect", list(keys)):
+            found: dict[str, dict[str, Any]] = next((a["reports"] for a in answers if a and a["reports"]), {})
+            for key, fields in found.items():
+                report = RequestReport.from_fields(fields)
+                reports[key] = reports[key].plus(report) if key in reports else report
+            for key, read in _merged([a["captures"] for a in answers if a and a["captures"]]).items():
+                tensors[key] |= read
+        return {key: _collected(report, tensors[key]) for key, report in reports.items()}
+
+    async def projections(self, after: dict[str, int]) -> dict[str, dict[int, np.ndarray]]:
+        """Projections of requests that still run.
+
+        Args:
+            after: Key -> rows that are known.
+
+        Returns:
+            Key -> completion -> the rows after those; a key that is not running is missing.
+        """
+        found: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+        for answers in await self._call("trait_projections", after):
+            for key, read in _merged([blob for blob in answers if blob]).items():
+                found[key] |= _projections(read)
+        return found
+
+    async def discard(self, keys: Sequence[str]) -> None:
+        """Forget requests whose client has gone."""
+        await self._call("trait_discard", list(keys))
+
+    async def _call(self, name: str, *args: Any) -> list[list[Any]]:
+        """Answers by engine, then by worker."""
+        config = getattr(self._engine, "vllm_config", None)
+        if config is None or config.parallel_config.data_parallel_size == 1:
+            return [await self._engine.collective_rpc(name, args=args)]
+        # AsyncLLM.collective_rpc hands back the first engine's answers only.
+        every: Iterable[list[Any]] = await self._engine.engine_core.call_utility_all_async(
+            "collective_rpc", name, None, args, None
+        )
+        return list(every)
+
+
+def _merged(of_stages: list[bytes]) -> dict[str, dict[str, np.ndarray]]:
+    """One engine's tensors by request key, then by name: the sum over its pipeline stages.
+
+    A stage holds zeros for the layers of the others.
+    """
+    merged: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+    for blob in of_stages:
+        for path, tensor in safetensors.numpy.load(blob).items():
+            key, _, name = path.partition("/")
+            before = merged[key].get(name)
+            if before is None:
+                merged[key][name] = tensor
+            elif name != "count":
+                n = min(len(before), len(tensor))  # a stage may be a step ahead of the next one
+                merged[key][name] = before[:n] + tensor[:n]
+    return merged
+
+
+def _collected(report: RequestReport, tensors: Mapping[str, np.ndarray]) -> Collected:
+    capture = Capture(tensors["mean"], tensors["norm"], tensors["count"]) if "mean" in tensors else None
+    return Collected(report, capture, tensors.get("each"), _projections(tensors))
+
+
+def _projections(tensors: Mapping[str, np.ndarray]) -> dict[int, np.ndarray]:
+    """By completion."""
+    prefix = "projections/"
+    return {int(name.removeprefix(prefix)): rows for name, rows in tensors.items() if name.startswith(prefix)}

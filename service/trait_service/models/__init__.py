@@ -1,0 +1,1 @@
+"""Model folders: bundled models, their weights and identity, quantisation."""

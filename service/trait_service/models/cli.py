@@ -1,0 +1,76 @@
+"""`trait-service model`: fetch the bundled models and tell where they lie."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trait_service.models.bundled import MODELS, PROVENANCE, ModelError, fetch, resolve
+from trait_service.settings import trait_home
+
+app = typer.Typer(help="The models that come with trait-steering.", no_args_is_help=True)
+
+Home = Annotated[
+    Path | None, typer.Option(help="Folder of everything kept [default: $TRAIT_HOME, else ~/.cache/trait-steering].")
+]
+Name = Annotated[str, typer.Argument(help=f"One of {', '.join(MODELS)}.")]
+
+
+@app.command("fetch")
+def fetch_command(name: Name, home: Home = None) -> None:
+    """Download a model and de-quantise it, where that is not done yet."""
+    folder = _fetch(name, home)
+    typer.echo(f"model {name}: {folder}")
+
+
+@app.command("path")
+def path_command(name: Name, home: Home = None) -> None:
+    """Print the folder of a model, and nothing else on stdout; fetches it first where it is not there."""
+    typer.echo(_fetch(name, home))
+
+
+@app.command("list")
+def list_command(home: Home = None) -> None:
+    """List the models, their licence, and the folder of those that are there."""
+    for model in MODELS.values():
+        folder = model.folder(home or trait_home())
+        where = folder if (folder / PROVENANCE).is_file() else f"not fetched (about {model.megabytes} MB)"
+        typer.echo(f"{model.name:<10} {model.licence:<30} {where}")
+
+
+@app.command("quantize")
+def quantize_command(
+    model: Annotated[str, typer.Argument(help=f"A model folder, or one of {', '.join(MODELS)}.")],
+    scheme: Annotated[str, typer.Option(help="w8a8 (INT8), w4a16 (INT4, groups of 64) or fp8.")],
+    out: Annotated[Path, typer.Option(help="Folder of the quantised copy; must not exist.")],
+) -> None:
+    """Write a quantised copy of a model (compressed-tensors, without data), for `trait-service serve`."""
+    _quiet()
+    from trait_service.models.quantize import quantize  # noqa: PLC0415 - heavy
+
+    try:
+        quantize(Path(resolve(model)), scheme, out.expanduser(), report=lambda line: typer.echo(line, err=True))
+    except ModelError as error:
+        typer.echo(f"trait-service: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(out)
+
+
+def _fetch(name: str, home: Path | None) -> Path:
+    _quiet()
+    try:
+        return fetch(name, home=home and home.expanduser(), report=lambda line: typer.echo(line, err=True))
+    except ModelError as error:
+        typer.echo(f"trait-service: {error}", err=True)
+        raise typer.Exit(2 if name not in MODELS else 1) from error
+
+
+def _quiet() -> None:
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # transformers' bars; read when tqdm is first imported
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,1 @@
+"""POST /v1/activations: how activations are read and returned."""

@@ -1,0 +1,277 @@
+"""`POST /v1/activations`: pooled activations of many texts, read in one batch.
+
+Each input becomes one engine request. A given response is part of the engine's prompt (one token is generated, and
+never read); with `generate` the reply is read while it is generated.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Coroutine, Sequence
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import numpy as np
+from starlette.datastructures import State
+from trait_core.errors import InvalidRequestError, SteeringFailedError
+from trait_core.positions import UNBOUNDED, Positions
+from trait_core.schema import ActivationInput, ActivationsRequest, Generation, ServiceInfo
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.exceptions import VLLMClientError
+from vllm.inputs import tokens_input
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+from trait_service.engine.spec import CaptureSpec
+from trait_service.engine_link.engine_client import Run, SteeredEngineClient, last_output
+from trait_service.reading.answer import Reading, ReadText, answer
+from trait_service.reading.pool_gate import PoolGate
+from trait_service.resolving.resolve import ResolvedSteering
+
+Result = TypeVar("Result")
+
+MAX_INPUTS = 8192
+MAX_POSITIONS = 8
+
+
+class ActivationReader:
+    """Reads activations through the service's own engine client.
+
+    Args:
+        client: The engine.
+        state: vLLM's application state: renderer and models.
+        shape: The workers' `trait_info`.
+        max_bytes: Size of one answer.
+    """
+
+    def __init__(self, client: SteeredEngineClient, state: State, shape: dict[str, Any], max_bytes: int) -> None:
+        self._client = client
+        self._state = state
+        self._n_layers: int = shape["n_layers"]
+        self._d_model: int = shape["d_model"]
+        self._pools = PoolGate(shape["capture_rows"])
+        self._max_bytes = max_bytes
+
+    async def read(
+        self, request: ActivationsRequest, base: str | None, steering: ResolvedSteering | None, info: ServiceInfo
+    ) -> bytes:
+        """The safetensors answer (`ActivationsMetadata`).
+
+        Args:
+            request: What is asked for; its model and steering are already resolved.
+            base: Served model or adapter; None is the base model.
+            steering: None reads unsteered.
+            info: What the metadata says of the model.
+
+        Raises:
+            InvalidRequestError: An input cannot be read as asked; the message names it.
+            SteeringFailedError: The engine failed on an input.
+        """
+        layers = self._layers(request.layers)
+        positions = [str(Positions.parse(text)) for text in request.positions]
+        if len(set(positions)) < len(positions):
+            raise InvalidRequestError(f"positions {positions} name one pool twice", param="positions")
+        if request.pooling == "mean":
+            self._check_size(len(request.inputs) * len(positions), len(layers))
+        texts = await self._tokenize(
+            request.inputs, base, turns=any(Positions.parse(p).part == "turn" for p in positions)
+        )
+        n_positions = sum(self._check_text(i, text, request, positions) for i, text in enumerate(texts))
+        if request.pooling == "none":
+            self._check_size(n_positions, len(layers))
+        lora = self._state.openai_serving_models.lora_requests.get(base)
+        readings = await _all(
+            [self._read_one(text, request, positions, layers, steering, lora) for text in texts],
+        )
+        return await asyncio.to_thread(answer, readings, request, base or info.model, info, layers, positions, steering)
+
+    async def mean_norms(self, text: str, positions: str) -> np.ndarray:
+        """`(n_layers,)` float32: mean token norm of a text over `positions`, residual units."""
+        request = ActivationsRequest(inputs=[ActivationInput(text=text)], positions=[positions])
+        tokenized = await self._tokenize(request.inputs, None)
+        reading = await self._read_one(tokenized[0], request, [positions], list(range(self._n_layers)), None, None)
+        assert reading.capture is not None, "a mean was asked for"
+        norms: np.ndarray = reading.capture.norm[0]
+        return norms
+
+    # ------------------------------------------------------------------------------------------ texts to token ids
+
+    async def _tokenize(
+        self, inputs: Sequence[ActivationInput], base: str | None, *, turns: bool = False
+    ) -> list[ReadText]:
+        return await _all([self._tokenize_one(i, item, base, turns=turns) for i, item in enumerate(inputs)])
+
+    async def _tokenize_one(self, i: int, item: ActivationInput, base: str | None, *, turns: bool) -> ReadText:
+        try:
+            prompt = await self._prompt_ids(item, base)
+            self._client.check_prompt(prompt)
+            ends = await self._turn_ends(item, base, prompt) if turns else []
+        except (InvalidRequestError, VLLMClientError) as error:
+            raise InvalidRequestError(f"inputs[{i}]: {error}", param=f"inputs[{i}]") from error
+        if item.token_ids is not None:
+            return ReadText(prompt, item.n_prompt or len(prompt))
+        response = await asyncio.to_thread(self._encode, item.response) if item.response is not None else []
+        if ends:
+            ends.append(len(prompt) + len(response) if response else UNBOUNDED)
+        return ReadText([*prompt, *response], len(prompt), list(pairwise([0, *ends])))
+
+    async def _turn_ends(self, item: ActivationInput, base: str | None, prompt: list[int]) -> list[int]:
+        """One past the last token of each message of a chat.
+
+        Raises:
+            InvalidRequestError: The input is no chat, or its template does not render turns one after another.
+        """
+        if item.messages is None:
+            raise InvalidRequestError("positions turn[i] go with messages", param="positions")
+        ends = []
+        for n in range(1, len(item.messages) + 1):
+            ids = await self._prompt_ids(ActivationInput(messages=item.messages[:n]), base, add_generation_prompt=False)
+            if prompt[: len(ids)] != ids:
+                raise InvalidRequestError(
+                    "positions turn[i]: this model's chat template does not render turns one after another",
+                    param="positions",
+                )
+            ends.append(len(ids))
+        return ends
+
+    async def _prompt_ids(
+        self, item: ActivationInput, base: str | None, *, add_generation_prompt: bool = True
+    ) -> list[int]:
+        renderer = self._state.online_renderer
+        if item.token_ids is not None:
+            renderer.renderer.validate_token_ids(item.token_ids, parameter="token_ids")
+            return list(item.token_ids)
+        if item.messages is not None:
+            messages = [{"role": message.role, "content": message.content} for message in item.messages]
+            rendered = await renderer.render_chat(
+                ChatCompletionRequest(
+                    model=base, messages=messages, max_tokens=1, add_generation_prompt=add_generation_prompt
+                )
+            )
+            engine_inputs = rendered if isinstance(rendered, ErrorResponse) else rendered[1]
+        else:
+            engine_inputs = await renderer.render_completion(
+                CompletionRequest(model=base, prompt=item.text, max_tokens=1)
+            )
+        if isinstance(engine_inputs, ErrorResponse):
+            raise InvalidRequestError(engine_inputs.error.message, param=engine_inputs.error.param)
+        return list(engine_inputs[0]["prompt_token_ids"])
+
+    def _encode(self, response: str) -> list[int]:
+        ids: list[int] = self._state.online_renderer.renderer.get_tokenizer().encode(response, add_special_tokens=False)
+        return ids
+
+    # ------------------------------------------------------------------------------------------------------ checks
+
+    def _layers(self, layers: list[int] | None) -> list[int]:
+        if layers is None:
+            return list(range(self._n_layers))
+        for layer in layers:
+            if layer >= self._n_layers:
+                raise InvalidRequestError(f"layer {layer} is out of range: 0..{self._n_layers - 1}", param="layers")
+        if len(set(layers)) < len(layers):
+            raise InvalidRequestError(f"layers {layers[:32]} name a layer twice", param="layers")
+        return sorted(layers)
+
+    def _check_size(self, n_rows: int, n_layers: int) -> None:
+        size = n_rows * n_layers * self._d_model * 4
+        if size > self._max_bytes:
+            raise InvalidRequestError(
+                f"the answer would hold {size} bytes ({n_rows} pools or positions x {n_layers} layers x {self._d_model} x 4); "
+                f"at most {self._max_bytes}: send fewer inputs at once, or name the layers",
+                param="inputs",
+            )
+
+    def _check_text(self, i: int, text: ReadText, request: ActivationsRequest, positions: list[str]) -> int:
+        """Refuse a text that cannot be read as asked; returns how many positions are, over all pools, at most."""
+        where = f"inputs[{i}]"
+        longest = self._client.model_config.max_model_len
+        room = request.generate.max_tokens if request.generate else 1
+        if len(text.ids) + room > longest:
+            raise InvalidRequestError(
+                f"{where} has {len(text.ids)} tokens; with {room} to generate at most {longest - room} fit into the "
+                f"model's {longest}",
+                param=where,
+            )
+        if not text.ids:
+            raise InvalidRequestError(f"{where} has no tokens", param=where)
+        if request.logprobs and not 0 < text.n_prompt < len(text.ids):
+            raise InvalidRequestError(
+                f"{where}: logprobs need a prompt and a response; it has {text.n_prompt} prompt tokens and "
+                f"{len(text.ids) - text.n_prompt} of response",
+                param=where,
+            )
+        n_total = None if request.generate else len(text.ids)
+        n_read = 0
+        for name in positions:
+            start, stop = Positions.parse(name).turn(text.turns).interval(text.n_prompt, n_total)
+            if start >= stop:
+                raise InvalidRequestError(
+                    f"{where}: positions {name} are empty (prompt {text.n_prompt} tokens, response "
+                    f"{len(text.ids) - text.n_prompt})",
+                    param=where,
+                )
+            n_read += min(stop, len(text.ids) + (room if request.generate else 0)) - start
+        return n_read
+
+    # ----------------------------------------------------------------------------------------------------- reading
+
+    async def _read_one(
+        self,
+        text: ReadText,
+        request: ActivationsRequest,
+        positions: list[str],
+        layers: list[int],
+        steering: ResolvedSteering | None,
+        lora: Any,
+    ) -> Reading:
+        given = request.generate is None
+        capture = CaptureSpec(
+            positions=[str(Positions.parse(name).turn(text.turns)) for name in positions],
+            layers=layers,
+            n_prompt=text.n_prompt if given else None,
+            n_total=len(text.ids) if given else None,
+            each=request.pooling == "none",
+            before_steering=request.before_steering,
+        )
+        run = Run(steering, capture)
+        params = _sampling(request.generate, logprobs=request.logprobs)
+        async with self._pools.take(0 if capture.each else len(positions)):
+            outputs = self._client.run(
+                run, tokens_input(text.ids), params, f"activations-{secrets.token_hex(8)}", lora_request=lora
+            )
+            async with contextlib.aclosing(outputs):
+                output = await last_output(outputs)
+        collected = run.collected[0]
+        if collected.capture is None and collected.each is None:
+            raise SteeringFailedError("the workers hold no capture of a request that asked for one")
+        return Reading(text, output, collected, collected.capture)
+
+
+def _sampling(generate: Generation | None, *, logprobs: bool) -> SamplingParams:
+    if generate is None:
+        return SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            detokenize=False,
+            prompt_logprobs=0 if logprobs else None,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+    return SamplingParams(
+        max_tokens=generate.max_tokens,
+        temperature=generate.temperature,
+        top_p=generate.top_p,
+        seed=generate.seed,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+async def _all(work: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """Run everything at once; the first failure cancels the rest and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(item) for item in work]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]

@@ -1,0 +1,1 @@
+"""Registry of vectors: files by content, names in a manifest."""

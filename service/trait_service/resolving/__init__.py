@@ -1,0 +1,1 @@
+"""Steering and monitoring of a request, resolved against the registry and the model."""

@@ -1,0 +1,69 @@
+"""Model aliases: `<base>+sycophancy@3` steers a client that can only set a model name.
+
+Several terms: `<base>+a@1+b@-2`. Coefficients are doses on each vector's chosen layer, over all positions.
+"""
+
+import math
+import re
+from collections.abc import Collection
+
+from trait_core.errors import InvalidRequestError, UnknownVectorError
+from trait_core.schema import MAX_TERMS, NAME_PATTERN, SHA256_PATTERN, Steering, SteeringTerm
+
+from trait_service.errors import NotServedError
+from trait_service.resolving.resolve import ResolvedSteering, Resolver
+
+_REFERENCE = re.compile(rf"(?:{NAME_PATTERN})|(?:{SHA256_PATTERN})")
+_NUMBER = re.compile(r"^-?\d{1,12}(\.\d{1,12})?$")
+
+
+def split_alias(model: str | None, served: Collection[str]) -> tuple[str | None, list[SteeringTerm]]:
+    """The served model that a name stands for, and the terms that it carries.
+
+    A name that is served, or that begins with no served one, comes back as it stands.
+
+    Raises:
+        InvalidRequestError: The part behind the base is no list of `+NAME@COEFFICIENT`.
+    """
+    if not model or model in served:
+        return model, []
+    base = max((name for name in served if model.startswith(f"{name}+")), key=len, default=None)
+    if base is None:
+        return model, []
+    parts = model[len(base) + 1 :].split("+")
+    if len(parts) > MAX_TERMS:
+        raise InvalidRequestError(f"the model alias has {len(parts)} terms; at most {MAX_TERMS}", param="model")
+    return base, [_term(part) for part in parts]
+
+
+def resolve_request(
+    resolver: Resolver, steering: Steering | None, alias_terms: list[SteeringTerm]
+) -> ResolvedSteering | None:
+    """Steering of a request: the alias's terms, then the body's; None where there are none.
+
+    Raises:
+        NotServedError: The alias names a vector that is not registered.
+        InvalidRequestError: As `Resolver.resolve`; a fault of the alias has `param` "model".
+    """
+    if alias_terms:
+        try:
+            resolver.resolve(Steering(terms=alias_terms))
+        except UnknownVectorError as error:
+            raise NotServedError(f"the model alias cannot be served: {error}", param="model") from error
+        except InvalidRequestError as error:
+            raise InvalidRequestError(f"the model alias cannot be served: {error}", param="model") from error
+    terms = [*alias_terms, *(steering.terms if steering else [])]
+    if len(terms) > MAX_TERMS:
+        raise InvalidRequestError(f"{len(terms)} terms with those of the model alias; at most {MAX_TERMS}", "steering")
+    return resolver.resolve(Steering(terms=terms)) if terms else None
+
+
+def _term(text: str) -> SteeringTerm:
+    vector, _, coefficient = text.partition("@")
+    if not _REFERENCE.fullmatch(vector) or not _NUMBER.match(coefficient) or not math.isfinite(float(coefficient)):
+        raise InvalidRequestError(
+            f"{text[:100]!r} is no term of a model alias: write <model>+NAME@COEFFICIENT, for example +sycophancy@3 or "
+            "+a@1.5+b@-2",
+            param="model",
+        )
+    return SteeringTerm(vector=vector, coefficient=float(coefficient))

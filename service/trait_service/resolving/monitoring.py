@@ -1,0 +1,239 @@
+"""`monitor` of a request: from names to directions on the way in, from the workers' projections to an answer on the way out.
+
+Row r of a request's projections belongs to position `first + r`: first is 0, or the last prompt position where the prompt
+is not monitored. Generated token j was produced by position `n_prompt - 1 + j`.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from trait_core.errors import InvalidRequestError, SteeringFailedError
+from trait_core.schema import MAX_MONITORED, CrossedBound, Monitor, MonitorBound, MonitoredChoice, MonitoredDirection
+
+from trait_service.engine.spec import MonitorSpec, Trip, WatchSpec
+from trait_service.resolving.resolve import Resolver
+
+Decode = Callable[[list[int]], str]
+
+LONGEST_CHARACTER = 4
+"""Tokens that one character may be spread over: a token holds a byte at least."""
+
+
+@dataclass(frozen=True)
+class ResolvedMonitor:
+    """One request's monitor, ready for the engine.
+
+    Args:
+        spec: What travels to the worker; bounds in residual units there.
+        columns: What each column is.
+        bounds: The bound of each column, as the request wrote it.
+        directions: sha256 hex -> float32 bytes.
+        tokens: Whether each token's text is answered.
+    """
+
+    spec: MonitorSpec
+    columns: tuple[MonitoredDirection, ...]
+    bounds: tuple[MonitorBound | None, ...]
+    directions: dict[str, bytes]
+    tokens: bool = False
+
+    @property
+    def centres(self) -> np.ndarray:
+        """`(n_columns,)` float32."""
+        return np.array([column.centre for column in self.columns], dtype=np.float32)
+
+
+def resolve_monitor(resolver: Resolver, monitor: Monitor) -> ResolvedMonitor:
+    """Resolve a monitor's vectors on each of their layers.
+
+    Raises:
+        InvalidRequestError: A vector or layer is not there, a bound fits no column, or there are too many columns.
+    """
+    columns: list[MonitoredDirection] = []
+    watches: list[WatchSpec] = []
+    bounds: list[MonitorBound | None] = []
+    directions: dict[str, bytes] = {}
+    used: set[int] = set()
+    for i, name in enumerate(monitor.vectors):
+        vector = resolver.vector(name, f"monitor.vectors[{i}]")
+        for layer in resolver.layers(monitor.layers, vector, "monitor.layers"):
+            digest, raw = vector.directions[layer]
+            directions[digest] = raw
+            centre = vector.file.evidence(layer).centre if monitor.centred and not monitor.cosine else 0.0
+            columns.append(MonitoredDirection(vector=name, sha256=vector.sha256, layer=layer, centre=centre))
+            matching = [
+                b for b, bound in enumerate(monitor.bounds) if bound.vector == name and bound.layer in (None, layer)
+            ]
+            if len(matching) > 1:
+                raise InvalidRequestError(f"{len(matching)} bounds are on {name!r}, layer {layer}", "monitor.bounds")
+            used.update(matching)
+            bound = monitor.bounds[matching[0]] if matching else None
+            bounds.append(bound)
+            watches.append(_watch(layer, digest, monitor.cosine, centre, bound))
+    if unused := [b for b in range(len(monitor.bounds)) if b not in used]:
+        bound = monitor.bounds[unused[0]]
+        raise InvalidRequestError(
+            f"the bound on {bound.vector!r}, layer {bound.layer}, is on nothing that is monitored: "
+            f"{', '.join(f'{c.vector} layer {c.layer}' for c in columns[:8])}",
+            param=f"monitor.bounds[{unused[0]}]",
+        )
+    if len(watches) > MAX_MONITORED:
+        raise InvalidRequestError(
+            f"{len(watches)} directions (vectors times layers) are monitored; at most {MAX_MONITORED}", "monitor"
+        )
+    return ResolvedMonitor(
+        MonitorSpec(watches=watches, prompt=monitor.prompt), tuple(columns), tuple(bounds), directions, monitor.tokens
+    )
+
+
+def _watch(layer: int, digest: str, cosine: bool, centre: float, bound: MonitorBound | None) -> WatchSpec:
+    if bound is None:
+        return WatchSpec(layer=layer, direction=digest, cosine=cosine)
+    return WatchSpec(
+        layer=layer,
+        direction=digest,
+        cosine=cosine,
+        above=None if bound.above is None else bound.above + centre,
+        below=None if bound.below is None else bound.below + centre,
+        stop=bound.action == "stop",
+    )
+
+
+class TokenTexts:
+    """The text of each token of one sequence, as its tokens come in.
+
+    Args:
+        decode: Text of token ids, special ones included.
+    """
+
+    def __init__(self, decode: Decode) -> None:
+        self._decode = decode
+        self._open: list[int] = []
+
+    def feed(self, ids: Sequence[int]) -> list[str]:
+        """A text for each id: "" while a character is incomplete, and all of it with the token that completes it."""
+        texts = []
+        for token in ids:
+            self._open.append(token)
+            text = self._decode(self._open)
+            whole = not text.endswith("\ufffd") or len(self._open) > LONGEST_CHARACTER
+            texts.append(text if whole else "")
+            if whole:
+                self._open = []
+        return texts
+
+
+@dataclass
+class MonitoredPrompt:
+    """Projections of one prompt's completions, as they come in.
+
+    Args:
+        monitor: What is monitored.
+        key: Of the request's spec.
+        prompt_ids: Tokens of the prompt.
+        first_index: Index of its first completion among the response's choices.
+        decode: Text of token ids.
+    """
+
+    monitor: ResolvedMonitor
+    key: str
+    prompt_ids: Sequence[int]
+    first_index: int
+    decode: Decode
+    rows: dict[int, np.ndarray] = field(default_factory=dict)
+    tokens: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    texts: dict[int, TokenTexts] = field(default_factory=dict)
+    fresh_ids: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    sent: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    trips: dict[int, Trip] = field(default_factory=dict)
+    prompt_sent: bool = False
+
+    @property
+    def n_prompt(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.prompt_ids)
+
+    def note_tokens(self, completion: int, ids: Sequence[int]) -> None:
+        """Tokens of a completion are out."""
+        self.tokens[completion] += len(ids)
+        self.fresh_ids[completion] += ids
+
+    @property
+    def received(self) -> int:
+        """Rows that are here for every completion."""
+        return min((len(rows) for rows in self.rows.values()), default=0)
+
+    def add(self, completion: int, rows: np.ndarray, start: int) -> None:
+        """Take over rows of a completion, the first of which is row `start`; those that are here are left out."""
+        have = self.rows.get(completion)
+        if have is None:
+            self.rows[completion] = rows[:0] if start else rows
+        elif start + len(rows) > len(have):
+            self.rows[completion] = np.concatenate([have, rows[len(have) - start :]])
+
+    def take(self) -> list[MonitoredChoice]:
+        """What has not been taken yet, of the tokens that are out.
+
+        Raises:
+            SteeringFailedError: A token is out and its projection is not here.
+        """
+        taken = []
+        for completion in sorted(self.tokens):
+            choice = self._take(completion)
+            if choice.prompt or choice.generated or choice.crossed:
+                taken.append(choice)
+        return taken
+
+    def _take(self, completion: int) -> MonitoredChoice:
+        n_tokens, done = self.tokens[completion], self.sent[completion]
+        rows = self.rows.get(completion, np.empty((0, len(self.monitor.columns)), dtype=np.float32))
+        base = self.n_prompt - 1 if self.monitor.spec.prompt else 0
+        if len(rows) < base + n_tokens:
+            raise SteeringFailedError(
+                f"{n_tokens} tokens were generated and {max(len(rows) - base, 0)} projections came back"
+            )
+        choice = MonitoredChoice(
+            index=self.first_index + completion, generated=self._values(rows[base + done : base + n_tokens])
+        )
+        if self.monitor.spec.prompt and not self.prompt_sent and n_tokens:
+            choice.prompt = self._values(rows[: self.n_prompt])
+            self.prompt_sent = True
+        self.sent[completion] = n_tokens
+        fresh = self.fresh_ids.pop(completion, [])
+        if self.monitor.tokens:
+            texts = self.texts.setdefault(completion, TokenTexts(self.decode))
+            choice.generated_tokens = texts.feed(fresh)
+            choice.prompt_tokens = TokenTexts(self.decode).feed(self.prompt_ids) if choice.prompt else None
+        trip = self.trips.pop(completion, None)
+        if trip is not None:
+            choice.crossed = self._crossed(trip)
+        return choice
+
+    def _values(self, rows: np.ndarray) -> list[list[float]]:
+        values: list[list[float]] = (rows - self.monitor.centres).tolist()
+        return values
+
+    def _crossed(self, trip: Trip) -> CrossedBound:
+        column, bound = self.monitor.columns[trip.watch], self.monitor.bounds[trip.watch]
+        assert bound is not None, "a column without a bound is never crossed"
+        return CrossedBound(
+            vector=column.vector,
+            layer=column.layer,
+            token=trip.position - (self.n_prompt - 1),
+            position=trip.position,
+            value=trip.value - column.centre,
+            above=bound.above,
+            below=bound.below,
+            action=bound.action,
+        )
+
+
+def stop_reason(crossed: CrossedBound) -> str:
+    """What a reply that a bound ended says of its end."""
+    limit = f"above {crossed.above:g}" if crossed.above is not None and crossed.value > crossed.above else ""
+    limit = limit or f"below {crossed.below:g}"
+    return (
+        f"monitor: {crossed.vector} at layer {crossed.layer} is {crossed.value:.4g}, {limit}, at token {crossed.token}"
+    )

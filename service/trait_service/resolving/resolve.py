@@ -1,0 +1,196 @@
+"""From what a request says (names, units, chosen layers) to what the engine does (directions, residual units).
+
+Units are those of `trait_core.units`: for `add` a is what is added, for `set`, `floor` and `ceiling` the projection's
+value or limit. `ablate` takes no number and `scale` no unit: its factor is the coefficient as it stands.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from trait_core.errors import InvalidRequestError, UnknownVectorError
+from trait_core.schema import AppliedTerm, LayerEvidence, Operation, PositionScope, Steering, SteeringTerm
+from trait_core.units import UNITLESS, residual_units
+
+from trait_service.engine.spec import TermSpec
+from trait_service.registry.registry import RegisteredVector
+
+MAX_FACTOR = 10.0
+"""Of `scale`: beyond it the projection leaves anything that the model has seen, whatever the relative dose."""
+
+
+@dataclass(frozen=True)
+class ResolvedSteering:
+    """One request's steering, ready for the engine.
+
+    Args:
+        terms: In the order given; one for each term and layer.
+        applied: What the response reports, one for each of `terms`.
+        directions: sha256 hex -> float32 bytes, all that `terms` use.
+    """
+
+    terms: tuple[TermSpec, ...] = ()
+    applied: tuple[AppliedTerm, ...] = ()
+    directions: dict[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Resolver:
+    """Resolves steering against one model and one registry.
+
+    Args:
+        lookup: A registered vector by name or hash; raises `UnknownVectorError`.
+        n_layers: Layers of the served model.
+        operations: Operations that the engine has.
+        terms_per_layer: Terms of one request on one layer.
+        max_relative_dose: Largest sum of relative doses of one request on one layer.
+        max_total_dose: Largest such sum over all layers; None leaves it to the layers' limits.
+    """
+
+    lookup: Callable[[str], RegisteredVector]
+    n_layers: int
+    operations: Sequence[Operation]
+    terms_per_layer: int
+    max_relative_dose: float
+    max_total_dose: float | None = None
+
+    def resolve(self, steering: Steering) -> ResolvedSteering:
+        """Resolve every term on each of its layers.
+
+        Raises:
+            InvalidRequestError: A value is outside its range; names the value, the range and the field.
+        """
+        terms: list[TermSpec] = []
+        applied: list[AppliedTerm] = []
+        directions: dict[str, bytes] = {}
+        for i, term in enumerate(steering.terms):
+            self._check_operation(term, i)
+            vector = self.vector(term.vector, f"steering.terms[{i}].vector")
+            for layer in self.layers(term.layers, vector, f"steering.terms[{i}].layers"):
+                digest, raw = vector.directions[layer]
+                directions[digest] = raw
+                evidence = vector.file.evidence(layer)
+                value, dose = _value(term, evidence, layer, f"steering.terms[{i}].coefficient")
+                terms.append(
+                    TermSpec(
+                        layer=layer,
+                        direction=digest,
+                        operation=term.operation,
+                        value=value,
+                        scope=term.scope.positions if isinstance(term.scope, PositionScope) else term.scope,
+                        preserve_norm=term.preserve_norm,
+                    )
+                )
+                applied.append(
+                    AppliedTerm(
+                        vector=vector.name,
+                        sha256=vector.sha256,
+                        layer=layer,
+                        operation=term.operation,
+                        unit=term.unit,
+                        coefficient=term.coefficient,
+                        a=value,
+                        relative_dose=dose,
+                        scope=term.scope,
+                    )
+                )
+        self._check_layers(applied)
+        return ResolvedSteering(tuple(terms), tuple(applied), directions)
+
+    def vector(self, name: str, where: str) -> RegisteredVector:
+        """A registered vector; `where` is the field that names it.
+
+        Raises:
+            UnknownVectorError: It is not registered.
+        """
+        try:
+            return self.lookup(name)
+        except UnknownVectorError as error:
+            raise UnknownVectorError(str(error), param=where) from None
+
+    def layers(self, asked: list[int] | None, vector: RegisteredVector, where: str) -> list[int]:
+        """The layers asked for, or the vector's own choice; `where` is the field that names them.
+
+        Raises:
+            InvalidRequestError: A layer that the model or the vector has not, or one that is named twice.
+        """
+        layers = [vector.file.metadata.chosen_layer] if asked is None else asked
+        for layer in layers:
+            if not 0 <= layer < self.n_layers:
+                raise InvalidRequestError(f"layer {layer} is out of range: 0..{self.n_layers - 1}", param=where)
+            if layer not in vector.directions:
+                have = ", ".join(str(known) for known in sorted(vector.directions))
+                raise InvalidRequestError(
+                    f"layer {layer} is not in vector {vector.name!r}, which has {have}", param=where
+                )
+        if len(set(layers)) < len(layers):
+            raise InvalidRequestError(f"layers {layers[:32]} name a layer twice", param=where)
+        return layers
+
+    def _check_operation(self, term: SteeringTerm, i: int) -> None:
+        if term.operation not in self.operations:
+            raise InvalidRequestError(
+                f"operation {term.operation!r} is not available in this version; available: "
+                f"{', '.join(self.operations)}",
+                param=f"steering.terms[{i}].operation",
+            )
+
+    def _check_layers(self, applied: list[AppliedTerm]) -> None:
+        by_layer: dict[int, list[AppliedTerm]] = defaultdict(list)
+        for term in applied:
+            by_layer[term.layer].append(term)
+        for layer, terms in by_layer.items():
+            if len(terms) > self.terms_per_layer:
+                raise InvalidRequestError(
+                    f"{len(terms)} terms act on layer {layer}; at most {self.terms_per_layer}", param="steering.terms"
+                )
+            dose = math.fsum(term.relative_dose for term in terms)
+            if dose > self.max_relative_dose:
+                raise InvalidRequestError(
+                    f"the relative dose on layer {layer} is {dose:.4g} (|a| / residual_norm, summed over "
+                    f"{len(terms)} term(s)); allowed: at most {self.max_relative_dose:g}. Lower the coefficient",
+                    param="steering.terms",
+                )
+        total = math.fsum(term.relative_dose for term in applied)
+        if self.max_total_dose is not None and total > self.max_total_dose:
+            raise InvalidRequestError(
+                f"the relative doses of all layers add up to {total:.4g}; allowed: at most {self.max_total_dose:g}. Lower "
+                "the coefficient, or steer fewer layers",
+                param="steering.terms",
+            )
+
+
+def _value(term: SteeringTerm, evidence: LayerEvidence, layer: int, where: str) -> tuple[float, float]:
+    """The operation's number in residual units (the factor of `scale`), and its relative dose."""
+    if term.operation in UNITLESS:
+        return _factor(term, where), 0.0
+    if evidence.residual_norm <= 0:
+        raise InvalidRequestError(
+            f"vector {term.vector!r} states a residual norm of {evidence.residual_norm} on layer {layer}; it must be above 0",
+            param=where,
+        )
+    value = residual_units(term.coefficient, term.unit, evidence)
+    if not math.isfinite(value) or abs(value) > float(np.finfo(np.float32).max):
+        raise InvalidRequestError(
+            f"coefficient {term.coefficient} {term.unit} is no finite float32 number", param=where
+        )
+    if term.coefficient != 0 and np.float32(value) == 0:
+        raise InvalidRequestError(
+            f"coefficient {term.coefficient} {term.unit} comes to a = {value} on layer {layer}, which is nothing in "
+            f"float32 (separation there: {evidence.separation}, residual norm: {evidence.residual_norm})",
+            param=where,
+        )
+    return value, abs(value) / evidence.residual_norm
+
+
+def _factor(term: SteeringTerm, where: str) -> float:
+    """The factor of `scale`; 0 for `ablate`, which takes no number."""
+    if term.operation == "ablate":
+        return 0.0
+    if abs(term.coefficient) > MAX_FACTOR:
+        raise InvalidRequestError(
+            f"the factor of scale is {term.coefficient:g}; allowed: {-MAX_FACTOR:g}..{MAX_FACTOR:g}", param=where
+        )
+    return term.coefficient
