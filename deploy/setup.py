@@ -23,9 +23,7 @@ REQUIREMENTS = ROOT / "deploy" / "requirements-cpu.txt"
 PYPROJECT = ROOT / "pyproject.toml"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 OLDEST_PYTHON = (3, 11)
-IMPORTS = (
-    "import torch, vllm; from transformers import LlamaConfig; import trait_core, trait_client, trait_service, trait_extraction"
-)
+IMPORTS = "import torch, vllm; from transformers import LlamaConfig; import trait_core, trait_client, trait_service, trait_extraction"
 
 
 class SetupError(Exception):

@@ -12,7 +12,8 @@ from pathlib import Path
 from trait_client.results import ResultStore
 from trait_core.errors import InvalidRequestError
 from trait_core.schema import is_name
-from trait_core.vectors.file import VectorFile, sha256_of, write_atomically
+from trait_core.storage import sha256_of, write_atomically
+from trait_core.vectors.file import VectorFile
 
 from trait_extraction.data.datasets import TraitDataset
 from trait_extraction.fitting.layer_choice import steered_layer

@@ -15,7 +15,7 @@ import typer
 
 from trait_service.engine.refusals import has_int4_weights
 from trait_service.engine.spec import EXTRA_ARGS_KEY
-from trait_service.settings import trait_home
+from trait_service.paths import trait_home
 
 BUNDLED_MODELS = frozenset({"smollm2"})
 

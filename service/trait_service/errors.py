@@ -14,7 +14,6 @@ from trait_core.schema import ErrorBody, ErrorDetail
 from vllm.entrypoints.serve.exception_handling.utils import sanitize_message
 from vllm.exceptions import VLLMClientError
 
-from trait_service.access.scopes import ForbiddenError
 from trait_service.registry.registry import StorageError, VectorInUseError
 
 logger = logging.getLogger(__name__)
@@ -161,3 +160,7 @@ def _bounded(value: object) -> str:
 
 def _encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+class ForbiddenError(TraitError):
+    """The key is valid, and does not open what was asked for (403)."""

@@ -1,20 +1,15 @@
 """What the HTTP side of a service is told at start-up."""
 
-import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from trait_service.paths import trait_home
+
 ARGS_ENTRY = "trait_service"
 """Attribute of vLLM's parsed arguments that carries our settings into the endpoint plugin."""
-
-
-def trait_home() -> Path:
-    """Folder of everything the service keeps: `$TRAIT_HOME`, else `~/.cache/trait-steering`."""
-    home = os.environ.get("TRAIT_HOME")
-    return Path(home).expanduser() if home else Path.home() / ".cache" / "trait-steering"
 
 
 class ServiceSettings(BaseModel):

@@ -17,7 +17,8 @@ import safetensors.numpy
 from cli_lab import Run, runner
 from loopback import listening_at
 from trait_core.schema import LayerEvidence, VectorMetadata
-from trait_core.vectors.file import VectorFile, sha256_of
+from trait_core.storage import sha256_of
+from trait_core.vectors.file import VectorFile
 
 LAYERS, D_MODEL = 30, 4
 EVIDENCE = LayerEvidence(separation=2.0, centre=1.0, residual_norm=10.0, auc=0.97)

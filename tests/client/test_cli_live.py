@@ -8,7 +8,7 @@ from cli_lab import Run, runner
 from trait_client.http import AsyncTraitClient, TraitClient
 from trait_core.errors import ServiceError, UnknownVectorError
 from trait_core.schema import ActivationInput, ActivationsRequest, Message, Steering, SteeringTerm
-from trait_core.vectors.file import sha256_of
+from trait_core.storage import sha256_of
 
 pytestmark = pytest.mark.engine
 

@@ -14,7 +14,7 @@ from corpus_lab import D_MODEL, INFO, ActivationService, activation, listening
 from trait_client.http.activations import Activations
 from trait_client.prompt_sets import read_capture
 from trait_core.errors import DatasetError, InvalidRequestError
-from trait_core.vectors.file import sha256_of
+from trait_core.storage import sha256_of
 
 PROMPTS = [f"prompt number {i}" for i in range(10)]
 

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from trait_client.sweeps.experiment import Experiment
+from trait_client.sweeps.experiment import Experiment, size_of
 from trait_core.errors import DatasetError, InvalidRequestError
 
 MINIMAL = {"name": "x", "traits": ["a", "b"], "coefficients": [1.0, 2]}
@@ -37,7 +37,9 @@ def test_a_file_is_read_with_its_datasets_beside_it(folder):
 
 
 def test_size_counts_cells_controls_and_shared_baselines(folder):
-    size = experiment(folder, datasets="datasets", layers=[1, 2, 3], seeds=[0, 1], trait={"b": {"layers": [1]}}).size()
+    size = size_of(
+        experiment(folder, datasets="datasets", layers=[1, 2, 3], seeds=[0, 1], trait={"b": {"layers": [1]}})
+    )
     assert (size.cells, size.control_cells) == (12 + 4, 4 * 16)
     assert size.baseline_trials == 8 * 2
     assert size.trials == 16 * 5 * 4 + 16
@@ -46,7 +48,7 @@ def test_size_counts_cells_controls_and_shared_baselines(folder):
 def test_explicit_prompts_replace_every_traits_questions(folder):
     given = experiment(folder, datasets="datasets", prompts=["p", "q"])
     assert given.prompts_of("b") == ["p", "q"]
-    assert given.size().baseline_trials == 2
+    assert size_of(given).baseline_trials == 2
 
 
 @pytest.mark.parametrize(

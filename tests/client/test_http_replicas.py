@@ -10,7 +10,7 @@ from trait_client.http import AsyncTraitReplicas, replicas
 from trait_client.results import ResultStore
 from trait_client.sweeps import run_sweep
 from trait_core.errors import InvalidRequestError, ServiceError, ServiceUnreachableError
-from trait_core.vectors.file import sha256_of
+from trait_core.storage import sha256_of
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import pytest
 from sweep_lab import MemoryService, experiment_of, write_datasets
 from trait_client.results import ResultStore
 from trait_client.sweeps import run_sweep
+from trait_client.sweeps.experiment import size_of
 from trait_core.errors import InvalidRequestError
 
 ONE_CELL = {"layers": [2], "coefficients": [1.0], "control": {"random_directions": 0}}
@@ -57,7 +58,7 @@ def test_operations_scopes_and_sampling_are_dimensions(folder):
         temperature=[0.0, 0.7], top_p=[1.0, 0.9], seeds=[0, 1],
     )  # fmt: skip
     n_samplings = 2 * 2 * 2
-    assert outcome.trials_total == 3 * (2 * 2 * n_samplings + n_samplings) == experiment.size().trials
+    assert outcome.trials_total == 3 * (2 * 2 * n_samplings + n_samplings) == size_of(experiment).trials
     found = rows(folder, "SELECT DISTINCT operation, scope FROM cells WHERE kind = 'steered' ORDER BY ALL")
     assert found == [(o, s) for o in ("add", "set") for s in ("all", "positions[0, 4)")]
     assert rows(folder, "SELECT DISTINCT temperature, top_p, seeds FROM trait_summary ORDER BY ALL") == [

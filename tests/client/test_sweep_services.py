@@ -12,7 +12,7 @@ from cli_lab import runner
 from sweep_lab import MemoryService, experiment_of, on_a_port, write_datasets
 from trait_client.http.local_service import started_service
 from trait_client.results import ResultStore
-from trait_client.sweeps.experiment import Experiment, PrecisionService
+from trait_client.sweeps.experiment import Experiment, PrecisionService, size_of
 from trait_core.errors import InvalidRequestError, ServiceError
 from trait_core.schema import ServiceInfo
 
@@ -91,7 +91,7 @@ def test_a_service_that_is_gone_does_not_keep_the_others(cli, folder):
 
 def test_a_dry_run_counts_every_service_and_starts_none(cli, folder):
     values = {"precision": {"bf16": {"model": "org/70b"}, "fp8": {"url": "http://10.0.0.1:1"}}}
-    assert experiment_of(folder, **values).size().trials == 2 * experiment_of(folder).size().trials
+    assert size_of(experiment_of(folder, **values)).trials == 2 * size_of(experiment_of(folder)).trials
     file = folder / "experiment.toml"
     file.write_text(TOML.format(plain="http://127.0.0.1:9", rounded="http://127.0.0.1:9"))
     code, out, _ = cli("sweep", str(file), "--dry-run", "--json", "--rate", "32")

@@ -20,7 +20,7 @@ from service_lab import BIN
 from trait_client.http import AsyncTraitReplicas, TraitClient
 from trait_client.results import ResultsError, ResultStore
 from trait_core.schema import Steering, SteeringTerm
-from trait_core.vectors.file import sha256_of
+from trait_core.storage import sha256_of
 
 pytestmark = pytest.mark.engine
 

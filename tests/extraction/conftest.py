@@ -25,7 +25,8 @@ from trait_core.schema import (
     VectorInfo,
     VectorUpload,
 )
-from trait_core.vectors.file import VectorFile, sha256_of
+from trait_core.storage import sha256_of
+from trait_core.vectors.file import VectorFile
 from trait_extraction.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]

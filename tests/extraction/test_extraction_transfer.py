@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 from trait_core.errors import DatasetError, InvalidRequestError
-from trait_core.vectors.file import VectorFile, sha256_of
+from trait_core.storage import sha256_of
+from trait_core.vectors.file import VectorFile
 from trait_core.vectors.transfer import apply_to, is_of_another_model
 from trait_extraction.data.datasets import load_trait
 from trait_extraction.fitting.vectors import Settings

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from trait_core.errors import InvalidRequestError, UnknownVectorError, VectorFileError
-from trait_core.vectors.file import sha256_of
+from trait_core.storage import sha256_of
 from trait_service.registry.manifest import ManifestFile
 from trait_service.registry.registry import StorageError, VectorInUseError, VectorRegistry
 from trait_service.registry.uses import VectorUses

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from trait_core.errors import InvalidRequestError, UnknownVectorError
 from trait_core.schema import Operation, Steering
-from trait_core.vectors.file import sha256_of
+from trait_core.storage import sha256_of
 from trait_service.registry.registry import VectorRegistry
 from trait_service.resolving.resolve import Resolver
 

@@ -9,7 +9,7 @@ pytest.importorskip("vllm")
 
 from trait_core.errors import InvalidRequestError
 from trait_core.schema import VectorPointer, VectorUpload
-from trait_core.vectors.file import sha256_of
+from trait_core.storage import sha256_of
 from trait_service.http.routes.vectors import read_json
 
 DATA = bytes(range(256))

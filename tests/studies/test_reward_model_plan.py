@@ -3,7 +3,7 @@
 import pytest
 from reward_model_sycophancy import build_biases
 from trait_client.scoring.evaluation import TraitEvaluation
-from trait_client.sweeps.experiment import Experiment
+from trait_client.sweeps.experiment import Experiment, size_of
 
 
 @pytest.mark.parametrize("name", [*build_biases.TRAINED, *build_biases.HELD_OUT])
@@ -17,7 +17,7 @@ def test_the_readme_tells_the_size_of_the_grid_and_both_splits_are_in_it():
     folder = build_biases.OUT.parents[1]
     experiment = Experiment.load(folder / "experiment.toml")
     assert experiment.traits == [*build_biases.TRAINED, *build_biases.HELD_OUT]
-    size = experiment.size()
+    size = size_of(experiment)
     readme = (folder / "README.md").read_text(encoding="utf-8")
     for number in (size.cells, size.control_cells, size.trials):
         assert f"{number:,}" in readme

@@ -14,7 +14,8 @@ import safetensors.numpy
 from loopback import listening_at
 from trait_core.positions import Positions
 from trait_core.schema import LayerEvidence, VectorMetadata
-from trait_core.vectors.file import VectorFile, sha256_of
+from trait_core.storage import sha256_of
+from trait_core.vectors.file import VectorFile
 
 N_LAYERS, D_MODEL, LONGEST = 6, 4, 40
 INFO = {

@@ -12,7 +12,8 @@ from loopback import listening_at
 from trait_client.http import AsyncTraitClient
 from trait_client.sweeps.experiment import Experiment
 from trait_core.schema import LayerEvidence, VectorMetadata, VectorUpload
-from trait_core.vectors.file import VectorFile, sha256_of
+from trait_core.storage import sha256_of
+from trait_core.vectors.file import VectorFile
 
 N_LAYERS, D_MODEL = 4, 8
 QUESTIONS = [f"Question number {i}?" for i in range(6)]

@@ -5,7 +5,8 @@ import pytest
 import safetensors.numpy
 from trait_core.errors import InvalidRequestError, VectorFileError
 from trait_core.schema import LayerEvidence, VectorMetadata
-from trait_core.vectors.file import MAX_FILE_BYTES, METADATA_KEY, VectorFile, sha256_of
+from trait_core.storage import sha256_of
+from trait_core.vectors.file import MAX_FILE_BYTES, METADATA_KEY, VectorFile
 
 D_MODEL = 6
 

@@ -30,7 +30,9 @@ def print_dry_run(experiment: "Experiment", db: Path, rate: float | None, *, as_
         rate: Generated tokens a second; None takes the last sweep's in `db`.
         as_json: One JSON document in place of a table.
     """
-    size, dimensions = experiment.size(), _dimensions(experiment)
+    from trait_client.sweeps.experiment import size_of  # noqa: PLC0415 - imports the judge's client
+
+    size, dimensions = size_of(experiment), _dimensions(experiment)
     source = "as given"
     if rate is None:
         rate, source = _last_rate(db)

@@ -10,7 +10,8 @@ from trait_client.cli.console import CLI_RETRIES, DEFAULT_ADDRESS, ApiKey, AsJso
 from trait_client.http import TraitClient
 from trait_core.errors import VectorFileError
 from trait_core.schema import VectorInfo
-from trait_core.vectors.file import VectorFile, sha256_of, write_atomically
+from trait_core.storage import sha256_of, write_atomically
+from trait_core.vectors.file import VectorFile
 
 app = typer.Typer(help="List, show, register, fetch and delete steering vectors.", no_args_is_help=True)
 

@@ -37,7 +37,7 @@ from trait_core.schema import (
     VectorPointer,
     is_name,
 )
-from trait_core.vectors.file import sha256_of
+from trait_core.storage import sha256_of
 
 T = TypeVar("T")
 

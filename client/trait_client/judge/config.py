@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from trait_client.judge.rubric import Rubric
-from trait_client.sweeps.cells import digest
 from trait_core.errors import InvalidRequestError
+from trait_core.model_identity import digest
 
 PROTOCOL = "1"
 """Raise it when the wording of the question or the arithmetic of the score changes: everything is judged anew."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from trait_client.sweeps.cells import digest
+from trait_core.model_identity import digest
 
 Mode = Literal["logprobs", "sampled"]
 """`logprobs`: weighted by probability. `sampled`: the number that was written."""

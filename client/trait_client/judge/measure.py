@@ -15,7 +15,7 @@ from trait_client.judge.labels import Label
 from trait_client.judge.rubric import Rubric
 from trait_client.results.clock import utc_now
 from trait_client.results.rows import AgreementRow
-from trait_client.sweeps.cells import digest
+from trait_core.model_identity import digest
 
 Progress = Callable[[int, int], None]
 """Called with replies done and all."""

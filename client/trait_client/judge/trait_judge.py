@@ -15,7 +15,7 @@ from trait_client.judge.judgement import Judgement
 from trait_client.judge.rubric import COHERENCE, Rubric
 from trait_client.judge.session import judging
 from trait_client.results import ResultStore
-from trait_client.sweeps.cells import digest
+from trait_core.model_identity import digest
 
 
 class TraitJudge:

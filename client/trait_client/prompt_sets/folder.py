@@ -10,7 +10,7 @@ from trait_client.prompt_sets.manifest import MANIFEST, CaptureIdentity, Manifes
 from trait_client.prompt_sets.prompts import CorpusPrompt
 from trait_client.prompt_sets.shards import Shard, shard_name
 from trait_core.errors import DatasetError, InvalidRequestError
-from trait_core.vectors.file import sha256_of
+from trait_core.storage import sha256_of
 
 
 @contextlib.contextmanager

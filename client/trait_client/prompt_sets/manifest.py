@@ -9,11 +9,11 @@ from typing import Any, Self
 from pydantic import Field, ValidationError
 
 from trait_client.prompt_sets.prompts import CorpusPrompt, digest_of
-from trait_client.sweeps.cells import digest
 from trait_core.errors import DatasetError, InvalidRequestError
+from trait_core.model_identity import digest
 from trait_core.positions import Positions
 from trait_core.schema import Generation, Request, Response, ServiceInfo
-from trait_core.vectors.file import write_atomically
+from trait_core.storage import write_atomically
 
 MANIFEST = "manifest.json"
 

@@ -19,8 +19,8 @@ from trait_client.prompt_sets.reading import Direction, PromptReader, StoredRead
 from trait_client.results import ResultStore, ResultWriter
 from trait_client.results.recorder import Recorder
 from trait_client.results.rows import ReadingProjectionRow, Row, VectorRow
-from trait_client.sweeps.cells import digest
 from trait_core.errors import InvalidRequestError, ServiceUnreachableError, TraitError
+from trait_core.model_identity import digest
 from trait_core.schema import MAX_MONITORED, ServiceInfo, VectorInfo
 
 

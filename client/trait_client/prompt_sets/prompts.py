@@ -18,8 +18,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from trait_client.sweeps.cells import digest
 from trait_core.errors import DatasetError
+from trait_core.model_identity import digest
 from trait_core.schema import ActivationInput, Message, Request
 
 ID_DIGITS = 16

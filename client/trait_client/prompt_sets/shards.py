@@ -19,7 +19,8 @@ from trait_client.http.activations import Activations
 from trait_client.prompt_sets.manifest import CaptureIdentity, ShardEntry
 from trait_core.errors import DatasetError, ServiceError
 from trait_core.schema import ActivationsMetadata, Response
-from trait_core.vectors.file import METADATA_KEY, sha256_of, write_atomically
+from trait_core.storage import sha256_of, write_atomically
+from trait_core.vectors.file import METADATA_KEY
 
 
 class _Owner(Response):

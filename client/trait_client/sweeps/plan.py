@@ -8,12 +8,14 @@ from typing import Literal
 from trait_client.http import AsyncTraitClient
 from trait_client.results.rows import ANY_TRAIT, NOBODY, ScoreName
 from trait_client.scoring.evaluation import TraitEvaluation
-from trait_client.sweeps.cells import Cell, Intervention, ModelIdentity, Trial, digest
+from trait_client.sweeps.cells import Cell, Intervention, Trial
 from trait_client.sweeps.experiment import Experiment, GridPoint, grid
 from trait_core.errors import InvalidRequestError, UnknownVectorError
+from trait_core.model_identity import ModelIdentity, digest
 from trait_core.schema import ServiceInfo, VectorInfo
+from trait_core.storage import sha256_of
 from trait_core.units import UNITLESS, residual_units
-from trait_core.vectors.file import VectorFile, sha256_of
+from trait_core.vectors.file import VectorFile
 from trait_core.vectors.random import control_name, random_vector
 
 

@@ -4,12 +4,9 @@
 holds `VectorMetadata` as JSON. A file's identity is the sha256 of its bytes.
 """
 
-import hashlib
 import json
-import os
 import re
 import struct
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -21,6 +18,7 @@ from pydantic import ValidationError
 
 from trait_core.errors import InvalidRequestError, VectorFileError
 from trait_core.schema import LayerEvidence, VectorMetadata
+from trait_core.storage import sha256_of, write_atomically
 
 METADATA_KEY = "trait"
 MAX_HEADER_BYTES = 8 * 1024 * 1024
@@ -124,36 +122,6 @@ class VectorFile:
                 param="layers",
             )
         return self.metadata.layers[layer]
-
-
-def sha256_of(data: bytes) -> str:
-    """Identity of a vector file: `sha256:` and 64 hex digits."""
-    return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside the target, flush to disk, then rename over it: a kill leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)  # noqa: PTH105 - the name of the system call says what is relied on
-        _flush_folder(path.parent)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _flush_folder(folder: Path) -> None:
-    """A new name is as durable as its bytes only once the folder is written too."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read_header(data: bytes) -> dict[str, object]:

@@ -5,7 +5,8 @@ Directions stay as they are. The file says which model it is for and which one t
 
 from trait_core.errors import InvalidRequestError
 from trait_core.schema import ExtractedOn, ServiceInfo, VectorMetadata
-from trait_core.vectors.file import VectorFile, sha256_of
+from trait_core.storage import sha256_of
+from trait_core.vectors.file import VectorFile
 
 
 def is_of_another_model(metadata: VectorMetadata, info: ServiceInfo) -> bool:

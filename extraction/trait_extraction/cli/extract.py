@@ -10,7 +10,8 @@ from trait_client.results import ResultStore
 from trait_core.errors import DatasetError, InvalidRequestError
 from trait_core.positions import Positions
 from trait_core.schema import Generation
-from trait_core.vectors.file import VectorFile, sha256_of, write_atomically
+from trait_core.storage import sha256_of, write_atomically
+from trait_core.vectors.file import VectorFile
 
 from trait_extraction.cli import tables
 from trait_extraction.cli.console import FAILED, ApiKey, Json, fail, out, print_json, print_lines, progress

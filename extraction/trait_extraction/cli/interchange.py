@@ -8,7 +8,8 @@ from trait_client.http import TraitClient
 from trait_client.http.settings import DEFAULT_URL
 from trait_core.errors import InvalidRequestError
 from trait_core.schema import ServiceInfo, Unit
-from trait_core.vectors.file import VectorFile, sha256_of, write_atomically
+from trait_core.storage import sha256_of, write_atomically
+from trait_core.vectors.file import VectorFile
 
 from trait_extraction.cli.console import ApiKey, Json, out, print_json, print_lines
 from trait_extraction.cli.tables import control_table, imported_table

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 from trait_core.errors import DatasetError
-from trait_core.vectors.file import VectorFile, write_atomically
+from trait_core.storage import write_atomically
+from trait_core.vectors.file import VectorFile
 
 from trait_extraction.cli import tables
 from trait_extraction.cli.console import out

@@ -7,7 +7,8 @@ import typer
 from trait_client.http import TraitClient
 from trait_client.http.settings import DEFAULT_URL
 from trait_core.errors import DatasetError, InvalidRequestError
-from trait_core.vectors.file import VectorFile, sha256_of, write_atomically
+from trait_core.storage import sha256_of, write_atomically
+from trait_core.vectors.file import VectorFile
 from trait_core.vectors.transfer import apply_to
 
 from trait_extraction.cli import tables

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from trait_core.errors import DatasetError
+from trait_core.statistics import auc
 
 from trait_extraction.data.datasets import TraitDataset
 from trait_extraction.data.instructed import MIN_SYSTEM_PROMPTS, system_prompt_pairs
 from trait_extraction.data.scenarios import MIN_SCENARIOS
-from trait_extraction.fitting.evidence import auc
 
 MAX_LENGTH_GAP = 0.15
 """By which part the mean length of one side may exceed the other's."""

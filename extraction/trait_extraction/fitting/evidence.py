@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from trait_core.errors import InvalidRequestError
 from trait_core.schema import LayerEvidence
+from trait_core.statistics import auc
 
 MIN_SIDE = 2
 """Scenarios on each side of the split: one has no spread."""
@@ -89,12 +90,6 @@ def layer_evidence(
         cohens_d=cohens_d(test_positive, test_negative),
         polarity=float((test_positive > test_negative).mean() + (test_positive == test_negative).mean() / 2),
     )
-
-
-def auc(positive: npt.NDArray[np.float64], negative: npt.NDArray[np.float64]) -> float:
-    """Area under the ROC curve: P(a positive lies above a negative), ties counted half (Mann-Whitney)."""
-    gaps = positive[:, None] - negative[None, :]
-    return float((gaps > 0).mean() + (gaps == 0).mean() / 2)
 
 
 def cohens_d(positive: npt.NDArray[np.float64], negative: npt.NDArray[np.float64]) -> float | None:

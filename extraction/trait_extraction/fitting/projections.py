@@ -12,7 +12,8 @@ import safetensors
 import safetensors.numpy
 from trait_core.errors import VectorFileError
 from trait_core.schema import VectorMetadata
-from trait_core.vectors.file import VectorFile, write_atomically
+from trait_core.storage import write_atomically
+from trait_core.vectors.file import VectorFile
 
 from trait_extraction.fitting.evidence import Split
 from trait_extraction.fitting.vectors import Provenance

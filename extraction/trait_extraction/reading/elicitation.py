@@ -11,10 +11,10 @@ import numpy as np
 from trait_client.scoring.lexical import parse_metric
 from trait_core.errors import TraitError
 from trait_core.schema import Elicitation
+from trait_core.statistics import auc
 
 from trait_extraction.data.datasets import TraitDataset
 from trait_extraction.data.scenarios import MIN_SCENARIOS
-from trait_extraction.fitting.evidence import auc
 from trait_extraction.reading.generation import Replies
 from trait_extraction.reading.stage_store import KeyedLines, digest_of
 

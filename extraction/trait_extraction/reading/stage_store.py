@@ -20,7 +20,8 @@ import safetensors.numpy
 from trait_client.http.activations import Activations
 from trait_core.errors import ServiceError
 from trait_core.schema import ServiceInfo
-from trait_core.vectors.file import METADATA_KEY, write_atomically
+from trait_core.storage import write_atomically
+from trait_core.vectors.file import METADATA_KEY
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from trait_core.errors import TraitError
 from trait_core.schema import NAME_PATTERN
-from trait_core.vectors.file import write_atomically
+from trait_core.storage import write_atomically
 
 logger = logging.getLogger(__name__)
 

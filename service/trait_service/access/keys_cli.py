@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trait_service.access.keys import KeyFile, KeysError, Scope
-from trait_service.settings import trait_home
+from trait_service.paths import trait_home
 
 app = typer.Typer(help="API keys of a service: only their hashes are kept.", no_args_is_help=True)
 

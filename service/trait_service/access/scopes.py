@@ -7,9 +7,9 @@ spelling of a path can be read in two ways.
 from fastapi import Request
 from starlette.routing import Match
 from starlette.types import Scope as AsgiScope
-from trait_core.errors import TraitError
 
 from trait_service.access.keys import ALL_SCOPES, ANYONE, ApiKey, Scope
+from trait_service.errors import ForbiddenError
 
 STATE_ENTRY = "trait_caller"
 """Entry of the ASGI scope's state that holds the caller's key."""
@@ -63,10 +63,6 @@ def _table() -> dict[str, frozenset[Scope]]:
 
 OPERATIONS = _table()
 """`METHOD /path/{template}` -> scopes, any of which opens it; `admin` opens everything."""
-
-
-class ForbiddenError(TraitError):
-    """The key is valid, and does not open what was asked for (403)."""
 
 
 def operation(scope: AsgiScope) -> str | None:

@@ -24,7 +24,7 @@ from typing import Any
 
 from trait_core.errors import TraitError
 
-from trait_service.settings import trait_home
+from trait_service.paths import trait_home
 
 logger = logging.getLogger(__name__)
 

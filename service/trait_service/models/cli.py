@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trait_service.models.bundled import MODELS, PROVENANCE, ModelError, fetch, resolve
-from trait_service.settings import trait_home
+from trait_service.paths import trait_home
 
 app = typer.Typer(help="The models that come with trait-steering.", no_args_is_help=True)
 

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from trait_core.errors import VectorFileError
-from trait_core.vectors.file import sha256_of, write_atomically
+from trait_core.storage import sha256_of, write_atomically
 
 PREFIX = "sha256:"
 

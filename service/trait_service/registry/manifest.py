@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trait_core.errors import VectorFileError
 from trait_core.schema import NAME_PATTERN, VectorVersion
-from trait_core.vectors.file import write_atomically
+from trait_core.storage import write_atomically
 
 FILE = "manifest.json"
 BEFORE = "index.json"

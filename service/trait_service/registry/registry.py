@@ -18,7 +18,8 @@ from pathlib import Path
 
 from trait_core.errors import InvalidRequestError, TraitError, UnknownVectorError, VectorFileError
 from trait_core.schema import VectorInfo, VectorVersion, is_name
-from trait_core.vectors.file import VectorFile, sha256_of
+from trait_core.storage import sha256_of
+from trait_core.vectors.file import VectorFile
 
 from trait_service.registry.content_store import PREFIX, ContentStore
 from trait_service.registry.manifest import Manifest, ManifestFile

@@ -38,7 +38,6 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 from trait_client.judge.config import JudgeConfig
 from trait_client.judge.rubric import COHERENCE, Rubric
 from trait_client.scoring.evaluation import TraitEvaluation
-from trait_client.sweeps.experiment.grid import ExperimentSize, size_of
 from trait_client.sweeps.experiment.precision import PrecisionService
 from trait_client.sweeps.experiment.section import Coefficients, Label, Layers, Name, Section, first_error
 from trait_core.errors import InvalidRequestError
@@ -261,10 +260,6 @@ class Experiment(Section):
                 f"n_prompts = {self.n_prompts}: trait {trait!r} has {len(questions)} questions", param="n_prompts"
             )
         return list(questions[: self.n_prompts])
-
-    def size(self) -> ExperimentSize:
-        """How much there is to run, before any service is asked: see `grid.size_of`."""
-        return size_of(self)
 
     @field_validator(
         "traits",

@@ -3,14 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
 
 from trait_client.sweeps.cells import Sampling
+from trait_client.sweeps.experiment.definition import Experiment
 from trait_client.sweeps.experiment.section import Section
 from trait_core.schema import Operation, Scope
-
-if TYPE_CHECKING:
-    from trait_client.sweeps.experiment.definition import Experiment
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class GridPoint:
     sampling: Sampling
 
 
-def grid(experiment: "Experiment", trait: str) -> list[GridPoint]:
+def grid(experiment: Experiment, trait: str) -> list[GridPoint]:
     """Every cell of a trait and a method, at one precision.
 
     `ablate` takes no number: it is one cell whatever the coefficients, with coefficient 0.
@@ -50,7 +47,7 @@ def grid(experiment: "Experiment", trait: str) -> list[GridPoint]:
     ]
 
 
-def samplings(experiment: "Experiment") -> list[Sampling]:
+def samplings(experiment: Experiment) -> list[Sampling]:
     """Every way in which replies are generated, seeds included."""
     return [
         Sampling(experiment.system, experiment.max_tokens, temperature, top_p, seed)
@@ -78,7 +75,7 @@ class ExperimentSize(Section):
     judge_scores: int
 
 
-def size_of(experiment: "Experiment") -> ExperimentSize:
+def size_of(experiment: Experiment) -> ExperimentSize:
     """How much there is to run, before any service is asked.
 
     Raises:
@@ -105,7 +102,7 @@ def size_of(experiment: "Experiment") -> ExperimentSize:
     )
 
 
-def _judge_scores(experiment: "Experiment", steered: int, of_baselines: int, n_baselines: int) -> int:
+def _judge_scores(experiment: Experiment, steered: int, of_baselines: int, n_baselines: int) -> int:
     if experiment.judge is None:
         return 0
     replies = steered * (1 + (experiment.control.random_directions if experiment.judge.controls else 0))

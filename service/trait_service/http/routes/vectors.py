@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 from trait_core.errors import InvalidRequestError
 from trait_core.schema import ServiceInfo, VectorInfo, VectorList, VectorMetadata, VectorPointer, VectorUpload
-from trait_core.vectors.file import VectorFile, sha256_of
+from trait_core.storage import sha256_of
+from trait_core.vectors.file import VectorFile
 from trait_core.vectors.transfer import apply_to, is_of_another_model
 
 from trait_service.errors import RegistryRoute
