@@ -40,10 +40,10 @@ browser: setup ## a Chromium for the dashboard's tests, by apt-get where that is
 demo: setup model ## serve, extract three vectors, steer, sweep, and end with the results in SQL
 	@$(BIN)/python deploy/demo.py
 
-test: setup model tools browser ## run every test, those with a real vLLM engine too; on two cores side by side
+test: lint model tools browser ## lint and types, then every test, also those with a real vLLM engine; two workers side by side
 	$(BIN)/python -m pytest tests -n auto --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
-test-fast: setup model tools browser ## run the tests that need no engine and less than a minute each
+test-fast: lint model tools browser ## lint and types, then the tests that need no engine and less than a minute each
 	$(BIN)/python -m pytest tests -m "not engine and not slow" $(PYTEST_ARGS)
 
 fuzz: setup model ## 50,000 requests that nobody would write: from the OpenAPI, and twisted valid ones
@@ -90,10 +90,11 @@ docs: setup ## write docs/reference anew, from the command lines, the OpenAPI an
 screenshots: setup browser ## pictures of every view of the dashboard over the database of `make demo`, in build/screenshots
 	@$(BIN)/python tests/browser/screenshots.py $(SCREENSHOT_ARGS)
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff, its format, mypy, and the import arrows between and inside the packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy service client extraction
+	$(BIN)/python -m pytest -q tests/unit/test_import_arrows.py
 
 lint-deploy: tools ## containers, compose file, Helm chart, pins and dashboard, by their own tools (in `make test` too)
 	$(BIN)/python -m pytest tests/deploy/test_chart.py tests/deploy/test_deploy_files.py tests/deploy/test_cluster_files.py $(PYTEST_ARGS)
