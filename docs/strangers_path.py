@@ -13,9 +13,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "docs" / "generate"), str(ROOT / "tests" / "support")]
 
-from docs_lab import PageReader  # noqa: E402 - of the checkout, found above
+from docs_harness import PageReader  # noqa: E402 - of the checkout, found above
 from fenced_blocks import RUN, blocks  # noqa: E402
-from service_lab import free_port  # noqa: E402
+from service_harness import free_port  # noqa: E402
 
 PAGES = ("docs/quickstart.md", "docs/howto-new-trait.md", "docs/howto-dashboard.md")
 BASE = ROOT / "build" / "stranger"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from service_lab import BIN, serving
+from service_harness import BIN, serving
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 

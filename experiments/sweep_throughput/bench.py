@@ -19,7 +19,7 @@ import httpx
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-from sweep_lab import MemoryService, experiment_of, write_datasets  # noqa: E402
+from sweep_fixtures import MemoryService, experiment_of, write_datasets  # noqa: E402
 from trait_client.results import ResultStore  # noqa: E402
 from trait_client.sweeps import run_sweep  # noqa: E402
 

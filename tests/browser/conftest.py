@@ -1,8 +1,8 @@
 """A Chromium and a dashboard for all tests here; skipped where either cannot be had."""
 
 import pytest
-from browser_lab import Page, chromium
-from dashboard_lab import build, dashboard
+from browser_harness import Page, chromium
+from dashboard_fixtures import build, dashboard
 
 
 @pytest.fixture(scope="module")

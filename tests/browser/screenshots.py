@@ -13,8 +13,8 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from browser_lab import ROOT, Page, chromium
-from dashboard_lab import NOBODY, dashboard
+from browser_harness import ROOT, Page, chromium
+from dashboard_fixtures import NOBODY, dashboard
 
 WIDTHS = {1440: 900, 390: 844}
 QUESTION = (

@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from browser_lab import SHOTS
-from dashboard_lab import HOSTILE, LONG, build, steered_text
+from browser_harness import SHOTS
+from dashboard_fixtures import HOSTILE, LONG, build, steered_text
 from trait_client.dashboard.report import report
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect

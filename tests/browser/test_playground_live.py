@@ -3,10 +3,10 @@
 import re
 
 import pytest
-from browser_lab import SHOTS
-from dashboard_lab import dashboard
+from browser_harness import SHOTS
+from dashboard_fixtures import dashboard
 from trait_client.http import TraitClient
-from vector_lab import random_vector
+from vector_fixtures import random_vector
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 

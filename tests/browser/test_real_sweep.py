@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from browser_lab import Page
-from dashboard_lab import dashboard
+from browser_harness import Page
+from dashboard_fixtures import dashboard
 from trait_client.results import ResultStore
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect

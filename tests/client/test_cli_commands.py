@@ -14,7 +14,7 @@ import duckdb
 import numpy as np
 import pytest
 import safetensors.numpy
-from cli_lab import Run, runner
+from cli_harness import Run, runner
 from loopback import listening_at
 from trait_core.schema import LayerEvidence, VectorMetadata
 from trait_core.storage import sha256_of

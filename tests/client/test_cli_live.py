@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from cli_lab import Run, runner
+from cli_harness import Run, runner
 from trait_client.http import AsyncTraitClient, TraitClient
 from trait_core.errors import ServiceError, UnknownVectorError
 from trait_core.schema import ActivationInput, ActivationsRequest, Message, Steering, SteeringTerm

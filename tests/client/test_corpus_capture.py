@@ -9,8 +9,8 @@ import time
 
 import numpy as np
 import pytest
-from cli_lab import Run, runner
-from corpus_lab import D_MODEL, INFO, ActivationService, activation, listening
+from cli_harness import Run, runner
+from fake_texts import D_MODEL, INFO, ActivationService, activation, listening
 from trait_client.http.activations import Activations
 from trait_client.prompt_sets import read_capture
 from trait_core.errors import DatasetError, InvalidRequestError

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from cli_lab import Run, runner
+from cli_harness import Run, runner
 from trait_client.http import TraitClient
 from trait_client.prompt_sets import read_capture
 from trait_client.results import ResultStore

@@ -8,8 +8,8 @@ import sys
 import time
 
 import pytest
-from cli_lab import Run, runner
-from corpus_lab import ProjectionService, listening, projection, vector
+from cli_harness import Run, runner
+from fake_texts import ProjectionService, listening, projection, vector
 from trait_client.results import ResultStore
 
 LINES = [

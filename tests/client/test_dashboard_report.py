@@ -8,8 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from cli_lab import runner
-from dashboard_lab import HOSTILE, LONG, build
+from cli_harness import runner
+from dashboard_fixtures import HOSTILE, LONG, build
 
 ROOT = Path(__file__).resolve().parents[2]
 

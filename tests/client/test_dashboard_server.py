@@ -7,7 +7,7 @@ import time
 import duckdb
 import httpx
 import pytest
-from dashboard_lab import build, dashboard
+from dashboard_fixtures import build, dashboard
 from trait_client.cli.dashboard import own_hosts
 from trait_client.results import ResultStore
 from trait_core.errors import InvalidRequestError

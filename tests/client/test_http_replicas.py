@@ -5,7 +5,7 @@ import json
 
 import httpx
 import pytest
-from sweep_lab import MemoryService, experiment_of, vector_file, write_datasets
+from sweep_fixtures import MemoryService, experiment_of, vector_file, write_datasets
 from trait_client.http import AsyncTraitReplicas, replicas
 from trait_client.results import ResultStore
 from trait_client.sweeps import run_sweep

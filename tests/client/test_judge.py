@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from judge_lab import Fault, JudgeServer, completion, honest, judge_listening, rated_reply
+from fake_judge import Fault, JudgeServer, completion, honest, judge_listening, rated_reply
 from trait_client.judge import (
     Judge,
     JudgeAnswerError,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_lab import runner
-from judge_lab import RUBRIC, Fault, JudgeServer, completion, honest, judge_listening, rated_reply
+from cli_harness import runner
+from fake_judge import RUBRIC, Fault, JudgeServer, completion, honest, judge_listening, rated_reply
 from trait_client.judge.agreement import agreement, auc, spearman
 from trait_client.judge.labels import read_labels
 from trait_client.judge.rubric import Rubric

@@ -6,9 +6,9 @@ import time
 
 import httpx
 import pytest
-from cli_lab import runner
-from judge_lab import RUBRIC, Fault, JudgeServer, completion, honest, judge_listening, rated_reply
-from sweep_lab import QUESTIONS, MemoryService, experiment_of, on_a_port, write_datasets
+from cli_harness import runner
+from fake_judge import RUBRIC, Fault, JudgeServer, completion, honest, judge_listening, rated_reply
+from sweep_fixtures import QUESTIONS, MemoryService, experiment_of, on_a_port, write_datasets
 from trait_client.judge import JudgeConfig
 from trait_client.results import ResultStore
 from trait_client.sweeps import run_sweep

@@ -7,10 +7,10 @@ import os
 import random
 
 import pytest
-from kill_lab import KilledSweep, finished_requests, same_scores
-from service_lab import RunningService
+from kill_harness import KilledSweep, finished_requests, same_scores
+from service_harness import RunningService
 from trait_client.http import TraitClient
-from vector_lab import random_vector
+from vector_fixtures import random_vector
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 

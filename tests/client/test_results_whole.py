@@ -5,8 +5,8 @@ import json
 import duckdb
 import httpx
 import pytest
-from cli_lab import runner
-from sweep_lab import MemoryService, on_a_port, write_datasets
+from cli_harness import runner
+from sweep_fixtures import MemoryService, on_a_port, write_datasets
 
 TOML = """
 name = "{name}"

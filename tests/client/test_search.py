@@ -6,10 +6,10 @@ import math
 
 import httpx
 import pytest
-from cli_lab import runner
+from cli_harness import runner
 from hypothesis import given
 from hypothesis import strategies as st
-from sweep_lab import MemoryService, experiment_of, on_a_port, vector_file, write_datasets
+from sweep_fixtures import MemoryService, experiment_of, on_a_port, vector_file, write_datasets
 from trait_client.results import ResultStore
 from trait_client.sweeps.search import SearchSettings, run_search
 from trait_client.sweeps.search.ladder import Bracket, Climb

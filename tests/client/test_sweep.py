@@ -16,7 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))  # as a script
 
-from sweep_lab import N_LAYERS, QUESTIONS, MemoryService, experiment_of, vector_file, write_datasets
+from sweep_fixtures import N_LAYERS, QUESTIONS, MemoryService, experiment_of, vector_file, write_datasets
 from trait_client.http import AsyncTraitClient
 from trait_client.results import ResultsError, ResultStore
 from trait_client.sweeps import run_sweep

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from sweep_lab import MemoryService, experiment_of, write_datasets
+from sweep_fixtures import MemoryService, experiment_of, write_datasets
 from trait_client.results import ResultStore
 from trait_client.sweeps import run_sweep
 from trait_client.sweeps.experiment import size_of

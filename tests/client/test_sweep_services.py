@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_lab import runner
-from sweep_lab import MemoryService, experiment_of, on_a_port, write_datasets
+from cli_harness import runner
+from sweep_fixtures import MemoryService, experiment_of, on_a_port, write_datasets
 from trait_client.http.local_service import started_service
 from trait_client.results import ResultStore
 from trait_client.sweeps.experiment import Experiment, PrecisionService, size_of

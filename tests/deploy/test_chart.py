@@ -4,7 +4,7 @@ import json
 
 import pytest
 import yaml
-from deploy_lab import CHART, WITHOUT_SCHEMA, library, one, render
+from deploy_harness import CHART, WITHOUT_SCHEMA, library, one, render
 
 EVERYTHING = {
     "autoscaling": {"kind": "keda"},

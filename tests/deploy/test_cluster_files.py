@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 import yaml
-from deploy_lab import DEPLOY, ROOT, library, one, render
+from deploy_harness import DEPLOY, ROOT, library, one, render
 
 SCRIPTS = sorted((DEPLOY / "slurm").glob("*.sbatch"))
 YAMLS = sorted([*(DEPLOY / "skypilot").glob("*.yaml"), *(DEPLOY / "ray").glob("*.yaml")])

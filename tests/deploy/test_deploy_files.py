@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 import yaml
-from deploy_lab import CHART, DEPLOY, ROOT, compose_config, tool
+from deploy_harness import CHART, DEPLOY, ROOT, compose_config, tool
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from replica_lab import LAYER, two_replicas, vector_for
-from service_lab import BIN
+from replica_harness import LAYER, two_replicas, vector_for
+from service_harness import BIN
 from trait_client.http import AsyncTraitReplicas, TraitClient
 from trait_client.results import ResultsError, ResultStore
 from trait_core.schema import Steering, SteeringTerm

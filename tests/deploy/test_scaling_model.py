@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from deploy_lab import ROOT
+from deploy_harness import ROOT
 
 torch = pytest.importorskip("torch")
 sys.path.append(str(ROOT / "experiments" / "scaling_model"))

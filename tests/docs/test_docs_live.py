@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from docs_lab import PageReader
+from docs_harness import PageReader
 from fenced_blocks import ROOT, RUN, Block, blocks, pages
-from service_lab import BIN
+from service_harness import BIN
 from trait_client.http import TraitClient
 
 LONG = os.environ.get("TRAIT_DOCS_LONG") == "1"

@@ -5,7 +5,7 @@ import re
 import tomllib
 
 import pytest
-from docs_lab import PageReader, parse
+from docs_harness import PageReader, parse
 from fenced_blocks import EXCUSES, ROOT, RUN, SHOWN, Block, blocks, excused, pages
 
 

@@ -1,5 +1,5 @@
 import pytest
-from engine_lab import EngineHost, EngineResult, Job, Reference
+from engine_harness import EngineHost, EngineResult, Job, Reference
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
-from engine_lab import EngineResult, Job, Req, difference, direction
+from engine_harness import EngineResult, Job, Req, difference, direction
 from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
 
 pytestmark = pytest.mark.engine

@@ -4,7 +4,7 @@ and nothing is left behind."""
 from dataclasses import replace
 
 import pytest
-from engine_lab import Job, Req, difference, direction
+from engine_harness import Job, Req, difference, direction
 from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
 
 pytestmark = pytest.mark.engine

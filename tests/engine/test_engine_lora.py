@@ -4,7 +4,7 @@ a hook. vLLM turns compilation off on the CPU where adapters are on, so that the
 import numpy as np
 import pytest
 import torch
-from engine_lab import Job, Reference, Req, direction, largest_difference
+from engine_harness import Job, Reference, Req, direction, largest_difference
 from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
 
 pytestmark = pytest.mark.engine

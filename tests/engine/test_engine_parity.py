@@ -5,7 +5,7 @@ from functools import cached_property
 import numpy as np
 import pytest
 import torch
-from engine_lab import Direction, EngineResult, Job, Reference, Req, direction, largest_difference
+from engine_harness import Direction, EngineResult, Job, Reference, Req, direction, largest_difference
 from trait_service.engine.spec import CaptureSpec, MonitorSpec, RequestSpec, TermSpec, WatchSpec
 
 pytestmark = pytest.mark.engine

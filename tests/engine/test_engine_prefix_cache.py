@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import pytest
-from engine_lab import Job, Req, difference, direction
+from engine_harness import Job, Req, difference, direction
 from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
 
 pytestmark = pytest.mark.engine

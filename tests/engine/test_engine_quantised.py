@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from engine_lab import Job, Req, direction, largest_difference
+from engine_harness import Job, Req, direction, largest_difference
 from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
 from trait_service.models.cli import app
 from typer.testing import CliRunner

@@ -1,7 +1,7 @@
 """An engine that steering was not tested with does not start, whoever builds it."""
 
 import pytest
-from engine_lab import Job, Req
+from engine_harness import Job, Req
 from trait_service.engine import refusals
 from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.settings import EngineSettings, engine_args

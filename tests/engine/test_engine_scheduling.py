@@ -1,7 +1,7 @@
 """Whatever the scheduler does to a request, its steering and its captures are those of an uninterrupted run."""
 
 import pytest
-from engine_lab import Job, Req, difference, direction, largest_difference
+from engine_harness import Job, Req, difference, direction, largest_difference
 from trait_service.engine.spec import CaptureSpec, MonitorSpec, RequestSpec, TermSpec, WatchSpec
 
 pytestmark = pytest.mark.engine

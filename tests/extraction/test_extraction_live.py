@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from engine_lab import Reference
+from engine_harness import Reference
 from trait_client.http import TraitClient
 from trait_core.schema import Message, Steering, SteeringTerm
 from trait_core.vectors.file import VectorFile

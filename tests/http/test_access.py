@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from asgi_lab import Reached, call
+from asgi_harness import Reached, call
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import Mount, Route

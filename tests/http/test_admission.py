@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from asgi_lab import call
+from asgi_harness import call
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 from trait_service.access.admission import AdmissionGuard, Load, Rates, claim_completions

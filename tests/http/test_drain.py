@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from asgi_lab import call
+from asgi_harness import call
 from fastapi import FastAPI
 from trait_service.access.admission import AdmissionGuard, Load
 from trait_service.access.drain import DrainGuard, Ending

@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from asgi_lab import call
+from asgi_harness import call
 from fastapi import FastAPI, Request
 from prometheus_client import REGISTRY
 from trait_core.schema import AppliedTerm

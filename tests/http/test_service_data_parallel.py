@@ -7,9 +7,9 @@ import httpx
 import numpy as np
 import pytest
 import safetensors.numpy
-from service_lab import serving
+from service_harness import serving
 from trait_core.schema import ServiceInfo
-from vector_lab import random_vector
+from vector_fixtures import random_vector
 
 pytestmark = pytest.mark.engine
 

@@ -14,7 +14,7 @@ import safetensors.numpy
 from trait_core.schema import ActivationsMetadata, ServiceInfo, SteeringReport, VectorInfo
 from trait_core.storage import sha256_of
 from trait_core.vectors.file import METADATA_KEY
-from vector_lab import random_vector
+from vector_fixtures import random_vector
 
 pytestmark = pytest.mark.engine
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-from otlp_lab import Collector, collecting
-from trust_lab import Target, target
+from fake_collector import Collector, collecting
+from trust_harness import Target, target
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from trust_lab import MODEL, QUESTION, Target, asked, quickly
+from trust_harness import MODEL, QUESTION, Target, asked, quickly
 
 pytestmark = pytest.mark.engine
 

@@ -9,7 +9,7 @@ import time
 import httpx
 import psutil
 import pytest
-from trust_lab import MODEL, Target, quickly, target
+from trust_harness import MODEL, Target, quickly, target
 
 pytestmark = pytest.mark.engine
 

@@ -5,8 +5,8 @@ from collections import Counter
 from functools import partial
 
 import pytest
-from fuzz_lab import from_openapi, send_all, shown, twisted_requests
-from trust_lab import MODEL, asked
+from fuzz_harness import from_openapi, send_all, shown, twisted_requests
+from trust_harness import MODEL, asked
 
 pytestmark = pytest.mark.engine
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from trust_lab import LAYER, MODEL, Target, asked
+from trust_harness import LAYER, MODEL, Target, asked
 
 pytestmark = pytest.mark.engine
 

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from otlp_lab import Collector, attributes
-from trust_lab import MODEL, quickly
+from fake_collector import Collector, attributes
+from trust_harness import MODEL, quickly
 
 pytestmark = pytest.mark.engine
 

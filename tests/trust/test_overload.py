@@ -9,7 +9,7 @@ import httpx
 import pytest
 from trait_client.http.calls import KEEPALIVE_SECONDS
 from trait_service.access.keys import ALL_SCOPES, KeyFile
-from trust_lab import MODEL, Target, asked, target
+from trust_harness import MODEL, Target, asked, target
 
 pytestmark = pytest.mark.engine
 

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from trust_lab import MODEL, asked
+from trust_harness import MODEL, asked
 
 pytestmark = pytest.mark.engine
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import httpx
 import psutil
-from service_lab import RunningService, metric_values
+from service_harness import RunningService, metric_values
 from trait_core.schema import ServiceInfo
 from trait_service.access.keys import ALL_SCOPES, KeyFile
-from vector_lab import random_vector
+from vector_fixtures import random_vector
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 LAYER = 12

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import httpx
-from service_lab import metric_values
+from service_harness import metric_values
 from trait_client.results import ResultStore
 
 ROOT = Path(__file__).resolve().parents[2]

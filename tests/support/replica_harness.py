@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from service_lab import BIN, RunningService, free_port
+from service_harness import BIN, RunningService, free_port
 from trait_client.http import TraitClient
-from vector_lab import random_vector
+from vector_fixtures import random_vector
 
 N_REPLICAS = 2
 LAYER = 12

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from schemathesis.generation import GenerationMode
 from schemathesis.schemas import APIOperation
-from trust_lab import MODEL, QUESTION, Target
+from trust_harness import MODEL, QUESTION, Target
 
 QUIET = settings(
     deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck), derandomize=False
