@@ -224,3 +224,12 @@ def test_a_run_without_a_judge_is_judged_by_the_one_that_is_given(folder, judge,
     assert "--datasets" in stderr
     assert cli("rescore", "latest", "--db", "r.duckdb", "--datasets", "datasets", *options)[0] == 0
     assert rows(folder, "SELECT DISTINCT round(delta, 3) FROM cell_summary WHERE measure = 'judge'") == [(80.0,)]
+
+
+@pytest.mark.parametrize("command", [["sweep"], ["rescore"], ["judge", "agreement"]])
+def test_every_command_that_judges_offers_the_same_options(monkeypatch, capsys, command):
+    monkeypatch.setenv("COLUMNS", "120")
+    code, said, _ = runner(monkeypatch, capsys)(*command, "--help")
+    assert code == 0
+    flags = ["", "-url", "-model", "-key-env", "-scale", "-concurrency", "-max-calls", "-max-tokens"]
+    assert [flag for flag in flags if f"│ --judge{flag} " not in said] == []

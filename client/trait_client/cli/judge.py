@@ -20,18 +20,7 @@ from trait_client.cli.console import (
     print_json,
     progress_bar,
 )
-from trait_client.cli.judge_options import (
-    JudgeConcurrency,
-    JudgeFile,
-    JudgeKeyEnv,
-    JudgeMaxCalls,
-    JudgeMaxTokens,
-    JudgeModel,
-    JudgeScale,
-    JudgeUrl,
-    judge_config,
-    usage_text,
-)
+from trait_client.cli.judge_options import JudgeOptions, judge_options, usage_text
 from trait_core.errors import InvalidRequestError
 
 if TYPE_CHECKING:  # DuckDB takes a while to import
@@ -52,6 +41,7 @@ def _group() -> None:
 
 
 @app.command("agreement")
+@judge_options
 def agreement(
     *,
     labels: Annotated[
@@ -69,14 +59,7 @@ def agreement(
         typer.Option("--db", dir_okay=False, help="DuckDB file that keeps judgements and result; left out: none."),
     ] = None,
     as_json: AsJson = False,
-    judge: JudgeFile = None,
-    judge_url: JudgeUrl = None,
-    judge_model: JudgeModel = None,
-    judge_key_env: JudgeKeyEnv = None,
-    judge_scale: JudgeScale = None,
-    judge_concurrency: JudgeConcurrency = None,
-    judge_max_calls: JudgeMaxCalls = None,
-    judge_max_tokens: JudgeMaxTokens = None,
+    judge: JudgeOptions,
 ) -> None:
     """Judge labelled replies and say how far the scores agree: Spearman's rho and AUC with 95 % bootstrap intervals.
 
@@ -88,17 +71,7 @@ def agreement(
     from trait_client.judge.rubric import COHERENCE, Rubric  # noqa: PLC0415
     from trait_client.results import ResultStore  # noqa: PLC0415
 
-    config = judge_config(
-        None,
-        file=judge,
-        url=judge_url,
-        model=judge_model,
-        api_key_env=judge_key_env,
-        scale=judge_scale,
-        concurrency=judge_concurrency,
-        max_calls=judge_max_calls,
-        max_tokens=judge_max_tokens,
-    )
+    config = judge.config(None)
     if config is None:
         raise InvalidRequestError("no judge: give --judge-url and --judge-model, or --judge FILE", param="judge")
     given = read_labels(labels)

@@ -1,6 +1,10 @@
-"""The options of a judge, on every command that asks one; they go before the experiment's `[judge]`."""
+"""The judge's options, on every command that uses a judge. They take precedence over the experiment's `[judge]`."""
 
+import functools
+import inspect
 import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,74 +15,91 @@ from trait_core.errors import InvalidRequestError
 if TYPE_CHECKING:  # DuckDB takes a while to import
     from trait_client.judge import JudgeConfig, JudgeUsage
 
-_PANEL = "Judge"
+JUDGE_PANEL = "Judge"
 
-JudgeFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--judge",
-        exists=True,
-        dir_okay=False,
-        help="TOML file with a table [judge]; an experiment's will do.",
-        rich_help_panel=_PANEL,
+
+def _option(kind: type, flag: str, text: str, **constraints: Any) -> Any:
+    return Annotated[kind | None, typer.Option(flag, help=text, rich_help_panel=JUDGE_PANEL, **constraints)]
+
+
+_FILE = _option(
+    Path, "--judge", "TOML file with a table [judge]; an experiment's will do.", exists=True, dir_okay=False
+)
+_OPTIONS = {
+    "url": _option(str, "--judge-url", "OpenAI-compatible base URL, as https://HOST/v1."),
+    "model": _option(str, "--judge-model", "Model name at the endpoint."),
+    "api_key_env": _option(str, "--judge-key-env", "NAME of the environment variable that holds the key."),
+    "scale": _option(
+        str, "--judge-scale", "percent (0 to 100), or digit (0 to 9) for models that write a digit a token."
     ),
-]
-JudgeUrl = Annotated[
-    str | None,
-    typer.Option("--judge-url", help="OpenAI-compatible base URL, as https://HOST/v1.", rich_help_panel=_PANEL),
-]
-JudgeModel = Annotated[
-    str | None, typer.Option("--judge-model", help="Model name at the endpoint.", rich_help_panel=_PANEL)
-]
-JudgeKeyEnv = Annotated[
-    str | None,
-    typer.Option(
-        "--judge-key-env", help="NAME of the environment variable that holds the key.", rich_help_panel=_PANEL
-    ),
-]
-JudgeScale = Annotated[
-    str | None,
-    typer.Option(
-        "--judge-scale",
-        help="percent (0 to 100), or digit (0 to 9) for models that write a digit a token.",
-        rich_help_panel=_PANEL,
-    ),
-]
-JudgeConcurrency = Annotated[
-    int | None, typer.Option("--judge-concurrency", help="Most requests in flight.", rich_help_panel=_PANEL)
-]
-JudgeMaxCalls = Annotated[
-    int | None, typer.Option("--judge-max-calls", help="Most requests of this command.", rich_help_panel=_PANEL)
-]
-JudgeMaxTokens = Annotated[
-    int | None,
-    typer.Option("--judge-max-tokens", help="Most tokens of this command, both ways.", rich_help_panel=_PANEL),
-]
+    "concurrency": _option(int, "--judge-concurrency", "Most requests in flight."),
+    "max_calls": _option(int, "--judge-max-calls", "Most requests of this command."),
+    "max_tokens": _option(int, "--judge-max-tokens", "Most tokens of this command, both ways."),
+}
+"""Field of `JudgeConfig` -> its option."""
 
 
-def judge_config(base: "JudgeConfig | None", *, file: Path | None, **given: Any) -> "JudgeConfig | None":
-    """The judge of an experiment, with a file's table in its place, and options in place of its values.
+@dataclass(frozen=True)
+class JudgeOptions:
+    """The judge's options of one command line.
 
-    Raises:
-        InvalidRequestError: A wrong value; the message names it.
+    Attributes:
+        file: TOML file with a table `[judge]`.
+        given: Field of `JudgeConfig` -> value, for the options that were given.
     """
-    values = base.model_dump() if base is not None else {}
-    if file is not None:
-        values = _table(file)
-    values |= {name: value for name, value in given.items() if value is not None}
-    if not values:
-        return None
-    from pydantic import ValidationError  # noqa: PLC0415
 
-    from trait_client.judge import JudgeConfig  # noqa: PLC0415
+    file: Path | None = None
+    given: dict[str, Any] = field(default_factory=dict)
 
-    try:
-        return JudgeConfig.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(["judge", *(str(part) for part in first["loc"])])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise InvalidRequestError(f"{where}: {reason}", param=where) from error
+    def config(self, base: "JudgeConfig | None") -> "JudgeConfig | None":
+        """Merge the options into a judge; None if neither configures one.
+
+        Args:
+            base: The experiment's or the run's judge. The file replaces it; single options replace its values.
+
+        Raises:
+            InvalidRequestError: A value is wrong; the message names it.
+        """
+        values = base.model_dump() if base is not None else {}
+        if self.file is not None:
+            values = _table(self.file)
+        values |= self.given
+        if not values:
+            return None
+        from pydantic import ValidationError  # noqa: PLC0415
+
+        from trait_client.judge import JudgeConfig  # noqa: PLC0415
+
+        try:
+            return JudgeConfig.model_validate(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(["judge", *(str(part) for part in first["loc"])])
+            reason = first["msg"].removeprefix("Value error, ")
+            raise InvalidRequestError(f"{where}: {reason}", param=where) from error
+
+
+def judge_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the judge's options to a typer command, in the place of its parameter `judge: JudgeOptions`."""
+    annotations = {"judge": _FILE} | {f"judge_{name}": option for name, option in _OPTIONS.items()}
+    signature = inspect.signature(command)
+    parameters = []
+    for parameter in signature.parameters.values():
+        if parameter.name == "judge":
+            parameters += [parameter.replace(name=n, annotation=a, default=None) for n, a in annotations.items()]
+        else:
+            parameters.append(parameter)
+
+    @functools.wraps(command)
+    def with_options(**values: Any) -> None:
+        file = values.pop("judge")
+        options = {name: values.pop(f"judge_{name}") for name in _OPTIONS}
+        given = {name: value for name, value in options.items() if value is not None}
+        command(**values, judge=JudgeOptions(file, given))
+
+    with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = command.__annotations__ | annotations
+    return with_options
 
 
 def usage_text(usage: "JudgeUsage") -> str:

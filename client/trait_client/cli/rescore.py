@@ -18,21 +18,11 @@ from trait_client.cli.console import (
     print_json,
     progress,
 )
-from trait_client.cli.judge_options import (
-    JudgeConcurrency,
-    JudgeFile,
-    JudgeKeyEnv,
-    JudgeMaxCalls,
-    JudgeMaxTokens,
-    JudgeModel,
-    JudgeScale,
-    JudgeUrl,
-    judge_config,
-    usage_text,
-)
+from trait_client.cli.judge_options import JudgeOptions, judge_options, usage_text
 from trait_client.http.settings import DEFAULT_DATABASE
 
 
+@judge_options
 def rescore(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, its beginning, or latest.")],
     *,
@@ -44,14 +34,7 @@ def rescore(
         ),
     ] = None,
     as_json: AsJson = False,
-    judge: JudgeFile = None,
-    judge_url: JudgeUrl = None,
-    judge_model: JudgeModel = None,
-    judge_key_env: JudgeKeyEnv = None,
-    judge_scale: JudgeScale = None,
-    judge_concurrency: JudgeConcurrency = None,
-    judge_max_calls: JudgeMaxCalls = None,
-    judge_max_tokens: JudgeMaxTokens = None,
+    judge: JudgeOptions,
 ) -> None:
     """Judge the stored replies of a run again, where a score of the judge is missing or pending; no service is asked.
 
@@ -65,17 +48,7 @@ def rescore(
     from trait_client.sweeps.rescore import rescore as rescore_run  # noqa: PLC0415
 
     store = ResultStore(db)
-    config = judge_config(
-        judge_of_run(store, run),
-        file=judge,
-        url=judge_url,
-        model=judge_model,
-        api_key_env=judge_key_env,
-        scale=judge_scale,
-        concurrency=judge_concurrency,
-        max_calls=judge_max_calls,
-        max_tokens=judge_max_tokens,
-    )
+    config = judge.config(judge_of_run(store, run))
     try:
         with progress("judging"):
             outcome = asyncio.run(rescore_run(store, run, config, datasets))

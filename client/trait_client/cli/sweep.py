@@ -26,18 +26,7 @@ from trait_client.cli.console import (
     progress_bar,
 )
 from trait_client.cli.dry_run import print_dry_run
-from trait_client.cli.judge_options import (
-    JudgeConcurrency,
-    JudgeFile,
-    JudgeKeyEnv,
-    JudgeMaxCalls,
-    JudgeMaxTokens,
-    JudgeModel,
-    JudgeScale,
-    JudgeUrl,
-    judge_config,
-    usage_text,
-)
+from trait_client.cli.judge_options import JUDGE_PANEL, JudgeOptions, judge_options, usage_text
 from trait_client.http import AsyncTraitReplicas
 from trait_client.http.settings import DEFAULT_DATABASE
 
@@ -47,6 +36,7 @@ if TYPE_CHECKING:  # DuckDB takes a while to import, and only sweep and sql need
     from trait_client.sweeps.experiment import Experiment
 
 
+@judge_options
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml", exists=True, dir_okay=False)],
     *,
@@ -60,16 +50,9 @@ def sweep(
     ] = None,
     as_json: AsJson = False,
     no_judge: Annotated[
-        bool, typer.Option("--no-judge", help="Leave the experiment's judge out.", rich_help_panel="Judge")
+        bool, typer.Option("--no-judge", help="Leave the experiment's judge out.", rich_help_panel=JUDGE_PANEL)
     ] = False,
-    judge: JudgeFile = None,
-    judge_url: JudgeUrl = None,
-    judge_model: JudgeModel = None,
-    judge_key_env: JudgeKeyEnv = None,
-    judge_scale: JudgeScale = None,
-    judge_concurrency: JudgeConcurrency = None,
-    judge_max_calls: JudgeMaxCalls = None,
-    judge_max_tokens: JudgeMaxTokens = None,
+    judge: JudgeOptions,
     url: Url = DEFAULT_ADDRESS,
     service: Annotated[
         list[str] | None,
@@ -94,17 +77,7 @@ def sweep(
     from trait_client.sweeps.experiment import Experiment  # noqa: PLC0415
 
     experiment = Experiment.load(file)
-    chosen = judge_config(
-        None if no_judge else experiment.judge,
-        file=judge,
-        url=judge_url,
-        model=judge_model,
-        api_key_env=judge_key_env,
-        scale=judge_scale,
-        concurrency=judge_concurrency,
-        max_calls=judge_max_calls,
-        max_tokens=judge_max_tokens,
-    )
+    chosen = judge.config(None if no_judge else experiment.judge)
     experiment = experiment.model_copy(update={"judge": chosen})
     if dry_run:
         print_dry_run(experiment, db, rate, as_json=as_json)
