@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from trait_core.console import EXIT_USAGE, complain, fail
 
 from trait_service.access.keys import KeysError, configured_keyring
 from trait_service.access.keys_cli import app as keys_app
@@ -247,14 +248,13 @@ def _run(args: Namespace) -> None:
     load_plugins()
     uvloop.run(run_server(args))
     if not Ending.of(args).signals:
-        typer.echo("trait-service: the engine has died: see the log above", err=True)
-        raise typer.Exit(1)
+        fail("the engine has died: see the log above", label="trait-service")
 
 
 def _fail(problems: list[str]) -> None:
     for problem in problems:
-        typer.echo(f"trait-service: {problem}", err=True)
-    raise typer.Exit(2)
+        complain(problem, label="trait-service")
+    raise typer.Exit(EXIT_USAGE)
 
 
 def main() -> None:

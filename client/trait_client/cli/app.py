@@ -3,7 +3,6 @@
 0 ok · 1 failed · 2 usage · 3 partial · 130 interrupted.
 """
 
-import sys
 from typing import Annotated
 
 import typer
@@ -25,8 +24,7 @@ from trait_client.cli import (
     sweep,
     vectors,
 )
-from trait_client.cli.console import EXIT_FAILED, EXIT_USAGE, complain
-from trait_core.errors import InvalidRequestError, TraitError, UnknownVectorError
+from trait_core.console import run
 
 app = typer.Typer(
     name="trait-client",
@@ -70,14 +68,4 @@ def _root(
 
 def main() -> None:
     """Entry point of the console script."""
-    try:
-        app()
-    except UnknownVectorError as error:
-        complain(error)
-        sys.exit(EXIT_FAILED)
-    except InvalidRequestError as error:
-        complain(error)
-        sys.exit(EXIT_USAGE)
-    except (TraitError, OSError) as error:
-        complain(error)
-        sys.exit(EXIT_FAILED)
+    run(app)

@@ -7,23 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trait_client.cli.console import (
-    DEFAULT_ADDRESS,
+from trait_client.cli.console import PromptSet, Url, checked
+from trait_client.cli.corpus_bar import corpus_bar
+from trait_client.http import AsyncTraitClient
+from trait_client.http.settings import DEFAULT_URL
+from trait_core.console import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_PARTIAL,
     ApiKey,
     AsJson,
-    PromptSet,
-    Url,
-    checked,
     complain,
+    fail,
     out,
     plain,
     print_json,
 )
-from trait_client.cli.corpus_bar import corpus_bar
-from trait_client.http import AsyncTraitClient
 from trait_core.schema import Generation
 
 if TYPE_CHECKING:  # commands that need no numbers start without them
@@ -47,7 +46,7 @@ def capture(
     ] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Prompts a shard.")] = 256,
     as_json: AsJson = False,
-    url: Url = DEFAULT_ADDRESS,
+    url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
     """Capture pooled activations of thousands of prompts.
@@ -70,8 +69,7 @@ def capture(
     try:
         outcome = asyncio.run(_run(corpus, options, to, url, api_key))
     except KeyboardInterrupt:
-        complain(f"interrupted: finished shards are in {to}; run the same command to go on")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        fail(f"interrupted: finished shards are in {to}; run the same command to go on", EXIT_INTERRUPTED)
     if as_json:
         print_json(dataclasses.asdict(outcome) | {"out": str(to)})
     else:

@@ -16,19 +16,11 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from trait_client.cli.console import (
-    CLI_RETRIES,
-    DEFAULT_ADDRESS,
-    ApiKey,
-    Url,
-    checked,
-    complain,
-    err,
-    out,
-    plain,
-)
+from trait_client.cli.console import CLI_RETRIES, Url, checked
 from trait_client.http import TraitClient
 from trait_client.http.replies import ChatDelta
+from trait_client.http.settings import DEFAULT_URL
+from trait_core.console import ApiKey, complain, err, out, plain
 from trait_core.errors import TraitError
 from trait_core.schema import CrossedBound, Message, Monitor, MonitoredDirection, Steering, SteeringTerm
 
@@ -100,7 +92,7 @@ def chat(
     layer: Annotated[int | None, typer.Option("--layer", "-l", min=0, help="Layer to watch.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1)] = 128,
     temperature: Annotated[float, typer.Option(min=0)] = 0.0,
-    url: Url = DEFAULT_ADDRESS,
+    url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
     """Chat with the model; see traits token by token, and steer as you go.

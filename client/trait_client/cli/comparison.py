@@ -7,8 +7,8 @@ from rich.console import Group
 from rich.panel import Panel
 from rich.table import Table
 
-from trait_client.cli.console import out, plain
 from trait_client.http.replies import ChatResult
+from trait_core.console import out, plain
 from trait_core.schema import AppliedTerm, SteeredPositions
 
 NARROW = 80

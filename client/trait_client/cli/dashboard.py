@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from trait_client.cli.console import DEFAULT_ADDRESS, ApiKey, Database, err, out
+from trait_client.cli.console import Database
 from trait_client.http import AsyncTraitClient
-from trait_client.http.settings import DEFAULT_DATABASE, URL_VARIABLE
+from trait_client.http.settings import DEFAULT_DATABASE, DEFAULT_URL, URL_VARIABLE
+from trait_core.console import ApiKey, err, out
 from trait_core.errors import InvalidRequestError, TraitError
 
 DEFAULT_PORT = 8600
@@ -20,7 +21,7 @@ def dashboard(
     db: Database = DEFAULT_DATABASE,
     service: Annotated[
         str, typer.Option("--service", "--url", envvar=URL_VARIABLE, help="Address of the service.")
-    ] = DEFAULT_ADDRESS,
+    ] = DEFAULT_URL,
     api_key: ApiKey = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = DEFAULT_PORT,
     bind: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",

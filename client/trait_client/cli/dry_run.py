@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from trait_client.cli.console import out, plain, print_json
+from trait_core.console import out, plain, print_json
 
 if TYPE_CHECKING:
     from trait_client.sweeps.experiment import Experiment

@@ -9,18 +9,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trait_client.cli.console import (
+from trait_client.cli.console import progress_bar
+from trait_client.cli.judge_options import JudgeOptions, judge_options, usage_text
+from trait_core.console import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_PARTIAL,
     AsJson,
     complain,
+    fail,
     out,
     plain,
     print_json,
-    progress_bar,
 )
-from trait_client.cli.judge_options import JudgeOptions, judge_options, usage_text
 from trait_core.errors import InvalidRequestError
 
 if TYPE_CHECKING:  # DuckDB takes a while to import
@@ -82,8 +83,7 @@ def agreement(
     try:
         found, usage = asyncio.run(_measure(config, given, rubrics, ResultStore(db) if db is not None else None))
     except KeyboardInterrupt:
-        complain("interrupted" + (f": what was judged is in {db}" if db is not None else ""))
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        fail("interrupted" + (f": what was judged is in {db}" if db is not None else ""), EXIT_INTERRUPTED)
     if as_json:
         print_json(_document(found, usage, config.model))
     else:

@@ -7,24 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trait_client.cli.console import (
-    DEFAULT_ADDRESS,
+from trait_client.cli.console import Database, PromptSet, Url
+from trait_client.cli.corpus_bar import corpus_bar
+from trait_client.http import AsyncTraitClient
+from trait_client.http.settings import DEFAULT_DATABASE, DEFAULT_URL
+from trait_core.console import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_PARTIAL,
     ApiKey,
     AsJson,
-    Database,
-    PromptSet,
-    Url,
     complain,
+    fail,
     out,
     plain,
     print_json,
 )
-from trait_client.cli.corpus_bar import corpus_bar
-from trait_client.http import AsyncTraitClient
-from trait_client.http.settings import DEFAULT_DATABASE
 
 EXAMPLE_QUERY = "select * from token_projections limit 20"
 
@@ -46,7 +44,7 @@ def project(
     ] = None,
     db: Database = DEFAULT_DATABASE,
     as_json: AsJson = False,
-    url: Url = DEFAULT_ADDRESS,
+    url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
     """Store the projection of every token of a prompt set, with its text; query them in `token_projections`.
@@ -64,8 +62,7 @@ def project(
     try:
         outcome = asyncio.run(_run(corpus, options, db, prompts.name, url, api_key))
     except KeyboardInterrupt:
-        complain(f"interrupted: finished prompts are in {db}; run the same command to go on")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        fail(f"interrupted: finished prompts are in {db}; run the same command to go on", EXIT_INTERRUPTED)
     if as_json:
         print_json(dataclasses.asdict(outcome) | {"db": str(db)})
     else:

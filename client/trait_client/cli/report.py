@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from trait_client.cli.console import AsJson, Database, out, print_json
+from trait_client.cli.console import Database
 from trait_client.http.settings import DEFAULT_DATABASE
+from trait_core.console import AsJson, out, print_json
 
 
 def report(

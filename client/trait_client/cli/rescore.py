@@ -7,19 +7,10 @@ from typing import Annotated
 
 import typer
 
-from trait_client.cli.console import (
-    EXIT_INTERRUPTED,
-    EXIT_PARTIAL,
-    AsJson,
-    Database,
-    complain,
-    out,
-    plain,
-    print_json,
-    progress,
-)
+from trait_client.cli.console import Database, progress
 from trait_client.cli.judge_options import JudgeOptions, judge_options, usage_text
 from trait_client.http.settings import DEFAULT_DATABASE
+from trait_core.console import EXIT_INTERRUPTED, EXIT_PARTIAL, AsJson, complain, fail, out, plain, print_json
 
 
 @judge_options
@@ -53,8 +44,7 @@ def rescore(
         with progress("judging"):
             outcome = asyncio.run(rescore_run(store, run, config, datasets))
     except KeyboardInterrupt:
-        complain(f"interrupted: what was judged is in {db}; run the same command to go on")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        fail(f"interrupted: what was judged is in {db}; run the same command to go on", EXIT_INTERRUPTED)
     if as_json:
         print_json(dataclasses.asdict(outcome) | {"db": str(db)})
     else:

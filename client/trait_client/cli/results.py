@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from trait_client.cli.console import AsJson, Database, out, plain, print_json
+from trait_client.cli.console import Database
 from trait_client.cli.sql import print_rows
 from trait_client.http.settings import DEFAULT_DATABASE
+from trait_core.console import AsJson, out, plain, print_json
 
 app = typer.Typer(no_args_is_help=True, help="Results as a whole: compare runs, export tables.")
 

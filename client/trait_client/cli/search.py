@@ -7,25 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trait_client.cli.console import (
-    DEFAULT_ADDRESS,
+from trait_client.cli.console import Database, Url, checked, progress_bar
+from trait_client.cli.sql import print_rows
+from trait_client.http import AsyncTraitClient
+from trait_client.http.settings import DEFAULT_DATABASE, DEFAULT_URL
+from trait_core.console import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_PARTIAL,
     ApiKey,
     AsJson,
-    Database,
-    Url,
-    checked,
     complain,
+    fail,
     out,
     plain,
     print_json,
-    progress_bar,
 )
-from trait_client.cli.sql import print_rows
-from trait_client.http import AsyncTraitClient
-from trait_client.http.settings import DEFAULT_DATABASE
 
 if TYPE_CHECKING:
     from trait_client.results import ResultStore
@@ -64,7 +61,7 @@ def search(
     max_tokens: Annotated[int, typer.Option(min=1)] = 48,
     db: Database = DEFAULT_DATABASE,
     as_json: AsJson = False,
-    url: Url = DEFAULT_ADDRESS,
+    url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
     """Search layer and coefficient of traits: the largest delta in the trait's direction among the coherent settings.
@@ -97,8 +94,7 @@ def search(
     try:
         outcome = asyncio.run(_run(Experiment.from_values(values), settings, ResultStore(db), url, api_key))
     except KeyboardInterrupt:
-        complain(f"interrupted: finished trials are in {db}; run the same command to go on")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        fail(f"interrupted: finished trials are in {db}; run the same command to go on", EXIT_INTERRUPTED)
     if as_json:
         print_json(_document(outcome, db))
     else:

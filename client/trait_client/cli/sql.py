@@ -8,9 +8,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trait_client.cli.console import AsJson, Database, err, out, plain, print_json
+from trait_client.cli.console import Database
 from trait_client.http.settings import DEFAULT_DATABASE
 from trait_client.results.json_values import json_value
+from trait_core.console import AsJson, err, out, plain, print_json
 from trait_core.errors import InvalidRequestError
 
 if TYPE_CHECKING:

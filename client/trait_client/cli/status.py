@@ -3,23 +3,14 @@
 import typer
 from rich.table import Table
 
-from trait_client.cli.console import (
-    CLI_RETRIES,
-    DEFAULT_ADDRESS,
-    EXIT_FAILED,
-    ApiKey,
-    AsJson,
-    Url,
-    out,
-    plain,
-    print_json,
-    progress,
-)
+from trait_client.cli.console import CLI_RETRIES, Url, progress
 from trait_client.http import TraitClient
+from trait_client.http.settings import DEFAULT_URL
+from trait_core.console import EXIT_FAILED, ApiKey, AsJson, out, plain, print_json
 from trait_core.schema import ServiceInfo, VectorInfo
 
 
-def status(url: Url = DEFAULT_ADDRESS, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+def status(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
     """Show what a service serves and allows; exit code 1 while it is not ready.
 
     Example: `trait-client status --url http://127.0.0.1:8000`

@@ -11,25 +11,12 @@ import typer
 
 from trait_client.cli.best_setting import best_setting
 from trait_client.cli.comparison import Comparison, print_comparison
-from trait_client.cli.console import (
-    CLI_RETRIES,
-    DEFAULT_ADDRESS,
-    EXIT_FAILED,
-    EXIT_PARTIAL,
-    ApiKey,
-    AsJson,
-    Url,
-    checked,
-    complain,
-    err,
-    plain,
-    print_json,
-    progress,
-)
+from trait_client.cli.console import CLI_RETRIES, Url, checked, progress
 from trait_client.http import AsyncTraitClient
 from trait_client.http.activations import Activations
 from trait_client.http.replies import ChatResult
-from trait_client.http.settings import DEFAULT_DATABASE
+from trait_client.http.settings import DEFAULT_DATABASE, DEFAULT_URL
+from trait_core.console import EXIT_FAILED, EXIT_PARTIAL, ApiKey, AsJson, complain, err, plain, print_json
 from trait_core.errors import InvalidRequestError, TraitError, UnknownVectorError
 from trait_core.schema import (
     ActivationInput,
@@ -83,7 +70,7 @@ def steer(
     ] = DEFAULT_DATABASE,
     no_baseline: Annotated[bool, typer.Option("--no-baseline", help="Generate the steered reply only.")] = False,
     as_json: AsJson = False,
-    url: Url = DEFAULT_ADDRESS,
+    url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
     """Generate with and without steering, side by side, and measure both replies.

@@ -9,26 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trait_client.cli.console import (
-    DEFAULT_ADDRESS,
+from trait_client.cli.console import Database, Url, progress_bar
+from trait_client.cli.dry_run import print_dry_run
+from trait_client.cli.judge_options import JUDGE_PANEL, JudgeOptions, judge_options, usage_text
+from trait_client.http import AsyncTraitReplicas
+from trait_client.http.settings import DEFAULT_DATABASE, DEFAULT_URL
+from trait_core.console import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_PARTIAL,
     ApiKey,
     AsJson,
-    Database,
-    Url,
     complain,
     err,
+    fail,
     out,
     plain,
     print_json,
-    progress_bar,
 )
-from trait_client.cli.dry_run import print_dry_run
-from trait_client.cli.judge_options import JUDGE_PANEL, JudgeOptions, judge_options, usage_text
-from trait_client.http import AsyncTraitReplicas
-from trait_client.http.settings import DEFAULT_DATABASE
 
 if TYPE_CHECKING:  # DuckDB takes a while to import, and only sweep and sql need it
     from trait_client.results import ResultStore
@@ -53,7 +51,7 @@ def sweep(
         bool, typer.Option("--no-judge", help="Leave the experiment's judge out.", rich_help_panel=JUDGE_PANEL)
     ] = False,
     judge: JudgeOptions,
-    url: Url = DEFAULT_ADDRESS,
+    url: Url = DEFAULT_URL,
     service: Annotated[
         list[str] | None,
         typer.Option(
@@ -85,8 +83,7 @@ def sweep(
     try:
         outcomes = asyncio.run(_run(experiment, ResultStore(db), service or [url], api_key))
     except KeyboardInterrupt:
-        complain(f"interrupted: finished trials are in {db}; run the same command to go on")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        fail(f"interrupted: finished trials are in {db}; run the same command to go on", EXIT_INTERRUPTED)
     if as_json:
         print_json(_document(outcomes) | {"db": str(db)})
     for each in outcomes:

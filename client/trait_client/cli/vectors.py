@@ -6,8 +6,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from trait_client.cli.console import CLI_RETRIES, DEFAULT_ADDRESS, ApiKey, AsJson, Url, out, plain, print_json
+from trait_client.cli.console import CLI_RETRIES, Url
 from trait_client.http import TraitClient
+from trait_client.http.settings import DEFAULT_URL
+from trait_core.console import ApiKey, AsJson, out, plain, print_json
 from trait_core.errors import VectorFileError
 from trait_core.schema import VectorInfo
 from trait_core.storage import sha256_of, write_atomically
@@ -19,7 +21,7 @@ Name = Annotated[str, typer.Argument(help="Registered name, for example refusal.
 
 
 @app.command("list")
-def list_vectors(url: Url = DEFAULT_ADDRESS, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+def list_vectors(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
     """List the registered vectors.
 
     Example: `trait-client vectors list`
@@ -35,7 +37,7 @@ def list_vectors(url: Url = DEFAULT_ADDRESS, api_key: ApiKey = None, as_json: As
 
 
 @app.command()
-def show(name: Name, url: Url = DEFAULT_ADDRESS, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+def show(name: Name, url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
     """Show a vector's provenance and the evidence of each layer.
 
     Example: `trait-client vectors show refusal`
@@ -57,7 +59,7 @@ def put(
     allow_other_model: Annotated[
         bool, typer.Option("--allow-other-model", help="Accept another model's, of the same shape; it is recorded.")
     ] = False,
-    url: Url = DEFAULT_ADDRESS,
+    url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
@@ -82,7 +84,7 @@ def put(
 def get(
     name: Name,
     file: Annotated[Path, typer.Argument(dir_okay=False, writable=True, help="Where to write it.")],
-    url: Url = DEFAULT_ADDRESS,
+    url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
@@ -105,7 +107,7 @@ def get(
 def alias(
     name: Annotated[str, typer.Argument(help="Name to give.")],
     vector: Annotated[str, typer.Argument(help="Registered name, or sha256:... of any version of one.")],
-    url: Url = DEFAULT_ADDRESS,
+    url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
@@ -125,7 +127,7 @@ def alias(
 def delete(
     name: Name,
     even_if_used: Annotated[bool, typer.Option("--even-if-used", help="Also while requests use it.")] = False,
-    url: Url = DEFAULT_ADDRESS,
+    url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:

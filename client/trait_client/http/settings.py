@@ -9,7 +9,6 @@ from trait_core.errors import InvalidRequestError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 URL_VARIABLE = "TRAIT_SERVICE_URL"
-API_KEY_VARIABLE = "TRAIT_API_KEY"
 DEFAULT_DATABASE = Path("results.duckdb")
 
 

@@ -1,11 +1,8 @@
 """`trait-extract`: vectors from contrastive datasets. Results on stdout, progress and errors on stderr."""
 
-import sys
-
 import typer
-from trait_core.errors import InvalidRequestError, TraitError
+from trait_core.console import run as run_app
 
-from trait_extraction.cli.console import FAILED, INTERRUPTED, USAGE, fail
 from trait_extraction.cli.extract import check, run, show
 from trait_extraction.cli.interchange import export_command, import_command
 from trait_extraction.cli.report import report_command
@@ -31,12 +28,5 @@ app.command("apply")(apply_command)
 
 
 def main() -> None:
-    """Run the command line; expected errors become one line and an exit code."""
-    try:
-        app()
-    except InvalidRequestError as error:
-        sys.exit(fail(error, USAGE))
-    except (TraitError, OSError) as error:
-        sys.exit(fail(error, FAILED))
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    """Entry point of the console script."""
+    run_app(app)

@@ -7,6 +7,7 @@ import typer
 from trait_client.http import TraitClient
 from trait_client.http.settings import DEFAULT_URL
 from trait_client.results import ResultStore
+from trait_core.console import EXIT_FAILED, ApiKey, AsJson, complain, out, print_json
 from trait_core.errors import DatasetError, InvalidRequestError
 from trait_core.positions import Positions
 from trait_core.schema import Generation
@@ -14,7 +15,7 @@ from trait_core.storage import sha256_of, write_atomically
 from trait_core.vectors.file import VectorFile
 
 from trait_extraction.cli import tables
-from trait_extraction.cli.console import FAILED, ApiKey, Json, fail, out, print_json, print_lines, progress
+from trait_extraction.cli.console import print_lines, progress
 from trait_extraction.cli.csv_table import evidence_csv
 from trait_extraction.data.balance import measure_balance
 from trait_extraction.data.datasets import TraitDataset, find_trait, list_traits, load_trait
@@ -74,7 +75,7 @@ def run(
         typer.Option(help="Write the evidence at the chosen layers, intervals included, to this .csv file."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Make files again that stand already.")] = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Extract vectors, write <out>/<trait>/<method>.safetensors, register them as <trait> and <trait>.<method>."""
     if positions is not None:
@@ -112,7 +113,7 @@ def check(
         ),
     ] = None,
     datasets: Datasets = DEFAULT_DATASETS,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check dataset folders, every style that they have; the first fault of each is told with file and line.
 
@@ -136,14 +137,14 @@ def check(
             out.print(tables.balance_table(measured))
         print_lines(tables.balance_lines(measured))
     for fault in faults:
-        fail(fault, FAILED)
+        complain(fault)
     if faults:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def show(
     file: Annotated[Path, typer.Argument(help="A vector file.")],
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what is known of a vector file's directions, layer by layer."""
     vector = VectorFile.load(file)
@@ -154,7 +155,7 @@ def show(
         return
     out.print(tables.vector_table(vector))
     print_lines(tables.vector_lines(vector))
-    out.print(f"{sha256}\nlayer {meta.chosen_layer}: {meta.chosen_because}", markup=False, highlight=False)
+    out.print(f"{sha256}\nlayer {meta.chosen_layer}: {meta.chosen_because}", markup=False)
 
 
 def chosen_methods(methods: list[str] | None) -> list[str]:

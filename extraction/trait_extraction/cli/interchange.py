@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 from trait_client.http import TraitClient
 from trait_client.http.settings import DEFAULT_URL
+from trait_core.console import ApiKey, AsJson, out, print_json
 from trait_core.errors import InvalidRequestError
 from trait_core.schema import ServiceInfo, Unit
 from trait_core.storage import sha256_of, write_atomically
 from trait_core.vectors.file import VectorFile
 
-from trait_extraction.cli.console import ApiKey, Json, out, print_json, print_lines
+from trait_extraction.cli.console import print_lines
 from trait_extraction.cli.tables import control_table, imported_table
 from trait_extraction.interchange.foreign import ForeignVectors
 from trait_extraction.interchange.gguf_export import control_vector
@@ -47,7 +48,7 @@ def import_command(
     folder: Annotated[Path, typer.Option("--out", help="Folder of the vector files.")] = Path("vectors"),
     register: Annotated[bool, typer.Option("--register", help="Register it with the service, as the trait.")] = False,
     force: Force = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Turn vectors of another tool into a vector file, <out>/<trait>/<method>.safetensors.
 
@@ -96,7 +97,7 @@ def export_command(
     unit: Annotated[Unit, typer.Option(help="Unit of --coef. raw: residual units.")] = "raw",
     model_hint: Annotated[str, typer.Option(help="controlvector.model_hint, for example llama.")] = "unknown",
     force: Force = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a GGUF control vector for llama.cpp and repeng; the chosen layer unless others are named.
 

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from trait_core.console import out
 from trait_core.errors import DatasetError
 from trait_core.storage import write_atomically
 from trait_core.vectors.file import VectorFile
 
 from trait_extraction.cli import tables
-from trait_extraction.cli.console import out
 from trait_extraction.cli.extract import DEFAULT_DATASETS, Datasets
 from trait_extraction.data.datasets import TraitDataset, find_trait, load_trait
 from trait_extraction.report import page, read_report
@@ -31,7 +31,7 @@ def report_command(
         path = folder / f"{name.replace('/', '.')}.html"
         write_atomically(path, page(report).encode())
         out.print(tables.report_table(report))
-        out.print(str(path), markup=False, highlight=False, soft_wrap=True)
+        out.print(str(path), markup=False, soft_wrap=True)
 
 
 def _dataset(root: Path, name: str, folders: dict[str, Path]) -> TraitDataset | None:

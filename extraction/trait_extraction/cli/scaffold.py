@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from trait_core.console import AsJson, print_json
 
-from trait_extraction.cli.console import Json, print_json, print_lines
+from trait_extraction.cli.console import print_lines
 from trait_extraction.cli.extract import DEFAULT_DATASETS, Datasets
 from trait_extraction.data.scaffold import new_trait
 from trait_extraction.data.scenarios import Style
@@ -19,7 +20,7 @@ def new_trait_command(
         typer.Option(help="written: replies to one prompt. instructed: system prompts. completions: for base models."),
     ] = "written",
     datasets: Datasets = DEFAULT_DATASETS,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write the folder of a new trait, with examples to replace; `check` then tells what is missing.
 

@@ -6,13 +6,14 @@ from typing import Annotated
 import typer
 from trait_client.http import TraitClient
 from trait_client.http.settings import DEFAULT_URL
+from trait_core.console import ApiKey, AsJson, out, print_json
 from trait_core.errors import DatasetError, InvalidRequestError
 from trait_core.storage import sha256_of, write_atomically
 from trait_core.vectors.file import VectorFile
 from trait_core.vectors.transfer import apply_to
 
 from trait_extraction.cli import tables
-from trait_extraction.cli.console import ApiKey, Json, out, print_json, print_lines
+from trait_extraction.cli.console import print_lines
 from trait_extraction.cli.extract import DEFAULT_DATASETS, Datasets
 from trait_extraction.data.datasets import find_trait, load_trait
 from trait_extraction.interchange.transfer import measure_on
@@ -31,7 +32,7 @@ def apply_command(
     folder: Annotated[Path, typer.Option("--out", help="Folder of the applied files.")] = Path("applied"),
     register: Annotated[bool, typer.Option("--register", help="Register it with the service, as the trait.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that stands already.")] = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a file for the served model of a vector that another one gave, <out>/<trait>/<method>.safetensors.
 

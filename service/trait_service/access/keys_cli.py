@@ -2,11 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, NoReturn, get_args
+from typing import Annotated, get_args
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from trait_core.console import fail
 
 from trait_service.access.keys import KeyFile, KeysError, Scope
 from trait_service.paths import trait_home
@@ -35,7 +36,7 @@ def create(
     try:
         text = keys.create(name, scope, max_relative_dose, requests_per_minute)
     except KeysError as error:
-        _fail(error)
+        fail(error, label="trait-service")
     typer.echo(text)
     typer.echo(f"kept as a hash in {keys.path}: serve with --keys {keys.path}", err=True)
 
@@ -46,7 +47,7 @@ def list_command(file: FileOption = None) -> None:
     try:
         keys = KeyFile(_path(file)).read()
     except KeysError as error:
-        _fail(error)
+        fail(error, label="trait-service")
     table = Table("name", "scopes", "max dose", "requests / min", "created", box=None)
     for key in keys:
         limits = [str(limit) if limit is not None else "" for limit in (key.max_relative_dose, key.requests_per_minute)]
@@ -60,14 +61,9 @@ def revoke(name: Name, file: FileOption = None) -> None:
     try:
         KeyFile(_path(file)).revoke(name)
     except KeysError as error:
-        _fail(error)
+        fail(error, label="trait-service")
 
 
 def _path(file: Path | None) -> Path:
     given = file or (Path(os.environ["TRAIT_KEYS_FILE"]) if os.environ.get("TRAIT_KEYS_FILE") else None)
     return (given or trait_home() / "keys.json").expanduser()
-
-
-def _fail(error: KeysError) -> NoReturn:
-    typer.echo(f"trait-service: {error}", err=True)
-    raise typer.Exit(1)

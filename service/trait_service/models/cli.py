@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from trait_core.console import EXIT_FAILED, EXIT_USAGE, fail
 
 from trait_service.models.bundled import MODELS, PROVENANCE, ModelError, fetch, resolve
 from trait_service.paths import trait_home
@@ -53,8 +54,7 @@ def quantize_command(
     try:
         quantize(Path(resolve(model)), scheme, out.expanduser(), report=lambda line: typer.echo(line, err=True))
     except ModelError as error:
-        typer.echo(f"trait-service: {error}", err=True)
-        raise typer.Exit(1) from error
+        fail(error, label="trait-service")
     typer.echo(out)
 
 
@@ -63,8 +63,7 @@ def _fetch(name: str, home: Path | None) -> Path:
     try:
         return fetch(name, home=home and home.expanduser(), report=lambda line: typer.echo(line, err=True))
     except ModelError as error:
-        typer.echo(f"trait-service: {error}", err=True)
-        raise typer.Exit(2 if name not in MODELS else 1) from error
+        fail(error, EXIT_USAGE if name not in MODELS else EXIT_FAILED, label="trait-service")
 
 
 def _quiet() -> None:
