@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from trait_service import cli, environment
+from trait_service import cli, environment, launch
 from trait_service.access.keys import KeyFile
 from trait_service.engine.settings import EngineSettings
 from typer.testing import CliRunner
@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 
 def parsed(*further: str):
     pytest.importorskip("vllm")
-    argv = cli.vllm_arguments("some/model", list(further), {"--port": 8123}, EngineSettings(), cuda=False, eager=True)
-    return cli._parse(argv)
+    argv = launch.vllm_arguments(
+        "some/model", list(further), {"--port": 8123}, EngineSettings(), cuda=False, eager=True
+    )
+    return launch.parse(argv)
 
 
 def test_vllms_parser_gets_our_worker_and_settings():
@@ -24,7 +26,7 @@ def test_vllms_parser_gets_our_worker_and_settings():
 
 
 def test_plain_arguments_are_not_refused():
-    assert cli.refusals(parsed()) == []
+    assert launch.refusals(parsed()) == []
 
 
 @pytest.mark.parametrize(
@@ -44,7 +46,7 @@ def test_plain_arguments_are_not_refused():
     ],
 )
 def test_what_steering_has_no_test_for_is_refused_by_name(flags, named):
-    (problem,) = cli.refusals(parsed(*flags))
+    (problem,) = launch.refusals(parsed(*flags))
     assert named in problem
 
 
@@ -117,11 +119,11 @@ def test_without_a_compiler_it_runs_eager_and_says_so(monkeypatch, capsys):
     [([], 1), (["-tp", "2"], 2), (["--tensor-parallel-size=4", "-pp=2"], 8), (["--data-parallel-size", "3"], 3)],
 )
 def test_the_workers_of_all_engines_are_counted(words, size):
-    assert cli._world_size(words) == size
+    assert launch.world_size(words) == size
 
 
 def test_the_settings_travel_as_json():
-    argv = cli.vllm_arguments("m", [], {}, EngineSettings(bank_rows=7), cuda=True, eager=False)
+    argv = launch.vllm_arguments("m", [], {}, EngineSettings(bank_rows=7), cuda=True, eager=False)
     block = json.loads(argv[argv.index("--additional-config") + 1])
     assert block["trait_steering"]["bank_rows"] == 7
 

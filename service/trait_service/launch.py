@@ -1,0 +1,132 @@
+"""From a model's name and options to vLLM's parsed arguments: `trait-service serve` and `trait_service.local` start here.
+
+Nothing heavy is imported before the environment is set: vLLM reads it on import.
+"""
+
+import json
+import os
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trait_service.engine.refusals import EngineChoices, refusal
+from trait_service.engine.settings import EngineSettings, engine_args
+from trait_service.environment import (
+    cpu_dtype,
+    general_environment,
+    is_cuda,
+    platform_environment,
+    resolve_model,
+    runs_eager,
+)
+
+OURS = ("--worker-cls", "--scheduler-cls", "--additional-config", "--worker-extension-cls", "--async-scheduling")
+
+
+def launch_arguments(
+    model: str,
+    further: Sequence[str],
+    options: Mapping[str, object | None],
+    *,
+    dtype: str | None,
+    enforce_eager: bool | None,
+    bank_rows: int,
+) -> Namespace:
+    """Set the environment that vLLM reads on import, and return its parsed arguments.
+
+    Args:
+        model: Hugging Face id, folder, or the name of a bundled model.
+        further: vLLM's own flags, as words of a command line.
+        options: Flags of vLLM with their values; None leaves one out.
+        dtype: None chooses: on a CPU float32, or bfloat16 for INT4 weights; on CUDA vLLM's choice.
+        enforce_eager: None compiles where there is a compiler.
+        bank_rows: Distinct directions that live requests may use.
+    """
+    further = list(further)
+    path = resolve_model(model)
+    os.environ.update(general_environment(os.environ, model_is_folder=Path(path).is_dir()))
+    cuda = is_cuda()
+    os.environ.update(platform_environment(os.environ, cuda=cuda, workers=world_size(further)))
+    chosen = {
+        "--dtype": dtype or (None if cuda else cpu_dtype(Path(path))),
+        "--served-model-name": None if "--served-model-name" in further else model,
+        **options,
+    }
+    eager = runs_eager(enforce_eager, cuda=cuda)
+    return parse(vllm_arguments(path, further, chosen, EngineSettings(bank_rows=bank_rows), cuda=cuda, eager=eager))
+
+
+def vllm_arguments(
+    model: str,
+    further: list[str],
+    options: Mapping[str, object | None],
+    settings: EngineSettings,
+    *,
+    cuda: bool,
+    eager: bool,
+) -> list[str]:
+    """Write the command line that vLLM's own parser reads."""
+    engine = engine_args(settings, cuda=cuda)
+    argv = [model]
+    for name, value in options.items():
+        if value is not None:
+            argv += [name, str(value)]
+    argv += ["--worker-cls", engine["worker_cls"], "--scheduler-cls", engine["scheduler_cls"]]
+    argv += ["--additional-config", json.dumps(engine["additional_config"])]
+    if eager:
+        argv.append("--enforce-eager")
+    if cuda:
+        argv.append("--no-async-scheduling")
+    return [*argv, *further]
+
+
+def refused_flags(further: list[str]) -> list[str]:
+    """List the vLLM flags that trait-service sets itself and that were given all the same."""
+    given = {flag.split("=", 1)[0].replace("_", "-") for flag in further if flag.startswith("--")}
+    return [f"{flag} is set by trait-service and cannot be given" for flag in OURS if flag in given]
+
+
+def refusals(args: Namespace) -> list[str]:
+    """List the choices that vLLM could run and steering has no test for, each with the flag to leave out."""
+    of_the_server = {
+        "more than one API server (--api-server-count)": (args.api_server_count or 1) != 1,
+        "a server without HTTP (--headless)": args.headless,
+        "gRPC (--grpc, --grpc-port)": args.grpc or args.grpc_port is not None,
+        "data parallelism over several API servers (--data-parallel-hybrid-lb and the like)": (
+            args.data_parallel_multi_port_external_lb or args.data_parallel_hybrid_lb
+        ),
+        "the Rust front end (VLLM_USE_RUST_FRONTEND)": os.environ.get("VLLM_USE_RUST_FRONTEND", "0") == "1",
+    }
+    engine = EngineChoices.of_arguments(args).refusals()
+    return engine + [refusal(what) for what, chosen in of_the_server.items() if chosen]
+
+
+def world_size(further: list[str]) -> int:
+    """Count the workers of all engines; each gets cores of its own."""
+    size = 1
+    for flags in (
+        ("--tensor-parallel-size", "-tp"),
+        ("--pipeline-parallel-size", "-pp"),
+        ("--data-parallel-size", "-dp"),
+    ):
+        for i, word in enumerate(further):
+            name, _, value = word.partition("=")
+            if name.replace("_", "-") in flags:
+                text = value or (further[i + 1] if i + 1 < len(further) else "")
+                size *= int(text) if text.isdigit() else 1
+    return size
+
+
+def parse(argv: list[str]) -> Namespace:
+    """Let vLLM's own parser read a command line."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args  # noqa: PLC0415
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup  # noqa: PLC0415
+    from vllm.logger import configure_logging_from_args  # noqa: PLC0415
+    from vllm.utils.argparse_utils import FlexibleArgumentParser  # noqa: PLC0415
+
+    cli_env_setup()
+    args = make_arg_parser(FlexibleArgumentParser(prog="trait-service serve")).parse_args(argv)
+    args.model = args.model_tag
+    configure_logging_from_args(args)
+    validate_parsed_serve_args(args)
+    return args
