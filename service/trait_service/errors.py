@@ -9,7 +9,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from trait_core.errors import InvalidRequestError, SteeringFailedError, TraitError, UnknownVectorError, VectorFileError
+from trait_core.errors import (
+    InvalidRequestError,
+    SteeringFailedError,
+    TraitError,
+    UnknownVectorError,
+    VectorFileError,
+    is_union_branch,
+)
 from trait_core.schema import ErrorBody, ErrorDetail
 from vllm.entrypoints.serve.exception_handling.utils import sanitize_message
 from vllm.exceptions import VLLMClientError
@@ -148,7 +155,7 @@ def _field(entry: dict[str, Any]) -> str | None:
     for part in entry.get("loc", ()) if entry.get("type") != "json_invalid" else ():
         if isinstance(part, int):
             text += f"[{part}]"
-        elif part != "body" and not set("[](){}") & set(part) and part not in {"str", "int", "float", "PositionScope"}:
+        elif part != "body" and not is_union_branch(part):
             text += f".{part}" if text else part
     return text or None
 

@@ -119,7 +119,7 @@ def test_a_passing_fault_is_repeated(server, fault):
     ("fault", "words"),
     [
         (Fault(500, b'{"error": {"message": "on fire"}}'), "on fire"),
-        (Fault(body=b"nonsense"), "no chat completion"),
+        (Fault(body=b"nonsense"), "not a chat completion"),
         (Fault(body=b"{}", delay=1.0), "did not answer within 0.2 s"),
     ],
 )

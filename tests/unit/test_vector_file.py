@@ -70,7 +70,7 @@ def test_an_unknown_tensor_or_metadata_field_is_named():
     tensors = {"layer.1": unit(1), "layer.2": unit(2)}
     with pytest.raises(VectorFileError, match="unknown tensor 'weights'"):
         VectorFile.from_bytes(safetensors.numpy.save({**tensors, "weights": unit(3)}, {METADATA_KEY: good}))
-    with pytest.raises(VectorFileError, match="metadata field 'surprise'"):
+    with pytest.raises(VectorFileError, match="metadata field surprise: "):
         VectorFile.from_bytes(safetensors.numpy.save(tensors, {METADATA_KEY: good[:-1] + ',"surprise":1}'}))
     with pytest.raises(VectorFileError, match="no metadata entry 'trait'"):
         VectorFile.from_bytes(safetensors.numpy.save(tensors))

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trait_client.http.settings import URL_VARIABLE
 from trait_core.console import err
-from trait_core.errors import InvalidRequestError
+from trait_core.errors import InvalidRequestError, first_fault
 
 CLI_RETRIES = 1
 """A person at a terminal would rather know than wait."""
@@ -65,9 +65,8 @@ def checked(model: type[M], **fields: Any) -> M:
     try:
         return model(**fields)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        reason = first["msg"].removeprefix("Value error, ")
-        if not first["loc"]:
-            raise InvalidRequestError(reason) from error
-        where = str(first["loc"][0])
-        raise InvalidRequestError(f"{where} {fields[where]!r} is refused: {reason}", param=where) from error
+        fault = first_fault(error)
+        if not fault.loc:
+            raise InvalidRequestError(fault.reason) from error
+        where = str(fault.loc[0])
+        raise InvalidRequestError(f"{where} {fields[where]!r} is refused: {fault.reason}", param=where) from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trait_core.errors import InvalidRequestError
+from trait_core.errors import InvalidRequestError, first_fault
 
 if TYPE_CHECKING:  # DuckDB takes a while to import
     from trait_client.judge import JudgeConfig, JudgeUsage
@@ -73,10 +73,8 @@ class JudgeOptions:
         try:
             return JudgeConfig.model_validate(values)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(["judge", *(str(part) for part in first["loc"])])
-            reason = first["msg"].removeprefix("Value error, ")
-            raise InvalidRequestError(f"{where}: {reason}", param=where) from error
+            fault = first_fault(error, within="judge")
+            raise InvalidRequestError(str(fault), param=fault.where) from error
 
 
 def judge_options(command: Callable[..., None]) -> Callable[..., None]:

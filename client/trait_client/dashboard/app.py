@@ -14,7 +14,7 @@ from trait_client.dashboard.guard import Guard
 from trait_client.dashboard.routes import router
 from trait_client.http import AsyncTraitClient
 from trait_client.results import ResultsError, ResultsMissingError, ResultStore
-from trait_core.errors import InvalidRequestError, ServiceError, TraitError
+from trait_core.errors import InvalidRequestError, ServiceError, TraitError, first_fault
 
 _STATUS = ((InvalidRequestError, 400), (ResultsMissingError, 404), (ResultsError, 503))
 STATIC = resources.files("trait_client.dashboard") / "static"
@@ -71,7 +71,6 @@ async def _trait_error(_: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"][1:]) or "body"
-    message = f"{where}: {first['msg']}"
+    fault = first_fault(error)
+    message = f"{fault.where.partition('.')[2] or 'body'}: {fault.reason}"  # without `query` or `body` at its head
     return JSONResponse({"error": {"message": message, "type": "InvalidRequestError", "code": 400}}, 400)

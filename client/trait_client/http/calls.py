@@ -25,7 +25,14 @@ from trait_client.http.chat_requests import (
 )
 from trait_client.http.replies import ChatResult, ReplyStream, read_chat, read_completion
 from trait_client.http.settings import RetryPolicy, normal_url
-from trait_core.errors import InvalidRequestError, ServiceError, ServiceUnreachableError, TraitError, UnknownVectorError
+from trait_core.errors import (
+    InvalidRequestError,
+    ServiceError,
+    ServiceUnreachableError,
+    TraitError,
+    UnknownVectorError,
+    first_fault,
+)
 from trait_core.schema import (
     SHA256_PATTERN,
     ActivationsRequest,
@@ -201,10 +208,9 @@ class Service:
         try:
             return call.read(response)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "body"
             raise ServiceError(
-                f"the answer of {call.method} {self.base_url}{call.path} is not understood: {where}: {first['msg']}. "
+                f"the answer of {call.method} {self.base_url}{call.path} is not understood: "
+                f"{first_fault(error, whole='body')}. "
                 "Is it a trait-service of this version?",
                 status=response.status_code,
             ) from error

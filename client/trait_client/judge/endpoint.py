@@ -18,6 +18,7 @@ from trait_client.http.settings import RetryPolicy
 from trait_client.judge.budget import Budget
 from trait_client.judge.config import JudgeConfig
 from trait_client.judge.errors import JudgeEndpointError
+from trait_core.errors import first_fault
 from trait_core.schema import Response
 
 logger = logging.getLogger(__name__)
@@ -190,10 +191,8 @@ class Endpoint:
         try:
             body = _Body.model_validate_json(response.content)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "body"
             raise _PassingError(
-                f"the judge's answer ({status}) is no chat completion: {where}: {first['msg']}"
+                f"the judge's answer ({status}) is not a chat completion: {first_fault(error, whole='body')}"
             ) from error
         choice, usage = body.choices[0], body.usage or _Usage()
         tokens = (choice.logprobs.content if choice.logprobs else None) or []

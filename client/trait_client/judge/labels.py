@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trait_client.judge.rubric import COHERENCE
-from trait_core.errors import DatasetError
+from trait_core.errors import DatasetError, first_fault
 from trait_core.schema import is_name
 
 Text = Annotated[str, Field(min_length=1, max_length=1_000_000)]
@@ -61,11 +61,8 @@ def read_labels(path: Path) -> list[Label]:
         try:
             label = Label.model_validate(json.loads(line))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the line"
-            raise DatasetError(
-                f"{path}:{number}: {where}: {first['msg']} (got {str(first['input'])[:120]!r})"
-            ) from error
+            fault = first_fault(error, whole="the line")
+            raise DatasetError(f"{path}:{number}: {fault.with_value()}") from error
         except ValueError as error:
             raise DatasetError(f"{path}:{number}: not JSON: {error}") from error
         if label.trait != COHERENCE and not is_name(label.trait):

@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import Field, ValidationError
 
 from trait_client.prompt_sets.prompts import CorpusPrompt, digest_of
-from trait_core.errors import DatasetError, InvalidRequestError
+from trait_core.errors import DatasetError, InvalidRequestError, first_fault
 from trait_core.model_identity import digest
 from trait_core.positions import Positions
 from trait_core.schema import Generation, Request, Response, ServiceInfo
@@ -157,9 +157,7 @@ class Manifest(CaptureIdentity):
         except FileNotFoundError as error:
             raise DatasetError(f"{folder} holds no capture: it has no {MANIFEST}") from error
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise DatasetError(f"{path}: {where}: {first['msg']}") from error
+            raise DatasetError(f"{path}: {first_fault(error, whole='the file')}") from error
 
     def save(self, folder: Path) -> None:
         """Write atomically."""

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from trait_core.errors import DatasetError
+from trait_core.errors import DatasetError, first_fault
 from trait_core.model_identity import digest
 from trait_core.schema import ActivationInput, Message, Request
 
@@ -122,7 +122,4 @@ def _read_line(where: str, fields: dict[str, Any]) -> _Line:
     try:
         return _Line.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise DatasetError(f"{where}: {place + ': ' if place else ''}{reason}") from error
+        raise DatasetError(f"{where}: {first_fault(error)}") from error

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trait_client.scoring.lexical import Metric, parse_metric
-from trait_core.errors import DatasetError, InvalidRequestError
+from trait_core.errors import DatasetError, InvalidRequestError, first_fault
 
 FILE_NAME = "steering.json"
 
@@ -56,9 +56,7 @@ class TraitEvaluation:
             file = _EvaluationFile.model_validate(json.loads(path.read_text(encoding="utf-8")))
             metric = None if file.metric is None else parse_metric(file.metric)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise DatasetError(f"{path}: {where}: {first['msg']} (got {str(first['input'])[:120]!r})") from error
+            raise DatasetError(f"{path}: {first_fault(error, whole='the file').with_value()}") from error
         except (ValueError, InvalidRequestError) as error:
             raise DatasetError(f"{path}: {error}") from error
         if doubled := sorted({q for q in file.questions if file.questions.count(q) > 1}):

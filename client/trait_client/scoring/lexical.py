@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from trait_core.errors import InvalidRequestError
+from trait_core.errors import InvalidRequestError, first_fault
 
 Language = Literal["en", "fr", "de", "es", "it", "pt"]
 LANGUAGES: tuple[Language, ...] = ("en", "fr", "de", "es", "it", "pt")
@@ -148,11 +148,8 @@ def parse_metric(definition: Any) -> Metric:
     try:
         return _METRIC.validate_python(definition)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in ("metric", *first["loc"]))
-        value = repr(first["input"])
-        shown = value if len(value) <= 120 else value[:117] + "..."
-        raise InvalidRequestError(f"{where}: {first['msg']} (got {shown})", param=where) from error
+        fault = first_fault(error, within="metric")
+        raise InvalidRequestError(fault.with_value(), param=fault.where) from error
 
 
 def sentences(text: str) -> list[str]:

@@ -16,7 +16,7 @@ import safetensors
 import safetensors.numpy
 from pydantic import ValidationError
 
-from trait_core.errors import InvalidRequestError, VectorFileError
+from trait_core.errors import InvalidRequestError, VectorFileError, first_fault
 from trait_core.schema import LayerEvidence, VectorMetadata
 from trait_core.storage import sha256_of, write_atomically
 
@@ -70,9 +70,7 @@ class VectorFile:
         try:
             metadata = VectorMetadata.model_validate_json(raw[METADATA_KEY])
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise VectorFileError(f"metadata field {where!r}: {first['msg']}") from error
+            raise VectorFileError(f"metadata field {first_fault(error, whole=METADATA_KEY)}") from error
         try:
             tensors = safetensors.numpy.load(data)
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from trait_core.errors import DatasetError
+from trait_core.errors import DatasetError, first_fault
 from trait_core.schema import is_name
 
 from trait_extraction.data.scenarios import SIDES, Scenario, Style, Text, field_error, read_text
@@ -221,7 +221,7 @@ def _read_steering(path: Path) -> SteeringSpec:
     except json.JSONDecodeError as error:
         raise DatasetError(f"{path}:{error.lineno}: not JSON: {error.msg} (column {error.colno})") from error
     except ValidationError as error:
-        key = str(error.errors()[0]["loc"][0]) if error.errors()[0]["loc"] else ""
+        key = str(next(iter(first_fault(error).loc), ""))
         raise DatasetError(
             f"{path}:{_line_of(text, key)}: {field_error(error, 'questions, direction, metric')}"
         ) from error

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from trait_core.errors import DatasetError
+from trait_core.errors import DatasetError, first_fault
 
 Style = Literal["written", "instructed", "completions"]
 SIDES = ("positive", "negative")
@@ -113,15 +113,14 @@ def field_error(error: ValueError, known: str) -> str:
         return f"not JSON: {error.msg} (column {error.colno})"
     if not isinstance(error, ValidationError):
         return str(error)
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"unknown field {where!r}: the fields are {known}"
-    if first["type"] == "string_unicode":
-        return f"{where} holds half of a surrogate pair (\\ud800 to \\udfff), which is no character"
-    if first["type"] in {"string_too_short", "string_pattern_mismatch"}:
-        return f"{where} is empty"
-    return f"{where}: {first['msg']}" if where else f"must be a JSON object with {known}"
+    fault = first_fault(error)
+    if fault.kind == "extra_forbidden":
+        return f"unknown field {fault.where!r}: the fields are {known}"
+    if fault.kind == "string_unicode":
+        return f"{fault.where} holds half of a surrogate pair (\\ud800 to \\udfff), which is not a character"
+    if fault.kind in {"string_too_short", "string_pattern_mismatch"}:
+        return f"{fault.where} is empty"
+    return str(fault) if fault.where else f"must be a JSON object with {known}"
 
 
 # ---------------------------------------------------------------------------------------------------- rules

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from trait_core.errors import TraitError
+from trait_core.errors import TraitError, first_fault
 from trait_core.schema import NAME_PATTERN
 from trait_core.storage import write_atomically
 
@@ -103,9 +103,7 @@ def read_keys(text: str, where: str) -> list[ApiKey]:
     try:
         return _Document.model_validate_json(text).keys
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise KeysError(f"{where} holds no API keys: {field or 'document'}: {first['msg']}") from None
+        raise KeysError(f"{where} is not a list of API keys: {first_fault(error, whole='document')}") from None
 
 
 class KeyFile:
@@ -155,8 +153,7 @@ class KeyFile:
                 }
             )
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
-            raise KeysError(f"{first['loc'][0]} {str(first['input'])[:80]!r}: {first['msg']}") from None
+            raise KeysError(first_fault(error, hide={"sha256"}).with_value()) from None
         with self._changing() as keys:
             if any(other.name == name for other in keys):
                 raise KeysError(f"a key {name!r} exists already: revoke it first, or choose another name")

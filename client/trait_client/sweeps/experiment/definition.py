@@ -39,8 +39,8 @@ from trait_client.judge.config import JudgeConfig
 from trait_client.judge.rubric import COHERENCE, Rubric
 from trait_client.scoring.evaluation import TraitEvaluation
 from trait_client.sweeps.experiment.precision import PrecisionService
-from trait_client.sweeps.experiment.section import Coefficients, Label, Layers, Name, Section, first_error
-from trait_core.errors import InvalidRequestError
+from trait_client.sweeps.experiment.section import Coefficients, Label, Layers, Name, Section
+from trait_core.errors import InvalidRequestError, first_fault
 from trait_core.schema import Operation, Scope, Unit, VectorReference
 
 T = TypeVar("T")
@@ -166,7 +166,8 @@ class Experiment(Section):
         try:
             experiment = cls.model_validate(values)
         except ValidationError as error:
-            raise first_error(error) from error
+            fault = first_fault(error, hide={"judge"})  # an API key may be written there
+            raise InvalidRequestError(fault.with_value(), param=fault.where or None) from error
         experiment._folder = folder  # noqa: SLF001 - our own instance
         return experiment
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from pydantic_core import from_json
-from trait_core.errors import InvalidRequestError
+from trait_core.errors import InvalidRequestError, first_fault
 from trait_core.schema import ServiceInfo, VectorInfo, VectorList, VectorMetadata, VectorPointer, VectorUpload
 from trait_core.storage import sha256_of
 from trait_core.vectors.file import VectorFile
@@ -102,11 +102,10 @@ def read_json(body: bytes) -> VectorPointer | VectorUpload:
         wanted = VectorUpload if isinstance(fields, dict) and "file" in fields else VectorPointer
         return wanted.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])[:80] or "body"
+        fault = first_fault(error, whole="body")
         raise InvalidRequestError(
-            f'{where}: {first["msg"]}. Send {{"vector": "NAME or sha256:..."}}, or {{"file": "BASE64", "sha256": "sha256:..."}}',
-            where,
+            f'{fault}. Send {{"vector": "NAME or sha256:..."}}, or {{"file": "BASE64", "sha256": "sha256:..."}}',
+            fault.where,
         ) from error
     except ValueError as error:
         raise InvalidRequestError(f"the body is not JSON: {error}") from error

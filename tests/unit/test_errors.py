@@ -1,0 +1,90 @@
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from trait_core.errors import MAX_SHOWN, MAX_WHERE, first_fault
+from trait_core.schema import PositionScope
+
+
+class Judge(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    api_key: str
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    layers: Annotated[list[int], Field(min_length=1)] = [3]
+    scope: Literal["all", "prompt"] | PositionScope = "all"
+    labels: dict[str, float] = {}
+    judge: Judge | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self):
+        if self.layers != sorted(self.layers):
+            raise ValueError("layers must be in order")
+        return self
+
+
+def fault_of(values, **options):
+    with pytest.raises(ValidationError) as caught:
+        Settings.model_validate(values)
+    return first_fault(caught.value, **options)
+
+
+def test_the_first_of_two_faults_names_its_field_rule_and_value():
+    fault = fault_of({"layers": [1, "2"], "labels": {"a": "b"}})
+    assert fault.where == "layers.1"
+    assert fault.loc == ("layers", 1)
+    assert fault.kind == "int_type"
+    assert str(fault) == "layers.1: Input should be a valid integer"
+    assert fault.with_value() == "layers.1: Input should be a valid integer (got '2')"
+
+
+def test_the_first_fault_is_named_though_a_later_one_lies_deeper():
+    assert fault_of({"layers": [], "labels": {"a": "b"}}).where == "layers"
+
+
+def test_a_union_names_the_field_once_and_all_that_it_may_be():
+    fault = fault_of({"scope": "some"})
+    assert fault.where == "scope"
+    assert "'all' or 'prompt' or " in str(fault)
+    assert str(fault).endswith("PositionScope")
+
+
+def test_the_branch_of_a_union_that_got_furthest_is_the_one_that_is_reported():
+    assert fault_of({"scope": {"positions": "x"}}).where == "scope.positions"
+
+
+def test_a_rule_of_the_whole_value_has_the_name_that_the_caller_gives_and_no_prefix():
+    values = {"layers": [2, 1]}
+    assert str(fault_of(values, whole="the file")) == "the file: layers must be in order"
+    assert str(fault_of(values)) == "layers must be in order"
+
+
+def test_a_larger_value_goes_in_front_of_the_field():
+    assert fault_of({"layers": []}, within="sweep").where == "sweep.layers"
+    assert str(fault_of({"layers": [2, 1]}, within="sweep")) == "sweep: layers must be in order"
+
+
+def test_a_hidden_field_is_named_without_its_value():
+    fault = fault_of({"judge": {"api_key": 12345}}, hide={"judge"})
+    assert fault.with_value() == "judge.api_key: Input should be a valid string"
+    assert fault.value is None
+    assert "12345" in fault_of({"judge": {"api_key": 12345}}).with_value()
+
+
+def test_a_missing_field_has_no_value_to_show():
+    assert fault_of({"judge": {}}).with_value() == "judge.api_key: Field required"
+
+
+def test_an_unknown_field_keeps_its_name_though_it_looks_like_a_branch():
+    assert fault_of({"a[0]": 1}).where == "a[0]"
+
+
+def test_a_callers_text_is_cut():
+    fault = fault_of({"x" * 500: "y" * 500})
+    assert fault.where == "x" * MAX_WHERE
+    assert fault.with_value().endswith("...)")
+    assert len(fault.with_value()) < MAX_WHERE + MAX_SHOWN + 60
