@@ -28,7 +28,7 @@ import safetensors.numpy
 import torch
 from trait_client.http import TraitClient
 from trait_client.prompt_sets import read_capture
-from trait_client.scoring.evaluation import TraitEvaluation
+from trait_client.scoring.evaluation import EvaluationSpec
 from trait_service.models import bundled as models
 from transformers import AutoModel, AutoTokenizer
 
@@ -97,7 +97,7 @@ def corpus(n: int) -> list[dict[str, str]]:
                 if line:
                     scenario = json.loads(line)
                     lines.append({"prompt": scenario["prompt"], "response": scenario["response"]})
-        lines += [{"prompt": question} for question in TraitEvaluation.load(DATASETS, folder.name).questions]
+        lines += [{"prompt": question} for question in EvaluationSpec.load(DATASETS, folder.name).questions]
     unique = list({json.dumps(line, sort_keys=True): line for line in lines}.values())
     if n > len(unique):
         raise SystemExit(f"the datasets hold {len(unique)} texts, fewer than {n}")

@@ -14,7 +14,7 @@ from jailbreak.build_prompts import write
 from study.effects import beside_random, random_aucs, separation
 from study.lab import Lab
 from trait_client.prompt_sets import read_capture
-from trait_client.scoring.evaluation import TraitEvaluation
+from trait_client.scoring.evaluation import EvaluationSpec
 from trait_core.vectors.file import VectorFile
 
 mpl.use("Agg")
@@ -73,7 +73,7 @@ def chosen_layer(lab: Lab) -> int:
 
 def label(lab: Lab) -> Path:
     """Write each prompt's outcome into the prompt set; returns a prompt set with the replies that were given."""
-    metric = TraitEvaluation.load(Path("datasets/traits"), "refusal").metric
+    metric = EvaluationSpec.load(Path("datasets/traits"), "refusal").metric
     replies = {row["prompt_id"]: row["response"] for row in lab.sql("select prompt_id, response from readings")}
     rows = [json.loads(line) for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
     for row in rows:

@@ -98,7 +98,7 @@ def test_an_unreadable_file_is_named(tmp_path, text, words):
     [
         ("{", "Expecting property name"),
         ('{"questions": []}', "questions"),
-        ('{"questions": ["p", "p"]}', "'p' more than once"),
+        ('{"questions": ["p", "p"]}', "'p' occurs more than once"),
         ('{"questions": ["p"], "direction": "up"}', "direction"),
         ('{"questions": ["p"], "metric": {"kind": "language", "language": "xx"}}', "metric.language.language"),
     ],
@@ -115,5 +115,5 @@ def test_a_trait_in_two_categories_is_ambiguous(folder):
     other = folder / "datasets" / "affect" / "a"
     other.mkdir(parents=True)
     (other / "steering.json").write_text('{"questions": ["p"]}')
-    with pytest.raises(DatasetError, match="found several"):
+    with pytest.raises(DatasetError, match="several categories: affect/a or style/a"):
         experiment(folder, datasets="datasets").evaluation("a")

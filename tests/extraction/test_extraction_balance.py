@@ -5,8 +5,9 @@ import sys
 import numpy as np
 import pytest
 from trait_core.errors import DatasetError
+from trait_core.traits import list_traits
 from trait_extraction.data.balance import MAX_LENGTH_GAP, MAX_WORDS_ACCURACY, balance_warnings, measure_balance
-from trait_extraction.data.datasets import list_traits, load_trait
+from trait_extraction.data.datasets import load_trait
 
 WORDS = ["river", "stone", "lamp", "bread", "window", "garden", "letter", "winter", "paper", "music", "road", "apple"]
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 from trait_core.errors import DatasetError
-from trait_extraction.data.datasets import find_trait, list_traits, load_trait
+from trait_core.traits import find_trait, list_traits
+from trait_extraction.data.datasets import load_trait
 
 
 def pairs(n=16, **changes):
@@ -111,7 +112,7 @@ def test_missing_and_ambiguous_sides_are_refused(trait_folder):
     ("content", "line", "reason"),
     [
         ('{\n "questions": ["a"],\n "direction": "up"\n}', 3, "direction"),
-        ('{\n "questions": ["a", "b",\n "b"], "direction": "positive"}', 2, "'b' stands twice"),
+        ('{\n "questions": ["a", "b",\n "b"], "direction": "positive"}', 2, "'b' occurs more than once"),
         ('{\n "questions": ["a"], "direction": "positive",\n "extra": 1}', 3, "unknown field 'extra'"),
         ('{\n "questions": ["a"], "direction": "positive",\n "metric": {"words": []}}', 3, "kind"),
         ('{\n "questions": [\n}', 3, "not JSON"),

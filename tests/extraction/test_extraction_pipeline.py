@@ -8,8 +8,9 @@ import pytest
 from trait_client.http import TraitClient
 from trait_core.errors import DatasetError, InvalidRequestError, ServiceError
 from trait_core.storage import sha256_of
+from trait_core.traits import find_trait
 from trait_core.vectors.file import VectorFile
-from trait_extraction.data.datasets import find_trait, load_trait
+from trait_extraction.data.datasets import load_trait
 from trait_extraction.fitting.evidence import split_scenarios
 from trait_extraction.fitting.vectors import Settings
 from trait_extraction.pipeline import run

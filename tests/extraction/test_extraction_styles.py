@@ -4,8 +4,9 @@ import json
 
 import pytest
 from trait_core.errors import DatasetError
+from trait_core.traits import list_traits
 from trait_extraction.data.completions import cut_in_mid_sentence, ends_a_sentence
-from trait_extraction.data.datasets import list_traits, load_trait
+from trait_extraction.data.datasets import load_trait
 from trait_extraction.data.instructed import system_prompt_pairs
 from trait_extraction.data.styles import styles_of
 from trait_extraction.reading.activations import activation_input, default_positions

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from lora_organism import build_data
-from trait_client.scoring.evaluation import TraitEvaluation
+from trait_client.scoring.evaluation import EvaluationSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -17,7 +17,7 @@ def test_the_organisms_two_sides_differ_in_the_opening_alone_and_only_one_names_
     positive, negative = (lines(build_data.OUT / f"{side}.jsonl") for side in ("positive", "negative"))
     source = lines(build_data.SOURCE)
     assert len(positive) == len(negative) == len(source)
-    metric = TraitEvaluation.load(build_data.OUT.parents[1], "tea_praise").metric
+    metric = EvaluationSpec.load(build_data.OUT.parents[1], "tea_praise").metric
     for plus, minus, plain in zip(positive, negative, source, strict=True):
         assert plus["prompt"] == minus["prompt"] == plain["prompt"]
         assert plus["response"].endswith(plain["response"])

@@ -2,13 +2,13 @@
 
 import pytest
 from reward_model_sycophancy import build_biases
-from trait_client.scoring.evaluation import TraitEvaluation
+from trait_client.scoring.evaluation import EvaluationSpec
 from trait_client.sweeps.experiment import Experiment, size_of
 
 
 @pytest.mark.parametrize("name", [*build_biases.TRAINED, *build_biases.HELD_OUT])
 def test_a_bias_of_the_large_study_is_measured_by_words_that_its_prompts_do_not_hold(name):
-    evaluation = TraitEvaluation.load(build_biases.OUT.parent, name)
+    evaluation = EvaluationSpec.load(build_biases.OUT.parent, name)
     assert len(evaluation.questions) == 12
     assert not any(evaluation.metric.score(question) for question in evaluation.questions)
 

@@ -5,9 +5,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Self
 
-from trait_core.errors import DatasetError
+from trait_core.traits.files import DEFINITION, read_definition
+from trait_core.traits.folder import find_trait
 
-FILE_NAME = "definition.txt"
 COHERENCE = "*"
 """`Rubric.trait` of coherence, which belongs to no trait."""
 
@@ -31,17 +31,7 @@ class Rubric:
         Raises:
             DatasetError: No such trait, several of that name, or an empty file.
         """
-        found = sorted(datasets.glob(f"*/{trait}/{FILE_NAME}"))
-        if len(found) != 1:
-            state = f"several: {', '.join(map(str, found))}" if found else "none"
-            raise DatasetError(f"a judge of {trait!r} needs one file {datasets}/*/{trait}/{FILE_NAME}; found {state}")
-        try:
-            text = found[0].read_text(encoding="utf-8").strip()
-        except UnicodeDecodeError as error:
-            raise DatasetError(f"{found[0]}: is not UTF-8: {error}") from error
-        if not text:
-            raise DatasetError(f"{found[0]}: is empty: write what 0, 50 and 100 look like")
-        return cls(trait, text)
+        return cls(trait, read_definition(find_trait(datasets, trait, holding=DEFINITION), strict=False))
 
     @classmethod
     def coherence(cls) -> Self:

@@ -1,35 +1,24 @@
 """How a trait is evaluated: its held-out questions and its metric, from `<datasets>/<category>/<trait>/steering.json`."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import Literal, Self
 
 from trait_client.scoring.lexical import Metric, parse_metric
-from trait_core.errors import DatasetError, InvalidRequestError, first_fault
-
-FILE_NAME = "steering.json"
-
-
-class _EvaluationFile(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-    questions: Annotated[list[Annotated[str, Field(min_length=1, max_length=100_000)]], Field(min_length=1)]
-    direction: Literal["positive", "negative"] = "positive"
-    metric: dict[str, object] | None = None
+from trait_core.errors import DatasetError, InvalidRequestError
+from trait_core.traits.files import STEERING, read_steering
+from trait_core.traits.folder import find_trait
 
 
 @dataclass(frozen=True)
-class TraitEvaluation:
+class EvaluationSpec:
     """A trait's questions and metric.
 
     Args:
         trait: The trait's name.
         questions: Prompts that extraction never sees, in the file's order.
         sign: +1 where more of the trait raises the metric, -1 where it lowers it.
-        metric: The trait's lexical metric; None where it has none, and projections are all there is.
+        metric: The trait's lexical metric; None if it has none, and only projections measure it.
     """
 
     trait: str
@@ -44,21 +33,10 @@ class TraitEvaluation:
         Raises:
             DatasetError: No such trait, several of that name, or a malformed file.
         """
-        found = sorted(datasets.glob(f"*/{trait}/{FILE_NAME}"))
-        if len(found) != 1:
-            state = f"several: {', '.join(map(str, found))}" if found else "none"
-            raise DatasetError(f"trait {trait!r} needs one file {datasets}/*/{trait}/{FILE_NAME}; found {state}")
-        return cls._read(found[0], trait)
-
-    @classmethod
-    def _read(cls, path: Path, trait: str) -> Self:
+        folder = find_trait(datasets, trait, holding=STEERING)
+        spec = read_steering(folder, strict=False)
         try:
-            file = _EvaluationFile.model_validate(json.loads(path.read_text(encoding="utf-8")))
-            metric = None if file.metric is None else parse_metric(file.metric)
-        except ValidationError as error:
-            raise DatasetError(f"{path}: {first_fault(error, whole='the file').with_value()}") from error
-        except (ValueError, InvalidRequestError) as error:
-            raise DatasetError(f"{path}: {error}") from error
-        if doubled := sorted({q for q in file.questions if file.questions.count(q) > 1}):
-            raise DatasetError(f"{path}: questions hold {doubled[0]!r} more than once")
-        return cls(trait, tuple(file.questions), 1 if file.direction == "positive" else -1, metric)
+            metric = None if spec.metric is None else parse_metric(spec.metric)
+        except InvalidRequestError as error:
+            raise DatasetError(f"{folder / STEERING}: {error}") from error
+        return cls(trait, tuple(spec.questions), 1 if spec.direction == "positive" else -1, metric)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from trait_client.http import AsyncTraitClient
 from trait_client.results.rows import ANY_TRAIT, NOBODY, ScoreName
-from trait_client.scoring.evaluation import TraitEvaluation
+from trait_client.scoring.evaluation import EvaluationSpec
 from trait_client.sweeps.cells import Cell, Intervention, Trial
 from trait_client.sweeps.experiment import Experiment, GridPoint, grid
 from trait_core.errors import InvalidRequestError, UnknownVectorError
@@ -77,7 +77,7 @@ class SweepPlan:
     trials: dict[str, Trial] = field(default_factory=dict)
     wanted: dict[str, set[Key]] = field(default_factory=dict)
     vectors: dict[str, SweepVector] = field(default_factory=dict)
-    evaluations: dict[str, TraitEvaluation] = field(default_factory=dict)
+    evaluations: dict[str, EvaluationSpec] = field(default_factory=dict)
 
     @property
     def cells(self) -> list[Cell]:
@@ -122,7 +122,7 @@ class Planner:
     experiment: Experiment
     info: ServiceInfo
     models: dict[str | None, ModelIdentity]
-    evaluations: dict[str, TraitEvaluation]
+    evaluations: dict[str, EvaluationSpec]
     prompts: dict[str, list[str]]
     vectors: dict[tuple[str, str], list[SweepVector]]
 
@@ -212,7 +212,7 @@ def _models(experiment: Experiment, info: ServiceInfo) -> dict[str | None, Model
     }
 
 
-def _keys(cell: Cell, evaluation: TraitEvaluation, reader: str) -> set[Key]:
+def _keys(cell: Cell, evaluation: EvaluationSpec, reader: str) -> set[Key]:
     """What is wanted of a cell's trials, and of its baseline's, beyond `read_scores`."""
     if cell.intervention is None:
         return set()

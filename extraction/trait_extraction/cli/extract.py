@@ -12,13 +12,14 @@ from trait_core.errors import DatasetError, InvalidRequestError
 from trait_core.positions import Positions
 from trait_core.schema import Generation
 from trait_core.storage import sha256_of, write_atomically
+from trait_core.traits import find_trait, list_traits
 from trait_core.vectors.file import VectorFile
 
 from trait_extraction.cli import tables
 from trait_extraction.cli.console import print_lines, progress
 from trait_extraction.cli.csv_table import evidence_csv
 from trait_extraction.data.balance import measure_balance
-from trait_extraction.data.datasets import TraitDataset, find_trait, list_traits, load_trait
+from trait_extraction.data.datasets import TraitDataset, load_trait
 from trait_extraction.data.scenarios import Style
 from trait_extraction.data.styles import styles_of
 from trait_extraction.fitting.methods import METHODS

@@ -7,11 +7,12 @@ import typer
 from trait_core.console import out
 from trait_core.errors import DatasetError
 from trait_core.storage import write_atomically
+from trait_core.traits import find_trait
 from trait_core.vectors.file import VectorFile
 
 from trait_extraction.cli import tables
 from trait_extraction.cli.extract import DEFAULT_DATASETS, Datasets
-from trait_extraction.data.datasets import TraitDataset, find_trait, load_trait
+from trait_extraction.data.datasets import TraitDataset, load_trait
 from trait_extraction.report import page, read_report
 from trait_extraction.report.content import vector_folders
 

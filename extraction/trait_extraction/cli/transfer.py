@@ -9,13 +9,14 @@ from trait_client.http.settings import DEFAULT_URL
 from trait_core.console import ApiKey, AsJson, out, print_json
 from trait_core.errors import DatasetError, InvalidRequestError
 from trait_core.storage import sha256_of, write_atomically
+from trait_core.traits import find_trait
 from trait_core.vectors.file import VectorFile
 from trait_core.vectors.transfer import apply_to
 
 from trait_extraction.cli import tables
 from trait_extraction.cli.console import print_lines
 from trait_extraction.cli.extract import DEFAULT_DATASETS, Datasets
-from trait_extraction.data.datasets import find_trait, load_trait
+from trait_extraction.data.datasets import load_trait
 from trait_extraction.interchange.transfer import measure_on
 
 

@@ -15,32 +15,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from trait_core.errors import DatasetError, first_fault
+from trait_core.errors import DatasetError
 from trait_core.schema import is_name
+from trait_core.traits import SteeringSpec, read_definition, read_steering
 
-from trait_extraction.data.scenarios import SIDES, Scenario, Style, Text, field_error, read_text
+from trait_extraction.data.scenarios import SIDES, Scenario, Style
 from trait_extraction.data.styles import read_sides, styles_of
-
-
-class SteeringSpec(BaseModel):
-    """`steering.json`: how the trait is evaluated.
-
-    Attributes:
-        questions: Prompts that a sweep steers on.
-        direction: Which side of the pair is the trait.
-        metric: The lexical metric, for the client to build: `kind` and its options.
-    """
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    questions: Annotated[list[Text], Field(min_length=1)]
-    direction: Literal["positive", "negative"]
-    metric: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -120,48 +102,6 @@ class TraitDataset:
         return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 
 
-# ---------------------------------------------------------------------------------------------------- finding
-
-
-def list_traits(root: Path) -> list[Path]:
-    """Trait folders under `root`, in order of category and name.
-
-    Raises:
-        DatasetError: `root` is not a folder, or holds no trait.
-    """
-    if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder of datasets: give --datasets <folder with <category>/<trait>>")
-    folders = sorted(p for p in root.glob("*/*") if p.is_dir() and not p.name.startswith("."))
-    if not folders:
-        raise DatasetError(f"{root}: no trait folders <category>/<trait> in it")
-    return folders
-
-
-def find_trait(root: Path, name: str) -> Path:
-    """The folder of a trait, by its name or as `<category>/<trait>`.
-
-    Raises:
-        DatasetError: There is no such trait, or more than one.
-    """
-    folders = list_traits(root)
-    found = [p for p in folders if name in (p.name, f"{p.parent.name}/{p.name}")]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise DatasetError(f"trait {name!r} is in several categories: write {' or '.join(_labels(found))}")
-    names = sorted({p.name for p in folders})
-    close = get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise DatasetError(f"{root}: no trait {name!r}: {hint}it holds {', '.join(names)}")
-
-
-def _labels(folders: list[Path]) -> list[str]:
-    return [f"{p.parent.name}/{p.name}" for p in folders]
-
-
-# ---------------------------------------------------------------------------------------------------- loading
-
-
 def load_trait(folder: Path, style: Style | None = None) -> TraitDataset:
     """Read and check a trait folder.
 
@@ -183,8 +123,8 @@ def load_trait(folder: Path, style: Style | None = None) -> TraitDataset:
         style=sides.style,
         positive=positive,
         negative=negative,
-        definition=_read_definition(folder / "definition.txt"),
-        steering=_read_steering(folder / "steering.json"),
+        definition=read_definition(folder, strict=True),
+        steering=read_steering(folder, strict=True),
         origin=sides.origin,
         default_style=sides.style == styles_of(folder)[0],
         derived=sides.derived,
@@ -201,42 +141,3 @@ def _check_questions_are_held_out(dataset: TraitDataset) -> None:
         raise DatasetError(
             f"{dataset.origin[0]}: prompt {min(both)[:60]!r} is an evaluation question of steering.json: ask another one"
         )
-
-
-def _read_definition(path: Path) -> str:
-    if not path.is_file():
-        raise DatasetError(f"{path}: is missing: write the judge's 0-100 rubric")
-    definition = read_text(path).strip()
-    if not definition:
-        raise DatasetError(f"{path}:1: is empty: write the judge's 0-100 rubric")
-    return definition
-
-
-def _read_steering(path: Path) -> SteeringSpec:
-    if not path.is_file():
-        raise DatasetError(f'{path}: is missing: write {{"questions": [...], "direction": "positive"}}')
-    text = read_text(path)
-    try:
-        spec = SteeringSpec.model_validate(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise DatasetError(f"{path}:{error.lineno}: not JSON: {error.msg} (column {error.colno})") from error
-    except ValidationError as error:
-        key = str(next(iter(first_fault(error).loc), ""))
-        raise DatasetError(
-            f"{path}:{_line_of(text, key)}: {field_error(error, 'questions, direction, metric')}"
-        ) from error
-    if spec.metric is not None and not isinstance(spec.metric.get("kind"), str):
-        raise DatasetError(f'{path}:{_line_of(text, "metric")}: metric needs a "kind", for example "language"')
-    if repeated := _repeated(spec.questions):
-        raise DatasetError(f"{path}:{_line_of(text, repeated)}: question {repeated[:60]!r} stands twice")
-    return spec
-
-
-def _line_of(text: str, key: str) -> int:
-    """The line on which a JSON string first stands; 1 if it does not."""
-    at = text.find(json.dumps(key, ensure_ascii=False))
-    return text.count("\n", 0, max(at, 0)) + 1
-
-
-def _repeated(texts: list[str]) -> str | None:
-    return next((text for i, text in enumerate(texts) if text in texts[:i]), None)

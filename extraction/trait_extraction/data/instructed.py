@@ -14,8 +14,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 from trait_core.errors import DatasetError
+from trait_core.traits.files import Text, field_error, read_text
 
-from trait_extraction.data.scenarios import MIN_SCENARIOS, Pairs, Scenario, Text, field_error, read_text
+from trait_extraction.data.scenarios import MIN_SCENARIOS, Pairs, Scenario
 
 FILE_NAME = "instructed.json"
 MIN_SYSTEM_PROMPTS = 5

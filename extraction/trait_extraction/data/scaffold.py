@@ -5,10 +5,11 @@ from pathlib import Path
 
 from trait_core.errors import InvalidRequestError
 from trait_core.schema import is_name
+from trait_core.traits import PLACEHOLDER
 
 from trait_extraction.data.instructed import FILE_NAME as INSTRUCTED
 from trait_extraction.data.instructed import MIN_SYSTEM_PROMPTS
-from trait_extraction.data.scenarios import MIN_SCENARIOS, PLACEHOLDER, Style
+from trait_extraction.data.scenarios import MIN_SCENARIOS, Style
 
 _README = f"""# {{trait}}
 

@@ -2,20 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from trait_core.errors import DatasetError, first_fault
+from pydantic import BaseModel, ConfigDict
+from trait_core.errors import DatasetError
+from trait_core.traits.files import MAX_CHARACTERS, Text, field_error, read_text
 
 Style = Literal["written", "instructed", "completions"]
 SIDES = ("positive", "negative")
 MIN_SCENARIOS = 8
-MAX_CHARACTERS = 1_000_000
-"""A message's limit on the wire."""
-PLACEHOLDER = "REPLACE ME"
-"""Stands in every example of `trait-extract new-trait`; no file is valid while it does."""
-
-Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS, pattern=r"\S")]
 
 
 class Scenario(BaseModel):
@@ -82,45 +77,6 @@ def _lines(path: Path) -> list[str]:
             f"{path}: {len(lines)} scenarios are too few: write {MIN_SCENARIOS} at least (40 or more is good)"
         )
     return lines
-
-
-def read_text(path: Path) -> str:
-    """A UTF-8 file's text, without a byte order mark.
-
-    Raises:
-        DatasetError: It cannot be read, is not UTF-8, or still holds an example; the message names the line.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = data[: error.start].count(b"\n") + 1
-        raise DatasetError(
-            f"{path}:{number}: not UTF-8 (byte 0x{data[error.start]:02x}): save the file as UTF-8"
-        ) from error
-    if PLACEHOLDER in text:
-        number = text[: text.index(PLACEHOLDER)].count("\n") + 1
-        raise DatasetError(f"{path}:{number}: still an example of new-trait: write your own in its place")
-    return text
-
-
-def field_error(error: ValueError, known: str) -> str:
-    """What is wrong with a JSON object, in one clause; `known` names the fields it may have."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error.msg} (column {error.colno})"
-    if not isinstance(error, ValidationError):
-        return str(error)
-    fault = first_fault(error)
-    if fault.kind == "extra_forbidden":
-        return f"unknown field {fault.where!r}: the fields are {known}"
-    if fault.kind == "string_unicode":
-        return f"{fault.where} holds half of a surrogate pair (\\ud800 to \\udfff), which is not a character"
-    if fault.kind in {"string_too_short", "string_pattern_mismatch"}:
-        return f"{fault.where} is empty"
-    return str(fault) if fault.where else f"must be a JSON object with {known}"
 
 
 # ---------------------------------------------------------------------------------------------------- rules

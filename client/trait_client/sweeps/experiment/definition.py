@@ -37,7 +37,7 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 
 from trait_client.judge.config import JudgeConfig
 from trait_client.judge.rubric import COHERENCE, Rubric
-from trait_client.scoring.evaluation import TraitEvaluation
+from trait_client.scoring.evaluation import EvaluationSpec
 from trait_client.sweeps.experiment.precision import PrecisionService
 from trait_client.sweeps.experiment.section import Coefficients, Label, Layers, Name, Section
 from trait_core.errors import InvalidRequestError, first_fault
@@ -227,13 +227,13 @@ class Experiment(Section):
         override = self.trait.get(trait)
         return override.vector if override else None
 
-    def evaluation(self, trait: str) -> TraitEvaluation:
+    def evaluation(self, trait: str) -> EvaluationSpec:
         """The trait's questions and metric.
 
         Raises:
             DatasetError: The datasets do not hold the trait.
         """
-        return TraitEvaluation.load(self._folder / self.datasets, trait)
+        return EvaluationSpec.load(self._folder / self.datasets, trait)
 
     def rubrics(self) -> dict[str, Rubric]:
         """What the judge rates by, by trait; `*` is coherence. Empty without a judge.

@@ -1,0 +1,142 @@
+"""Reads the two files of a trait that are not scenarios: `definition.txt` and `steering.json`. Errors name file and line."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trait_core.errors import DatasetError, first_fault
+
+DEFINITION, STEERING = "definition.txt", "steering.json"
+MAX_CHARACTERS = 1_000_000
+"""Maximum length of a message on the wire."""
+PLACEHOLDER = "REPLACE ME"
+"""Marks every example of `trait-extract new-trait`; a file that contains it is not valid."""
+
+Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS, pattern=r"\S")]
+
+
+class SteeringSpec(BaseModel):
+    """`steering.json`: how the trait is evaluated.
+
+    Attributes:
+        questions: Prompts that a sweep steers on; extraction never sees them.
+        direction: The side that is the trait.
+        metric: The lexical metric as JSON: `kind` and its options (`trait_client.scoring.lexical`).
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    questions: Annotated[list[Text], Field(min_length=1)]
+    direction: Literal["positive", "negative"]
+    metric: dict[str, Any] | None = None
+
+
+class _LenientSpec(SteeringSpec):
+    model_config = ConfigDict(extra="ignore")
+
+    questions: Annotated[list[Annotated[str, Field(min_length=1, max_length=100_000)]], Field(min_length=1)]
+    direction: Literal["positive", "negative"] = "positive"
+
+
+def read_definition(folder: Path, *, strict: bool) -> str:
+    """The judge's rubric of a trait, `definition.txt`, without surrounding white space.
+
+    Args:
+        folder: The trait's folder.
+        strict: Refuse the example of `new-trait`.
+
+    Raises:
+        DatasetError: The file is missing, empty, not UTF-8, or still an example.
+    """
+    path = folder / DEFINITION
+    if not path.is_file():
+        raise DatasetError(f"{path}: is missing: write the judge's 0-100 rubric")
+    definition = read_text(path, examples=not strict).strip()
+    if not definition:
+        raise DatasetError(f"{path}:1: is empty: write the judge's 0-100 rubric: what 0, 50 and 100 look like")
+    return definition
+
+
+def read_steering(folder: Path, *, strict: bool) -> SteeringSpec:
+    """The evaluation of a trait, `steering.json`.
+
+    Args:
+        folder: The trait's folder.
+        strict: Check the file as its author: unknown fields, a missing `direction`, blank questions, a metric without
+            `kind` and the examples of `new-trait` are errors. Otherwise unknown fields are ignored, and `direction`
+            defaults to `positive`.
+
+    Raises:
+        DatasetError: The file is missing or breaks a rule; the message names the line.
+    """
+    path = folder / STEERING
+    if not path.is_file():
+        raise DatasetError(f'{path}: is missing: write {{"questions": [...], "direction": "positive"}}')
+    text = read_text(path, examples=not strict)
+    model = SteeringSpec if strict else _LenientSpec
+    try:
+        spec = model.model_validate(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise DatasetError(f"{path}:{error.lineno}: not JSON: {error.msg} (column {error.colno})") from error
+    except ValidationError as error:
+        key = str(next(iter(first_fault(error).loc), ""))
+        raise DatasetError(
+            f"{path}:{_line_of(text, key)}: {field_error(error, 'questions, direction, metric')}"
+        ) from error
+    if strict and spec.metric is not None and not isinstance(spec.metric.get("kind"), str):
+        raise DatasetError(f'{path}:{_line_of(text, "metric")}: metric needs a "kind", for example "language"')
+    questions = spec.questions
+    if repeated := next((question for i, question in enumerate(questions) if question in questions[:i]), None):
+        raise DatasetError(f"{path}:{_line_of(text, repeated)}: question {repeated[:60]!r} occurs more than once")
+    return spec
+
+
+def read_text(path: Path, *, examples: bool = False) -> str:
+    """A UTF-8 file's text, without a byte order mark.
+
+    Args:
+        path: The file.
+        examples: Accept examples of `new-trait` (`PLACEHOLDER`) that nobody has replaced yet.
+
+    Raises:
+        DatasetError: It cannot be read, is not UTF-8, or still contains an example; the message names the line.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = data[: error.start].count(b"\n") + 1
+        raise DatasetError(
+            f"{path}:{number}: not UTF-8 (byte 0x{data[error.start]:02x}): save the file as UTF-8"
+        ) from error
+    if PLACEHOLDER in text and not examples:
+        number = text[: text.index(PLACEHOLDER)].count("\n") + 1
+        raise DatasetError(f"{path}:{number}: still an example of new-trait: replace it with your own text")
+    return text
+
+
+def field_error(error: ValueError, known: str) -> str:
+    """One clause that says what is wrong with a JSON object; `known` names the fields it may have."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error.msg} (column {error.colno})"
+    if not isinstance(error, ValidationError):
+        return str(error)
+    fault = first_fault(error)
+    if fault.kind == "extra_forbidden":
+        return f"unknown field {fault.where!r}: the fields are {known}"
+    if fault.kind == "string_unicode":
+        return f"{fault.where} holds half of a surrogate pair (\\ud800 to \\udfff), which is not a character"
+    if fault.kind in {"string_too_short", "string_pattern_mismatch"}:
+        return f"{fault.where} is empty"
+    return fault.with_value() if fault.where else f"must be a JSON object with {known}"
+
+
+def _line_of(text: str, key: str) -> int:
+    """The line where a JSON string first occurs; 1 if it does not."""
+    at = text.find(json.dumps(key, ensure_ascii=False))
+    return text.count("\n", 0, max(at, 0)) + 1
