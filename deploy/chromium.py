@@ -1,4 +1,4 @@
-"""Get the Chromium that the tests of the dashboard need, where this machine lets us.
+"""Get the Chromium that the dashboard's tests need, if this machine allows it.
 
     python3 deploy/chromium.py              # find one, else install Debian's with apt-get
     python3 deploy/chromium.py --find       # print the path of one that runs, or say what to install and exit 1
@@ -37,7 +37,7 @@ def main() -> int:
 
 
 def missing() -> str:
-    """Why there is none, and what to do."""
+    """No Chromium could be had; the message says why and what to do."""
     named = os.environ.get(VARIABLE)
     if named == "none":
         return f"none, as {VARIABLE}=none asks"
@@ -52,7 +52,7 @@ def find() -> str | None:
 
 
 def runs(path: str) -> bool:
-    """Whether it starts: Ubuntu's `chromium-browser` may be a script that asks for a snap."""
+    """Check that it starts: Ubuntu's `chromium-browser` may be a script that asks for a snap."""
     try:
         return subprocess.run([path, "--version"], capture_output=True, timeout=60, check=False).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
@@ -60,7 +60,7 @@ def runs(path: str) -> bool:
 
 
 def install() -> str | None:
-    """Debian's, as root or where sudo asks for no password."""
+    """Install Debian's, as root or with sudo without a password."""
     apt, root = shutil.which("apt-get"), as_root()
     if apt is None or root is None:
         return None
@@ -73,7 +73,7 @@ def install() -> str | None:
 
 
 def as_root() -> list[str] | None:
-    """What stands before a command that only root may run."""
+    """Prefix of a command that only root may run."""
     if os.geteuid() == 0:
         return []
     sudo = shutil.which("sudo")
@@ -81,7 +81,7 @@ def as_root() -> list[str] | None:
 
 
 def quietly(command: list[str]) -> bool:
-    """Run it to its end without a question; whether it succeeded."""
+    """Run it to its end without a prompt; returns True on success."""
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=APT_LIMIT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):

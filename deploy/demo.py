@@ -1,4 +1,4 @@
-"""`make demo`: the whole path on the small model, with the commands a user would type.
+"""`make demo`: from serving to SQL on the small model, with the commands a user would type.
 
 Starts the service, extracts three trait vectors, steers one prompt, runs the demo sweep and ends with its results in
 SQL. What it makes stands in `demo/`; a second run continues from there.
@@ -65,7 +65,7 @@ def main() -> int:
 
 @contextmanager
 def service() -> Iterator[str]:
-    """A running service on a free port; its address. It is stopped at the end."""
+    """Address of a service that is started on a free port and stopped at the end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -108,7 +108,7 @@ def wait_until_ready(process: subprocess.Popen, url: str) -> None:
 
 
 def answers(client: TraitClient) -> bool:
-    """Whether the service is there and ready."""
+    """Check that the service is running and ready."""
     try:
         return client.ready()
     except ServiceUnreachableError:
@@ -116,7 +116,7 @@ def answers(client: TraitClient) -> bool:
 
 
 def run(*command: str) -> None:
-    """Show a command and run it; the demo ends where one fails."""
+    """Show a command and run it; the demo ends if it fails."""
     show(command)
     done = subprocess.run([BIN / command[0], *command[1:]], check=False)
     if done.returncode:
@@ -124,12 +124,12 @@ def run(*command: str) -> None:
 
 
 def say(text: str) -> None:
-    """A line of explanation between commands."""
+    """Print a line of explanation between commands."""
     print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n{text}", flush=True)
 
 
 def show(command: tuple[str, ...] | list[str]) -> None:
-    """The command as one would type it."""
+    """Format the command as a user would type it."""
     words = [f'"{word}"' if "'" in word and '"' not in word else shlex.quote(word) for word in command]
     print("  $ " + " ".join(words), flush=True)
 

@@ -81,7 +81,7 @@ def _resolve(wanted: list[str]) -> dict[str, Any]:
 
 
 def _reachable(wanted: list[Requirement], packages: dict[Any, Any]) -> set[str]:
-    """Names reached from `wanted`, extras followed, without the packages of `LEFT_OUT` and what only they need."""
+    """Names reached from `wanted`, extras followed, without the packages of `LEFT_OUT` and their exclusive dependencies."""
     seen: set[tuple[str, str]] = set()
     queue = [(canonicalize_name(item.name), extra) for item in wanted for extra in ("", *sorted(item.extras))]
     while queue:

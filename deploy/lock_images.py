@@ -1,4 +1,4 @@
-"""Write the pins of what is not installed here: the CUDA set-up and the router's image.
+"""Write the pins of what this machine does not install: the CUDA set-up and the router's image.
 
     make lock        (the same as: .venv/bin/python deploy/lock.py, then deploy/lock_images.py)
 

@@ -31,7 +31,7 @@ class SetupError(Exception):
 
 
 def main() -> None:
-    """Run the steps; exit 1 with one message where a step fails."""
+    """Run the steps; exit 1 with one message if a step fails."""
     parser = argparse.ArgumentParser(description="Make the virtual environment of trait-steering.")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="folder of the virtual environment")
     folder = parser.parse_args().venv.expanduser().resolve()
@@ -97,7 +97,7 @@ def _create(folder: Path) -> None:
 
 
 def _install_torch(folder: Path, pin: str) -> None:
-    """The CPU build from pip's own indexes, else from PyTorch's."""
+    """Install the CPU build from pip's own indexes, else from PyTorch's."""
     install = ["install", "--no-deps", pin]
     if _pip(folder, install, may_fail=True):
         return
@@ -160,7 +160,7 @@ def _python(folder: Path) -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Two `make` at once take turns."""
+    """Make two concurrent `make` runs take turns."""
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""A newcomer's path with a clock: clone, `make demo`, a trait and a sweep of one's own, SQL, the dashboard.
+"""First-run walkthrough, timed: clone, `make demo`, a new trait and its sweep, SQL, the dashboard.
 
 Everything is done in build/stranger, with an empty home: no model, no environment and no pip cache is found there.
 """
@@ -23,7 +23,7 @@ CLONE = BASE / "trait-steering"
 
 
 def main() -> None:
-    """Walk the path; the first step that fails ends it."""
+    """Run all steps; stop at the first failure."""
     began = time.monotonic()
     shutil.rmtree(BASE, ignore_errors=True)
     home = BASE / "home"
@@ -51,14 +51,14 @@ def main() -> None:
 
 
 def step(title: str, command: list[str], folder: Path, environment: dict[str, str]) -> None:
-    """Run a command and say what it took."""
+    """Run a command and print its time."""
     began = time.monotonic()
     subprocess.run(command, cwd=folder, env=environment, check=True)
     print(f"{time.monotonic() - began:7.1f} s  {title}", flush=True)
 
 
 def read_pages(url: str, environment: dict[str, str]) -> None:
-    """Work through the pages in the clone; the database of the demo is there."""
+    """Work through the pages in the clone; the demo's database exists."""
     os.chdir(CLONE)
     for page in PAGES:
         reader = PageReader(CLONE, url, environment)

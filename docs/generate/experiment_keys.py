@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 
 def page() -> str:
-    """The page."""
+    """Text of the page."""
     from trait_client.judge.config import JudgeConfig
     from trait_client.sweeps.experiment import Control, Experiment, PrecisionService, TraitOverride
 

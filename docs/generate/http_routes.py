@@ -1,4 +1,4 @@
-"""The routes, from the OpenAPI of the application as vLLM builds it; and what their answers hold, from the wire schema."""
+"""The routes, from the OpenAPI of the application as vLLM builds it; and the fields of their answers, from the wire schema."""
 
 import os
 import re
@@ -27,7 +27,7 @@ REQUESTS = {
 
 
 def page() -> str:
-    """The page."""
+    """Text of the page."""
     document_ = openapi()
     schemas = document_["components"]["schemas"]
     parts = [
@@ -99,7 +99,7 @@ def _routes(document_: dict[str, Any], *, ours: bool) -> str:
 
 
 def _ours(schemas: dict[str, Any], name: str) -> dict[str, Any]:
-    """The schema; one whose name vLLM uses too has its module before it."""
+    """Look up the schema; a name that vLLM also uses is prefixed with its module."""
     key = next(key for key in schemas if key == name or re.fullmatch(rf"trait_core__\w+__{name}", key))
     found: dict[str, Any] = schemas[key]
     return found

@@ -1,4 +1,4 @@
-"""What the test of the documentation does not run, and why."""
+"""Page of the commands that the documentation test does not run, with the reasons."""
 
 from fenced_blocks import excused
 from page_parts import cell, document, table
@@ -11,7 +11,7 @@ KINDS = {
 
 
 def page() -> str:
-    """The page."""
+    """Text of the page."""
     parts = ["Every other `bash`, `python` and `sql` block of README.md and docs/ is run by `make test` (tests/docs)."]
     for kind, meaning in KINDS.items():
         found = [block for block in excused() if block.excuse == kind]

@@ -17,7 +17,7 @@ where not internal and function_type like '%macro%' order by function_name
 
 
 def page() -> str:
-    """The page."""
+    """Text of the page."""
     from trait_client.results import ResultStore
 
     with tempfile.TemporaryDirectory() as folder:
