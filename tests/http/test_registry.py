@@ -223,7 +223,7 @@ def test_a_manifest_that_breaks_later_leaves_the_names_read_last(folder, make_ve
 WRITER = """
 import sys
 from pathlib import Path
-from trait_service.registry import VectorRegistry
+from trait_service.registry.registry import VectorRegistry
 registry = VectorRegistry(Path(sys.argv[1]), max_versions=2)
 files = [path.read_bytes() for path in sorted(Path(sys.argv[2]).iterdir())]
 print("ready", flush=True)
