@@ -1,9 +1,27 @@
-"""Files that survive a kill: atomic writes and identity by content."""
+"""Files that survive a kill: atomic writes, locks, identity by content, and the header of a safetensors file."""
 
+import contextlib
+import fcntl
 import hashlib
+import json
 import os
+import struct
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+MAX_HEADER_BYTES = 8 * 1024 * 1024
+"""Maximum safetensors header of a vector file, ours or another tool's."""
+
+Signature = tuple[int, int, int] | None
+"""Inode, modification time in ns and size of a file; None if it cannot be found."""
+
+_SAFETENSORS_HEADER_BYTES = 100_000_000  # the library's own limit
+
+
+class HeaderError(ValueError):
+    """The header of a safetensors file is incomplete or malformed."""
 
 
 def sha256_of(data: bytes) -> str:
@@ -34,3 +52,65 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True, mode: int = 0o666) -> Iterator[None]:
+    """Hold an exclusive lock on a file; the lock is released if the process dies.
+
+    Args:
+        path: Created if it does not exist, and never removed.
+        wait: Wait for the process that holds the lock.
+        mode: Permissions of a created file, before the umask.
+
+    Raises:
+        BlockingIOError: Another process holds the lock, and `wait` is false.
+        OSError: The file cannot be opened.
+    """
+    handle = os.open(path, os.O_CREAT | os.O_RDWR, mode)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(handle)
+
+
+def signature(path: Path) -> Signature:
+    """Tell one state of a file from another without reading it."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def read_header(data: bytes, limit: int = _SAFETENSORS_HEADER_BYTES) -> dict[str, Any]:
+    """Parse the JSON header of a safetensors file: tensor names and `__metadata__`.
+
+    Args:
+        data: The file, or its beginning if that holds the whole header.
+        limit: Maximum length of the header in bytes.
+
+    Raises:
+        HeaderError: There is no whole header, it is not a JSON object, or it holds a name twice.
+    """
+    if len(data) < 8:
+        raise HeaderError(f"not a safetensors file: {len(data)} bytes are too few")
+    (length,) = struct.unpack("<Q", data[:8])
+    if length > min(limit, len(data) - 8):
+        raise HeaderError(f"a safetensors header of {length} bytes does not fit (at most {limit})")
+    try:
+        header = json.loads(data[8 : 8 + length], object_pairs_hook=_without_duplicates)
+    except HeaderError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise HeaderError("the safetensors header is not JSON") from error
+    if not isinstance(header, dict):
+        raise HeaderError("the safetensors header is not a JSON object")
+    return header
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) != len(pairs):
+        raise HeaderError("the safetensors header holds one name twice")
+    return found

@@ -1,7 +1,5 @@
 """Pooled activations as `POST /v1/activations` answers them: one safetensors file, described by its metadata."""
 
-import json
-import struct
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -13,6 +11,7 @@ from pydantic import ValidationError
 from trait_core.errors import InvalidRequestError, ServiceError
 from trait_core.positions import Positions
 from trait_core.schema import ActivationsMetadata
+from trait_core.storage import read_header
 from trait_core.vectors.file import METADATA_KEY, VectorFile
 
 
@@ -64,11 +63,10 @@ class Activations:
             ServiceError: Not such a file.
         """
         try:
-            (length,) = struct.unpack("<Q", data[:8])
-            raw = json.loads(data[8 : 8 + length])["__metadata__"][METADATA_KEY]
+            raw = read_header(data)["__metadata__"][METADATA_KEY]
             metadata = ActivationsMetadata.model_validate_json(raw)
             return cls(metadata, safetensors.numpy.load(data))
-        except (struct.error, ValueError, KeyError, TypeError, ValidationError, safetensors.SafetensorError) as error:
+        except (ValueError, KeyError, TypeError, ValidationError, safetensors.SafetensorError) as error:
             raise ServiceError(f"the activations that the service answered cannot be read: {error}") from error
 
     def __len__(self) -> int:

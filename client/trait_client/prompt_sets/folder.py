@@ -1,7 +1,6 @@
 """A folder that a corpus is captured into: who may write, what stands there, what is still to be done."""
 
 import contextlib
-import fcntl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from trait_client.prompt_sets.manifest import MANIFEST, CaptureIdentity, Manifest, ShardEntry
 from trait_client.prompt_sets.prompts import CorpusPrompt
 from trait_client.prompt_sets.shards import Shard, shard_name
+from trait_core import storage
 from trait_core.errors import DatasetError, InvalidRequestError
 from trait_core.storage import sha256_of
 
@@ -21,9 +21,9 @@ def locked(folder: Path) -> Iterator[None]:
         InvalidRequestError: Another process captures into it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(storage.locked(folder / ".lock", wait=False))
         except BlockingIOError as error:
             raise InvalidRequestError(f"another process captures into {folder}", param="out") from error
         yield

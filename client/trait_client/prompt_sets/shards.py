@@ -4,8 +4,6 @@ A shard is what `POST /v1/activations` answers for its prompts (`ActivationsMeta
 metadata says whose rows they are, too. The row of a prompt that could not be read is NaN, its counts 0.
 """
 
-import json
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +17,7 @@ from trait_client.http.activations import Activations
 from trait_client.prompt_sets.manifest import CaptureIdentity, ShardEntry
 from trait_core.errors import DatasetError, ServiceError
 from trait_core.schema import ActivationsMetadata, Response
-from trait_core.storage import sha256_of, write_atomically
+from trait_core.storage import read_header, sha256_of, write_atomically
 from trait_core.vectors.file import METADATA_KEY
 
 
@@ -89,11 +87,10 @@ class Shard:
         """
         try:
             data = path.read_bytes()
-            (length,) = struct.unpack("<Q", data[:8])
-            raw = json.loads(data[8 : 8 + length])["__metadata__"][METADATA_KEY]
+            raw = read_header(data)["__metadata__"][METADATA_KEY]
             owner = _ShardMetadata.model_validate_json(raw).corpus
             activations = Activations.from_bytes(data)
-        except (OSError, struct.error, ValueError, KeyError, TypeError, ValidationError, ServiceError) as error:
+        except (OSError, ValueError, KeyError, TypeError, ValidationError, ServiceError) as error:
             raise DatasetError(f"{path} cannot be read: {error}") from error
         if owner.capture != identity.digest() or owner.ids != list(ids):
             raise DatasetError(f"{path} belongs to another capture")

@@ -4,9 +4,7 @@
 holds `VectorMetadata` as JSON. A file's identity is the sha256 of its bytes.
 """
 
-import json
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -18,10 +16,9 @@ from pydantic import ValidationError
 
 from trait_core.errors import InvalidRequestError, VectorFileError, first_fault
 from trait_core.schema import LayerEvidence, VectorMetadata
-from trait_core.storage import sha256_of, write_atomically
+from trait_core.storage import MAX_HEADER_BYTES, HeaderError, read_header, sha256_of, write_atomically
 
 METADATA_KEY = "trait"
-MAX_HEADER_BYTES = 8 * 1024 * 1024
 MAX_FILE_BYTES = 256 * 1024 * 1024
 UNIT_TOLERANCE = 1e-3
 
@@ -63,8 +60,10 @@ class VectorFile:
         Raises:
             VectorFileError: Not a vector file, or one that breaks a rule of the format.
         """
-        header = _read_header(data)
-        raw = header.get("__metadata__")
+        try:
+            raw = read_header(data, MAX_HEADER_BYTES).get("__metadata__")
+        except HeaderError as error:
+            raise VectorFileError(str(error)) from error
         if not isinstance(raw, dict) or METADATA_KEY not in raw:
             raise VectorFileError(f"the safetensors header has no metadata entry {METADATA_KEY!r}")
         try:
@@ -120,27 +119,6 @@ class VectorFile:
                 param="layers",
             )
         return self.metadata.layers[layer]
-
-
-def _read_header(data: bytes) -> dict[str, object]:
-    if len(data) < 8:
-        raise VectorFileError(f"{len(data)} bytes are too few for a safetensors file")
-    (length,) = struct.unpack("<Q", data[:8])
-    if length > min(MAX_HEADER_BYTES, len(data) - 8):
-        raise VectorFileError(f"a safetensors header of {length} bytes does not fit (at most {MAX_HEADER_BYTES})")
-    try:
-        header = json.loads(data[8 : 8 + length], object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise VectorFileError("the safetensors header is not JSON") from error
-    if not isinstance(header, dict):
-        raise VectorFileError("the safetensors header is not a JSON object")
-    return header
-
-
-def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    if len(found := dict(pairs)) != len(pairs):
-        raise VectorFileError("the safetensors header holds one name twice")
-    return found
 
 
 def _check_direction(layer: int, direction: np.ndarray, meta: VectorMetadata) -> None:

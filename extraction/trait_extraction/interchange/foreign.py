@@ -9,7 +9,6 @@ import numpy.typing as npt
 from trait_core.errors import VectorFileError
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
-MAX_HEADER_BYTES = 8 * 1024 * 1024
 MAX_VECTORS = 1024
 
 UNNUMBERED = -1

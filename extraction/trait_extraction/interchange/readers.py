@@ -1,6 +1,5 @@
 """Readers of single files; they run in the child process of `sandbox` only."""
 
-import json
 import pickle
 import struct
 import zipfile
@@ -11,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from trait_core.errors import VectorFileError
+from trait_core.storage import MAX_HEADER_BYTES, HeaderError, read_header
 
 from trait_extraction.interchange.foreign import (
     MAX_FILE_BYTES,
-    MAX_HEADER_BYTES,
     MAX_VECTORS,
     UNNUMBERED,
     ForeignVectors,
@@ -149,25 +148,12 @@ def _check_torch_zip(path: Path) -> None:
 
 def _check_safetensors_header(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= min(MAX_HEADER_BYTES, path.stat().st_size - 8):
-            raise VectorFileError(f"a safetensors header of {length} bytes does not fit (at most {MAX_HEADER_BYTES})")
-        raw = file.read(length)
+        data = file.read(8 + MAX_HEADER_BYTES)
     try:
-        header = json.loads(raw, object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise VectorFileError("the safetensors header is not JSON") from error
-    if not isinstance(header, dict):
-        raise VectorFileError("the safetensors header is not a JSON object")
-    metadata = header.get("__metadata__", {})
+        metadata = read_header(data, MAX_HEADER_BYTES).get("__metadata__", {})
+    except HeaderError as error:
+        raise VectorFileError(str(error)) from error
     return metadata if isinstance(metadata, dict) else {}
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({name for name, _ in pairs}) != len(pairs):
-        raise VectorFileError("the safetensors header holds one name twice")
-    return dict(pairs)
 
 
 # ---------------------------------------------------------------------------------------------------- tensors

@@ -6,10 +6,8 @@ add no safety, and would let anyone who sends wrong keys spend the service's tim
     {"version": 1, "keys": [{"name": "laptop", "sha256": "...", "scopes": ["generate", "steer"], "created": "..."}]}
 """
 
-import fcntl
 import hashlib
 import logging
-import os
 import secrets
 import threading
 import time
@@ -22,7 +20,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from trait_core.errors import TraitError, first_fault
 from trait_core.schema import NAME_PATTERN
-from trait_core.storage import write_atomically
+from trait_core.storage import Signature, locked, signature, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -176,14 +174,10 @@ class KeyFile:
     @contextmanager
     def _changing(self) -> Iterator[list[ApiKey]]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.path.with_name(f".{self.path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.path.with_name(f".{self.path.name}.lock"), mode=0o600):
             keys = self.read() if self.path.exists() else []
             yield keys
             write_atomically(self.path, _Document(keys=keys).model_dump_json(indent=1, exclude_none=True).encode())
-        finally:
-            os.close(lock)
 
 
 class Keyring:
@@ -202,11 +196,11 @@ class Keyring:
         self._file = file
         self._mutex = threading.Lock()
         self._checked = 0.0
-        self._signature: tuple[int, int] | None = None
+        self._signature: Signature = None
         self._of_file: list[ApiKey] = []
         if file is not None:
             self._of_file = file.read()
-            self._signature = self._sign(file)
+            self._signature = signature(file.path)
 
     def __bool__(self) -> bool:
         # A file without keys closes the service; it does not open it.
@@ -229,25 +223,17 @@ class Keyring:
             return self._of_file
 
     def _reload(self, file: KeyFile) -> None:
-        signature = self._sign(file)
-        if signature == self._signature:
+        found = signature(file.path)
+        if found == self._signature:
             return
         try:
-            self._of_file, self._signature = file.read(), signature
+            self._of_file, self._signature = file.read(), found
         except KeysError as error:
             # What was valid stays so until the file can be read: a half-edited file locks nobody out.
-            self._signature = signature
+            self._signature = found
             logger.error("%s; the keys read before stay in force", error)  # noqa: TRY400
         else:
             logger.info("%d API keys read from %s", len(self._of_file), file.path)
-
-    @staticmethod
-    def _sign(file: KeyFile) -> tuple[int, int] | None:
-        try:
-            stat = file.path.stat()
-        except OSError:
-            return None
-        return stat.st_ino, stat.st_mtime_ns
 
 
 def configured_keyring(plain: list[str], path: Path | None, environment: Mapping[str, str]) -> Keyring:

@@ -5,7 +5,6 @@ once, to bfloat16 safetensors, into `$TRAIT_HOME/models/<name>/<first digits of 
 Hugging Face folders takes it from there.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -14,8 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from trait_core.errors import TraitError
+from trait_core.storage import locked
 
 from trait_service.paths import trait_home
 
@@ -158,7 +157,7 @@ def materialise(model: BundledModel, *, home: Path, report: Report = logger.info
     if (folder / PROVENANCE).is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.parent / ".lock"):
+    with locked(folder.parent / ".lock"):
         if (folder / PROVENANCE).is_file():
             return folder
         for leftover in folder.parent.glob(f"{_PARTIAL}*"):  # of a killed process: a living one holds the lock
@@ -171,13 +170,6 @@ def materialise(model: BundledModel, *, home: Path, report: Report = logger.info
             shutil.rmtree(partial, ignore_errors=True)
     report(f"{model.name}: ready in {folder}")
     return folder
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _make(model: BundledModel, partial: Path, downloads: Path, report: Report) -> None:

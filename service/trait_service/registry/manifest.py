@@ -8,7 +8,6 @@
 share the folder: a change is made under a lock, on what the file holds then, and replaces the file as a whole.
 """
 
-import fcntl
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trait_core.errors import VectorFileError
 from trait_core.schema import NAME_PATTERN, VectorVersion
-from trait_core.storage import write_atomically
+from trait_core.storage import Signature, locked, signature, write_atomically
 
 FILE = "manifest.json"
 BEFORE = "index.json"
@@ -72,9 +71,6 @@ class Manifest(BaseModel):
         self.names[name] = [*versions, added][-keep:]
 
 
-Signature = tuple[int, int] | None
-
-
 class ManifestFile:
     """The manifest on disk.
 
@@ -87,13 +83,7 @@ class ManifestFile:
 
     def signature(self) -> Signature:
         """Changes whenever the file does; None where there is none."""
-        for name in (FILE, BEFORE):
-            try:
-                stat = (self._folder / name).stat()
-            except OSError:
-                continue
-            return stat.st_ino, stat.st_mtime_ns
-        return None
+        return signature(self._folder / FILE) or signature(self._folder / BEFORE)
 
     def read(self) -> Manifest:
         """What stands there now; an empty manifest where nothing does.
@@ -122,8 +112,7 @@ class ManifestFile:
             OSError: The folder cannot be written.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / ".lock").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with locked(self._folder / ".lock"):
             manifest = self.read()
             before = manifest.model_dump()
             yield manifest

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trait_client.results import ResultReader, ResultsError, ResultStore, migrations
+from trait_core.storage import Signature, signature
 
 T = TypeVar("T")
 
-Signature = tuple[tuple[int, int] | None, ...]
+Signatures = tuple[Signature, ...]
 
 MOST_KEPT = 64
 
@@ -23,7 +24,7 @@ class Results:
     def __init__(self, store: ResultStore) -> None:
         self.store = store
         self._lock = threading.Lock()
-        self._signature: Signature = ()
+        self._signature: Signatures = ()
         self._kept: dict[Hashable, Any] = {}
 
     def read(self, function: Callable[..., T], *arguments: Hashable) -> T:
@@ -63,8 +64,8 @@ class Results:
             raise
         return reader
 
-    def _now(self) -> Signature:
-        return _stamp(self.store.path), _stamp(self.store.snapshot)
+    def _now(self) -> Signatures:
+        return signature(self.store.path), signature(self.store.snapshot)
 
 
 def _check(reader: ResultReader, path: Path) -> None:
@@ -76,11 +77,3 @@ def _check(reader: ResultReader, path: Path) -> None:
             f"{path} was written by an earlier version (schema {schema}; this one reads {wanted}): the next sweep into it, "
             "or `trait-client rescore` of a run in it, brings it up to date"
         )
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_mtime_ns, found.st_size
