@@ -28,7 +28,7 @@ def page() -> str:
     parts = [
         (
             "One DuckDB file holds the results of sweeps, corpora and judges. What to ask it: [howto-sql.md](../howto-sql.md). "
-            "Comments on the columns: `client/trait_client/results/migrations/`."
+            "Comments on the columns: `client/trait_client/results/tables.sql`."
         ),
     ]
     for heading, kind in (("## Views", "VIEW"), ("## Tables", "BASE TABLE")):

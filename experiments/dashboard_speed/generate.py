@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from trait_client.results import ResultStore
-from trait_client.results.clock import utc_now
-from trait_client.results.rows import ReadingProjectionRow, ReadingRow, VectorRow
+from trait_client.results.rows import ReadingProjectionRow, ReadingRow, VectorRow, utc_now
 from trait_core.schema import LayerEvidence, VectorMetadata
 
 TRAITS = ("refusal", "sycophancy", "deception", "gaming", "formality", "positivity", "honesty_observed", "conflicted")

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import duckdb
 from trait_client.results import ResultStore, ResultWriter
-from trait_client.results.clock import utc_now
-from trait_client.results.rows import ProjectionRow, ScoreRow, TrialRow
+from trait_client.results.rows import ProjectionRow, ScoreRow, TrialRow, utc_now
 
 N_TRAITS, N_LAYERS, N_COEFFICIENTS, N_CONTROLS = 10, 10, 8, 4
 N_CELLS = N_TRAITS * N_LAYERS * N_COEFFICIENTS * (1 + N_CONTROLS)

@@ -206,8 +206,17 @@ def test_a_file_that_holds_no_results_of_this_version_says_so(tmp_path):
         other.execute("CREATE TABLE t (a INTEGER)")
     old = build(tmp_path / "old.duckdb", n_readings=1).path
     with duckdb.connect(old) as database:
-        database.execute("DELETE FROM migrations WHERE number > 1")
-    for name, reason in (("junk", "not a valid DuckDB"), ("other", "no result database"), ("old", "earlier version")):
+        database.execute("DROP TABLE schema_version; CREATE TABLE migrations (number INTEGER)")
+    reviewed = build(tmp_path / "views.duckdb", n_readings=1).path
+    with duckdb.connect(reviewed) as database:
+        database.execute("UPDATE schema_version SET views = 'another'")
+    reasons = {
+        "junk": "not a valid DuckDB",
+        "other": "without results",
+        "old": "a version before 0.2",
+        "views": "the next sweep into it",
+    }
+    for name, reason in reasons.items():
         with dashboard(tmp_path / f"{name}.duckdb") as url:
             for path in ("overview", "settings", "vectors", "sets"):
                 answer = httpx.get(f"{url}/api/{path}", timeout=20)

@@ -1,19 +1,20 @@
-"""The database: migrations, identity, and what survives a kill.
+"""The database: its layout, identity, and what survives a kill.
 
 Run as a script (`python test_results.py DB`) this file writes for ever and reports each commit: the process that the
 kill test kills.
 """
 
+import dataclasses
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import duckdb
 import pytest
-from trait_client.results import ResultsError, ResultStore
-from trait_client.results.clock import utc_now
-from trait_client.results.rows import CellRow, PromptRow, ScoreRow, TrialRow
+from trait_client.results import ResultsError, ResultStore, layout
+from trait_client.results.rows import ROW_TYPES, CellRow, PromptRow, ScoreRow, TrialRow, utc_now
 from trait_core.errors import InvalidRequestError
 
 BASELINE = {
@@ -43,23 +44,12 @@ def store(tmp_path):
     return ResultStore(tmp_path / "deep" / "r.duckdb", patience=0.3)
 
 
-def test_an_empty_database_is_migrated_once(store):
-    with store.writer():
-        pass
-    with store.writer():
-        pass
-    _, rows = store.query("SELECT number, name FROM migrations ORDER BY number")
-    assert rows == [
-        (1, "0001_tables.sql"),
-        (2, "0002_views.sql"),
-        (3, "0003_vector_evidence.sql"),
-        (4, "0004_readings.sql"),
-        (5, "0005_judge.sql"),
-        (6, "0006_dimensions.sql"),
-        (7, "0007_searches.sql"),
-        (8, "0008_stored_summaries.sql"),
-    ]
-    _, tables = store.query("SELECT table_name FROM duckdb_tables() WHERE table_name <> 'migrations' ORDER BY ALL")
+def test_a_new_database_has_all_tables_and_the_version_of_their_schema(store):
+    for _ in range(2):
+        with store.writer():
+            pass
+    assert store.query("SELECT version FROM schema_version")[1] == [(layout.VERSION,)]
+    _, tables = store.query("SELECT table_name FROM duckdb_tables() WHERE table_name <> 'schema_version' ORDER BY ALL")
     assert [name for (name,) in tables] == [
         "cells",
         "cosines",
@@ -80,6 +70,57 @@ def test_an_empty_database_is_migrated_once(store):
         "trials",
         "vectors",
     ]
+
+
+@pytest.mark.parametrize("row_type", ROW_TYPES, ids=lambda row_type: row_type.table)
+def test_a_row_has_the_columns_of_its_table_in_their_order(store, row_type):
+    """`runs` has no row type; every other table is written from the fields of one dataclass."""
+    with store.writer():
+        pass
+    sql = f"SELECT column_name FROM information_schema.columns WHERE table_name = '{row_type.table}' ORDER BY ordinal_position"
+    assert [name for (name,) in store.query(sql)[1]] == [field.name for field in dataclasses.fields(row_type)]
+
+
+def test_every_table_is_written_from_a_row_type_or_by_the_writer_itself(store):
+    with store.writer():
+        pass
+    tables = {name for (name,) in store.query("SELECT table_name FROM duckdb_tables()")[1]}
+    own = {"runs", "schema_version", "stored_setting_deltas", "stored_setting_quality"}
+    assert tables - own == {row_type.table for row_type in ROW_TYPES}
+
+
+def test_a_writer_makes_the_views_anew(store):
+    with store.writer():
+        pass
+    with duckdb.connect(store.path) as database:
+        database.execute("CREATE OR REPLACE VIEW best_settings AS SELECT 1 AS old")
+    with store.writer():
+        pass
+    assert "trait" in store.query("SELECT * FROM best_settings")[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "DROP TABLE schema_version; CREATE TABLE migrations (number INTEGER)",
+            "r.duckdb was written by a version before 0.2.*keep it with the older version, or start a new file",
+        ),
+        (
+            f"UPDATE schema_version SET version = {layout.VERSION + 1}",
+            f"r.duckdb was written by another version .schema {layout.VERSION + 1}; .*start a new file",
+        ),
+    ],
+)
+def test_a_database_of_another_version_is_refused_and_left_as_it_is(store, change, message):
+    with store.writer():
+        pass
+    with duckdb.connect(store.path) as database:
+        database.execute(change)
+    before = store.path.read_bytes()
+    with pytest.raises(ResultsError, match=message):
+        store.writer()
+    assert store.path.read_bytes() == before
 
 
 @pytest.mark.parametrize("view", ["cell_summary", "best_coherent", "method_comparison", "precision_delta"])

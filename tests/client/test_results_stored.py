@@ -2,6 +2,7 @@
 
 import asyncio
 
+import duckdb
 import pytest
 from sweep_fixtures import MemoryService, experiment_of, write_datasets
 from trait_client.results import ResultStore, summaries
@@ -59,6 +60,16 @@ def test_a_writer_that_dies_leaves_computed_summaries(store):
     writer.write([])
     writer.close()  # as a kill: without the end of its block
     assert reads(store) == [("live_setting_deltas;",)]
+
+
+def test_summaries_of_other_views_are_read_no_longer(store):
+    assert reads(store) == [("stored_setting_deltas;",)]
+    with duckdb.connect(store.path) as database:
+        database.execute("UPDATE schema_version SET views = 'another'; UPDATE stored_setting_deltas SET delta = 0")
+    with store.writer() as writer:
+        assert writer.query("SELECT count(*) FROM setting_deltas WHERE delta <> 0") != [(0,)]
+    assert reads(store) == [("stored_setting_deltas;",)]
+    assert store.query("SELECT count(*) FROM setting_deltas WHERE delta <> 0")[1] != [(0,)]
 
 
 def test_a_small_database_stores_nothing(tmp_path):

@@ -5,8 +5,7 @@ import time
 import numpy as np
 import pytest
 from trait_client.results import ResultStore
-from trait_client.results.clock import utc_now
-from trait_client.results.rows import CellRow, ProjectionRow, PromptRow, ScoreRow, TrialRow, VectorRow
+from trait_client.results.rows import CellRow, ProjectionRow, PromptRow, ScoreRow, TrialRow, VectorRow, utc_now
 from trait_core import statistics
 
 N_PROMPTS = 6

@@ -11,7 +11,6 @@ from pathlib import Path
 import httpx
 import numpy as np
 from trait_client.results import ResultStore
-from trait_client.results.clock import utc_now
 from trait_client.results.rows import (
     CellRow,
     CosineRow,
@@ -22,6 +21,7 @@ from trait_client.results.rows import (
     ScoreRow,
     TrialRow,
     VectorRow,
+    utc_now,
 )
 from trait_core.schema import LayerEvidence, VectorMetadata
 

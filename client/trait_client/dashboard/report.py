@@ -11,8 +11,8 @@ from trait_client import __version__
 from trait_client.dashboard.data import readings, runs, settings
 from trait_client.dashboard.data.corpus_index import CorpusIndex, Selection
 from trait_client.results import ResultReader
-from trait_client.results.clock import utc_now
 from trait_client.results.json_values import json_value
+from trait_client.results.rows import utc_now
 from trait_core.errors import InvalidRequestError
 
 MOST_READINGS = 200

@@ -5,9 +5,8 @@ from typing import Protocol
 
 from trait_client.judge.judgement import Judgement
 from trait_client.results import ResultWriter
-from trait_client.results.clock import utc_now
 from trait_client.results.recorder import Recorder
-from trait_client.results.rows import JudgementRow, JudgeRow, Row
+from trait_client.results.rows import JudgementRow, JudgeRow, Row, utc_now
 
 RECENT = 20_000
 """Judgements kept at hand: many more than can wait for a commit."""

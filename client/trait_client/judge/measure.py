@@ -13,8 +13,7 @@ from trait_client.judge.judge import Judge
 from trait_client.judge.judgement import Judgement
 from trait_client.judge.labels import Label
 from trait_client.judge.rubric import Rubric
-from trait_client.results.clock import utc_now
-from trait_client.results.rows import AgreementRow
+from trait_client.results.rows import AgreementRow, utc_now
 from trait_core.model_identity import digest
 
 Progress = Callable[[int, int], None]

@@ -8,8 +8,7 @@ from typing import NamedTuple
 from trait_client.http import AsyncTraitClient
 from trait_client.http.replies import ChatResult
 from trait_client.prompt_sets.prompts import CorpusPrompt
-from trait_client.results.clock import utc_now
-from trait_client.results.rows import ReadingProjectionRow, ReadingRow, Row
+from trait_client.results.rows import ReadingProjectionRow, ReadingRow, Row, utc_now
 from trait_core.errors import ServiceError
 from trait_core.schema import Monitor, MonitoredChoice, MonitorReport, ServiceInfo
 

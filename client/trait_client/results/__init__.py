@@ -1,7 +1,6 @@
 """Results of sweeps and corpora: DuckDB tables, views and macros."""
 
-from trait_client.results.errors import ResultsError, ResultsMissingError
-from trait_client.results.reader import QueryResult, ResultReader
+from trait_client.results.reader import QueryResult, ResultReader, ResultsError, ResultsMissingError
 from trait_client.results.store import ResultStore
 from trait_client.results.writer import ResultWriter
 

@@ -1,4 +1,4 @@
-"""One connection that reads a result database, and what a query of a stranger may take."""
+"""One connection that reads a result database, the limits of an untrusted query, and the errors of results."""
 
 import contextlib
 import threading
@@ -8,11 +8,19 @@ from typing import Any, Literal, Self
 
 import duckdb
 
-from trait_core.errors import InvalidRequestError
+from trait_core.errors import InvalidRequestError, TraitError
 
 Source = Literal["database", "snapshot"]
 
 _READING = frozenset({duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN})
+
+
+class ResultsError(TraitError):
+    """A result database is missing, cannot be opened, or is written by another process."""
+
+
+class ResultsMissingError(ResultsError):
+    """There is no result database yet."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Rows of the result tables, column for column."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import ClassVar, Literal, Self
 
 from trait_core.schema import VectorMetadata
@@ -18,6 +18,11 @@ NOBODY = "none"
 
 PENDING = "pending"
 """`ScoreRow.mode` of a score that the judge failed to give: its value is None, and it is tried again."""
+
+
+def utc_now() -> datetime:
+    """The time as the tables hold it: UTC, without a zone (DuckDB's zoned type would need pytz)."""
+    return datetime.now(UTC).replace(tzinfo=None)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from typing import Any
 
 import duckdb
 
-from trait_client.results.errors import ResultsError, ResultsMissingError
-from trait_client.results.reader import QueryResult, ResultReader, Source
+from trait_client.results.reader import QueryResult, ResultReader, ResultsError, ResultsMissingError, Source
 from trait_client.results.writer import ResultWriter
 
 _READER_CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -38,10 +37,10 @@ class ResultStore:
         self.snapshot = self.path.with_name(self.path.name + ".snapshot")
 
     def writer(self) -> ResultWriter:
-        """Open the file for writing, made and migrated as needed: a context manager.
+        """Open the file for writing, made where it is missing: a context manager.
 
         Raises:
-            ResultsError: Another process writes it, or it is no database.
+            ResultsError: Another process writes it, it is not a database, or another version wrote it.
         """
         return ResultWriter(self.path, self.snapshot, self._patience)
 

@@ -12,11 +12,18 @@ from uuid import uuid4
 
 import duckdb
 
-from trait_client.results import summaries
-from trait_client.results.clock import utc_now
-from trait_client.results.errors import ResultsError
-from trait_client.results.migrations import migrate
-from trait_client.results.rows import ROW_TYPES, AgreementRow, ProjectionRow, Row, RunStatus, ScoreRow, TrialRow
+from trait_client.results import layout, summaries
+from trait_client.results.reader import ResultsError
+from trait_client.results.rows import (
+    ROW_TYPES,
+    AgreementRow,
+    ProjectionRow,
+    Row,
+    RunStatus,
+    ScoreRow,
+    TrialRow,
+    utc_now,
+)
 
 _CONFLICT = {
     # A done trial is final; a failed one is replaced.
@@ -43,7 +50,7 @@ class ResultWriter:
         self._connection = _connect(path, patience)
         self._dirty = True
         try:
-            migrate(self._connection)
+            layout.prepare(self._connection, path)
             self._stored = summaries.are_stored(self._connection)
             self._types = dict(
                 self._connection.execute(

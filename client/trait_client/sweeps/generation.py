@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from trait_client.http import AsyncTraitClient
 from trait_client.http.replies import ChatResult
-from trait_client.results.clock import utc_now
 from trait_client.results.recorder import Recorder
-from trait_client.results.rows import TrialRow
+from trait_client.results.rows import TrialRow, utc_now
 from trait_client.sweeps.cells import Trial
 from trait_core.errors import ServiceUnreachableError, TraitError
 from trait_core.schema import Message

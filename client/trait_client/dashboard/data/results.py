@@ -2,10 +2,9 @@
 
 import threading
 from collections.abc import Callable, Hashable
-from pathlib import Path
 from typing import Any, TypeVar
 
-from trait_client.results import ResultReader, ResultsError, ResultStore, migrations
+from trait_client.results import ResultReader, ResultStore, layout
 from trait_core.storage import Signature, signature
 
 T = TypeVar("T")
@@ -58,7 +57,7 @@ class Results:
         """
         reader = self.store.reader()
         try:
-            _check(reader, self.store.path)
+            layout.check(reader, self.store.path)
         except BaseException:
             reader.close()
             raise
@@ -66,14 +65,3 @@ class Results:
 
     def _now(self) -> Signatures:
         return signature(self.store.path), signature(self.store.snapshot)
-
-
-def _check(reader: ResultReader, path: Path) -> None:
-    if not reader.query("SELECT 1 FROM duckdb_tables() WHERE table_name = 'migrations'").rows:
-        raise ResultsError(f"{path} is a DuckDB file, but no result database: a sweep makes one")
-    schema, wanted = reader.query("SELECT coalesce(max(number), 0) FROM migrations").rows[0][0], migrations.newest()
-    if schema < wanted:
-        raise ResultsError(
-            f"{path} was written by an earlier version (schema {schema}; this one reads {wanted}): the next sweep into it, "
-            "or `trait-client rescore` of a run in it, brings it up to date"
-        )

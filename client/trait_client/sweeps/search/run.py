@@ -6,8 +6,7 @@ from typing import Any
 
 from trait_client.http import AsyncTraitClient
 from trait_client.results import ResultStore, ResultWriter
-from trait_client.results.clock import utc_now
-from trait_client.results.rows import RunCellRow, SearchRow
+from trait_client.results.rows import RunCellRow, SearchRow, utc_now
 from trait_client.sweeps.cells import Cell
 from trait_client.sweeps.experiment import Experiment, GridPoint, grid
 from trait_client.sweeps.outcome import ProgressCallback
