@@ -49,7 +49,7 @@ def test_the_report_loads_nothing_and_no_text_can_become_markup(run, store, tmp_
     page = target.read_text()
     assert "default-src 'none'" in page
     assert HOSTILE not in page
-    assert page.count("<script") == 2
+    assert page.count("<script") == 3
     assert not re.findall(r'\b(?:src|href)="(?!#)', page)
     assert "import {" not in page
 

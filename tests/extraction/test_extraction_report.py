@@ -2,7 +2,6 @@
 
 import json
 import re
-from html import unescape
 
 import numpy as np
 import pytest
@@ -46,41 +45,51 @@ def run_report(trait_extract, folder, *arguments):
     )
 
 
+def data_of(folder, name="warmth"):
+    """The numbers and texts that the page draws."""
+    html = (folder.parent / "pages" / f"{name}.html").read_text()
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])
+
+
 def test_the_page_holds_the_evidence_of_every_method_and_layer(extracted, trait_extract):
     code, said, _ = run_report(trait_extract, extracted, "warmth")
     assert code == 0
-    page = (extracted.parent / "pages" / "warmth.html").read_text()
-    for method in METHODS:
-        vector = VectorFile.load(extracted / "warmth" / f"{method}.safetensors")
-        assert method in said
-        for layer, at in vector.metadata.layers.items():
-            low, high = at.auc_interval
-            assert f"<title>{method}, layer {layer}: {at.auc:.3g} [{low:.3g}, {high:.3g}]</title>" in page
-    assert page.count("<svg") == 4 + len(METHODS)
+    data = data_of(extracted)
+    assert [each["method"] for each in data["methods"]] == list(METHODS)
+    for each in data["methods"]:
+        vector = VectorFile.load(extracted / "warmth" / f"{each['method']}.safetensors")
+        assert each["method"] in said
+        assert [at["layer"] for at in each["layers"]] == sorted(vector.metadata.layers)
+        for shown in each["layers"]:
+            at = vector.metadata.layers[shown["layer"]]
+            for name in ("auc", "accuracy", "cohens_d"):
+                assert shown[name] == getattr(at, name)
+                assert shown[f"{name}_interval"] == list(getattr(at, f"{name}_interval"))
+            assert shown["separation"] == at.separation
+            assert shown["relative_separation"] == at.separation / at.residual_norm
+    assert len(data["held_out"]) == len(METHODS)
 
 
-def test_the_histogram_counts_every_held_out_text_once(extracted, trait_extract):
+def test_the_page_holds_every_held_out_text_once(extracted, trait_extract):
     run_report(trait_extract, extracted, "warmth")
-    page = (extracted.parent / "pages" / "warmth.html").read_text()
     meta = VectorFile.load(extracted / "warmth" / "mean_diff.safetensors").metadata
-    chart = page[page.index("<h3>mean_diff</h3>") :].split("</svg>")[0]
-    for side in ("positive", "negative"):
-        assert sum(int(n) for n in re.findall(rf"<title>{side}: (\d+) from", chart)) == meta.n_held_out
+    shown = next(each for each in data_of(extracted)["held_out"] if each["method"] == "mean_diff")
+    assert [len(shown[side]) for side in ("positive", "negative")] == [meta.n_held_out] * 2
 
 
 def test_the_texts_at_the_ends_are_those_with_the_extreme_projections(extracted, trait_extract):
     run_report(trait_extract, extracted, "warmth")
-    page = (extracted.parent / "pages" / "warmth.html").read_text()
     path = extracted / "warmth" / "mean_diff.safetensors"
     meta = VectorFile.load(path).metadata
     kept = read_projections(path, meta)
     at, (positive, _) = meta.layers[meta.chosen_layer], kept.at(meta.chosen_layer)
     best = int(np.argmax(positive))
-    first = page.split("<h3>highest</h3>")[1].split('<div class="text">')[1]
-    assert f"{(positive[best] - at.centre) / (at.separation / 2):+.2f}" in first
-    assert f"warmth question {kept.scenarios[best]}?" in first
-    assert f"{LONG} {kept.scenarios[best]}" in unescape(first), "the text is whole"
-    assert "<script" not in page, "texts are escaped"
+    first = data_of(extracted)["texts"]["highest"][0]
+    assert f"{first['value']:+.2f}" == f"{(positive[best] - at.centre) / (at.separation / 2):+.2f}"
+    assert first["prompt"] == f"warmth question {kept.scenarios[best]}?"
+    assert first["response"] == f"{LONG} {kept.scenarios[best]}", "the text is whole"
+    html = (extracted.parent / "pages" / "warmth.html").read_text()
+    assert "<script>alert" not in html, "texts are escaped"
 
 
 def test_the_nearest_trait_is_named_with_its_cosine(extracted, trait_extract):
@@ -89,10 +98,18 @@ def test_the_nearest_trait_is_named_with_its_cosine(extracted, trait_extract):
     layer = ours.metadata.chosen_layer
     cosine = float(ours.directions[layer] @ theirs.directions[layer])
     assert f"nearest: candour ({cosine:+.2f})" in said
-    assert (
-        f'<td>candour</td><td class="n">{cosine:+.2f}</td>' in (extracted.parent / "pages" / "warmth.html").read_text()
-    )
+    assert data_of(extracted)["neighbours"] == [{"name": "candour", "cosine": pytest.approx(cosine)}]
     assert (extracted.parent / "pages" / "candour.html").is_file(), "without a name, every trait gets its page"
+
+
+def test_the_page_loads_nothing_and_is_the_same_each_time(extracted, trait_extract):
+    pages = []
+    for _ in range(2):
+        run_report(trait_extract, extracted, "warmth")
+        pages.append((extracted.parent / "pages" / "warmth.html").read_text())
+    assert pages[0] == pages[1]
+    assert "default-src 'none'" in pages[0]
+    assert not re.findall(r'\b(?:src|href)="(?!#)', pages[0])
 
 
 def test_a_changed_dataset_is_told_rather_than_shown_beside_old_projections(extracted, trait_extract):

@@ -4,8 +4,11 @@ import { short } from "../format.js";
 import { extent, linear, ticks } from "../scale.js";
 
 // series: [{name, color, points: [{x, y, low, high}], dots, dashed}]; band: {name, points: [{x, low, high}]}; within: values that the
-// y axis reaches too, so that charts beside each other share it
-export function lineChart({ series, band = null, xLabel, yLabel, height = 240, yDomain = null, within = [], xTicks = null, whiskers = false, integers = false, label = "" }) {
+// y axis reaches too, so that charts beside each other share it; marked: an x with a dashed line
+export function lineChart({
+  series, band = null, xLabel, yLabel, height = 240, yDomain = null, within = [], xTicks = null, whiskers = false,
+  integers = false, label = "", marked = null, legend = true,
+}) {
   const draw = (box, width) => box.replaceChildren(...plot(width));
   const plot = (width) => {
     const frame = { left: 50, right: 12, top: 22, bottom: 42 };
@@ -29,6 +32,7 @@ export function lineChart({ series, band = null, xLabel, yLabel, height = 240, y
       marks.map((value) => s("text", { x: x(value), y: height - frame.bottom + 17, "text-anchor": "middle" }, short(value, 4))),
       s("text", { x: 0, y: 11 }, yLabel),
       s("text", { x: (frame.left + width - frame.right) / 2, y: height - 6, "text-anchor": "middle" }, xLabel),
+      marked === null ? null : s("line", { class: "cross", x1: x(marked), x2: x(marked), y1: frame.top, y2: height - frame.bottom }),
       band ? s("path", { d: area(band.points, x, y), fill: "var(--faint)", "fill-opacity": 0.22 }) : null,
       series.map((each, i) => [
         whiskers ? bars(each, i, series.length, x, y) : each.points.some((point) => point.low !== null && point.low !== undefined) ? s("path", { d: area(each.points, x, y), fill: each.color, "fill-opacity": 0.14 }) : null,
@@ -42,7 +46,7 @@ export function lineChart({ series, band = null, xLabel, yLabel, height = 240, y
       cross.setAttribute("x1", x(nearest));
       cross.setAttribute("x2", x(nearest));
       cross.setAttribute("visibility", "visible");
-      tip.replaceChildren(h("b", {}, `${xLabel.split(",")[0]} ${short(nearest, 4)}`), series.map((each) => {
+      tip.replaceChildren(h("b", {}, `${xLabel.split(",")[0]} ${short(nearest, 4)}`), ...series.map((each) => {
         const point = each.points.find((candidate) => candidate.x === nearest);
         if (!point || point.y === null) return null;
         const range = point.low !== null && point.low !== undefined ? ` [${short(point.low)}, ${short(point.high)}]` : "";
@@ -61,7 +65,7 @@ export function lineChart({ series, band = null, xLabel, yLabel, height = 240, y
     return [svg, tip];
   };
   return h("div", {}, responsive(draw),
-    series.length > 1 || band ? h("div", { class: "legend" }, series.map((each) => legendKey(each.name, each.color, each.dashed)), band ? legendKey(band.name, "var(--faint)") : null) : null);
+    legend && (series.length > 1 || band) ? h("div", { class: "legend" }, series.map((each) => legendKey(each.name, each.color, each.dashed)), band ? legendKey(band.name, "var(--faint)") : null) : null);
 }
 
 export function legendKey(name, color, dashed = false) {
