@@ -8,7 +8,7 @@ import numpy as np
 from trait_core.errors import SteeringFailedError
 
 from trait_service.engine.spec import CaptureSpec, TermSpec
-from trait_service.verify.engine import Answer, Ask, Direction, Engine
+from trait_service.verify.probe import Answer, Ask, Direction, Engine
 from trait_service.verify.reference import NoReferenceError, Reference
 
 TEXTS = (

@@ -8,7 +8,7 @@ import numpy as np
 
 from trait_service.engine.spec import CaptureSpec, TermSpec
 from trait_service.verify.bench import LONG_TEXT, Bench, difference, effect
-from trait_service.verify.engine import Ask
+from trait_service.verify.probe import Ask
 
 Status = Literal["ok", "failed", "skipped", "measured"]
 

@@ -60,14 +60,14 @@ def verify(
     load_plugins()
     eager = runs_eager(enforce_eager, cuda=cuda)
     from trait_service.verify.bench import Tolerance  # noqa: PLC0415 - after the environment is set
-    from trait_service.verify.engine import LocalEngine  # noqa: PLC0415
+    from trait_service.verify.probe import ProbeEngine  # noqa: PLC0415
     from trait_service.verify.reference import reference_or_why_not  # noqa: PLC0415
     from trait_service.verify.report import verify_engine  # noqa: PLC0415
 
     errors.print(f"starting the engine with {model}", markup=False)
     chosen = dtype.value if dtype else ("auto" if cuda else cpu_dtype(Path(path)))
     try:
-        engine = LocalEngine(path, chosen, cuda=cuda, eager=eager)
+        engine = ProbeEngine(path, chosen, cuda=cuda, eager=eager)
     except Exception as error:  # vLLM raises whatever its loader met: said, with the exit code of a failed check
         errors.print(f"trait-service: the engine did not start: {error}", markup=False)
         raise typer.Exit(1) from error

@@ -5,7 +5,7 @@ import time
 
 from trait_service.verify.bench import Bench
 from trait_service.verify.checks import Finding
-from trait_service.verify.engine import Ask
+from trait_service.verify.probe import Ask
 
 
 def cost_of_steering(bench: Bench) -> Finding:

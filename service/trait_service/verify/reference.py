@@ -11,7 +11,7 @@ from trait_core.errors import TraitError
 
 from trait_service.engine.layers import decoder_layers
 from trait_service.engine.spec import TermSpec
-from trait_service.verify.engine import Direction
+from trait_service.verify.probe import Direction
 
 BYTES_PER_WEIGHT = 4
 SPARE_BYTES = 2**30

@@ -21,7 +21,7 @@ from trait_service.verify.checks import (
     steering_takes_effect,
 )
 from trait_service.verify.cost import cost_of_steering
-from trait_service.verify.engine import Engine
+from trait_service.verify.probe import Engine
 from trait_service.verify.reference import NoReferenceError, Reference
 
 CHECKS: dict[str, Check] = {

@@ -87,7 +87,7 @@ class Engine(Protocol):
         """
 
 
-class LocalEngine:
+class ProbeEngine:
     """vLLM in this process.
 
     Args:
