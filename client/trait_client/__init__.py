@@ -1,3 +1,5 @@
 """Client of a trait-steering service: wire schema, HTTP, sweeps, results. Imports neither torch nor vllm."""
 
-__version__ = "0.1.0"
+from trait_core import __version__
+
+__all__ = ["__version__"]

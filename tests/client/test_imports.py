@@ -6,6 +6,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from trait_core import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,4 +64,4 @@ def test_the_base_package_installs_alone_and_runs(tmp_path):
     done = subprocess.run([python, "-c", IMPORT_ALL], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     command = [tmp_path / "venv" / "bin" / "trait-client", "--version"]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "0.1.0"
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == __version__

@@ -1,7 +1,6 @@
 """One running service: the parts that the routes need, put together once at start-up."""
 
 import asyncio
-import importlib.metadata
 import logging
 from argparse import Namespace
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from typing import Annotated, Any, Self, get_args
 
 from fastapi import Depends, Request
 from starlette.datastructures import State
+from trait_core import __version__
 from trait_core.schema import MAX_TERMS, NamedScope, ServiceInfo, SteeringLimits, Unit
 
 from trait_service.access.keys import ApiKey
@@ -112,7 +112,7 @@ class TraitService:
                 max_activation_inputs=MAX_INPUTS,
                 max_positions=MAX_POSITIONS,
             ),
-            versions={"trait-steering": importlib.metadata.version("trait-steering"), **_texts(shape.get("versions"))},
+            versions={"trait-steering": __version__, **_texts(shape.get("versions"))},
         )
         logger.info(
             "steering %s: %d layers, d_model %d, vectors in %s",
