@@ -1,0 +1,93 @@
+"""`import trait_steering`: what it exports, that it loads nothing heavy, and what it says where an extra is missing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trait_core
+import trait_steering
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPORTED = [
+    "ActivationInput",
+    "Activations",
+    "ActivationsRequest",
+    "AsyncTraitClient",
+    "AsyncTraitReplicas",
+    "ChatDelta",
+    "ChatResult",
+    "DatasetError",
+    "Generation",
+    "InvalidRequestError",
+    "LocalEngine",
+    "Message",
+    "Monitor",
+    "Positions",
+    "ServiceError",
+    "ServiceInfo",
+    "ServiceUnreachableError",
+    "Steering",
+    "SteeringFailedError",
+    "SteeringReport",
+    "SteeringTerm",
+    "TraitClient",
+    "TraitError",
+    "UnknownVectorError",
+    "VectorFile",
+    "VectorFileError",
+    "VectorInfo",
+    "__version__",
+]
+WITHOUT_EXTRAS = """
+import sys
+for name in ("torch", "vllm", "transformers", "sklearn", "trait_service", "trait_extraction"):
+    sys.modules[name] = None  # as if it were not installed
+import trait_steering as t
+"""
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_the_exported_names_are_these():
+    assert sorted(trait_steering.__all__) == EXPORTED
+    assert dir(trait_steering) == EXPORTED
+
+
+@pytest.mark.parametrize("name", [name for name in EXPORTED if name not in {"__version__", "LocalEngine"}])
+def test_every_name_is_the_class_of_that_name(name):
+    assert getattr(trait_steering, name).__name__ == name
+
+
+def test_the_local_engine_is_a_client():
+    pytest.importorskip("vllm")
+    assert issubclass(trait_steering.LocalEngine, trait_steering.TraitClient)
+
+
+def test_importing_it_and_the_client_loads_nothing_heavy():
+    done = run(
+        "import sys, trait_steering as t; t.TraitClient, t.AsyncTraitClient, t.Steering, t.VectorFile, t.ServiceError\n"
+        "print(*sorted({'torch', 'vllm', 'duckdb', 'transformers', 'sklearn', 'trait_service'} & set(sys.modules)))"
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_without_the_extra_the_client_is_there_and_the_engine_says_what_to_install():
+    done = run(WITHOUT_EXTRAS + "print(t.TraitClient)\nt.LocalEngine")
+    assert "TraitClient" in done.stdout
+    assert done.stderr.strip().splitlines()[-1] == (
+        "ImportError: LocalEngine needs vllm, which is not in the base package: "
+        "pip install 'trait-steering[service-cpu]' (on CUDA: 'trait-steering[service-cuda]')"
+    )
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'LokalEngine'"):
+        trait_steering.LokalEngine  # noqa: B018 - the access is what is tested
+
+
+def test_the_version_stands_once():
+    assert trait_steering.__version__ == trait_core.__version__
+    assert 'path = "client/trait_core/__init__.py"' in (ROOT / "pyproject.toml").read_text()

@@ -1,0 +1,188 @@
+"""`trait_steering.LocalEngine` on a real SmolLM2: the client's calls, the service's reports and errors, no server."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from trait_steering import (
+    ActivationInput,
+    ActivationsRequest,
+    Monitor,
+    ServiceError,
+    ServiceUnreachableError,
+    Steering,
+    SteeringTerm,
+    UnknownVectorError,
+    VectorFile,
+)
+from vector_fixtures import random_vector
+
+pytest.importorskip("vllm")
+pytestmark = pytest.mark.engine
+
+PROMPT = "Tell me something about bread."
+LAYER = 12
+
+
+@pytest.fixture(scope="module")
+def engine(smollm2_path) -> Iterator:
+    from trait_steering import LocalEngine
+
+    arguments = ["--served-model-name", "smollm2"]
+    with LocalEngine(
+        str(smollm2_path), max_model_len=512, max_num_seqs=32, enforce_eager=True, arguments=arguments
+    ) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module", autouse=True)
+def vector(engine) -> VectorFile:
+    """A random direction, registered as `random`."""
+    vector = random_vector(engine.info(), seed=5, layer=LAYER)
+    engine.put_vector("random", vector.to_bytes())
+    return vector
+
+
+def steer(coefficient: float, **fields) -> Steering:
+    return Steering(terms=[SteeringTerm(vector="random", coefficient=coefficient, **fields)])
+
+
+def engine_processes() -> list[int]:
+    """Children of this process that run vLLM's engine."""
+    listed = subprocess.run(
+        ["ps", "--ppid", str(os.getpid()), "-o", "pid=,args="], capture_output=True, text=True, check=True
+    )
+    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line or "EngineCore" in line]
+
+
+def test_a_steered_reply_differs_and_carries_the_services_report(engine):
+    plain = engine.chat(PROMPT, max_tokens=12)
+    steered = engine.chat(PROMPT, max_tokens=12, steering=steer(6.0))
+    assert plain.steering is None
+    assert steered.text != plain.text
+    (applied,) = steered.steering.applied
+    residual_norm = engine.info().residual_norms[LAYER]
+    assert (applied.vector, applied.layer, applied.operation, applied.unit) == ("random", LAYER, "add", "dose")
+    assert applied.a == pytest.approx(6.0 * residual_norm / 10)
+    assert applied.relative_dose == pytest.approx(0.6)
+    positions = steered.steering.positions
+    assert (positions.prompt, positions.generated) == (steered.usage.prompt_tokens, steered.usage.completion_tokens - 1)
+
+
+def test_a_stream_comes_in_pieces_with_the_report_at_the_end(engine):
+    whole = engine.chat(PROMPT, max_tokens=8, steering=steer(2.0))
+    pieces = list(engine.chat_stream(PROMPT, max_tokens=8, steering=steer(2.0)))
+    assert sum(bool(piece.text) for piece in pieces) > 4
+    assert "".join(piece.text for piece in pieces) == whole.text
+    (report,) = [piece.steering for piece in pieces if piece.steering]
+    assert report.applied == whole.steering.applied
+
+
+def test_a_batch_steers_each_request_its_own_way(engine):
+    steerings = [None, steer(1.0), steer(-6.0)] * 8
+    replies = engine.complete_many(["The bakery opens at"] * 24, steerings=steerings, max_tokens=6)
+    assert [r.steering and r.steering.applied[0].coefficient for r in replies] == [None, 1.0, -6.0] * 8
+    assert replies[0].text != replies[2].text
+    chats = engine.chat_many([PROMPT, "What is a river?"], max_tokens=4, steering=steer(1.0))
+    assert [chat.steering.applied[0].coefficient for chat in chats] == [1.0, 1.0]
+    assert [chat.usage.completion_tokens for chat in chats] == [4, 4]
+
+
+def test_a_batch_takes_one_steering_for_all_or_one_each(engine):
+    with pytest.raises(Exception, match="2 steerings for 3 requests"):
+        engine.complete_many(["a", "b", "c"], steerings=[None, None])
+    with pytest.raises(Exception, match="not both"):
+        engine.chat_many(["a"], steerings=[None], steering=steer(1.0))
+
+
+@pytest.mark.parametrize(
+    ("steering", "says"),
+    [
+        (Steering(terms=[SteeringTerm(vector="unknown", coefficient=1.0)]), "no vector 'unknown' is registered"),
+        (steer(1.0, layers=[30]), "layer 30"),
+        (steer(30.0), "relative dose on layer 12 is 3 .* allowed: at most 2"),
+    ],
+    ids=["vector", "layer", "dose"],
+)
+def test_what_cannot_be_steered_is_the_services_error(engine, steering, says):
+    with pytest.raises(ServiceError, match=says) as refused:
+        engine.chat(PROMPT, max_tokens=2, steering=steering)
+    assert refused.value.status == 400
+    assert refused.value.param.startswith("steering")
+    with pytest.raises(ServiceError, match=says):
+        engine.chat_many([PROMPT, PROMPT], max_tokens=2, steerings=[None, steering])
+
+
+def test_activations_have_the_models_shape_and_the_steering_that_was_asked_for(engine, vector):
+    request = ActivationsRequest(
+        inputs=[ActivationInput(text="The bakery opens at nine."), ActivationInput(text="Rivers rise in spring.")],
+        positions=["prompt[-1]"],
+        layers=[LAYER],
+    )
+    plain = engine.activations(request).mean("prompt[-1]")
+    steered = engine.activations(request.model_copy(update={"steering": steer(2.0)})).mean("prompt[-1]")
+    assert plain.shape == (2, 1, engine.info().d_model)
+    a = 2.0 * engine.info().residual_norms[LAYER] / 10
+    assert np.allclose(steered - plain, a * vector.directions[LAYER], atol=1e-2 * a)
+
+
+def test_tokens_are_monitored(engine):
+    reply = engine.chat(PROMPT, max_tokens=5, monitor=Monitor(vectors=["random"]))
+    assert len(reply.monitor.choices) == 1
+    assert reply.monitor.directions[0].layer == LAYER
+
+
+def test_vectors_are_registered_listed_and_deleted(engine):
+    other = random_vector(engine.info(), seed=6)
+    registered = engine.put_vector("other", other.to_bytes())
+    assert {v.name for v in engine.vectors()} == {"random", "other"}
+    assert engine.vector_file("other").to_bytes() == other.to_bytes()
+    assert engine.vector("other").sha256 == registered.sha256
+    engine.delete_vector("other")
+    with pytest.raises(UnknownVectorError, match="other"):
+        engine.vector("other")
+
+
+def test_an_interrupt_does_not_end_the_engine(engine):
+    """A terminal and a notebook send it to the engine's process too."""
+    (process,) = engine_processes()
+    os.kill(process, signal.SIGINT)
+    assert engine.chat(PROMPT, max_tokens=2).usage.completion_tokens == 2
+
+
+def test_a_script_needs_no_main_guard(tmp_path):
+    """A spawned process that runs the script again would print its lines again, and start another process."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing, os\n"
+        "from trait_service.in_process import _main_stays_out_of_children\n"
+        "print('the script runs', flush=True)\n"
+        "with _main_stays_out_of_children():\n"
+        "    process = multiprocessing.get_context('spawn').Process(target=os.getpid)\n"
+        "    process.start()\n"
+        "process.join()\n"
+        "print(process.exitcode, __file__ is not None)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["the script runs", "0 True"], done.stderr
+
+
+def test_an_engine_that_died_fails_requests_and_close_leaves_nothing(engine):
+    """Last in the module: it ends the engine that the others share."""
+    (process,) = engine_processes()
+    folder = Path(engine.registry)
+    assert list(folder.rglob("*.safetensors")) or any(folder.iterdir())
+    os.kill(process, signal.SIGKILL)
+    with pytest.raises(ServiceError):
+        engine.chat(PROMPT, max_tokens=2, steering=steer(2.0))
+    engine.close()
+    engine.close()
+    assert engine_processes() == []
+    assert not folder.exists()
+    with pytest.raises(ServiceUnreachableError, match="closed"):
+        engine.chat(PROMPT)
