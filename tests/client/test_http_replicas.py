@@ -1,10 +1,10 @@
 """Several replicas used as one: all are kept full, one that goes away loses nothing, and none may apply another vector."""
 
 import asyncio
-import json
 
 import httpx
 import pytest
+from fake_service import CHATS, refusal
 from sweep_fixtures import MemoryService, experiment_of, vector_file, write_datasets
 from trait_client.http import AsyncTraitReplicas, replicas
 from trait_client.results import ResultStore
@@ -26,7 +26,7 @@ def quick(monkeypatch):
 
 def together(*services, **options):
     hosts = {f"replica{i}": service for i, service in enumerate(services)}
-    transport = httpx.MockTransport(lambda request: hosts[request.url.host].answer(request))
+    transport = httpx.MockTransport(lambda request: hosts[request.url.host].answer_async(request))
     addresses = [f"http://{host}" for host in hosts]
     return AsyncTraitReplicas(addresses, transport=transport, retries=0, patience=0.2, **options)
 
@@ -48,7 +48,7 @@ def test_both_replicas_are_kept_full(folder):
     outcome = sweep(folder, *services, n_prompts=6)
     assert outcome.status == "ok"
     assert sum(len(service.chats) for service in services) == outcome.trials_total
-    assert [service.most_at_once for service in services] == [8, 8]
+    assert [service.most_at_once[CHATS] for service in services] == [8, 8]
 
 
 def test_a_replica_that_goes_away_in_the_middle_loses_no_trial_and_doubles_none(folder):
@@ -114,8 +114,7 @@ def test_nothing_is_waited_for_once_every_replica_is_gone():
 @pytest.mark.parametrize(("status", "sent"), [(502, 2), (503, 2), (504, 2), (400, 1), (500, 1)])
 def test_a_balancers_failure_is_sent_again_and_a_refusal_stands(status, sent):
     services = [MemoryService(), MemoryService()]
-    error = {"error": {"message": "no", "type": "x", "param": None, "code": status}}
-    services[0].fails = lambda _body: httpx.Response(status, json=error)
+    services[0].fails[CHATS] = lambda _body: refusal(status, "no")
 
     async def go():
         async with together(*services) as client:
@@ -155,12 +154,9 @@ def test_a_trial_whose_reply_was_steered_by_another_file_fails(folder):
     class Stale(MemoryService):
         """Applies the vector that it knew before."""
 
-        async def chat(self, body):
-            answer = await super().chat(body)
-            content = json.loads(answer.content)
-            if content["steering"]:
-                content["steering"]["applied"][0]["sha256"] = sha256_of(b"the file before")
-            return httpx.Response(answer.status_code, json=content)
+        def applied(self, terms):
+            other = {"sha256": sha256_of(b"the file before")}
+            return [term.model_copy(update=other) for term in super().applied(terms)]
 
     outcome = sweep(folder, MemoryService(), Stale(), n_prompts=6)
     assert (outcome.status, outcome.trials_failed > 0) == ("partial", True)

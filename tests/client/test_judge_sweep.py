@@ -4,11 +4,11 @@ import asyncio
 import json
 import time
 
-import httpx
 import pytest
 from cli_harness import runner
 from fake_judge import RUBRIC, Fault, JudgeServer, completion, honest, judge_listening, rated_reply
-from sweep_fixtures import QUESTIONS, MemoryService, experiment_of, on_a_port, write_datasets
+from fake_service import on_a_port
+from sweep_fixtures import QUESTIONS, MemoryService, Silent, experiment_of, write_datasets
 from trait_client.judge import JudgeConfig
 from trait_client.results import ResultStore
 from trait_client.sweeps import run_sweep
@@ -171,12 +171,7 @@ def test_a_slow_judge_does_not_slow_generation(folder, judge):
 
 
 def test_an_empty_reply_is_not_judged(folder, judge):
-    service = MemoryService()
-    usage = {"prompt_tokens": 5, "completion_tokens": 0, "total_tokens": 5}
-    empty = {"index": 0, "message": {"content": ""}, "finish_reason": "stop"}
-    reply = {"id": "x", "model": "m", "choices": [empty], "usage": usage}
-    service.fails = lambda body: None if "steering" in body else httpx.Response(200, json=reply)
-    assert sweep(folder, judge, service).status == "ok"
+    assert sweep(folder, judge, Silent()).status == "ok"
     sql = (
         "SELECT DISTINCT name, value, mode FROM scores JOIN trials USING (trial_id) "
         "WHERE text = '' AND name LIKE 'judge%' ORDER BY 1"
@@ -200,7 +195,7 @@ def test_the_command_ends_with_exit_code_3_says_what_is_missing_and_rescore_ends
     assert cli("sweep", "experiment.toml", "--dry-run", "--judge-scale", "thumbs")[0] == 2
 
     judge.behave = FAULTS["500"]
-    with on_a_port(MemoryService()) as url:
+    with on_a_port(MemoryService().answer) as url:
         code, stdout, stderr = cli("sweep", "experiment.toml", "--db", "r.duckdb", "--url", url, *options)
     assert code == 3
     assert "12 scores of the judge are pending: trait-client rescore " in stdout

@@ -3,10 +3,10 @@
 import json
 
 import duckdb
-import httpx
 import pytest
 from cli_harness import runner
-from sweep_fixtures import MemoryService, on_a_port, write_datasets
+from fake_service import on_a_port
+from sweep_fixtures import MemoryService, write_datasets
 
 TOML = """
 name = "{name}"
@@ -23,12 +23,8 @@ control = {{ random_directions = 0 }}
 class Whispering(MemoryService):
     """Its steering does nothing to the text."""
 
-    async def chat(self, body):
-        document = json.loads((await super().chat(body)).content)
-        document["choices"][0]["message"]["content"] = (
-            f"This is a calm and short reply to {body['messages'][-1]['content']}"
-        )
-        return httpx.Response(200, json=document)
+    def reply(self, body, prompt, applied):
+        return super().reply(body, prompt, ())
 
 
 @pytest.fixture
@@ -40,7 +36,7 @@ def cli(monkeypatch, capsys, tmp_path):
 
 def sweep(cli, folder, service, **values):
     (folder / "e.toml").write_text(TOML.format(**{"name": "x", "n_prompts": 4, "precision": "float32"} | values))
-    with on_a_port(service) as url:
+    with on_a_port(service.answer) as url:
         code, out, err = cli("sweep", "e.toml", "--db", "r.duckdb", "--url", url, "--json")
     assert code == 0, err
     return json.loads(out)["run_id"]

@@ -4,12 +4,12 @@ import asyncio
 import json
 import math
 
-import httpx
 import pytest
 from cli_harness import runner
+from fake_service import CHATS, on_a_port
 from hypothesis import given
 from hypothesis import strategies as st
-from sweep_fixtures import MemoryService, experiment_of, on_a_port, vector_file, write_datasets
+from sweep_fixtures import MemoryService, experiment_of, vector_file, write_datasets
 from trait_client.results import ResultStore
 from trait_client.sweeps.search import SearchSettings, run_search
 from trait_client.sweeps.search.ladder import Bracket, Climb
@@ -19,25 +19,20 @@ from trait_core.errors import InvalidRequestError
 class Cliff(MemoryService):
     """Layer l shouts more the larger the coefficient, and stammers from `cliffs[l]` on."""
 
-    def __init__(self, cliffs, **info):
-        super().__init__(**info)
+    def __init__(self, cliffs, **options):
+        super().__init__(**options)
         self.cliffs = cliffs
 
-    async def chat(self, body):
-        answer = await super().chat(body)
-        if "steering" not in body:
-            return answer
-        (term,) = body["steering"]["terms"]
-        document = json.loads(answer.content)
-        text = document["choices"][0]["message"]["content"]
-        if text.isupper():
-            words = ["this", "is", "a", "calm", "and", "short", "reply", "to", "nobody", "at", "all", "indeed"]
-            n = min(len(words), round(2 * term["coefficient"]))
-            text = " ".join([word.upper() for word in words[:n]] + words[n:])
-            if term["coefficient"] >= self.cliffs[term["layers"][0]]:
-                text = "AH " * 20
-        document["choices"][0]["message"]["content"] = text
-        return httpx.Response(200, json=document)
+    def reply(self, body, prompt, applied):
+        text = super().reply(body, prompt, applied)
+        if not text.isupper():
+            return text
+        (term,) = applied
+        if term.coefficient >= self.cliffs[term.layer]:
+            return "AH " * 20
+        words = ["this", "is", "a", "calm", "and", "short", "reply", "to", "nobody", "at", "all", "indeed"]
+        n = min(len(words), round(2 * term.coefficient))
+        return " ".join([word.upper() for word in words[:n]] + words[n:])
 
 
 @pytest.fixture
@@ -141,7 +136,7 @@ def test_a_step_runs_all_layers_and_traits_in_one_batch(folder):
     service.files["crying"] = vector_file("crying", seed=2).to_bytes()
     outcome = search(folder, service, SearchSettings(steps=1), traits=["shouting", "crying"], n_prompts=2)
     assert outcome.n_trials == 2 * 2 * 2
-    assert service.most_at_once == 8  # twice max_num_seqs
+    assert service.most_at_once[CHATS] == 8  # twice max_num_seqs
     assert {best.trait for best in outcome.best} == {"shouting", "crying"}
 
 
@@ -190,7 +185,7 @@ def test_what_a_search_cannot_do_is_refused(folder, values, words):
 def test_steer_takes_what_the_search_found_and_says_so(cli, folder):
     db = str(folder / "r.duckdb")
     options = ["--datasets", str(folder / "datasets"), "--n-prompts", "3", "--random", "0", "--db", db]
-    with on_a_port(Cliff({1: 1.9, 2: 3.0})) as url:
+    with on_a_port(Cliff({1: 1.9, 2: 3.0}).answer) as url:
         code, out, _ = cli("search", "-t", "shouting", "--layers", "1,2", *options, "--url", url, "--json")
         best = json.loads(out)["best"][0]
         steered, out, err = cli("steer", "-t", "shouting", "hello", "--db", db, "--url", url, "--json")
@@ -205,7 +200,7 @@ def test_steer_takes_what_the_search_found_and_says_so(cli, folder):
 
 def test_steer_without_a_search_asks_for_a_coefficient(cli, folder):
     ResultStore(folder / "r.duckdb").writer().close()
-    with on_a_port(MemoryService()) as url:
+    with on_a_port(MemoryService().answer) as url:
         empty = cli("steer", "-t", "shouting", "hello", "--db", str(folder / "r.duckdb"), "--url", url)
     assert empty[0] == 2
     assert "holds no search of shouting" in empty[2]

@@ -16,7 +16,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))  # as a script
 
-from sweep_fixtures import N_LAYERS, QUESTIONS, MemoryService, experiment_of, vector_file, write_datasets
+from fake_service import ACTIVATIONS, CHATS, refusal
+from sweep_fixtures import N_LAYERS, QUESTIONS, MemoryService, Silent, experiment_of, vector_file, write_datasets
 from trait_client.http import AsyncTraitClient
 from trait_client.results import ResultsError, ResultStore
 from trait_client.sweeps import run_sweep
@@ -59,7 +60,7 @@ def test_every_cell_runs_on_every_prompt_and_baselines_once(folder):
 def test_all_cells_are_sent_concurrently(folder):
     service = MemoryService(delay=0.01)
     sweep(folder, service)
-    assert service.most_at_once == 8  # twice max_num_seqs
+    assert service.most_at_once[CHATS] == 8  # twice max_num_seqs
 
 
 def test_the_views_show_the_effect_and_its_control(folder):
@@ -86,7 +87,7 @@ def test_a_second_run_sends_nothing(folder):
     again = MemoryService()
     outcome = sweep(folder, again)
     assert (outcome.status, outcome.trials_run, outcome.trials_resumed) == ("ok", 0, outcome.trials_total)
-    assert (again.chats, again.readings) == ([], 0)
+    assert (again.chats, again.requests[ACTIVATIONS]) == ([], [])
 
 
 def test_a_grown_experiment_runs_only_what_is_new(folder):
@@ -104,8 +105,8 @@ def test_another_engine_version_is_another_trial(folder):
 
 def test_failed_trials_are_recorded_and_tried_again(folder):
     service = MemoryService()
-    refusal = httpx.Response(400, json={"error": {"message": "too many words", "type": "BadRequestError"}})
-    service.fails = lambda body: refusal if QUESTIONS[1] in body["messages"][-1]["content"] else None
+    too_many = refusal(400, "too many words")
+    service.fails[CHATS] = lambda body: too_many if QUESTIONS[1] in body["messages"][-1]["content"] else None
     outcome = sweep(folder, service)
     assert (outcome.status, outcome.trials_failed) == ("partial", 13)
     assert outcome.errors == (("ServiceError: too many words", 13),)
@@ -119,9 +120,10 @@ def test_failed_trials_are_recorded_and_tried_again(folder):
 
 def test_a_reply_that_cannot_be_read_leaves_the_others_scored_and_is_read_next_time(folder):
     service = MemoryService()
-    refusal = httpx.Response(400, json={"error": {"message": "too long", "type": "BadRequestError"}})
-    poison = QUESTIONS[1].upper()
-    service.fails_reading = lambda body: refusal if any(poison in i["response"] for i in body["inputs"]) else None
+    too_long, poison = refusal(400, "too long"), QUESTIONS[1].upper()
+    service.fails[ACTIVATIONS] = lambda body: (
+        too_long if any(poison in item["response"] for item in body["inputs"]) else None
+    )
     outcome = sweep(folder, service)
     assert (outcome.status, outcome.trials_failed, outcome.unscored) == ("partial", 0, 4)
     repaired = MemoryService()
@@ -131,10 +133,10 @@ def test_a_reply_that_cannot_be_read_leaves_the_others_scored_and_is_read_next_t
 
 def test_a_service_that_goes_away_ends_the_sweep_early(folder):
     class Gone(MemoryService):
-        async def answer(self, request):
+        async def answer_async(self, request):
             if len(self.chats) >= 10:
                 raise httpx.ConnectError("gone", request=request)
-            return await super().answer(request)
+            return await super().answer_async(request)
 
     service = Gone(delay=0.01)
     outcome = sweep(folder, service)
@@ -144,12 +146,7 @@ def test_a_service_that_goes_away_ends_the_sweep_early(folder):
 
 
 def test_an_empty_reply_has_coherence_0_and_no_projection(folder):
-    service = MemoryService()
-    usage = {"prompt_tokens": 5, "completion_tokens": 0, "total_tokens": 5}
-    empty = {"index": 0, "message": {"content": ""}, "finish_reason": "stop"}
-    reply = {"id": "x", "model": "m", "choices": [empty], "usage": usage}
-    service.fails = lambda body: None if "steering" in body else httpx.Response(200, json=reply)
-    assert sweep(folder, service).status == "ok"
+    assert sweep(folder, Silent()).status == "ok"
     sql = "SELECT DISTINCT s.value, p.value FROM trials t JOIN scores s USING (trial_id) JOIN projections p USING (trial_id) WHERE text = '' AND s.name = 'coherence'"
     assert rows(folder, sql) == [(0.0, None)]
 
@@ -161,7 +158,7 @@ def test_a_changed_metric_scores_stored_text_again(folder):
     write_datasets(folder / "datasets", metric={"kind": "matches", "patterns": ["^THIS"]})
     service = MemoryService()
     assert sweep(folder, service).status == "ok"
-    assert (service.chats, service.readings) == ([], 0)
+    assert (service.chats, service.requests[ACTIVATIONS]) == ([], [])
     assert rows(folder, "SELECT DISTINCT steered FROM trial_deltas WHERE measure = 'lexical'") == [(100.0,)]
 
 
@@ -289,8 +286,8 @@ def test_random_directions_carry_the_traits_scale(folder):
 
 def test_the_steering_report_is_stored(folder):
     sweep(folder, MemoryService())
-    sql = "SELECT DISTINCT (steering->'applied'->0->>'a')::DOUBLE FROM trials JOIN cells USING (cell_id) WHERE kind = 'steered'"
-    assert rows(folder, sql) == [(1.0,)]
+    sql = "SELECT DISTINCT (steering->'applied'->0->>'a')::DOUBLE FROM trials JOIN cells USING (cell_id) WHERE kind = 'steered' ORDER BY ALL"
+    assert rows(folder, sql) == [(2.0,), (4.0,)]  # residual norm 20, in tenths
 
 
 def test_an_unreachable_service_leaves_no_database(folder):

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from fake_service import ACTIVATIONS
 from sweep_fixtures import MemoryService, experiment_of, write_datasets
 from trait_client.results import ResultStore
 from trait_client.sweeps import run_sweep
@@ -91,7 +92,7 @@ def test_an_adapter_is_the_model_of_the_request_and_has_its_own_baseline(folder)
 def test_scores_and_projections_say_what_read_the_reply(folder, read_with, asked, stored):
     service = MemoryService(adapters=ADAPTERS)
     sweep(folder, service, adapters=["organism"], read_with=read_with)
-    assert set(service.readers) == asked
+    assert {body.get("model") for body in service.requests[ACTIVATIONS]} == asked
     assert rows(folder, "SELECT DISTINCT reader FROM projections") == [(stored,)]
     assert rows(folder, "SELECT DISTINCT reader FROM scores WHERE name = 'coherence'") == [(stored,)]
     assert rows(folder, "SELECT DISTINCT reader FROM scores WHERE name = 'lexical'") == [(None,)]

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from cli_harness import runner
-from sweep_fixtures import MemoryService, experiment_of, on_a_port, write_datasets
+from fake_service import on_a_port
+from sweep_fixtures import MemoryService, experiment_of, write_datasets
 from trait_client.http.local_service import started_service
 from trait_client.results import ResultStore
 from trait_client.sweeps.experiment import Experiment, PrecisionService, size_of
 from trait_core.errors import InvalidRequestError, ServiceError
-from trait_core.schema import ServiceInfo
 
 TOML = """
 name = "two"
@@ -54,7 +54,7 @@ def sweep(cli, folder, plain, rounded):
 
 def test_services_are_swept_in_turn_and_the_views_compare_them(cli, folder):
     plain, rounded = MemoryService(weights={"float32": 1.0}), MemoryService(**INT8)
-    with on_a_port(plain) as first, on_a_port(rounded) as second:
+    with on_a_port(plain.answer) as first, on_a_port(rounded.answer) as second:
         code, done, _, store = sweep(cli, folder, first, second)
     assert code == 0
     assert [(name, each["trials_run"]) for name, each in done.items()] == [("float32", 6), ("int8", 6)]
@@ -64,7 +64,10 @@ def test_services_are_swept_in_turn_and_the_views_compare_them(cli, folder):
 
 
 def test_each_service_has_a_run_of_its_own_that_names_its_precision(cli, folder):
-    with on_a_port(MemoryService(weights={"float32": 1.0})) as first, on_a_port(MemoryService(**INT8)) as second:
+    with (
+        on_a_port(MemoryService(weights={"float32": 1.0}).answer) as first,
+        on_a_port(MemoryService(**INT8).answer) as second,
+    ):
         store = sweep(cli, folder, first, second)[3]
     sql = "SELECT experiment, definition->>'$.precision', status FROM runs ORDER BY started_at"
     assert store.query(sql)[1] == [("two", "float32", "ok"), ("two", "int8", "ok")]
@@ -73,7 +76,7 @@ def test_each_service_has_a_run_of_its_own_that_names_its_precision(cli, folder)
 def test_weights_of_another_type_than_stated_are_not_swept_and_the_others_are(cli, folder):
     """An online quantisation that loads and changes nothing would pass for the real thing."""
     plain, unchanged = MemoryService(weights={"float32": 1.0}), MemoryService(weights={"bfloat16": 1.0})
-    with on_a_port(plain) as first, on_a_port(unchanged) as second:
+    with on_a_port(plain.answer) as first, on_a_port(unchanged.answer) as second:
         code, done, err, _ = sweep(cli, folder, first, second)
     assert code == 3
     assert done["float32"]["status"] == "ok"
@@ -83,7 +86,7 @@ def test_weights_of_another_type_than_stated_are_not_swept_and_the_others_are(cl
 
 
 def test_a_service_that_is_gone_does_not_keep_the_others(cli, folder):
-    with on_a_port(MemoryService(**INT8)) as second:
+    with on_a_port(MemoryService(**INT8).answer) as second:
         code, done, err, _ = sweep(cli, folder, "http://127.0.0.1:9", second)
     assert (code, done["int8"]["status"]) == (3, "ok")
     assert "precision float32: nothing was run" in err
@@ -102,7 +105,7 @@ def test_a_dry_run_counts_every_service_and_starts_none(cli, folder):
 
 
 def test_a_dry_run_takes_its_rate_from_the_last_sweep(cli, folder):
-    with on_a_port(MemoryService(delay=0.02)) as url:
+    with on_a_port(MemoryService(delay=0.02).answer) as url:
         file, db = folder / "experiment.toml", folder / "r.duckdb"
         text = 'name = "x"\ntraits = ["shouting"]\ndatasets = "datasets"\nlayers = [1, 2]\ncoefficients = [1, 2]\n'
         file.write_text(text + "[control]\nrandom_directions = 1\n")
@@ -136,7 +139,7 @@ def test_paths_of_a_started_service_are_relative_to_the_experiment(tmp_path):
 
 
 def test_weights_that_the_service_does_not_tell_are_no_proof():
-    info = ServiceInfo.model_validate(MemoryService().info())
+    info = MemoryService(weights={}).info
     with pytest.raises(InvalidRequestError, match="has loaded types that it does not tell"):
         PrecisionService(model="m", weights="int8").check_weights("int8", info)
 

@@ -1,0 +1,634 @@
+"""A trait-service in memory: every route that the client calls, answered with the models of the wire schema.
+
+tests/http/test_fake_contract.py holds its answers against those of the real service. What it says is made up and follows
+from the request alone: a token is a word, a chat is `<role>`, its words, ..., `<assistant>`, a reply ends with `<end>`.
+A test that needs other text, activations or projections overrides `reply`, `pool` or `projection`.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import math
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler
+from typing import Any, NamedTuple, TypeVar
+
+import fake_wire as wire
+import httpx
+import numpy as np
+import safetensors.numpy
+from loopback import listening_at
+from pydantic import BaseModel, ValidationError
+from trait_client.http import AsyncTraitClient
+from trait_core.errors import InvalidRequestError, TraitError, UnknownVectorError
+from trait_core.positions import Positions
+from trait_core.schema import (
+    ActivationInput,
+    ActivationsMetadata,
+    ActivationsRequest,
+    AppliedTerm,
+    ErrorBody,
+    ErrorDetail,
+    Message,
+    Monitor,
+    MonitoredChoice,
+    MonitoredDirection,
+    MonitorReport,
+    PositionScope,
+    ServiceInfo,
+    SteeredPositions,
+    Steering,
+    SteeringLimits,
+    SteeringReport,
+    SteeringTerm,
+    VectorInfo,
+    VectorList,
+    VectorPointer,
+    VectorUpload,
+    VectorVersion,
+    is_name,
+)
+from trait_core.storage import sha256_of
+from trait_core.units import UNITLESS, residual_units
+from trait_core.vectors.file import METADATA_KEY, VectorFile
+
+CHATS, COMPLETIONS, ACTIVATIONS = "/v1/chat/completions", "/v1/completions", "/v1/activations"
+VECTORS = "/v1/vectors"
+END = "<end>"
+LIMITS = {
+    "max_terms": 32, "max_relative_dose": 2.0, "max_layers_per_term": 32, "terms_per_layer": 8, "bank_rows": 64,
+    "max_num_seqs": 4, "max_activation_inputs": 8, "max_positions": 8,
+}  # fmt: skip
+INFO: dict[str, Any] = {
+    "model": "m", "config_digest": "c", "weights_digest": "w", "checkpoint_digest": "w", "chat_template_digest": "t",
+    "n_layers": 4, "d_model": 8, "dtype": "float32", "quantization": None, "weights": {"float32": 1.0},
+    "operations": ["add", "ablate", "set", "scale", "floor", "ceiling"], "versions": {"service": "1"},
+    "scopes": ["all", "prompt", "generated", "last_prompt", "positions"], "units": ["dose", "separation", "raw"],
+}  # fmt: skip
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class UnknownModelError(InvalidRequestError):
+    """The model that a request names is not served."""
+
+
+class Pool(NamedTuple):
+    """Activations of one text: `(n_layers_read, d_model)`, `(n_layers_read,)`, and the number of positions."""
+
+    mean: np.ndarray
+    norm: np.ndarray
+    count: int
+
+
+def service_info(**changes: Any) -> ServiceInfo:
+    """A `GET /v1/steering` answer; `limits` may name some of the limits only."""
+    fields = INFO | changes
+    fields["limits"] = SteeringLimits(**LIMITS | fields.get("limits", {}))
+    return ServiceInfo(**{"residual_norms": [20.0] * fields["n_layers"], **fields})
+
+
+def refusal(status: int, message: str, param: str | None = None) -> httpx.Response:
+    """An error as the service words it."""
+    kind = {404: "NotFoundError", 400: "BadRequestError"}.get(status, "InternalServerError")
+    error = ErrorBody(error=ErrorDetail(message=message, type=kind, param=param, code=status))
+    return httpx.Response(status, json=error.model_dump())
+
+
+class FakeService:
+    """Answers as a trait-service, over `httpx.MockTransport(service.answer)`, or on a port (`on_a_port`).
+
+    Args:
+        vectors: Registered under the names of their traits.
+        delay: Seconds of every chat, completion and reading.
+        longest: Tokens that fit into the context.
+        key: The API key that is asked for; None asks for none.
+        info: Fields of `ServiceInfo` that differ from `INFO`.
+
+    Attributes:
+        files: Name -> bytes of the registered vector files.
+        requests: Path -> bodies that arrived, in order; `answered`: those that were answered with 200.
+        most_at_once: Path -> largest number of requests that were worked on together.
+        fails: Path -> a function of the body; the response that it gives is sent in place of the answer.
+        up: While False, connections break.
+    """
+
+    def __init__(
+        self, *vectors: VectorFile, delay: float = 0.0, longest: int = 2048, key: str | None = None, **info: Any
+    ) -> None:
+        self.info = service_info(**info)
+        self.delay, self.longest, self.key = delay, longest, key
+        self.files = {file.metadata.trait: file.to_bytes() for file in vectors}
+        self.revision = len(self.files)
+        self.words: list[str] = []
+        self.requests: dict[str, list[dict]] = defaultdict(list)
+        self.answered: dict[str, list[dict]] = defaultdict(list)
+        self.at_once: Counter[str] = Counter()
+        self.most_at_once: Counter[str] = Counter()
+        self.fails: dict[str, Callable[[dict], httpx.Response | None]] = {}
+        self.up = True
+        self._lock = threading.RLock()
+
+    def client(self, **options: Any) -> AsyncTraitClient:
+        """A client of this service, without a network."""
+        transport = httpx.MockTransport(self.answer_async)
+        return AsyncTraitClient("http://memory", transport=transport, **{"retries": 0, **options})
+
+    @property
+    def chats(self) -> list[dict]:
+        """Bodies of the chat requests so far."""
+        return self.requests[CHATS]
+
+    # ---------------------------------------------------------------------------------------- what a test may override
+
+    def reply(self, body: dict, prompt: str, applied: Sequence[AppliedTerm]) -> str:
+        """The text that answers a chat's last message, or a completion's prompt."""
+        return "yes yes"
+
+    def pool(self, item: ActivationInput, positions: str, layers: Sequence[int]) -> Pool:
+        """One text pooled over one entry of `positions`: it follows from text, layer and positions."""
+        n_prompt, n_response = self.lengths(item)
+        start, stop = Positions.parse(positions).interval(n_prompt, n_prompt + n_response)
+        mean = np.array([activation(last_text(item), layer, positions, self.info.d_model) for layer in layers])
+        return Pool(mean, np.linalg.norm(mean, axis=-1), max(0, stop - start))
+
+    def nll(self, item: ActivationInput) -> float:
+        """Mean negative log-likelihood of a response, nats a token."""
+        return 1.5
+
+    def projection(self, ids: Sequence[int], position: int, sha256: str, layer: int) -> float:
+        """A position's projection, without the centre: it follows from all tokens up to there."""
+        return projection(ids, position, sha256, layer)
+
+    # -------------------------------------------------------------------------------------------------------- requests
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        """One request, answered as the service would."""
+        with self._working(request) as body:
+            time.sleep(0.0 if body is None else self.delay)
+        return self._answered(request, body)
+
+    async def answer_async(self, request: httpx.Request) -> httpx.Response:
+        """The same; the delay does not block the event loop."""
+        with self._working(request) as body:
+            await asyncio.sleep(0.0 if body is None else self.delay)
+        return self._answered(request, body)
+
+    @contextlib.contextmanager
+    def _working(self, request: httpx.Request) -> Iterator[dict | None]:
+        """The body of a request that takes time; None for the others."""
+        self._check_up(request)
+        path = request.url.path
+        if path not in {CHATS, COMPLETIONS, ACTIVATIONS}:
+            yield None
+            return
+        body = json.loads(request.content)
+        with self._lock:
+            self.requests[path].append(body)
+            self.at_once[path] += 1
+            self.most_at_once[path] = max(self.most_at_once[path], self.at_once[path])
+        try:
+            yield body
+        finally:
+            with self._lock:
+                self.at_once[path] -= 1
+
+    def _check_up(self, request: httpx.Request) -> None:
+        if not self.up:
+            raise httpx.ReadError("the service is gone", request=request)
+
+    def _answered(self, request: httpx.Request, body: dict | None) -> httpx.Response:
+        self._check_up(request)
+        path = request.url.path
+        if self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
+            return httpx.Response(401, json={"error": "Unauthorized"})
+        if path in self.fails and (failure := self.fails[path](body or {})) is not None:
+            return failure
+        try:
+            with self._lock:
+                response = self._route(request, path, body)
+        except TraitError as error:
+            absent = isinstance(error, UnknownModelError) or (
+                isinstance(error, UnknownVectorError) and path.startswith(VECTORS)
+            )
+            return refusal(404 if absent else 400, str(error), getattr(error, "param", None))
+        if body is not None and response.is_success:
+            self.answered[path].append(body)
+        return response
+
+    def _route(self, request: httpx.Request, path: str, body: dict | None) -> httpx.Response:
+        if path.startswith(f"{VECTORS}/"):
+            return self._registry(request, path.removeprefix(f"{VECTORS}/"))
+        match path:
+            case "/v1/health/ready":
+                return httpx.Response(200, json={"status": "ready"})
+            case "/v1/steering":
+                return _json(self.info)
+            case "/v1/models":
+                aliases = {f"{self.info.model}+{name}@1": sha256_of(data) for name, data in self.files.items()}
+                return httpx.Response(200, json=wire.models(self.info.model, aliases, self.longest))
+            case "/v1/vectors":
+                return _json(VectorList(revision=self.revision, vectors=[self.entry(name) for name in self.files]))
+            case "/tokenize":
+                return httpx.Response(200, json=wire.tokens(self._tokenize(json.loads(request.content)), self.longest))
+        assert body is not None, f"{request.method} {path} is not a route of the service"
+        return {CHATS: self._chat, COMPLETIONS: self._complete, ACTIVATIONS: self._read}[path](body)
+
+    # -------------------------------------------------------------------------------------------------------- registry
+
+    def entry(self, name: str) -> VectorInfo:
+        """A registered vector as the registry lists it."""
+        sha256 = sha256_of(self.files[name])
+        versions = [VectorVersion(version=1, sha256=sha256, registered="2026-01-01T00:00:00+00:00")]
+        metadata = VectorFile.from_bytes(self.files[name]).metadata
+        return VectorInfo(name=name, sha256=sha256, versions=versions, metadata=metadata)
+
+    def named(self, reference: str, param: str = "vector") -> str:
+        """The registered name of a vector that is given by name or sha256."""
+        for name, data in self.files.items():
+            if reference in {name, sha256_of(data)}:
+                return name
+        raise UnknownVectorError(
+            f"no vector {reference!r} is registered (registered: {', '.join(self.files)})", param=param
+        )
+
+    def _registry(self, request: httpx.Request, name: str) -> httpx.Response:
+        if request.method == "PUT":
+            if not is_name(name):
+                raise InvalidRequestError(f"{name!r} is not a name", param="name")
+            self.files[name] = self._uploaded(json.loads(request.content), request.content)
+            self.revision += 1
+            return _json(self.entry(name), 201)
+        known = self.named(name.removesuffix("/file"))
+        if request.method == "DELETE":
+            del self.files[known]
+            return httpx.Response(204)
+        if name.endswith("/file"):
+            return _octets(self.files[known])
+        return _json(self.entry(known))
+
+    def _uploaded(self, fields: dict, content: bytes) -> bytes:
+        if "file" not in fields:
+            return self.files[self.named(_parsed(VectorPointer, content).vector)]
+        upload = _parsed(VectorUpload, content)
+        if sha256_of(upload.file) != upload.sha256:
+            raise InvalidRequestError(f"the file's sha256 is not {upload.sha256}", param="sha256")
+        metadata = VectorFile.from_bytes(upload.file).metadata
+        for field in ("d_model", "n_layers", "config_digest"):
+            if getattr(metadata, field) != getattr(self.info, field):
+                raise InvalidRequestError(f"the vector has another {field} than the served model", param=field)
+        return upload.file
+
+    # --------------------------------------------------------------------------------------------------------- replies
+
+    def ids(self, words: Sequence[str]) -> list[int]:
+        """Token ids; a word that is new gets the next one."""
+        self.words += [word for word in dict.fromkeys(words) if word not in self.words]
+        return [self.words.index(word) for word in words]
+
+    def _tokenize(self, body: dict) -> list[int]:
+        if "prompt" in body:
+            return self.ids(text_words(body["prompt"], special=body.get("add_special_tokens", True)))
+        return self.ids(chat_words([Message(**turn) for turn in body["messages"]]))
+
+    def _chat(self, body: dict) -> httpx.Response:
+        model, applied, monitor = self._options(body)
+        prompt = self.ids(chat_words([Message(**turn) for turn in body["messages"]]))
+        replies = [self._reply(body, body["messages"][-1]["content"], applied) for _ in range(body.get("n") or 1)]
+        steering, monitored = self._reports(applied, monitor, prompt, replies)
+        counts = wire.usage(len(prompt), sum(map(len, replies)))
+        if body.get("stream"):
+            with_usage = counts if (body.get("stream_options") or {}).get("include_usage") else None
+            documents = list(self._chunks(model, replies[0], steering, monitored, with_usage))
+            return httpx.Response(200, content=wire.events(documents), headers={"content-type": "text/event-stream"})
+        choices = [
+            wire.chat_choice(
+                i, joined(reply), finish_reason(reply),
+                wire.chat_logprobs(reply, body.get("top_logprobs") or 0) if body.get("logprobs") else None,
+            )
+            for i, reply in enumerate(replies)
+        ]  # fmt: skip
+        return httpx.Response(200, json=wire.chat(model, choices, counts) | _blocks(steering, monitored))
+
+    def _complete(self, body: dict) -> httpx.Response:
+        model, applied, monitor = self._options(body)
+        given = body["prompt"]
+        prompt = self.ids(text_words(given, special=True)) if isinstance(given, str) else given
+        self.ids([f"<{i}>" for i in range(max(prompt) + 1 - len(self.words))])  # ids that no text has had
+        reply = self._reply(body, " ".join(self.words[i] for i in prompt), applied)
+        steering, monitored = self._reports(applied, monitor, prompt, [reply])
+        fields: dict[str, Any] = {}
+        if body.get("return_token_ids"):
+            fields |= {"token_ids": self.ids(reply), "prompt_token_ids": prompt}
+        if body.get("logprobs") is not None:
+            fields["logprobs"] = wire.completion_logprobs(reply)
+        if body.get("prompt_logprobs") is not None:
+            fields["prompt_logprobs"] = wire.prompt_logprobs(prompt, self.words)
+        choice = wire.completion_choice(0, joined(reply), finish_reason(reply), **fields)
+        document = wire.completion(model, [choice], wire.usage(len(prompt), len(reply)))
+        return httpx.Response(200, json=document | _blocks(steering, monitored))
+
+    def _reply(self, body: dict, prompt: str, applied: Sequence[AppliedTerm]) -> list[str]:
+        """Tokens of a reply, `<end>` where there is room for it."""
+        return [*self.reply(body, prompt, applied).split(), END][: body.get("max_tokens") or self.longest]
+
+    def _chunks(
+        self,
+        model: str,
+        reply: list[str],
+        steering: SteeringReport | None,
+        monitored: MonitorReport | None,
+        counts: dict | None,
+    ) -> Iterator[dict]:
+        """Events of a stream: the role, a piece for each token, token counts, and what was applied."""
+        first = wire.chunk(model, [wire.piece("", role="assistant")], prompt_token_ids=None, prompt_text=None)
+        yield first | ({"monitor": _part(monitored, None)} if monitored else {})
+        for i, token in enumerate(reply):
+            text = "" if token == END else f" {token}" if i else token
+            last = i == len(reply) - 1
+            event = wire.chunk(model, [wire.piece(text, finish_reason(reply) if last else None)])
+            event |= {"system_fingerprint": "fake"} if last and counts is None else {}
+            yield event | ({"monitor": _part(monitored, i)} if monitored else {})
+        if counts is not None:
+            plain = {name: value for name, value in counts.items() if value is not None}
+            yield wire.chunk(model, usage=plain, system_fingerprint="fake")
+        if steering is not None:
+            yield wire.chunk(model, steering=steering.model_dump())
+
+    # --------------------------------------------------------------------------------------------- steering and monitor
+
+    def _options(self, body: dict) -> tuple[str, list[AppliedTerm], Monitor | None]:
+        """Model, terms and monitor of a request; an alias `MODEL+VECTOR@DOSE` adds a term."""
+        base, *aliases = (body.get("model") or self.info.model).split("+")
+        if base not in {self.info.model, *self.info.adapters}:
+            message = f"The model `{base}` does not exist. Valid aliases: {self.info.model}."
+            raise UnknownModelError(message, param="model")
+        terms = [SteeringTerm(vector=v, coefficient=float(dose)) for v, _, dose in (a.partition("@") for a in aliases)]
+        if body.get("steering") is not None:
+            terms += _parsed(Steering, body["steering"], "steering").terms
+        monitor = None if body.get("monitor") is None else _parsed(Monitor, body["monitor"], "monitor")
+        return base, self.applied(terms), monitor
+
+    def applied(self, terms: Sequence[SteeringTerm]) -> list[AppliedTerm]:
+        """Each term on each of its layers."""
+        applied = []
+        for i, term in enumerate(terms):
+            name = self.named(term.vector, f"steering.terms[{i}].vector")
+            file = VectorFile.from_bytes(self.files[name])
+            for layer in self._layers(term.layers, file, f"steering.terms[{i}].layers"):
+                norm = file.evidence(layer).residual_norm
+                free = term.operation in UNITLESS
+                value = term.coefficient if free else residual_units(term.coefficient, term.unit, file.evidence(layer))
+                applied.append(
+                    AppliedTerm(
+                        vector=name, sha256=sha256_of(self.files[name]), layer=layer, a=value,
+                        relative_dose=0.0 if free else abs(value) / norm,
+                        **term.model_dump(include={"operation", "unit", "coefficient", "scope"}),
+                    )
+                )  # fmt: skip
+        limit = self.info.limits.max_relative_dose
+        for layer in {term.layer for term in applied}:
+            dose = math.fsum(term.relative_dose for term in applied if term.layer == layer)
+            if dose > limit:
+                raise InvalidRequestError(
+                    f"the relative dose on layer {layer} is {dose:.4g}; allowed: at most {limit:g}", "steering.terms"
+                )
+        return applied
+
+    def _layers(self, asked: list[int] | None, file: VectorFile, param: str) -> list[int]:
+        layers = [file.metadata.chosen_layer] if asked is None else asked
+        self._check_layers(layers, param)
+        if missing := [layer for layer in layers if layer not in file.directions]:
+            raise InvalidRequestError(f"layer {missing[0]} is not in the vector, which has {[*file.directions]}", param)
+        return layers
+
+    def _check_layers(self, layers: Sequence[int], param: str) -> None:
+        for layer in layers:
+            if layer >= self.info.n_layers:
+                raise InvalidRequestError(f"layer {layer} is out of range: 0..{self.info.n_layers - 1}", param)
+
+    def _reports(
+        self, applied: list[AppliedTerm], monitor: Monitor | None, prompt: list[int], replies: list[list[str]]
+    ) -> tuple[SteeringReport | None, MonitorReport | None]:
+        steering = _steering_report(applied, len(prompt), sum(len(reply) - 1 for reply in replies)) if applied else None
+        return steering, None if monitor is None else self._monitored(monitor, prompt, replies)
+
+    def _monitored(self, monitor: Monitor, prompt: list[int], replies: list[list[str]]) -> MonitorReport:
+        assert not monitor.bounds, "this service knows no bounds"
+        columns = []
+        for i, reference in enumerate(monitor.vectors):
+            data = self.files[self.named(reference, f"monitor.vectors[{i}]")]
+            file = VectorFile.from_bytes(data)
+            for layer in self._layers(monitor.layers, file, "monitor.layers"):
+                centre = file.evidence(layer).centre if monitor.centred and not monitor.cosine else 0.0
+                columns.append(MonitoredDirection(vector=reference, sha256=sha256_of(data), layer=layer, centre=centre))
+        choices = []
+        for index, reply in enumerate(replies):
+            ids, n = [*prompt, *self.ids(reply)], len(prompt)
+            rows = [
+                [self.projection(ids, p, c.sha256, c.layer) - c.centre for c in columns] for p in range(len(ids) - 1)
+            ]
+            with_prompt = monitor.prompt and index == 0
+            choice = MonitoredChoice(index=index, prompt=rows[:n] if with_prompt else [], generated=rows[n - 1 :])
+            if monitor.tokens:
+                choice.prompt_tokens = [self.words[i] for i in prompt] if with_prompt else None
+                choice.generated_tokens = reply
+            choices.append(choice)
+        return MonitorReport(directions=columns, choices=choices)
+
+    # ----------------------------------------------------------------------------------------------------- activations
+
+    def lengths(self, item: ActivationInput) -> tuple[int, int]:
+        """Tokens of the prompt and of the response."""
+        n_response = len((item.response or "").split())
+        if item.token_ids is not None:
+            n_prompt = item.n_prompt or len(item.token_ids)
+            return n_prompt, len(item.token_ids) - n_prompt
+        if item.messages is not None:
+            return len(chat_words(item.messages)), n_response
+        return len(text_words(item.text or "", special=True)), n_response
+
+    def _read(self, body: dict) -> httpx.Response:
+        request = _parsed(ActivationsRequest, body)
+        if len(request.inputs) > (limit := self.info.limits.max_activation_inputs):
+            raise InvalidRequestError(f"{len(request.inputs)} inputs; at most {limit}", param="inputs")
+        layers = list(range(self.info.n_layers)) if request.layers is None else request.layers
+        self._check_layers(layers, "layers")
+        base, applied, _ = self._options(body)
+        items = [self._with_reply(item, request, body, applied) for item in request.inputs]
+        lengths = [self.lengths(item) for item in items]
+        for i, (n_prompt, n_response) in enumerate(lengths):
+            if n_prompt + n_response > self.longest:
+                message = f"inputs[{i}] has {n_prompt + n_response} tokens; at most {self.longest} fit"
+                raise InvalidRequestError(message, param=f"inputs[{i}]")
+            if request.logprobs and not n_response:
+                raise InvalidRequestError(f"inputs[{i}]: logprobs need a prompt and a response", param=f"inputs[{i}]")
+        tensors = self._tensors(request, items, layers)
+        tensors["n_prompt"], tensors["n_response"] = np.array(lengths, np.int32).reshape(-1, 2).T.copy()
+        fields = {"config_digest", "chat_template_digest", "n_layers", "d_model", "dtype"}
+        n_tokens = sum(map(sum, lengths))
+        metadata = ActivationsMetadata(
+            model=base, **self.info.model_dump(include=fields), layers=layers,
+            **request.model_dump(include={"positions", "pooling", "before_steering"}),
+            responses=None if request.generate is None else [
+                "" if given.response == item.response else item.response or ""
+                for given, item in zip(request.inputs, items, strict=True)
+            ],
+            steering=_steering_report(applied, n_tokens, 0) if applied else None,
+        )  # fmt: skip
+        return _octets(safetensors.numpy.save(tensors, metadata={METADATA_KEY: metadata.model_dump_json()}))
+
+    def _with_reply(
+        self, item: ActivationInput, request: ActivationsRequest, body: dict, applied: Sequence[AppliedTerm]
+    ) -> ActivationInput:
+        if request.generate is None:
+            return item
+        tokens = self._reply(body | request.generate.model_dump(), last_text(item), applied)
+        return item.model_copy(update={"response": joined(tokens)})
+
+    def _tensors(
+        self, request: ActivationsRequest, items: Sequence[ActivationInput], layers: Sequence[int]
+    ) -> dict[str, np.ndarray]:
+        tensors = {}
+        for name in request.positions:
+            Positions.parse(name)
+            pools = [self.pool(item, name, layers) for item in items]
+            tensors[f"count/{name}"] = np.array([pool.count for pool in pools], np.int32)
+            if request.pooling == "none":
+                each = [np.repeat(pool.mean[None], pool.count, axis=0) for pool in pools]
+                tensors[f"each/{name}"] = np.concatenate(each).astype(np.float32)
+                continue
+            tensors[f"mean/{name}"] = np.stack([pool.mean for pool in pools]).astype(np.float32)
+            tensors[f"norm/{name}"] = np.stack([pool.norm for pool in pools]).astype(np.float32)
+        if request.logprobs:
+            tensors["nll"] = np.array([self.nll(item) for item in items], np.float32)
+        return tensors
+
+
+# ------------------------------------------------------------------------------------------------- made from text alone
+
+
+def activation(text: str, layer: int, positions: str, d_model: int) -> np.ndarray:
+    """`(d_model,)` float32: the mean residual stream of a text."""
+    seed = hashlib.sha256(f"{text}|{layer}|{positions}".encode()).digest()
+    return np.frombuffer(seed[:d_model], np.uint8).astype(np.float32)
+
+
+def projection(ids: Sequence[int], position: int, sha256: str, layer: int) -> float:
+    """A projection that follows from all tokens up to a position."""
+    seed = hashlib.sha256(f"{list(ids[: position + 1])}|{sha256}|{layer}".encode()).digest()
+    return float(seed[0])
+
+
+def last_text(item: ActivationInput) -> str:
+    """The last message of a chat, or the text."""
+    return item.messages[-1].content if item.messages is not None else item.text or ""
+
+
+def chat_words(messages: Sequence[Message]) -> list[str]:
+    """The tokens of a chat, up to the header of the assistant's turn."""
+    return [w for turn in messages for w in (f"<{turn.role}>", *turn.content.split())] + ["<assistant>"]
+
+
+def text_words(text: str, *, special: bool) -> list[str]:
+    """The tokens of a text."""
+    return [*(["<bos>"] if special else []), *text.split()]
+
+
+def joined(reply: Sequence[str]) -> str:
+    """The text of a reply's tokens."""
+    return " ".join(token for token in reply if token != END)
+
+
+def finish_reason(reply: Sequence[str]) -> str:
+    """`stop` where the reply came to its end."""
+    return "stop" if reply[-1:] == [END] else "length"
+
+
+# ------------------------------------------------------------------------------------------------------ parts of answers
+
+
+def _json(model: BaseModel, status: int = 200) -> httpx.Response:
+    return httpx.Response(status, json=model.model_dump(mode="json"))
+
+
+def _octets(data: bytes) -> httpx.Response:
+    return httpx.Response(200, content=data, headers={"content-type": "application/octet-stream"})
+
+
+def _parsed(model: type[M], value: bytes | dict, prefix: str = "") -> M:
+    """A part of a request, strictly read."""
+    try:
+        return model.model_validate_json(value if isinstance(value, bytes) else json.dumps(value))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = prefix + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])
+        where = where.lstrip(".")
+        raise InvalidRequestError(f"{where}: {first['msg']}", param=where) from error
+
+
+def _steering_report(applied: list[AppliedTerm], n_prompt: int, n_generated: int) -> SteeringReport:
+    """The positions that any term touches; the last token of a reply never goes through the model."""
+    prompt: set[int] = set()
+    generated: set[int] = set()
+    n_total = n_prompt + n_generated
+    for term in applied:
+        ends = {"all": (0, n_total), "prompt": (0, n_prompt), "generated": (n_prompt - 1, n_total)}
+        ends["last_prompt"] = (n_prompt - 1, n_prompt)
+        start, stop = term.scope.positions if isinstance(term.scope, PositionScope) else ends[term.scope]
+        prompt.update(range(start, min(stop, n_prompt)))
+        generated.update(range(max(start, n_prompt), min(stop, n_total)))
+    return SteeringReport(applied=applied, positions=SteeredPositions(prompt=len(prompt), generated=len(generated)))
+
+
+def _part(report: MonitorReport, token: int | None) -> dict:
+    """A chunk's share of the projections: the prompt comes with the first chunk, a generated token with its own."""
+    (choice,) = report.choices
+    share = choice.model_copy(update={"generated": []}) if token is None else choice.model_copy(
+        update={"prompt": [], "prompt_tokens": None, "generated": choice.generated[token : token + 1]}
+    )  # fmt: skip
+    if choice.generated_tokens is not None:
+        share.generated_tokens = [] if token is None else choice.generated_tokens[token : token + 1]
+    return report.model_copy(update={"choices": [share]}).model_dump()
+
+
+def _blocks(steering: SteeringReport | None, monitored: MonitorReport | None) -> dict:
+    blocks = {"steering": steering, "monitor": monitored}
+    return {name: block.model_dump() for name, block in blocks.items() if block is not None}
+
+
+# ------------------------------------------------------------------------------------------------------------ on a port
+
+
+@contextlib.contextmanager
+def on_a_port(answer: Callable[[httpx.Request], httpx.Response]) -> Iterator[str]:
+    """The URL of a service on the loopback; a transport error that `answer` raises closes the connection."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _serve(self) -> None:
+            content = self.rfile.read(int(self.headers.get("content-length", 0)))
+            headers = list(self.headers.items())
+            try:
+                response = answer(
+                    httpx.Request(self.command, f"http://fake{self.path}", headers=headers, content=content)
+                )
+                self.send_response(response.status_code)
+                for name, value in response.headers.items():
+                    self.send_header(name, value)
+                if response.status_code == 204:
+                    self.send_header("content-length", "0")
+                self.end_headers()
+                self.wfile.write(response.content)
+            except (httpx.TransportError, BrokenPipeError, ConnectionResetError):  # one of the two sides is gone
+                self.close_connection = True
+
+        do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 - the base class's names
+
+    with listening_at(Handler) as url:
+        yield url
