@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trait_client.cli.console import PromptSet, Url, checked
-from trait_client.cli.corpus_bar import corpus_bar
+from trait_client.cli.prompt_set_bar import prompt_set_bar
 from trait_client.http import AsyncTraitClient
 from trait_client.http.settings import DEFAULT_URL
 from trait_core.console import (
@@ -87,7 +87,7 @@ async def _run(
 ) -> "CaptureOutcome":
     from trait_client.prompt_sets import run_capture  # noqa: PLC0415
 
-    with corpus_bar() as progress:
+    with prompt_set_bar() as progress:
         async with AsyncTraitClient(url, api_key, timeout=BATCH_TIMEOUT) as client:
             return await run_capture(prompts, options, client, folder, progress)
 

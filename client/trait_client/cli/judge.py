@@ -120,12 +120,12 @@ def _print(found: "Measurement", usage: "JudgeUsage") -> None:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("AUC is")
     for each in found.traits:
-        table.add_row(*map(plain, _cells(each)))
+        table.add_row(*map(plain, _row(each)))
     (out if out.is_terminal else Console(width=UNBOUNDED_WIDTH, highlight=False)).print(table)
     out.print(plain(usage_text(usage)), soft_wrap=True)
 
 
-def _cells(each: "TraitAgreement") -> list[str]:
+def _row(each: "TraitAgreement") -> list[str]:
     result = each.agreement
     return [
         "coherence" if each.trait == "*" else each.trait,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trait_client.cli.console import Database, PromptSet, Url
-from trait_client.cli.corpus_bar import corpus_bar
+from trait_client.cli.prompt_set_bar import prompt_set_bar
 from trait_client.http import AsyncTraitClient
 from trait_client.http.settings import DEFAULT_DATABASE, DEFAULT_URL
 from trait_core.console import (
@@ -79,7 +79,7 @@ async def _run(
     from trait_client.prompt_sets.project import run_project  # noqa: PLC0415
     from trait_client.results import ResultStore  # noqa: PLC0415
 
-    with corpus_bar() as progress:
+    with prompt_set_bar() as progress:
         async with AsyncTraitClient(url, api_key) as client:
             return await run_project(prompts, options, client, ResultStore(db), name, progress)
 

@@ -80,7 +80,24 @@ def steer(
 
     Example: `trait-client steer --trait sycophancy --coef 3 "I wrote a poem. Is it any good?"`
     """
-    name = vector or trait
+    term, searches = _term(vector or trait, coef, unit, layer, operation, scope, db)
+    options = Options(max_tokens, temperature, seed, baseline=not no_baseline)
+    with progress("generating"):
+        done, failed = asyncio.run(_steer_all(url, api_key, _read_prompts(prompts), term, options, searches))
+    _print(done, failed, as_json=as_json)
+    if failed:
+        raise typer.Exit(EXIT_PARTIAL if done else EXIT_FAILED)
+
+
+def _term(
+    name: str | None, coef: float | None, unit: str, layers: list[int] | None, operation: str, scope: str, db: Path
+) -> tuple[SteeringTerm, Path | None]:
+    """The term that the options ask for, and the database whose latest search completes it, if there is one.
+
+    Raises:
+        BadParameter: No vector is named, or the coefficient is missing.
+        InvalidRequestError: The wire schema refuses a value.
+    """
     if name is None:
         raise typer.BadParameter("give --trait or --vector (see `trait-client vectors list`)")
     searched = coef is None and (operation, unit) == ("add", "dose")
@@ -91,15 +108,15 @@ def steer(
         vector=name,
         coefficient=coef or 0.0,
         unit=unit,
-        layers=layer or None,
+        layers=layers or None,
         operation=operation,
         scope=_scope(scope),
     )
-    options = Options(max_tokens, temperature, seed, baseline=not no_baseline)
-    with progress("generating"):
-        done, failed = asyncio.run(
-            _steer_all(url, api_key, _read_prompts(prompts), term, options, db if searched else None)
-        )
+    return term, db if searched else None
+
+
+def _print(done: list[Comparison], failed: list[tuple[str, TraitError]], *, as_json: bool) -> None:
+    """The comparisons on stdout, each distinct error once on stderr."""
     if as_json:
         print_json(
             {
@@ -112,8 +129,6 @@ def steer(
             print_comparison(comparison)
     for line in dict.fromkeys(str(error) for _, error in failed):
         complain(line)
-    if failed:
-        raise typer.Exit(EXIT_PARTIAL if done else EXIT_FAILED)
 
 
 async def _steer_all(

@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from trait_client.dashboard.data.results import Results
-from trait_client.dashboard.guard import Guard
+from trait_client.dashboard.host_check import HostCheck
 from trait_client.dashboard.routes import router
 from trait_client.http import AsyncTraitClient
 from trait_client.results import ResultsError, ResultsMissingError, ResultStore
@@ -47,7 +47,7 @@ def create_app(store: ResultStore, service: AsyncTraitClient, hosts: Iterable[st
         return FileResponse(str(STATIC / "index.html"), headers={"cache-control": "no-cache"})
 
     app.mount("/static", _Files(directory=str(STATIC)))
-    app.add_middleware(Guard, hosts=tuple(hosts))
+    app.add_middleware(HostCheck, hosts=tuple(hosts))
     return app
 
 

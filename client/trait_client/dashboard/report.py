@@ -4,7 +4,7 @@ from typing import Any
 
 from trait_client import __version__
 from trait_client.dashboard.data import readings, runs, settings
-from trait_client.dashboard.data.corpus_index import CorpusIndex, Selection
+from trait_client.dashboard.data.prompt_set_index import PromptSetIndex, Selection
 from trait_client.dashboard.single_file import single_file
 from trait_client.results import ResultReader
 from trait_client.results.json_values import json_value
@@ -31,7 +31,7 @@ def report(reader: ResultReader, wanted: str) -> tuple[dict[str, Any], str]:
     every = runs.runs(reader)
     run = _find(every, wanted)
     alike = {each["run_id"] for each in every if _same(each, run)}
-    content = _corpus(reader, run, alike) if run["kind"] == "corpus" else _sweep(reader, alike)
+    content = _prompt_set(reader, run, alike) if run["kind"] == "corpus" else _sweep(reader, alike)
     definition = run.pop("definition")
     data = {
         **content, "kind": run["kind"], "run": run, "definition": definition, "version": __version__,
@@ -61,8 +61,8 @@ def _sweep(reader: ResultReader, run_ids: set[str]) -> dict[str, Any]:
     return {"settings": rows, "texts": {each: settings.setting(reader, each)["pairs"] for each in texts}}
 
 
-def _corpus(reader: ResultReader, run: dict[str, Any], run_ids: set[str]) -> dict[str, Any]:
-    index = CorpusIndex.read(reader, run["experiment"])
+def _prompt_set(reader: ResultReader, run: dict[str, Any], run_ids: set[str]) -> dict[str, Any]:
+    index = PromptSetIndex.read(reader, run["experiment"])
     made = reader.query(
         "SELECT reading_id FROM readings WHERE run_id IN (SELECT unnest(?::VARCHAR[]))", [sorted(run_ids)]
     )

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from trait_client.dashboard import playground
 from trait_client.dashboard.data import readings, runs, settings, vectors
-from trait_client.dashboard.data.corpus_index import CorpusIndex, Selection
+from trait_client.dashboard.data.prompt_set_index import PromptSetIndex, Selection
 from trait_client.dashboard.data.results import Results
 from trait_client.dashboard.saved import SAVED
 from trait_client.http import AsyncTraitClient
@@ -154,5 +154,5 @@ def _json(value: Any) -> JSONResponse:
     return JSONResponse(json_value(value), headers={"cache-control": "no-store"})
 
 
-def _index(results: Results, name: str) -> CorpusIndex:
-    return results.read(CorpusIndex.read, name)
+def _index(results: Results, name: str) -> PromptSetIndex:
+    return results.read(PromptSetIndex.read, name)

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from trait_client.dashboard.data.corpus_index import CorpusIndex, Selection
+from trait_client.dashboard.data.prompt_set_index import PromptSetIndex, Selection
 from trait_client.results import ResultReader
 from trait_core.errors import InvalidRequestError
 
@@ -40,7 +40,7 @@ def prompt_sets(reader: ResultReader) -> list[dict[str, Any]]:
     return sets
 
 
-def page(reader: ResultReader, index: CorpusIndex, chosen: Selection, number: int) -> dict[str, Any]:
+def page(reader: ResultReader, index: PromptSetIndex, chosen: Selection, number: int) -> dict[str, Any]:
     """Fifty readings with their whole texts and the mean of each direction over the reply."""
     ids = index.select(chosen)
     shown = _rows(reader, ids[number * PAGE :][:PAGE])
@@ -49,7 +49,7 @@ def page(reader: ResultReader, index: CorpusIndex, chosen: Selection, number: in
     return {"total": len(ids), "page": number, "size": PAGE, "rows": shown}
 
 
-def reading(reader: ResultReader, index: CorpusIndex, chosen: Selection, reading_id: str | None) -> dict[str, Any]:
+def reading(reader: ResultReader, index: PromptSetIndex, chosen: Selection, reading_id: str | None) -> dict[str, Any]:
     """One reading with all its values, and its neighbours in the selection; the first one where none is named.
 
     Raises:

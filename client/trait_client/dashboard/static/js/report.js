@@ -10,7 +10,7 @@ function start() {
   const data = JSON.parse(document.getElementById("data").textContent);
   startTheme();
   const main = document.getElementById("main");
-  main.replaceChildren(head(data), ...(data.kind === "sweep" ? sweepReport(data) : corpusReport(data)), foot(data));
+  main.replaceChildren(head(data), ...(data.kind === "sweep" ? sweepReport(data) : promptSetReport(data)), foot(data));
   main.dataset.ready = "1";
 }
 
@@ -81,7 +81,7 @@ function allSettings(settings) {
   return h("section", { class: "card" }, h("h2", {}, "All settings"), h("div", { class: "wide" }, h("table", { class: "num" }, h("thead", {}, h("tr", {}, columns.map(([name]) => h("th", {}, name)))), h("tbody", {}, settings.map((row) => h("tr", {}, columns.map(([, value]) => h("td", { class: "nowrap" }, String(value(row))))))))));
 }
 
-function corpusReport({ set, readings, total }) {
+function promptSetReport({ set, readings, total }) {
   const box = h("div", {});
   const show = (index) => box.replaceChildren(readingCard({ ...readings[index], place: index, total: readings.length }, set.directions, {}, false).element);
   if (!readings.length) return [h("p", { class: "empty" }, "This run stored no reading.")];

@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # commands that need no numbers start without them
 
 
 @contextlib.contextmanager
-def corpus_bar() -> Iterator["ProgressCallback"]:
+def prompt_set_bar() -> Iterator["ProgressCallback"]:
     """Prompts done, failed, and tokens a second, on stderr where it is a terminal."""
     with progress_bar() as move:
 

@@ -21,14 +21,14 @@ SECURITY_HEADERS = {
 }
 
 
-class Guard:
+class HostCheck:
     """Refuses requests that another site could cause, and says what the page may do.
 
     A `Host` that is not ours is DNS rebinding: the browser believes that a name of the attacker's is this server. An
     `Origin` or `Sec-Fetch-Site` that is not ours is a page elsewhere; it may link here and nothing else.
 
     Args:
-        app: What is guarded.
+        app: The application behind the check.
         hosts: Values of `Host` that are ours, `name:port`.
     """
 
@@ -42,7 +42,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
-        async def send_guarded(message: Message) -> None:
+        async def send_checked(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(SECURITY_HEADERS)
             await send(message)
@@ -50,9 +50,9 @@ class Guard:
         refused = self._refusal(scope)
         if refused is not None:
             answer = JSONResponse({"error": {"message": refused, "type": "ForbiddenError", "code": 403}}, 403)
-            await answer(scope, receive, send_guarded)
+            await answer(scope, receive, send_checked)
         else:
-            await self._app(scope, receive, send_guarded)
+            await self._app(scope, receive, send_checked)
 
     def _refusal(self, scope: Scope) -> str | None:
         headers = Headers(scope=scope)

@@ -66,7 +66,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class CorpusIndex:
+class PromptSetIndex:
     """A prompt set in the order of its ids.
 
     Attributes:
@@ -79,7 +79,7 @@ class CorpusIndex:
     directions: list[dict[str, Any]]
 
     @classmethod
-    def read(cls, reader: ResultReader, name: str) -> "CorpusIndex":
+    def read(cls, reader: ResultReader, name: str) -> "PromptSetIndex":
         """Of a set."""
         entries = [Entry(*row) for row in reader.query(_TEXTS, [name]).rows]
         means: dict[str, dict[str, float]] = defaultdict(dict)
