@@ -1,13 +1,12 @@
 """The served model as results identify it, and the digest that identities are made of."""
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from trait_core.errors import InvalidRequestError
 from trait_core.schema import ServiceInfo
+from trait_core.storage import json_sha256
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,5 @@ class ModelIdentity:
 
 
 def digest(value: Any) -> str:
-    """32 hex digits (128 bits of sha256) of a JSON value; numbers by their shortest exact form."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    """32 hex digits (128 bits) of `json_sha256`: the ids of cells, trials, prompts and judgements."""
+    return json_sha256(value)[:32]

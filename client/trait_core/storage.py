@@ -29,6 +29,19 @@ def sha256_of(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
+def json_sha256(value: Any, *, ensure_ascii: bool = True) -> str:
+    """64 hex digits: sha256 of a JSON value, written compactly with sorted keys and shortest exact numbers.
+
+    Identities in databases, shards and vector files are such digests: the bytes must never change.
+
+    Args:
+        value: Anything that `json.dumps` takes, without NaN or infinity.
+        ensure_ascii: False writes other characters as UTF-8 instead of escapes: another digest.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=ensure_ascii, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write beside the target, flush to disk, then rename over it: a kill leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from trait_service import cli
-from trait_service.access.keys import ANYONE, KeyFile, Keyring, KeysError, configured_keyring, digest, plain_key
+from trait_service.access.keys import ANYONE, KeyFile, Keyring, KeysError, configured_keyring, key_digest, plain_key
 from typer.testing import CliRunner
 
 
@@ -32,7 +32,7 @@ def test_a_key_is_found_by_its_text_and_kept_as_a_hash(file):
     stored = file.path.read_text()
     assert text not in stored
     assert text[3:] not in stored
-    assert digest(text) in stored
+    assert key_digest(text) in stored
 
 
 def test_only_its_owner_reads_the_file(file):
@@ -130,7 +130,7 @@ def test_the_command_line_prints_the_key_once(file):
     listed = run("list", "--file", str(file.path))
     assert "laptop" in listed.stdout
     assert text not in listed.output
-    assert digest(text) not in listed.output
+    assert key_digest(text) not in listed.output
     assert run("revoke", "laptop", "--file", str(file.path)).exit_code == 0
     assert file.read() == []
 

@@ -11,14 +11,13 @@
 Every error names file and line.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trait_core.errors import DatasetError
 from trait_core.schema import is_name
+from trait_core.storage import json_sha256
 from trait_core.traits import SteeringSpec, read_definition, read_steering
 
 from trait_extraction.data.scenarios import SIDES, Scenario, Style
@@ -98,8 +97,7 @@ class TraitDataset:
             "positive": [s.model_dump() for s in self.positive],
             "negative": [s.model_dump() for s in self.negative],
         }
-        canonical = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
+        return "sha256:" + json_sha256(content, ensure_ascii=False)
 
 
 def load_trait(folder: Path, style: Style | None = None) -> TraitDataset:

@@ -12,10 +12,11 @@ from trait_client.http.replies import ChatResult
 from trait_core.errors import DatasetError, InvalidRequestError, ServiceError
 from trait_core.positions import Positions
 from trait_core.schema import ActivationInput, ActivationsMetadata, ActivationsRequest, Message, ServiceInfo, VectorInfo
+from trait_core.storage import json_sha256
 
 from trait_extraction.data.datasets import TraitDataset
 from trait_extraction.data.scenarios import Scenario
-from trait_extraction.reading.stage_store import CaptureStore, digest_of, model_identity
+from trait_extraction.reading.stage_store import CaptureStore, model_identity
 
 NORM_POSITIONS = "all[4:]"
 """Where the residual norm is measured: the first positions are attention sinks, many times the usual norm."""
@@ -105,7 +106,7 @@ def read_activations(
     answers = []
     for start in range(0, len(inputs), size):
         request = ActivationsRequest(inputs=inputs[start : start + size], positions=pools)
-        key = digest_of([model_identity(info), request.model_dump()])
+        key = json_sha256([model_identity(info), request.model_dump()])
         answer = None if store is None or again else store.get(key)
         if answer is None:
             answer = service.activations(request)

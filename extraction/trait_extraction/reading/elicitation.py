@@ -12,11 +12,12 @@ from trait_client.scoring.lexical import parse_metric
 from trait_core.errors import TraitError
 from trait_core.schema import Elicitation
 from trait_core.statistics import auc
+from trait_core.storage import json_sha256
 
 from trait_extraction.data.datasets import TraitDataset
 from trait_extraction.data.scenarios import MIN_SCENARIOS
 from trait_extraction.reading.generation import Replies
-from trait_extraction.reading.stage_store import KeyedLines, digest_of
+from trait_extraction.reading.stage_store import KeyedLines
 
 MIN_AUC = 0.8
 """P(a positive reply scores above a negative one), ties counted half."""
@@ -167,7 +168,7 @@ def _nothing_to_check_with(dataset: TraitDataset) -> str:
 
 def _judged(dataset: TraitDataset, judge: Judge, scores: KeyedLines | None, i: int, reply: str) -> float:
     prompt = dataset.positive[i].prompt
-    key = digest_of([judge.name, dataset.trait, dataset.definition, prompt, reply])
+    key = json_sha256([judge.name, dataset.trait, dataset.definition, prompt, reply])
     stored = None if scores is None else scores.get(key)
     if stored is not None:
         return float(stored["score"])

@@ -5,11 +5,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from trait_core.schema import Generation, ServiceInfo
+from trait_core.storage import json_sha256
 
 from trait_extraction.data.datasets import TraitDataset
 from trait_extraction.data.scenarios import Scenario
 from trait_extraction.reading.activations import ActivationService, chat_messages
-from trait_extraction.reading.stage_store import KeyedLines, digest_of, model_identity
+from trait_extraction.reading.stage_store import KeyedLines, model_identity
 
 MAX_IN_FLIGHT = 64
 """Requests at once; the engine batches them."""
@@ -30,7 +31,7 @@ class Replies:
     @property
     def digest(self) -> str:
         """sha256 of the texts."""
-        return "sha256:" + digest_of([self.positive, self.negative])
+        return "sha256:" + json_sha256([self.positive, self.negative])
 
 
 def generate_replies(
@@ -95,4 +96,4 @@ def _key(info: ServiceInfo, scenario: Scenario, generation: Generation) -> str:
     messages = [message.model_dump() for message in chat_messages(scenario)]
     # Greedy replies have no seed in them.
     unused = {"seed"} if generation.temperature == 0 else set()
-    return digest_of([model_identity(info), messages, generation.model_dump(exclude=unused)])
+    return json_sha256([model_identity(info), messages, generation.model_dump(exclude=unused)])

@@ -8,7 +8,6 @@ A key is the digest of everything that the value depends on, the model among it.
 what is missing is made again.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -26,12 +25,6 @@ from trait_core.vectors.file import METADATA_KEY
 logger = logging.getLogger(__name__)
 
 FOLDER = ".stages"
-
-
-def digest_of(content: Any) -> str:
-    """sha256 of a JSON value, in hex."""
-    canonical = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def model_identity(info: ServiceInfo) -> dict[str, str | None]:

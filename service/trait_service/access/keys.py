@@ -82,14 +82,14 @@ class _Document(BaseModel):
         return self
 
 
-def digest(key: str) -> str:
+def key_digest(key: str) -> str:
     """What is kept of a key's text."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def plain_key(text: str, number: int) -> ApiKey:
     """A key given on the command line: it opens everything."""
-    return ApiKey(name=f"api-key-{number}", sha256=digest(text), scopes=frozenset({"admin"}))
+    return ApiKey(name=f"api-key-{number}", sha256=key_digest(text), scopes=frozenset({"admin"}))
 
 
 def read_keys(text: str, where: str) -> list[ApiKey]:
@@ -143,7 +143,7 @@ class KeyFile:
             key = ApiKey.model_validate(
                 {
                     "name": name,
-                    "sha256": digest(text),
+                    "sha256": key_digest(text),
                     "scopes": frozenset(scopes),
                     "created": datetime.now(UTC).isoformat(timespec="seconds"),
                     "max_relative_dose": max_relative_dose,
@@ -208,7 +208,7 @@ class Keyring:
 
     def find(self, text: str) -> ApiKey | None:
         """The key of this text; takes as long whichever key it is, and whether it is one."""
-        presented = digest(text)
+        presented = key_digest(text)
         found = None
         for key in [*self._fixed, *self._current()]:
             if secrets.compare_digest(presented, key.sha256):

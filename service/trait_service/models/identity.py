@@ -1,9 +1,10 @@
 """Which model is served: digests that vector files carry, so that a vector meets the model it was made for."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
+
+from trait_core.storage import sha256_of
 
 IDENTIFYING_FIELDS = (
     "architectures",
@@ -45,4 +46,4 @@ def registry_folder(config: str, weights: str | None) -> str:
 
 
 def _digest(text: str) -> str:
-    return "sha256:" + hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+    return sha256_of(text.encode("utf-8", "backslashreplace"))
