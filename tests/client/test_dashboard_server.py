@@ -10,6 +10,7 @@ import pytest
 from dashboard_fixtures import build, dashboard
 from trait_client.cli.dashboard import own_hosts
 from trait_client.results import ResultStore
+from trait_client.results.rows import RunCellRow
 from trait_core.errors import InvalidRequestError
 
 
@@ -222,6 +223,21 @@ def test_a_file_that_holds_no_results_of_this_version_says_so(tmp_path):
                 answer = httpx.get(f"{url}/api/{path}", timeout=20)
                 assert (answer.status_code, answer.json()["error"]["type"]) == (503, "ResultsError")
                 assert reason in answer.json()["error"]["message"]
+
+
+def test_a_setting_belongs_to_every_run_that_asked_for_it(tmp_path):
+    """A second run of the same cells stores no trial, and has its settings all the same; other settings are not its own."""
+    store = build(tmp_path / "twice.duckdb", n_readings=1)
+    with store.writer() as writer:
+        ((first,),) = writer.query("SELECT run_id FROM runs WHERE experiment = 'known'")
+        second = writer.start_run("again", '{"name": "known"}', 4)
+        writer.write([RunCellRow(second, "warmth-probe-9-1.5-float32")])
+    with dashboard(store.path) as url:
+        rows = httpx.get(f"{url}/api/settings", timeout=20).json()
+    runs = {row["setting_id"]: sorted(row["runs"]) for row in rows}
+    assert runs.pop("warmth-probe-9-1.5-float32") == sorted([first, second])
+    assert len(runs) > 20
+    assert set(map(tuple, runs.values())) == {(first,)}
 
 
 def test_answers_follow_the_database(tmp_path):

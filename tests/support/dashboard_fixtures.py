@@ -18,6 +18,7 @@ from trait_client.results.rows import (
     PromptRow,
     ReadingProjectionRow,
     ReadingRow,
+    RunCellRow,
     ScoreRow,
     TrialRow,
     VectorRow,
@@ -120,7 +121,7 @@ def _cell(run, name, kind, precision, change, control_of=None) -> list:
             "coefficient": coefficient, "unit": "dose", "operation": "add",
             "scope": "all", "preserve_norm": False,
         }  # fmt: skip
-    rows: list = [CellRow(**values)]
+    rows: list = [CellRow(**values), RunCellRow(run, name)]
     for i in range(N_PROMPTS):
         trial = f"{name}/{i}"
         text = f"baseline reply {i}. {HOSTILE}"

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from trait_client.dashboard.data.planned import runs_of_settings
 from trait_client.results import ResultReader
 from trait_core.errors import InvalidRequestError
 
@@ -25,6 +24,8 @@ JOIN trials o ON o.cell_id = c.baseline_id AND o.status = 'done'
 JOIN scores b ON b.trial_id = o.trial_id AND b.name = 'coherence'
 GROUP BY c.setting_id
 """
+
+_RUNS = "SELECT DISTINCT setting_id, run_id FROM run_cells JOIN cells USING (cell_id) ORDER BY ALL"
 
 _PAIRS = """
 SELECT p.prompt_id, p.text AS prompt, c.seed, c.system, t.trial_id, t.text, t.status, t.error, t.finish_reason,
@@ -64,7 +65,7 @@ def all_settings(reader: ResultReader) -> list[dict[str, Any]]:
     rows = reader.records(
         "SELECT * EXCLUDE (versions) FROM cell_summary ORDER BY trait, measure, precision, method, layer, coefficient"
     )
-    runs = runs_of_settings(reader, rows)
+    runs = _runs_of_settings(reader)
     for row in rows:
         setting = row["setting_id"]
         row.update(ratios.get(setting, nothing))
@@ -72,6 +73,14 @@ def all_settings(reader: ResultReader) -> list[dict[str, Any]]:
         row["runs"] = runs.get(setting, [])
         row["layer"] = layer_name(row)
     return rows
+
+
+def _runs_of_settings(reader: ResultReader) -> dict[str, list[str]]:
+    """Setting -> ids of the runs that asked for it, whichever of them stored its trials."""
+    found: dict[str, list[str]] = {}
+    for setting_id, run_id in reader.query(_RUNS).rows:
+        found.setdefault(setting_id, []).append(run_id)
+    return found
 
 
 def layer_name(row: dict[str, Any]) -> int | str:
