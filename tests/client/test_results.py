@@ -14,7 +14,8 @@ from pathlib import Path
 import duckdb
 import pytest
 from trait_client.results import ResultsError, ResultStore, layout
-from trait_client.results.rows import ROW_TYPES, CellRow, PromptRow, ScoreRow, TrialRow, utc_now
+from trait_client.results.rows import ROW_TYPES, CellRow, PromptRow, RunCellRow, ScoreRow, TrialRow, utc_now
+from trait_client.results.runs import find_run
 from trait_core.errors import InvalidRequestError
 
 BASELINE = {
@@ -170,6 +171,46 @@ def test_texts_come_back_as_they_were(store):
     with store.writer() as writer:
         writer.write([PromptRow("p1", text)])
     assert store.query("SELECT text FROM prompts")[1] == [(text,)]
+
+
+@pytest.fixture
+def runs(store):
+    """Two sweeps of one experiment, then a prompt set; ids are `aa1`, `ab2` and `cc3`."""
+    with store.writer() as writer:
+        writer.write([cell()])
+        for day, (run_id, name) in enumerate([("aa1", "layers"), ("ab2", "layers"), ("cc3", "chats.jsonl")], start=1):
+            values = [run_id, name, f"2026-01-0{day}"]
+            writer.query("INSERT INTO runs VALUES (?, ?, '{}', ?::TIMESTAMP, NULL, 'ok', 1, NULL)", values)
+        writer.write([RunCellRow("aa1", "base"), RunCellRow("ab2", "base")])
+    return store
+
+
+@pytest.mark.parametrize(
+    ("text", "sweeps_only", "found"),
+    [
+        ("aa1", False, "aa1"),
+        ("ab", False, "ab2"),
+        ("layers", False, "ab2"),  # the newest of the name
+        ("latest", False, "cc3"),
+        ("latest", True, "ab2"),
+    ],
+)
+def test_a_run_is_found_by_id_prefix_name_or_latest(runs, text, sweeps_only, found):
+    with runs.reader() as reader:
+        assert find_run(reader.rows, text, sweeps_only=sweeps_only).run_id == found
+
+
+@pytest.mark.parametrize(
+    ("text", "sweeps_only", "message"),
+    [
+        ("a", False, r"'a' matches several runs: ab2 \(layers\), aa1 \(layers\)"),
+        ("cc3", True, r"no sweep matches 'cc3': .*; there are ab2 \(layers\), aa1"),
+        ("", False, "no run matches ''"),
+    ],
+)
+def test_a_run_that_is_not_found_names_those_there_are(runs, text, sweeps_only, message):
+    with runs.reader() as reader, pytest.raises(InvalidRequestError, match=message):
+        find_run(reader.rows, text, sweeps_only=sweeps_only)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,8 @@ def test_a_run_that_is_not_there_is_named(cli, tmp_path):
     run = sweep(cli, tmp_path, MemoryService())
     code, _, err = cli("results", "compare", run, "zzz", "--db", "r.duckdb")
     assert code == 2
-    assert "no sweep 'zzz'" in err
+    assert "no sweep matches 'zzz'" in err
+    assert f"there are {run[:8]} (x)" in err
 
 
 def test_every_table_is_exported_as_parquet(cli, tmp_path):

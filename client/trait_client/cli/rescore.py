@@ -15,7 +15,9 @@ from trait_core.console import EXIT_INTERRUPTED, EXIT_PARTIAL, AsJson, complain,
 
 @judge_options
 def rescore(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, its beginning, or latest.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run's id, its beginning, an experiment's name, or latest.")
+    ],
     *,
     db: Database = DEFAULT_DATABASE,
     datasets: Annotated[

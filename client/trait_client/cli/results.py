@@ -15,7 +15,9 @@ app = typer.Typer(no_args_is_help=True, help="Results as a whole: compare runs, 
 
 @app.command()
 def compare(
-    run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="A run's id, the beginning of one, or latest.")],
+    run_a: Annotated[
+        str, typer.Argument(metavar="RUN_A", help="A run's id, its beginning, an experiment's name, or latest.")
+    ],
     run_b: Annotated[str, typer.Argument(metavar="RUN_B")],
     *,
     db: Database = DEFAULT_DATABASE,

@@ -9,7 +9,7 @@ from trait_client.dashboard.single_file import single_file
 from trait_client.results import ResultReader
 from trait_client.results.json_values import json_value
 from trait_client.results.rows import utc_now
-from trait_core.errors import InvalidRequestError
+from trait_client.results.runs import find_run
 
 MOST_READINGS = 200
 """Of a prompt set in one file; 200 prompts of 200 tokens and 8 directions are about 5 MB."""
@@ -20,16 +20,17 @@ def report(reader: ResultReader, wanted: str) -> tuple[dict[str, Any], str]:
 
     Args:
         reader: The results.
-        wanted: A run's id, its beginning, or the name of its experiment, whose newest run is taken.
+        wanted: A run's id, its beginning, `latest`, or the name of its experiment, whose newest run is taken.
 
     Returns:
         The run and the page's HTML.
 
     Raises:
-        InvalidRequestError: No run fits, or the beginning of several ids.
+        InvalidRequestError: No such run, or several that match.
     """
     every = runs.runs(reader)
-    run = _find(every, wanted)
+    run_id = find_run(reader.rows, wanted).run_id
+    run = next(each for each in every if each["run_id"] == run_id)
     alike = {each["run_id"] for each in every if _same(each, run)}
     content = _prompt_set(reader, run, alike) if run["kind"] == "corpus" else _sweep(reader, alike)
     definition = run.pop("definition")
@@ -38,16 +39,6 @@ def report(reader: ResultReader, wanted: str) -> tuple[dict[str, Any], str]:
         "made_at": utc_now(),
     }  # fmt: skip
     return run, single_file("report.js", f"{run['experiment']} · trait-steering", json_value(data))
-
-
-def _find(every: list[dict[str, Any]], wanted: str) -> dict[str, Any]:
-    named = [run for run in every if run["experiment"] == wanted][:1]
-    found = [run for run in every if wanted and run["run_id"].startswith(wanted)] or named
-    if len(found) != 1:
-        known = ", ".join(f"{run['run_id'][:8]} ({run['experiment']})" for run in (found or every)[:8]) or "none"
-        reason = "begins several runs" if found else "is no run"
-        raise InvalidRequestError(f"{wanted!r} {reason}: there are {known}", param="run")
-    return found[0]
 
 
 def _same(run: dict[str, Any], other: dict[str, Any]) -> bool:

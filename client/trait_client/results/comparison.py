@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from trait_client.results.reader import ResultReader
+from trait_client.results.runs import find_run
 from trait_client.results.store import ResultStore
-from trait_core.errors import InvalidRequestError
 from trait_core.statistics import paired_delta
-
-LATEST = "latest"
 
 # By setting, measure and prompt: the mean over seeds of a run's replies, and of their baselines.
 _SCORES = """
@@ -63,14 +61,14 @@ class RunComparison:
 
 
 def compare_runs(db: Path, run_a: str, run_b: str) -> RunComparison:
-    """Compare two runs, each a run's id, the beginning of one, or `latest`.
+    """Compare two runs, each by its id, the beginning of one, `latest`, or the name of an experiment.
 
     Raises:
-        InvalidRequestError: No such run, or several that begin so.
+        InvalidRequestError: No such run, or several that match.
         ResultsError: There is no database.
     """
     with ResultStore(db).reader() as reader:
-        (id_a, name_a), (id_b, name_b) = _find(reader, run_a), _find(reader, run_b)
+        (id_a, name_a, _), (id_b, name_b, _) = (find_run(reader.rows, run, sweeps_only=True) for run in (run_a, run_b))
         a, b = _by_setting(reader, id_a), _by_setting(reader, id_b)
         nature_a, nature_b = (reader.records(_NATURE, [run])[0] for run in (id_a, id_b))
     return RunComparison(
@@ -106,19 +104,6 @@ def _row(key: str, a: dict[str, float], b: dict[str, float]) -> dict[str, Any]:
         verdict = "not distinguishable" if low <= 0 <= high else "differs"
     values = {"n": pair.n, "a": pair.baseline, "b": pair.steered, "b_minus_a": pair.delta, "sd": pair.sd}
     return {name: named[name] for name in SHOWN} | values | {"ci_low": low, "ci_high": high, "verdict": verdict}
-
-
-def _find(reader: ResultReader, run: str) -> tuple[str, str]:
-    sql = (
-        "SELECT run_id, experiment FROM runs WHERE run_id IN (SELECT run_id FROM run_cells) AND (? OR starts_with(run_id, ?)) "
-        "ORDER BY started_at DESC LIMIT 2"
-    )
-    found = reader.query(sql, [run == LATEST, run]).rows
-    if not found:
-        raise InvalidRequestError(f"no sweep {run!r} in the database: the table runs has their ids", param="run")
-    if len(found) > 1 and run != LATEST:
-        raise InvalidRequestError(f"{run!r} begins several runs: write more of its id", param="run")
-    return found[0]
 
 
 def _text(values: list[Any] | None) -> str:

@@ -72,6 +72,10 @@ class ResultReader:
             cursor = self._connection.execute(sql, list(parameters))
             return QueryResult(_names(cursor), cursor.fetchall(), self.source)
 
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows alone; as `query`."""
+        return self.query(sql, parameters).rows
+
     def records(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Rows by column name."""
         result = self.query(sql, parameters)

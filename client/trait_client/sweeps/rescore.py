@@ -13,11 +13,10 @@ from trait_client.judge.rubric import COHERENCE
 from trait_client.judge.session import recording
 from trait_client.results import ResultStore, ResultWriter
 from trait_client.results.rows import Row, RunJudgeRow
+from trait_client.results.runs import find_run
 from trait_client.sweeps.judging import Judging, Unjudged, score_key
 from trait_client.sweeps.plan import ScoreKey
 from trait_core.errors import InvalidRequestError
-
-LATEST = "latest"
 
 # Steered replies and, where wanted, those of random directions, of one trait; and the baselines that they are compared with.
 _REPLIES = """
@@ -81,7 +80,7 @@ async def rescore(
 
     Args:
         store: The database; it is held for writing until the end.
-        run: A run's id, the beginning of one, or `latest`.
+        run: A run's id, the beginning of one, `latest`, or the name of an experiment.
         config: The judge; None takes the run's own.
         datasets: Where the rubrics are; None takes those that the run was judged by.
 
@@ -141,22 +140,11 @@ def _demand(store: ResultStore) -> None:
         raise InvalidRequestError(f"no results at {store.path}: run a sweep first, or give --db", param="db")
 
 
-def _find_run(writer: ResultWriter, run: str) -> tuple[str, JudgeConfig | None]:
+def _find_run(writer: ResultWriter, text: str) -> tuple[str, JudgeConfig | None]:
     """A run and the judge of its experiment."""
-    sql = (
-        "SELECT run_id, definition->>'$.judge' FROM runs WHERE run_id IN (SELECT run_id FROM run_cells) "
-        "AND (? OR starts_with(run_id, ?)) ORDER BY started_at DESC LIMIT 2"
-    )
-    found = writer.query(sql, [run == LATEST, run])
-    if not found:
-        raise InvalidRequestError(
-            f"no sweep {run!r} in the database: the table runs has their ids (trait-client sql), or write {LATEST}",
-            param="run",
-        )
-    if len(found) > 1 and run != LATEST:
-        raise InvalidRequestError(f"{run!r} begins several runs: write more of its id", param="run")
-    run_id, judge = found[0]
-    return run_id, JudgeConfig.model_validate(json.loads(judge)) if judge is not None else None
+    run = find_run(writer.query, text, sweeps_only=True)
+    judge = json.loads(run.definition).get("judge")
+    return run.run_id, JudgeConfig.model_validate(judge) if judge is not None else None
 
 
 def _rubrics(writer: ResultWriter, run_id: str, config: JudgeConfig, datasets: Path | None) -> dict[str, Rubric]:
