@@ -9,8 +9,10 @@ import time
 
 import pytest
 from cli_harness import Run, runner
-from fake_texts import ProjectionService, listening, projection, vector
+from fake_service import COMPLETIONS, FakeService, on_a_port, projection, refusal
 from trait_client.results import ResultStore
+from trait_core.schema import LayerEvidence
+from vector_fixtures import made_vector
 
 LINES = [
     {"id": "given", "prompt": "may I", "response": "no you may", "outcome": "refused"},
@@ -25,8 +27,20 @@ TOKENS = {
 
 
 @pytest.fixture
-def service() -> ProjectionService:
-    return ProjectionService(kind=vector("kind"), rude=vector("rude", centre=3.0))
+def service() -> FakeService:
+    return made_service()
+
+
+def made_service(kind: type[FakeService] = FakeService) -> FakeService:
+    """Two vectors on layers 1 and 2, of which the second is their choice."""
+    shape = {"n_layers": 6, "d_model": 4, "model": "smol"}
+    vectors = [
+        made_vector(
+            (1, 2), None, LayerEvidence(separation=2.0, centre=centre, residual_norm=10.0), trait=trait, **shape
+        )
+        for trait, centre in (("kind", 0.5), ("rude", 3.0))
+    ]
+    return kind(*vectors, **shape)
 
 
 @pytest.fixture
@@ -59,7 +73,7 @@ def expected(service, prompt_id, name, layer, centre) -> list[tuple]:
             "prompt" if i < len(prompt) else "response",
             i,
             token,
-            projection(ids, i if i < len(prompt) else i - 1, service.sha256(name), layer) - centre,
+            projection(ids, i if i < len(prompt) else i - 1, service.entry(name).sha256, layer) - centre,
         )
         for i, token in enumerate([*prompt, *response])
     ]
@@ -76,7 +90,7 @@ def stored(folder, prompt_id, name, layer) -> list[tuple]:
 def test_every_token_has_a_row_on_every_direction(cli, tmp_path, service):
     """Prompt and response are told apart, in chats and raw text; a reply is generated where none is given."""
     options = ("--vector", "rude", "--layer", "1", "--layer", "2", "--max-tokens", "8", "--json")
-    with listening(service) as url:
+    with on_a_port(service.answer) as url:
         code, stdout, stderr = cli(*project(url, *options))
     assert (code, stderr) == (0, "")
     assert (json.loads(stdout)["status"], json.loads(stdout)["n_projected"]) == ("ok", 3)
@@ -98,7 +112,7 @@ def test_every_token_has_a_row_on_every_direction(cli, tmp_path, service):
 
 def test_without_a_length_the_prompt_alone_is_read_where_no_response_is_given(cli, tmp_path, service):
     """And the layer is the vector file's choice."""
-    with listening(service) as url:
+    with on_a_port(service.answer) as url:
         assert cli(*project(url))[0] == 0
     assert stored(tmp_path, "open", "kind", 2) == expected(service, "open", "kind", 2, 0.5)[:6]
     assert stored(tmp_path, "given", "kind", 2) == expected(service, "given", "kind", 2, 0.5)
@@ -107,34 +121,34 @@ def test_without_a_length_the_prompt_alone_is_read_where_no_response_is_given(cl
 
 def test_what_is_stored_is_not_run_again(cli, tmp_path, service):
     """An outcome that changed is a label: it is set without a reading."""
-    with listening(service) as url:
+    with on_a_port(service.answer) as url:
         cli(*project(url, "--max-tokens", "8"))
         before = rows(tmp_path, "select * from token_projections order by all")
-        service.completions.clear()
+        service.requests[COMPLETIONS].clear()
         code, stdout, _ = cli(*project(url, "--max-tokens", "8"))
-        assert (code, service.completions) == (0, [])
+        assert (code, service.requests[COMPLETIONS]) == (0, [])
         assert "0 of 3 prompts projected, 3 found in the database" in stdout
         assert rows(tmp_path, "select * from token_projections order by all") == before
         write(tmp_path, [LINES[0] | {"outcome": "complied"}, *LINES[1:]])
         cli(*project(url, "--max-tokens", "8"))
-        assert service.completions == []
+        assert service.requests[COMPLETIONS] == []
         assert rows(tmp_path, "select distinct prompt_id, outcome from token_projections order by 1") == [
             ("given", "complied"), ("open", None), ("raw", None),
         ]  # fmt: skip
         write(tmp_path, [LINES[0] | {"response": "yes"}, *LINES[1:]])
         cli(*project(url, "--max-tokens", "8"))
-    assert len(service.completions) == 1
+    assert len(service.requests[COMPLETIONS]) == 1
 
 
 def test_another_vector_is_read_on_the_tokens_that_are_stored(cli, tmp_path, service):
     """A reply that was generated once is not generated again."""
-    with listening(service) as url:
+    with on_a_port(service.answer) as url:
         cli(*project(url, "--max-tokens", "8"))
-        service.completions.clear()
+        service.requests[COMPLETIONS].clear()
         cli(*project(url, "--vector", "kind", "--max-tokens", "8", vector="rude"))
-    assert len(service.completions) == 3
-    for body in service.completions:
-        assert body["monitor"]["vectors"] == [service.sha256("rude")]
+    assert len(service.requests[COMPLETIONS]) == 3
+    for body in service.requests[COMPLETIONS]:
+        assert body["monitor"]["vectors"] == [service.entry("rude").sha256]
         assert body["max_tokens"] == 1
     for prompt_id in TOKENS:
         assert stored(tmp_path, prompt_id, "rude", 2) == expected(service, prompt_id, "rude", 2, 3.0)
@@ -143,17 +157,17 @@ def test_another_vector_is_read_on_the_tokens_that_are_stored(cli, tmp_path, ser
 
 def test_a_prompt_that_fails_leaves_the_others_and_is_tried_again(cli, tmp_path, service):
     """Exit code 3, or 1 where all fail; the service's words are on stderr and in the run's row."""
-    refusal = 400, {"error": {"message": "too long", "type": "BadRequestError", "code": 400}}
-    service.fails = lambda body: refusal if len(body["prompt"]) == 7 else None
-    with listening(service) as url:
+    too_long = refusal(400, "too long")
+    service.fails[COMPLETIONS] = lambda body: too_long if len(body["prompt"]) == 7 else None
+    with on_a_port(service.answer) as url:
         code, stdout, stderr = cli(*project(url, "--json"))
         assert (code, stderr) == (3, "error: 1 x too long\n")
         assert (json.loads(stdout)["n_projected"], json.loads(stdout)["n_failed"]) == (2, 1)
         assert rows(tmp_path, "select status, message from runs") == [("partial", "1 x too long")]
-        service.fails = lambda _body: None
+        del service.fails[COMPLETIONS]
         code, stdout, _ = cli(*project(url, "--json"))
         assert (code, json.loads(stdout)["n_resumed"], json.loads(stdout)["n_projected"]) == (0, 2, 1)
-        service.fails = lambda _body: refusal
+        service.fails[COMPLETIONS] = lambda _body: too_long
         assert cli(*project(url, vector="rude"))[0] == 1
     assert stored(tmp_path, "given", "kind", 2) == expected(service, "given", "kind", 2, 0.5)
 
@@ -163,8 +177,15 @@ def test_a_prompt_that_fails_leaves_the_others_and_is_tried_again(cli, tmp_path,
 )
 def test_an_answer_that_lacks_a_row_is_refused(cli, tmp_path, service, key, message):
     """Nothing that is shifted by one is stored."""
-    service.alter = lambda choice: choice[key].__delitem__(slice(0, 2))
-    with listening(service) as url:
+
+    class Shifted(FakeService):
+        def monitored(self, *request):
+            report = super().monitored(*request)
+            del getattr(report.choices[0], key)[:2]
+            return report
+
+    service = made_service(Shifted)
+    with on_a_port(service.answer) as url:
         code, _, stderr = cli(*project(url))
     assert code == 1
     assert message in stderr
@@ -181,9 +202,9 @@ def test_an_answer_that_lacks_a_row_is_refused(cli, tmp_path, service, key, mess
 )
 def test_a_wrong_option_is_refused_before_anything_is_read(cli, tmp_path, service, options, code, message):
     """And no database is made."""
-    with listening(service) as url:
+    with on_a_port(service.answer) as url:
         left, stdout, stderr = cli(*project(url), *options)
-    assert (left, stdout, service.completions) == (code, "", [])
+    assert (left, stdout, service.requests[COMPLETIONS]) == (code, "", [])
     assert message in stderr
     assert not (tmp_path / "r.duckdb").exists()
 
@@ -192,12 +213,12 @@ def test_a_run_that_is_killed_goes_on_where_it_was(cli, tmp_path, service):
     """What was committed stays, nothing is missing and nothing is there twice."""
     write(tmp_path, [{"prompt": f"number {i}", "response": "fine"} for i in range(60)])
     service.delay = 0.3
-    with listening(service) as url:
+    with on_a_port(service.answer) as url:
         program = [sys.executable, "-c", "from trait_client.cli import main; main()"]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         process = subprocess.Popen([*program, *project(url)], cwd=tmp_path, env=environment)
         deadline = time.monotonic() + 60
-        while len(service.completions) < 40 and time.monotonic() < deadline:
+        while len(service.requests[COMPLETIONS]) < 40 and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         assert process.wait(30) == -signal.SIGKILL

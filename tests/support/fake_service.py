@@ -2,7 +2,7 @@
 
 tests/http/test_fake_contract.py holds its answers against those of the real service. What it says is made up and follows
 from the request alone: a token is a word, a chat is `<role>`, its words, ..., `<assistant>`, a reply ends with `<end>`.
-A test that needs other text, activations or projections overrides `reply`, `pool` or `projection`.
+A test that needs other text, activations or projections overrides `reply`, `pool` or `projection`, or `applied` and `monitored`, whose reports it may falsify.
 """
 
 import asyncio
@@ -415,9 +415,10 @@ class FakeService:
         self, applied: list[AppliedTerm], monitor: Monitor | None, prompt: list[int], replies: list[list[str]]
     ) -> tuple[SteeringReport | None, MonitorReport | None]:
         steering = _steering_report(applied, len(prompt), sum(len(reply) - 1 for reply in replies)) if applied else None
-        return steering, None if monitor is None else self._monitored(monitor, prompt, replies)
+        return steering, None if monitor is None else self.monitored(monitor, prompt, replies)
 
-    def _monitored(self, monitor: Monitor, prompt: list[int], replies: list[list[str]]) -> MonitorReport:
+    def monitored(self, monitor: Monitor, prompt: list[int], replies: list[list[str]]) -> MonitorReport:
+        """The projections of a request's tokens."""
         assert not monitor.bounds, "this service knows no bounds"
         columns = []
         for i, reference in enumerate(monitor.vectors):
@@ -474,10 +475,7 @@ class FakeService:
         metadata = ActivationsMetadata(
             model=base, **self.info.model_dump(include=fields), layers=layers,
             **request.model_dump(include={"positions", "pooling", "before_steering"}),
-            responses=None if request.generate is None else [
-                "" if given.response == item.response else item.response or ""
-                for given, item in zip(request.inputs, items, strict=True)
-            ],
+            responses=None if request.generate is None else [item.response or "" for item in items],
             steering=_steering_report(applied, n_tokens, 0) if applied else None,
         )  # fmt: skip
         return _octets(safetensors.numpy.save(tensors, metadata={METADATA_KEY: metadata.model_dump_json()}))
