@@ -7,16 +7,20 @@ import logging
 import os
 from argparse import Namespace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NoReturn
 
 import typer
+from pydantic import BaseModel, ConfigDict, Field
 from trait_core.console import EXIT_USAGE, complain, fail
 
 from trait_service.access.keys import KeysError, configured_keyring
 from trait_service.access.keys_cli import app as keys_app
+from trait_service.engine.settings import EngineSettings
 from trait_service.environment import load_plugins
 from trait_service.launch import launch_arguments, refusals, refused_flags
+from trait_service.models.bundled import MODELS, ModelError
 from trait_service.models.cli import app as models_app
+from trait_service.options import option_of, settings_as_options
 from trait_service.settings import ARGS_ENTRY, ServiceSettings
 from trait_service.verify.command import verify
 
@@ -35,53 +39,49 @@ def _commands() -> None:
     """Serve a language model that can be steered."""
 
 
+class ServerOptions(BaseModel):
+    """Options that are handed to vLLM under the same names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """Port to listen on."""
+
+    dtype: str | None = None
+    """float32, bfloat16, ... (default on a CPU: float32; bfloat16 for INT4)."""
+
+    max_model_len: Annotated[int | None, Field(ge=1)] = None
+    """Tokens of a prompt and its reply together (default: the model's own limit)."""
+
+    max_num_seqs: Annotated[int | None, Field(ge=1)] = None
+    """Requests that run at once."""
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@settings_as_options
 def serve(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Hugging Face id, folder, or smollm2 (comes with the package).")],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    model: Annotated[str, typer.Argument(help=f"Hugging Face id, folder, or a bundled model: {', '.join(MODELS)}.")],
+    server: ServerOptions,
+    service: ServiceSettings,
+    engine: EngineSettings,
     api_key: Annotated[
         list[str] | None,
         typer.Option(
             help="Key that opens every route (may be given several times); others see it in the process list."
         ),
     ] = None,
-    keys: Annotated[
-        Path | None,
-        typer.Option(envvar="TRAIT_KEYS_FILE", help="File of API keys with scopes: see `trait-service key create`."),
-    ] = None,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Serve an address that others reach, without any API key.")
+        bool, typer.Option("--insecure", help="Listen on an address that other machines reach, without any API key.")
     ] = False,
-    vectors: Annotated[
-        Path | None, typer.Option(help="Folder of the vector registry [default: $TRAIT_HOME/vectors].")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16, ... [default on a CPU: float32; bfloat16 for INT4].")
-    ] = None,
-    max_model_len: Annotated[int | None, typer.Option(min=1)] = None,
-    max_num_seqs: Annotated[int | None, typer.Option(min=1, help="Requests that run at once.")] = None,
-    max_relative_dose: Annotated[float, typer.Option(min=0.0, help="Largest |a| / residual norm on one layer.")] = 2.0,
-    max_total_dose: Annotated[
-        float | None, typer.Option(min=0.0, help="Largest such sum over all layers [default: no limit].")
-    ] = None,
-    max_in_flight: Annotated[int, typer.Option(min=1, help="Requests at once, waiting ones included.")] = 2048,
-    requests_per_minute: Annotated[
-        int | None, typer.Option(min=1, help="Of one key; its own limit goes before [default: no limit].")
-    ] = None,
-    drain_seconds: Annotated[
-        float, typer.Option(min=0.0, help="That running requests have to finish after SIGTERM or SIGINT.")
-    ] = 25.0,
-    log_requests: Annotated[
-        bool,
-        typer.Option("--log-requests", help="A line of JSON for each request: id, key's name, route, status, time."),
-    ] = False,
-    bank_rows: Annotated[int, typer.Option(min=1, help="Distinct directions that live requests may use.")] = 4096,
     enforce_eager: Annotated[
         bool | None,
         typer.Option(
-            "--enforce-eager/--compile", help="Run eager, or compile [default: compile, where a compiler is]."
+            "--enforce-eager/--compile",
+            help="Run eagerly, or compile the model (default: compile if a compiler is installed).",
         ),
     ] = None,
 ) -> None:
@@ -89,26 +89,35 @@ def serve(
     problems = refused_flags(context.args)
     if problems:
         _fail(problems)
-    options = {"--host": host, "--port": port, "--max-model-len": max_model_len, "--max-num-seqs": max_num_seqs}
-    args = launch_arguments(model, context.args, options, dtype=dtype, enforce_eager=enforce_eager, bank_rows=bank_rows)
+    try:
+        args = server_arguments(model, context.args, server, service, engine, enforce_eager=enforce_eager)
+    except ModelError as error:
+        fail(error, label="trait-service")
     args.api_key = api_key or args.api_key
-    keys = keys.expanduser() if keys is not None else None
-    problems = refusals(args) + open_door(args, keys, insecure=insecure)
+    problems = refusals(args) + open_door(args, service.keys, insecure=insecure)
     if problems:
         _fail(problems)
-    service_settings: dict[str, Any] = {
-        "keys": keys,
-        "max_relative_dose": max_relative_dose,
-        "max_total_dose": max_total_dose,
-        "max_in_flight": max_in_flight,
-        "requests_per_minute": requests_per_minute,
-        "drain_seconds": drain_seconds,
-        "log_requests": log_requests,
-    }
-    if vectors is not None:
-        service_settings["vectors"] = vectors.expanduser()
-    setattr(args, ARGS_ENTRY, ServiceSettings(**service_settings))
     _run(args)
+
+
+def server_arguments(
+    model: str,
+    further: list[str],
+    server: ServerOptions,
+    service: ServiceSettings,
+    engine: EngineSettings,
+    *,
+    enforce_eager: bool | None,
+) -> Namespace:
+    """The arguments of vLLM's server: its own, the engine's settings among them, and the settings of our endpoint plugin.
+
+    Raises:
+        ModelError: The model's folder does not exist, or a bundled model cannot be fetched.
+    """
+    options = {option_of(name): value for name, value in server.model_dump(exclude={"dtype"}).items()}
+    args = launch_arguments(model, further, options, engine, dtype=server.dtype, enforce_eager=enforce_eager)
+    setattr(args, ARGS_ENTRY, service)
+    return args
 
 
 def open_door(args: Namespace, keys: Path | None, *, insecure: bool) -> list[str]:
@@ -140,7 +149,7 @@ def _run(args: Namespace) -> None:
         fail("the engine has died: see the log above", label="trait-service")
 
 
-def _fail(problems: list[str]) -> None:
+def _fail(problems: list[str]) -> NoReturn:
     for problem in problems:
         complain(problem, label="trait-service")
     raise typer.Exit(EXIT_USAGE)

@@ -17,8 +17,6 @@ from trait_service.engine.refusals import has_int4_weights
 from trait_service.engine.spec import EXTRA_ARGS_KEY
 from trait_service.paths import trait_home
 
-BUNDLED_MODELS = frozenset({"smollm2"})
-
 
 def general_environment(current: Mapping[str, str], *, model_is_folder: bool) -> dict[str, str]:
     """What every platform needs; variables that are set already are kept."""
@@ -77,15 +75,6 @@ def _missing(current: Mapping[str, str], wanted: MutableMapping[str, str]) -> di
 
 def _available_bytes() -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def resolve_model(model: str) -> str:
-    """What vLLM takes for MODEL: the folder of a bundled one (fetched if need be), else MODEL itself."""
-    if model not in BUNDLED_MODELS:
-        return model
-    from trait_service.models.bundled import resolve  # noqa: PLC0415 - heavy
-
-    return str(resolve(model))
 
 
 def cpu_dtype(model: Path) -> str:

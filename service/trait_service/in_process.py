@@ -21,6 +21,7 @@ from typing import Any
 from starlette.types import ASGIApp
 from trait_core.errors import InvalidRequestError, SteeringFailedError
 
+from trait_service.engine.settings import EngineSettings
 from trait_service.environment import load_plugins
 from trait_service.launch import launch_arguments, refusals, refused_flags
 from trait_service.settings import ARGS_ENTRY, ServiceSettings
@@ -147,7 +148,12 @@ def _arguments(
         raise InvalidRequestError("; ".join(problems), param="arguments")
     try:
         args = launch_arguments(
-            model, [*QUIET_FLAGS, *further], options, dtype=dtype, enforce_eager=enforce_eager, bank_rows=bank_rows
+            model,
+            [*QUIET_FLAGS, *further],
+            options,
+            EngineSettings(bank_rows=bank_rows),
+            dtype=dtype,
+            enforce_eager=enforce_eager,
         )
     except SystemExit as error:  # vLLM's parser has written why to stderr
         raise InvalidRequestError(f"vLLM does not take the arguments {list(further)}", param="arguments") from error

@@ -16,9 +16,9 @@ from trait_service.environment import (
     general_environment,
     is_cuda,
     platform_environment,
-    resolve_model,
     runs_eager,
 )
+from trait_service.models.bundled import resolve
 
 OURS = ("--worker-cls", "--scheduler-cls", "--additional-config", "--worker-extension-cls", "--async-scheduling")
 
@@ -27,10 +27,10 @@ def launch_arguments(
     model: str,
     further: Sequence[str],
     options: Mapping[str, object | None],
+    settings: EngineSettings,
     *,
     dtype: str | None,
     enforce_eager: bool | None,
-    bank_rows: int,
 ) -> Namespace:
     """Set the environment that vLLM reads on import, and return its parsed arguments.
 
@@ -38,12 +38,15 @@ def launch_arguments(
         model: Hugging Face id, folder, or the name of a bundled model.
         further: vLLM's own flags, as words of a command line.
         options: Flags of vLLM with their values; None leaves one out.
+        settings: Sizes of the engine-side buffers.
         dtype: None chooses: on a CPU float32, or bfloat16 for INT4 weights; on CUDA vLLM's choice.
         enforce_eager: None compiles where there is a compiler.
-        bank_rows: Distinct directions that live requests may use.
+
+    Raises:
+        ModelError: The model's folder does not exist, or a bundled model cannot be fetched.
     """
     further = list(further)
-    path = resolve_model(model)
+    path = resolve(model)
     os.environ.update(general_environment(os.environ, model_is_folder=Path(path).is_dir()))
     cuda = is_cuda()
     os.environ.update(platform_environment(os.environ, cuda=cuda, workers=world_size(further)))
@@ -53,7 +56,7 @@ def launch_arguments(
         **options,
     }
     eager = runs_eager(enforce_eager, cuda=cuda)
-    return parse(vllm_arguments(path, further, chosen, EngineSettings(bank_rows=bank_rows), cuda=cuda, eager=eager))
+    return parse(vllm_arguments(path, further, chosen, settings, cuda=cuda, eager=eager))
 
 
 def vllm_arguments(

@@ -1,11 +1,12 @@
-"""What the HTTP side of a service is told at start-up."""
+"""Settings of the HTTP side of a service; each is an option of `trait-service serve`."""
 
 from argparse import Namespace
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from trait_service.options import Cli
 from trait_service.paths import trait_home
 
 ARGS_ENTRY = "trait_service"
@@ -13,43 +14,59 @@ ARGS_ENTRY = "trait_service"
 
 
 class ServiceSettings(BaseModel):
-    """Limits and folders.
+    """Limits and folders."""
 
-    Attributes:
-        vectors: Folder of the vector registry; each model has a folder of its own inside.
-        keys: File of API keys (`trait-service key create`); None leaves those of `--api-key` and the environment.
-        max_relative_dose: Largest sum of `|a| / residual_norm` over one request's terms on one layer.
-        max_total_dose: Largest sum of relative doses over all layers of one request; None leaves the layers' limits.
-        requests_per_minute: Of one key that has no limit of its own; None lets keys ask as they like.
-        max_in_flight: Requests at once, waiting ones included.
-        drain_seconds: That running requests have to finish once the service is told to end.
-        log_requests: Write a line of JSON for each request: id, key's name, route, status, seconds.
-        max_body_bytes: Largest request body.
-        max_n: Largest `n` of one prompt.
-        max_completions: Largest sum of `n` over the prompts of one request.
-        max_vectors: Registered vectors.
-        max_vector_versions: Versions of one name that are kept.
-        max_vector_bytes: Size of one vector file.
-        max_activation_bytes: Size of one answer of `POST /v1/activations`.
-    """
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    keys: Annotated[Path | None, Cli(envvar="TRAIT_KEYS_FILE")] = None
+    """File of API keys with scopes: see `trait-service key create`."""
 
     vectors: Path = Field(default_factory=lambda: trait_home() / "vectors")
-    keys: Path | None = None
+    """Folder of the vector registry; each model has a folder inside it (default: $TRAIT_HOME/vectors)."""
+
     max_relative_dose: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
-    max_total_dose: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Largest sum of |a| / residual norm over one request's terms on one layer."""
+
+    max_total_dose: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    """Largest sum of relative doses over all layers of one request (default: no limit)."""
+
     max_in_flight: Annotated[int, Field(ge=1)] = 2048
-    drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 25.0
-    log_requests: bool = False
+    """Requests at once, waiting ones included."""
+
+    requests_per_minute: Annotated[int | None, Field(ge=1)] = None
+    """Requests per minute for each key. A limit set on the key takes precedence (default: no limit)."""
+
     max_body_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
+    """Largest request body, in bytes."""
+
     max_n: Annotated[int, Field(ge=1)] = 128
+    """Largest `n` (completions of one prompt)."""
+
     max_completions: Annotated[int, Field(ge=1)] = 8192
+    """Largest number of completions of one request (prompts times `n`)."""
+
     max_vectors: Annotated[int, Field(ge=1)] = 1024
+    """Registered vectors."""
+
     max_vector_versions: Annotated[int, Field(ge=1)] = 10
+    """Versions kept for each vector name."""
+
     max_vector_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
+    """Largest vector file, in bytes."""
+
     max_activation_bytes: Annotated[int, Field(ge=1024)] = 2**30
+    """Largest answer of POST /v1/activations, in bytes."""
+
+    drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 25.0
+    """Seconds to let running requests finish after SIGTERM or SIGINT."""
+
+    log_requests: bool = False
+    """Log a line of JSON for each request: id, key's name, route, status, time."""
+
+    @field_validator("keys", "vectors")
+    @classmethod
+    def _expanded(cls, path: Path | None) -> Path | None:
+        return path and path.expanduser()
 
     @classmethod
     def from_args(cls, args: Namespace) -> Self:

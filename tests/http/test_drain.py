@@ -136,9 +136,9 @@ import asyncio, socket, sys
 from argparse import Namespace
 import uvloop
 from fastapi import FastAPI
-from trait_service.http.admission import AdmissionGuard, Load
-from trait_service.http.drain import DrainGuard, Ending
-from trait_service.http.settings import ServiceSettings
+from trait_service.access.admission import AdmissionGuard, Load
+from trait_service.access.drain import DrainGuard, Ending
+from trait_service.settings import ServiceSettings
 from vllm.entrypoints.launchers.launcher import serve_http
 
 args, load, app = Namespace(), Load(8), FastAPI()

@@ -1,11 +1,15 @@
 """`trait-service serve`: the environment, the arguments that reach vLLM, and what is refused at start-up."""
 
 import json
+import os
+import re
 
 import pytest
-from trait_service import cli, environment, launch
+import typer
+from trait_service import cli, environment, launch, options
 from trait_service.access.keys import KeyFile
 from trait_service.engine.settings import EngineSettings
+from trait_service.settings import ServiceSettings
 from typer.testing import CliRunner
 
 
@@ -15,6 +19,22 @@ def parsed(*further: str):
         "some/model", list(further), {"--port": 8123}, EngineSettings(), cuda=False, eager=True
     )
     return launch.parse(argv)
+
+
+@pytest.fixture
+def served_with(monkeypatch):
+    """vLLM's arguments, as `trait-service serve some/model OPTIONS` hands them to vLLM's server."""
+    pytest.importorskip("vllm")
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+
+    def arguments(*given: str):
+        command = typer.main.get_command(cli.app).commands["serve"]
+        with command.make_context("serve", ["some/model", *given]) as context:
+            values = options.gathered(cli.serve, context.params)
+        settings = [values[name] for name in ("server", "service", "engine")]
+        return cli.server_arguments("some/model", context.args, *settings, enforce_eager=True)
+
+    return arguments
 
 
 def test_vllms_parser_gets_our_worker_and_settings():
@@ -126,6 +146,66 @@ def test_the_settings_travel_as_json():
     argv = launch.vllm_arguments("m", [], {}, EngineSettings(bank_rows=7), cuda=True, eager=False)
     block = json.loads(argv[argv.index("--additional-config") + 1])
     assert block["trait_steering"]["bank_rows"] == 7
+
+
+def test_every_setting_of_the_service_and_the_engine_is_an_option():
+    command = typer.main.get_command(cli.app).commands["serve"]
+    names = {name for param in command.params for name in param.opts}
+    fields = set(ServiceSettings.model_fields) | set(EngineSettings.model_fields) - {"graph_version"}
+    assert {f"--{field.replace('_', '-')}" for field in fields} <= names
+
+
+@pytest.mark.parametrize(
+    ("given", "settings"),
+    [
+        (["--terms-per-layer", "3"], EngineSettings(terms_per_layer=3)),
+        (["--capture-rows", "17", "--max-spool-bytes", "1000"], EngineSettings(capture_rows=17, max_spool_bytes=1000)),
+        (["--bank-rows=2", "--max-results-waiting=5"], EngineSettings(bank_rows=2, max_results_waiting=5)),
+    ],
+)
+def test_the_engines_options_reach_its_workers(given, settings, served_with):
+    assert EngineSettings.from_additional_config(served_with(*given).additional_config) == settings
+
+
+def test_the_services_options_reach_the_endpoint_plugin(served_with, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    limits = ["--max-n", "5", "--max-completions", "6", "--max-vectors", "7", "--max-body-bytes", "2048"]
+    args = served_with(*limits, "--vectors", "~/kept", "--log-requests", "--max-total-dose", "3.5")
+    assert ServiceSettings.from_args(args) == ServiceSettings(
+        max_n=5,
+        max_completions=6,
+        max_vectors=7,
+        max_body_bytes=2048,
+        vectors=tmp_path / "kept",
+        log_requests=True,
+        max_total_dose=3.5,
+    )
+
+
+def test_the_keys_file_may_come_from_the_environment(served_with, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAIT_KEYS_FILE", str(tmp_path / "keys.json"))
+    assert ServiceSettings.from_args(served_with()).keys == tmp_path / "keys.json"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (["--max-n", "0"], "'--max-n'.*greater than or equal to 1"),
+        (["--terms-per-layer", "33"], "'--terms-per-layer'.*less than or equal to 32"),
+        (["--max-relative-dose", "inf"], "--max-relative-dose.*finite number"),
+        (["--drain-seconds", "nan"], "'--drain-seconds'.*greater than or equal to 0"),
+    ],
+)
+def test_a_setting_outside_its_range_is_refused_with_its_option(given, named):
+    result = CliRunner().invoke(cli.app, ["serve", "some/model", *given])
+    assert result.exit_code == 2
+    assert re.search(named, " ".join(result.output.replace("│", " ").split()))
+
+
+def test_a_folder_that_does_not_exist_is_refused_with_the_bundled_models():
+    result = CliRunner().invoke(cli.app, ["serve", "./nowhere"])
+    assert result.exit_code == 1
+    assert "smollm2, gemma3" in " ".join(result.output.split())
 
 
 def test_both_plugins_are_installed_and_load():

@@ -114,12 +114,12 @@ def claim_completions(n: int) -> None:
     if claim is None:
         return
     if n > claim.max_n:
-        raise VLLMValidationError(f"n is {n}; allowed: 1..{claim.max_n}", parameter="n")
+        raise VLLMValidationError(f"n is {n}; allowed: 1..{claim.max_n} (--max-n)", parameter="n")
     claim.claimed += n
     if claim.claimed > claim.max_completions:
         raise VLLMValidationError(
             f"the request asks for {claim.claimed} completions or more (prompts x n); allowed: "
-            f"{claim.max_completions}. Send it in parts"
+            f"{claim.max_completions} (--max-completions). Send it in parts"
         )
 
 
@@ -154,7 +154,7 @@ class AdmissionGuard:
                 reason = (
                     "the service is ending, and takes no more requests"
                     if self._load.closing
-                    else f"{self._load.most} requests are in flight, and no more are taken; come back in {FULL_RETRY_S} s"
+                    else f"{self._load.most} requests are in flight (--max-in-flight), and no more are taken; come back in {FULL_RETRY_S} s"
                 )
                 await _later(scope, receive, send, 503, FULL_RETRY_S, reason)
                 return

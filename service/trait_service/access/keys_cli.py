@@ -15,7 +15,7 @@ from trait_service.paths import trait_home
 app = typer.Typer(help="API keys of a service: only their hashes are kept.", no_args_is_help=True)
 
 FileOption = Annotated[
-    Path | None, typer.Option("--file", help="Keys file [default: $TRAIT_KEYS_FILE, else $TRAIT_HOME/keys.json].")
+    Path | None, typer.Option("--file", help="Keys file (default: $TRAIT_KEYS_FILE, else $TRAIT_HOME/keys.json).")
 ]
 Name = Annotated[str, typer.Argument(help="Name of the key: a-z, 0-9, '_', '.', '-'.")]
 

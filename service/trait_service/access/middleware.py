@@ -101,7 +101,9 @@ class BodyGuard:
             return
         body = await self._read(scope, receive)
         if body is None:
-            await error_response(f"the body is larger than {self._max_bytes} bytes", 413)(scope, receive, send)
+            await error_response(f"the body is larger than {self._max_bytes} bytes (--max-body-bytes)", 413)(
+                scope, receive, send
+            )
             return
         if refusal := _refusal(scope, body):
             await refusal(scope, receive, send)

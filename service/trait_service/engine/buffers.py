@@ -80,7 +80,9 @@ class VectorBank:
         if not np.isfinite(direction).all():
             raise SteeringFailedError(f"direction {digest[:12]} holds a value that is not finite")
         if not self._free:
-            raise SteeringFailedError(f"the vector bank is full: {self.rows.shape[0]} directions are in use")
+            raise SteeringFailedError(
+                f"the vector bank is full: {self.rows.shape[0]} directions are in use (--bank-rows)"
+            )
         row = self._free.pop()
         self.rows[row].copy_(torch.from_numpy(direction.astype(np.float32)))
         self._row_of[digest] = row
@@ -128,7 +130,9 @@ class CaptureRows:
             SteeringFailedError: Fewer are free.
         """
         if n > len(self._free):
-            raise SteeringFailedError(f"{n} capture rows are needed and {len(self._free)} are free")
+            raise SteeringFailedError(
+                f"{n} capture rows are needed and {len(self._free)} of {self.n_rows} are free: start the service with more --capture-rows"
+            )
         rows = [self._free.pop() for _ in range(n)]
         self.sums[:, rows] = 0
         self.norms[:, rows] = 0

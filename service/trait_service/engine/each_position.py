@@ -79,7 +79,7 @@ class Spools:
             if self._held + size > self._max_bytes:
                 request.error = (
                     f"activations of every position would hold more than {self._max_bytes} bytes on disk: ask for fewer "
-                    "layers, positions or texts at once"
+                    "layers, positions or texts at once, or start the service with a larger --max-spool-bytes"
                 )
                 continue
             stream = residual[span].to(torch.float32)

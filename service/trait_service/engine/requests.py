@@ -136,7 +136,7 @@ def term_array(
         layer, k = known_layer(term.layer, n_layers), used[term.layer]
         if k == terms_per_layer:
             raise SteeringFailedError(
-                f"more than {terms_per_layer} terms on layer {layer}: start the service with more terms_per_layer"
+                f"more than {terms_per_layer} terms on layer {layer}: start the service with a larger --terms-per-layer"
             )
         used[layer] += 1
         mode, a, b = coefficients(term.operation, term.value)

@@ -42,7 +42,11 @@ class Results:
         while len(self._reports) > self._limit:
             dropped, _ = self._reports.popitem(last=False)
             self._captured.pop(dropped, None)
-            logger.warning("the result of request %s was never fetched: dropped", dropped)
+            logger.warning(
+                "the result of request %s was never fetched: dropped, since at most %d wait (--max-results-waiting)",
+                dropped,
+                self._limit,
+            )
 
     def take(self, keys: list[str]) -> dict[str, Any]:
         """Hand results over and forget them.

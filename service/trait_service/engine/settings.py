@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from trait_service.engine.spec import EXTRA_ARGS_KEY
+from trait_service.options import Cli
 
 GRAPH_VERSION = 1
 """Raised whenever what is traced into the model's graph changes."""
@@ -19,24 +20,26 @@ SCHEDULER = "trait_service.engine.scheduler.TraitScheduler"
 
 
 class EngineSettings(BaseModel):
-    """Shapes of the engine-side buffers.
+    """Sizes of the engine-side buffers; each but `graph_version` is an option of `trait-service serve`."""
 
-    Attributes:
-        bank_rows: Distinct directions that live requests may use at once.
-        terms_per_layer: Terms of one request on one layer.
-        capture_rows: Pools being filled at once, over all requests; None: two for each request row, eight at least.
-        max_spool_bytes: Activations of every position that live requests may hold on disk, in all.
-        max_results_waiting: Results that wait to be fetched, before the oldest is dropped.
-    """
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    graph_version: Annotated[int, Cli(hidden=True)] = GRAPH_VERSION
 
-    graph_version: int = GRAPH_VERSION
     bank_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
+    """Distinct directions that live requests may use at once."""
+
     terms_per_layer: Annotated[int, Field(ge=1, le=32)] = 8
-    capture_rows: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Steering terms of one request on one layer."""
+
+    capture_rows: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
+    """Pools being filled at once, over all requests (default: twice --max-num-seqs, at least 8)."""
+
     max_spool_bytes: Annotated[int, Field(ge=1)] = 4 * 2**30
+    """Bytes on disk for activations of every position, over all running requests."""
+
     max_results_waiting: Annotated[int, Field(ge=1)] = 16384
+    """Results that wait to be fetched before the oldest is dropped."""
 
     def to_additional_config(self) -> dict[str, Any]:
         """The value for `VllmConfig.additional_config`."""

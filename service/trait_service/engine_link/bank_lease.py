@@ -66,7 +66,8 @@ class BankLease:
         """
         if len(directions) > self.rows:
             raise InvalidRequestError(
-                f"the request uses {len(directions)} directions; the vector bank holds {self.rows}", param="steering"
+                f"the request uses {len(directions)} directions; the vector bank holds {self.rows} (--bank-rows)",
+                param="steering",
             )
         if not self._waiting and self._resident.issuperset(directions):
             self._reference(directions)

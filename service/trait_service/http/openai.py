@@ -111,7 +111,7 @@ def check_fields(request: SteeredRequest, max_n: int) -> None:
             f"vllm_xargs.{EXTRA_ARGS_KEY} is reserved: use the field 'steering'", param="vllm_xargs"
         )
     if request.n is not None and not 1 <= request.n <= max_n:
-        raise InvalidRequestError(f"n is {request.n}; allowed: 1..{max_n}", param="n")
+        raise InvalidRequestError(f"n is {request.n}; allowed: 1..{max_n} (--max-n)", param="n")
 
 
 async def stream_with_report(

@@ -14,7 +14,7 @@ from trait_service.paths import trait_home
 app = typer.Typer(help="The models that come with trait-steering.", no_args_is_help=True)
 
 Home = Annotated[
-    Path | None, typer.Option(help="Folder of everything kept [default: $TRAIT_HOME, else ~/.cache/trait-steering].")
+    Path | None, typer.Option(help="Folder of everything kept (default: $TRAIT_HOME, else ~/.cache/trait-steering).")
 ]
 Name = Annotated[str, typer.Argument(help=f"One of {', '.join(MODELS)}.")]
 

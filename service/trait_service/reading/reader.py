@@ -179,7 +179,7 @@ class ActivationReader:
         if size > self._max_bytes:
             raise InvalidRequestError(
                 f"the answer would hold {size} bytes ({n_rows} pools or positions x {n_layers} layers x {self._d_model} x 4); "
-                f"at most {self._max_bytes}: send fewer inputs at once, or name the layers",
+                f"at most {self._max_bytes} (--max-activation-bytes): send fewer inputs at once, or name the layers",
                 param="inputs",
             )
 

@@ -171,7 +171,9 @@ class VectorRegistry:
         """
         _check_name(name)
         if len(data) > self._max_bytes:
-            raise InvalidRequestError(f"the vector file has {len(data)} bytes; at most {self._max_bytes}")
+            raise InvalidRequestError(
+                f"the vector file has {len(data)} bytes; at most {self._max_bytes} (--max-vector-bytes)"
+            )
         VectorFile.from_bytes(data)
         with self._change() as manifest:
             self._check_room(manifest, name)
@@ -256,7 +258,7 @@ class VectorRegistry:
     def _check_room(self, manifest: Manifest, name: str) -> None:
         if name not in manifest.names and len(manifest.names) >= self._max_vectors:
             raise InvalidRequestError(
-                f"{len(manifest.names)} vectors are registered, at most {self._max_vectors}: delete one first"
+                f"{len(manifest.names)} vectors are registered, at most {self._max_vectors} (--max-vectors): delete one first"
             )
 
     def _current(self) -> Manifest:

@@ -144,7 +144,8 @@ class Resolver:
         for layer, terms in by_layer.items():
             if len(terms) > self.terms_per_layer:
                 raise InvalidRequestError(
-                    f"{len(terms)} terms act on layer {layer}; at most {self.terms_per_layer}", param="steering.terms"
+                    f"{len(terms)} terms act on layer {layer}; at most {self.terms_per_layer} (--terms-per-layer)",
+                    param="steering.terms",
                 )
             dose = math.fsum(term.relative_dose for term in terms)
             if dose > self.max_relative_dose:
