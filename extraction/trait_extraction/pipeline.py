@@ -1,125 +1,161 @@
-"""Validate, generate, vet, capture, fit, evaluate, write, register.
+"""From a trait's scenarios to vector files: plan, elicit, read, fit, evaluate, choose a layer, store.
 
-Each stage keeps what it has done (`trait_extraction.reading.stage_store`, and the vector files themselves), so that the same
-command goes on where it was stopped.
+Each stage keeps its results (`trait_extraction.reading.stage_store`, and the vector files themselves), so that the same
+command continues where it was stopped.
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from trait_client.results import ResultStore
 from trait_core.errors import InvalidRequestError
 from trait_core.schema import is_name
-from trait_core.storage import sha256_of, write_atomically
+from trait_core.storage import sha256_of
 from trait_core.vectors.file import VectorFile
 
 from trait_extraction.data.datasets import TraitDataset
-from trait_extraction.fitting.layer_choice import steered_layer
+from trait_extraction.fitting.directions import LAYER_METHOD, fit
+from trait_extraction.fitting.evaluation import evaluate
+from trait_extraction.fitting.layer_choice import LayerChoice, choose_layer, steered_layer
 from trait_extraction.fitting.methods import METHODS
-from trait_extraction.fitting.vectors import Settings
-from trait_extraction.reading.activations import ActivationService, check_positions, needs_generation
-from trait_extraction.reading.elicitation import ElicitationError, Judge, check_can_be_vetted
-from trait_extraction.stages import Stages
-from trait_extraction.stored_vectors import StoredVector, store
+from trait_extraction.fitting.projections import HeldOutProjections
+from trait_extraction.fitting.provenance import Provenance
+from trait_extraction.fitting.vectors import build, with_layer
+from trait_extraction.output.evidence_rows import StoredVector, write_evidence
+from trait_extraction.output.vector_files import Extracted, Made, VectorFolder
+from trait_extraction.plan import Plan, Settings, default_positions
+from trait_extraction.reading.activations import read
+from trait_extraction.reading.elicitation import elicit
+from trait_extraction.reading.reply_check import ElicitationError, ReplyCheck, require_a_check
+from trait_extraction.reading.source import Model, Source, VectorService
+from trait_extraction.reading.stage_store import FOLDER, StageStore
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Extracted:
-    """One vector file of a run.
+class Options:
+    """Choices of a run beyond the vectors themselves.
 
     Args:
-        path: Where it stands.
-        vector: Its content.
-        sha256: Its identity.
-        reused: It stood there already, made from the same.
-        registered: Its name at the service; None if it was not registered.
-        name: In the result database, where it was not registered.
+        register: Put every vector into the service's registry.
+        force: Make existing files again, from replies and activations that are made again.
+        check: How generated replies are checked.
+        results: Result database. If it has a sweep of the trait, the layer that steers best there overrides the one
+            chosen from evidence. The evidence is stored there.
+        report: Receives progress messages.
     """
 
-    path: Path
-    vector: VectorFile
-    sha256: str
-    reused: bool
-    registered: str | None
-    name: str
+    register: bool = False
+    force: bool = False
+    check: ReplyCheck = field(default_factory=ReplyCheck)
+    results: ResultStore | None = None
+    report: Callable[[str], None] = logger.info
+
+
+def extract(
+    model: Model,
+    dataset: TraitDataset,
+    methods: Sequence[str] = ("mean_diff",),
+    settings: Settings | None = None,
+    *,
+    cache: Path | None = None,
+    check: ReplyCheck | None = None,
+) -> dict[str, VectorFile]:
+    """Make the vectors of one trait in memory; no vector file is written and nothing is registered.
+
+    ::
+
+        dataset = load_trait(find_trait(Path("datasets/traits"), "refusal"))
+        with TraitClient("http://127.0.0.1:8000") as client:
+            vectors = extract(client, dataset, ["mean_diff", "probe"])
+        vectors["probe"].save(Path("probe.safetensors"))
+
+    Args:
+        model: The model that reads the scenarios: a `TraitClient`, or anything with its methods `info`, `activations` and,
+            for datasets without replies, `chat`.
+        dataset: The trait (`trait_extraction.data.datasets.load_trait`).
+        methods: Names of methods, from `METHODS`.
+        settings: Positions, split and seed; None reads the default positions with the default split.
+        cache: Folder that keeps replies and activations, so that a second call reads only what is missing.
+        check: How generated replies are checked; None checks them with the trait's metric.
+
+    Returns:
+        Method -> vector file.
+
+    Raises:
+        InvalidRequestError: An unknown method, or positions or a split that do not fit the dataset.
+        DatasetError: A scenario has no token at the positions.
+        ElicitationError: Generated replies do not show the trait, or nothing can tell whether they do.
+        DirectionError: The activations do not define a direction.
+        ServiceError: The model failed.
+    """
+    check_methods(methods)
+    plan = Plan.of(dataset, settings or Settings(default_positions(dataset)))
+    check = check or ReplyCheck()
+    if plan.needs_replies:
+        require_a_check(dataset, check)
+    source = Source(model, model.info(), StageStore(cache))
+    made = _make(elicit(plan, source, check), source, methods, None)
+    return {method: one.vector for method, one in made.items()}
 
 
 def run(
-    service: ActivationService,
+    service: VectorService,
     jobs: Sequence[tuple[TraitDataset, Settings]],
     methods: Sequence[str],
     out: Path,
-    *,
-    register: bool = False,
-    force: bool = False,
-    unvetted: bool = False,
-    judge: Judge | None = None,
-    results: ResultStore | None = None,
-    report: Callable[[str], None] = logger.info,
+    options: Options | None = None,
 ) -> list[Extracted]:
     """Make the vector files of each trait, one for each method, as `<out>/<trait>/<method>.safetensors`.
 
-    Those of a style that is not the trait's default stand in `<out>/<trait>/<style>/`. A file that was made from the same
-    dataset, model, method and settings is kept, and so are generated replies and captured activations
+    Files of a style that is not the trait's default are in `<out>/<trait>/<style>/`. A file that was made from the same
+    dataset, model, method and settings is reused, and so are generated replies and captured activations
     (`<out>/.stages/<trait>/`). Everything that can be checked is checked before the model reads anything.
 
     Args:
-        service: Where the model runs.
+        service: The model and its registry.
         jobs: Traits, and how their vectors are made.
-        methods: Names of methods; the first one's vector is registered as `<trait>`, others as `<trait>.<method>`; of a
+        methods: Names of methods; the first one's vector is registered as `<trait>`, others as `<trait>.<method>`; for a
             style that is not the default as `<trait>.<style>` and `<trait>.<style>.<method>`.
         out: The folder of vector files.
-        register: Put every vector into the service's registry.
-        force: Make files again that stand already, from replies and activations that are made again.
-        unvetted: Use generated replies although nothing tells that they show the trait.
-        judge: Vets generated replies; None: none is configured.
-        results: Where sweeps are, whose best layer goes before the evidence's, and where the evidence is stored.
-        report: Takes a line of progress.
+        options: Registration, reuse, check of replies, result database.
 
     Returns:
         The vector files, in order of trait and method.
 
     Raises:
-        InvalidRequestError: A method, a name, positions or replies that cannot be used.
-        DatasetError: A scenario has nothing to read at the positions.
+        InvalidRequestError: A method, a name or positions that cannot be used.
+        DatasetError: A scenario has no token at the positions.
         ElicitationError: Generated replies do not show the trait, or nothing can tell whether they do.
-        DirectionError: The activations define no direction.
+        DirectionError: The activations do not define a direction.
         ServiceError: The service failed.
-        ResultsError: The database cannot be read or written; the vector files stand.
+        ResultsError: The database cannot be read or written; the vector files are complete.
     """
-    names = {dataset.name: registry_names(dataset.name, methods) for dataset, _ in jobs}
-    for dataset, settings in jobs:
-        check_positions(dataset, settings.positions)
-        settings.split(dataset.n_scenarios)
-        if needs_generation(dataset, settings.positions):
-            check_can_be_vetted(dataset, judge, unvetted=unvetted)
+    options = options or Options()
+    for dataset, _ in jobs:
+        registry_names(dataset.name, methods)
+    plans = [Plan.of(dataset, settings) for dataset, settings in jobs]
+    for plan in plans:
+        if plan.needs_replies:
+            require_a_check(plan.dataset, options.check)
     info = service.info()
     extracted: list[Extracted] = []
     refused: list[str] = []
-    for dataset, settings in jobs:
-        stages = Stages(service, info, out, dataset, settings, force=force, report=report)
-        steered = None if results is None else steered_layer(results, dataset.trait, info)
+    for plan in plans:
+        stored, folder = StageStore(out / FOLDER / plan.dataset.trait), VectorFolder.of(out, plan.dataset)
+        source = Source(service, info, stored, options.force, options.report)
         try:
-            replied, elicitation = stages.elicit(judge, unvetted=unvetted)
-        except ElicitationError as error:  # of one trait: the others are made all the same
-            report(f"{dataset.name}: refused")
+            made = _reuse_or_make(plan, source, methods, folder, options)
+        except ElicitationError as error:  # the other traits are made all the same
+            options.report(f"{plan.name}: refused")
             refused.append(str(error))
             continue
-        for method, (path, vector, reused) in stages.make(replied, methods, steered, elicitation).items():
-            data = vector.to_bytes()
-            if not reused:
-                write_atomically(path, data)
-            name = names[dataset.name][method] if register else None
-            if name is not None:
-                service.put_vector(name, data)
-                report(f"{dataset.name}: registered {method} as {name}")
-            extracted.append(Extracted(path, vector, sha256_of(data), reused, name, f"{dataset.name}.{method}"))
-    if results is not None:
-        store(results, [StoredVector(e.registered or e.name, e.sha256, e.vector) for e in extracted])
+        extracted += _store(plan.name, made, folder, service, options)
+    if options.results is not None:
+        write_evidence(options.results, [StoredVector(e.registered or e.name, e.sha256, e.vector) for e in extracted])
     if refused:
         raise ElicitationError("\n".join(refused))
     return extracted
@@ -131,6 +167,20 @@ def registry_names(trait: str, methods: Sequence[str]) -> dict[str, str]:
     Raises:
         InvalidRequestError: No method, an unknown one, or a name that is too long.
     """
+    check_methods(methods)
+    names = {method: trait if method == methods[0] else f"{trait}.{method}" for method in methods}
+    for name in names.values():
+        if not is_name(name):
+            raise InvalidRequestError(f"{name!r} is not a name for a vector: 64 characters at most", param="trait")
+    return names
+
+
+def check_methods(methods: Sequence[str]) -> None:
+    """Refuse methods that do not exist.
+
+    Raises:
+        InvalidRequestError: No method, or an unknown one.
+    """
     if not methods:
         raise InvalidRequestError(f"no method: give one of {', '.join(METHODS)}", param="method")
     for method in methods:
@@ -138,8 +188,63 @@ def registry_names(trait: str, methods: Sequence[str]) -> dict[str, str]:
             raise InvalidRequestError(
                 f"unknown method {method!r}: the methods are {', '.join(METHODS)}", param="method"
             )
-    names = {method: trait if method == methods[0] else f"{trait}.{method}" for method in methods}
-    for name in names.values():
-        if not is_name(name):
-            raise InvalidRequestError(f"{name!r} is no name for a vector: 64 characters at most", param="trait")
-    return names
+
+
+def _reuse_or_make(
+    plan: Plan, source: Source, methods: Sequence[str], folder: VectorFolder, options: Options
+) -> dict[str, Made]:
+    """Method -> vector: from its file where that was made from the same, else made now."""
+    trait, results = plan.dataset.trait, options.results
+    steered = None if results is None else steered_layer(results, trait, source.info)
+    plan = elicit(plan, source, options.check)
+    reused = {} if options.force else _reuse(plan, source, methods, folder, steered)
+    made = reused | _make(plan, source, [method for method in methods if method not in reused], steered)
+    return {method: made[method] for method in methods}
+
+
+def _reuse(
+    plan: Plan, source: Source, methods: Sequence[str], folder: VectorFolder, steered: LayerChoice | None
+) -> dict[str, Made]:
+    """Vectors whose files were made from the same; they steer where steering results say, if there are any."""
+    reused = {}
+    for method in methods:
+        vector = folder.existing(Provenance.of(plan, source.info, method))
+        if vector is None:
+            continue
+        source.report(f"{plan.name}: {method} exists already, made from the same ({folder.file(method)})")
+        reused[method] = Made(vector, reused=True)
+        if steered is not None and (vector.metadata.chosen_layer, vector.metadata.chosen_because) != steered:
+            source.report(f"{plan.name}: {method} takes the layer that steering chose, {steered[0]}")
+            reused[method] = Made(with_layer(vector, steered))
+    return reused
+
+
+def _make(plan: Plan, source: Source, methods: Sequence[str], steered: LayerChoice | None) -> dict[str, Made]:
+    """Make the vectors of a plan that has its replies, from one capture."""
+    if not methods:
+        return {}
+    n, n_layers, at = 2 * plan.dataset.n_scenarios, source.info.n_layers, plan.settings.positions
+    source.report(f"{plan.name}: reading {n} texts at {at} on {source.info.model}")
+    activations = read(plan, source)
+    source.report(f"{plan.name}: fitting {', '.join(methods)} on {n_layers} layers, {len(plan.splits)} splits")
+    fitted = fit(plan, activations, methods)
+    evidence = evaluate(plan, activations, fitted)
+    choice = steered or choose_layer(evidence[LAYER_METHOD])
+    vectors = build(plan, source.info, fitted, evidence, choice)
+    return {m: Made(v, HeldOutProjections.of(v, activations, plan.splits[0])) for m, v in vectors.items()}
+
+
+def _store(
+    trait: str, made: Mapping[str, Made], folder: VectorFolder, service: VectorService, options: Options
+) -> list[Extracted]:
+    """Write the files of one trait, and register them."""
+    names = registry_names(trait, list(made)) if options.register else {}
+    extracted = []
+    for method, one in made.items():
+        path, data = folder.store(method, one)
+        if method in names:
+            service.put_vector(names[method], data)
+            options.report(f"{trait}: registered {method} as {names[method]}")
+        sha256, name = sha256_of(data), f"{trait}.{method}"
+        extracted.append(Extracted(path, one.vector, sha256, one.reused, names.get(method), name))
+    return extracted

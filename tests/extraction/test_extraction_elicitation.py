@@ -11,13 +11,17 @@ from trait_core.errors import ServiceError
 from trait_core.schema import Generation
 from trait_core.vectors.file import VectorFile
 from trait_extraction.data.datasets import load_trait
-from trait_extraction.fitting.vectors import Settings
-from trait_extraction.pipeline import run
-from trait_extraction.reading.elicitation import ElicitationError, Judge, vet
+from trait_extraction.pipeline import Options, run
+from trait_extraction.plan import RESPONSE as REPLY
+from trait_extraction.plan import Plan, Settings
 from trait_extraction.reading.generation import Replies, generate_replies
-from trait_extraction.reading.stage_store import KeyedLines
+from trait_extraction.reading.reply_check import ElicitationError, ReplyCheck, ReplyJudge, check_replies
+from trait_extraction.reading.source import Source
+from trait_extraction.reading.stage_store import KeyedLines, StageStore
 
-RESPONSE = Settings("response[:]")
+RESPONSE = Settings(REPLY)
+METRIC_ONLY = ReplyCheck()
+UNCHECKED = Options(check=ReplyCheck(allow_unchecked=True))
 METRIC = {"kind": "matches", "patterns": ["yes"]}
 INSTRUCTED = json.dumps(
     {"system_prompts": [{"positive": f"Say YES {i}.", "negative": f"Say NO {i}."} for i in range(5)]}
@@ -48,7 +52,7 @@ def test_replies_are_generated_once_read_in_their_context_and_recorded(instructe
     service, dataset, requests = gaussians(), instructed(), []
     original = service.activations
     service.activations = lambda request: requests.append(request) or original(request)
-    (result,) = run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path, register=True)
+    (result,) = run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path, Options(register=True))
     assert len(service.asked) == len(set(service.asked)) == 32
     first = requests[0].inputs[0]
     assert [m.content for m in first.messages] == ["Say YES 0.", "Question 0?"]
@@ -72,7 +76,7 @@ def test_a_run_that_broke_off_asks_only_for_what_is_missing(instructed, gaussian
         run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path)
     assert len(service.asked) == 11
     service.fails_after = None
-    run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path, report=lines.append)
+    run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path, Options(report=lines.append))
     assert len(service.asked) == len(set(service.asked)) == 32
     assert "warmth.instructed: generating 21 replies on toy (11 of 32 stand already)" in lines
     assert "warmth.instructed: 32 of 32 replies" in lines
@@ -80,11 +84,12 @@ def test_a_run_that_broke_off_asks_only_for_what_is_missing(instructed, gaussian
 
 
 def test_replies_belong_to_a_model_and_to_a_way_of_sampling(instructed, gaussians, tmp_path):
-    service, dataset, store = gaussians(), instructed(), KeyedLines(tmp_path / "replies.jsonl")
+    service, dataset, store = gaussians(), instructed(), StageStore(tmp_path)
 
     def asked(**generation):
         before = len(service.asked)
-        generate_replies(service, service.info(), dataset, Generation(**generation), store, report=print)
+        plan = Plan.of(dataset, Settings(REPLY, generation=Generation(**generation)))
+        generate_replies(plan, Source(service, service.info(), store))
         return len(service.asked) - before
 
     assert [asked(), asked(seed=3), asked(max_tokens=8), asked(temperature=1.0), asked(temperature=1.0, seed=3)] == [
@@ -150,10 +155,10 @@ def test_a_killed_command_goes_on_where_it_was(serve, instructed, tmp_path):
 
 def test_replies_that_do_not_show_the_trait_are_refused_with_the_auc_and_the_bar(instructed, gaussians, tmp_path):
     service = gaussians(obedient=False)
-    with pytest.raises(ElicitationError, match=r"matches tells the two sides apart with AUC 0\.50, and 0\.8 is needed"):
-        run(service, [(instructed(), RESPONSE)], ["mean_diff"], tmp_path, register=True)
+    with pytest.raises(ElicitationError, match=r"matches separates the two sides with AUC 0\.50, and 0\.8 is needed"):
+        run(service, [(instructed(), RESPONSE)], ["mean_diff"], tmp_path, Options(register=True))
     assert (service.n_requests, service.registered) == (0, {})
-    (result,) = run(service, [(instructed(), RESPONSE)], ["mean_diff"], tmp_path, unvetted=True)
+    (result,) = run(service, [(instructed(), RESPONSE)], ["mean_diff"], tmp_path, UNCHECKED)
     found = VectorFile.load(result.path).metadata.elicitation
     assert (found.passed, found.auc, found.n_kept) == (False, 0.5, 16)
     assert "0.8 is needed" in found.fault
@@ -166,31 +171,31 @@ def test_the_bar_is_an_auc_of_eight_tenths(instructed, n_right, passes):
     positive = tuple("YES" if i < n_right else "maybe" for i in range(16))
     replies = Replies(positive, ("NO",) * 16)
     if passes:
-        kept, found = vet(dataset, replies)
+        kept, found = check_replies(dataset, replies, METRIC_ONLY)
         assert (len(kept), found.auc) == (16, 0.5 + n_right / 32)
     else:
         with pytest.raises(ElicitationError, match=f"AUC {0.5 + n_right / 32:.2f}"):
-            vet(dataset, replies)
+            check_replies(dataset, replies, METRIC_ONLY)
 
 
 def test_where_the_trait_is_the_negative_side_that_side_must_score_higher(instructed):
     dataset = instructed(direction="negative")
     with pytest.raises(ElicitationError, match=r"AUC 0\.00"):
-        vet(dataset, replies_of(dataset))
-    assert vet(dataset, replies_of(dataset, "NO", "YES"))[1].auc == 1.0
+        check_replies(dataset, replies_of(dataset), METRIC_ONLY)
+    assert check_replies(dataset, replies_of(dataset, "NO", "YES"), METRIC_ONLY)[1].auc == 1.0
 
 
-def test_without_metric_and_judge_nothing_is_generated_unless_unvetted_which_is_recorded(
+def test_without_metric_and_judge_nothing_is_generated_unless_unchecked_replies_are_allowed_which_is_recorded(
     instructed, gaussians, tmp_path
 ):
     service, dataset = gaussians(), instructed(metric=None)
-    with pytest.raises(ElicitationError, match=r"unvetted: the trait has no metric.*--unvetted"):
+    with pytest.raises(ElicitationError, match=r"unchecked: the trait has no metric.*--allow-unchecked"):
         run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path)
     assert service.asked == []
-    (result,) = run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path, unvetted=True)
+    (result,) = run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path, UNCHECKED)
     found = result.vector.metadata.elicitation
     assert (found.checked_by, found.auc, found.passed) == ("nothing", None, False)
-    assert "unvetted" in found.fault
+    assert "unchecked" in found.fault
 
 
 def test_a_judge_keeps_the_pairs_that_it_places_and_is_asked_once(instructed, tmp_path):
@@ -202,44 +207,47 @@ def test_a_judge_keeps_the_pairs_that_it_places_and_is_asked_once(instructed, tm
         return (60 if number < 12 else 59) if reply.startswith("YES") else (40 if number else 41)
 
     scores = KeyedLines(tmp_path / "judgements.jsonl")
-    kept, found = vet(dataset, replies_of(dataset), Judge("rater-1", score), scores)
+    kept, found = check_replies(dataset, replies_of(dataset), ReplyCheck(ReplyJudge("rater-1", score)), scores)
     assert kept == list(range(1, 12))
     assert (found.checked_by, found.checked_with, found.judged_by, found.n_kept) == ("judge", "rater-1", "rater-1", 11)
     assert found.auc == 1.0
     assert asked[0] == ("warmth", "Question 0?", "YES 0")
     assert len(asked) == 32
-    again = vet(dataset, replies_of(dataset), Judge("rater-1", score), KeyedLines(tmp_path / "judgements.jsonl"))
+    stored = KeyedLines(tmp_path / "judgements.jsonl")
+    again = check_replies(dataset, replies_of(dataset), ReplyCheck(ReplyJudge("rater-1", score)), stored)
     assert (again, len(asked)) == ((kept, found), 32)
-    vet(dataset, replies_of(dataset), Judge("rater-2", score), scores)
+    check_replies(dataset, replies_of(dataset), ReplyCheck(ReplyJudge("rater-2", score)), scores)
     assert len(asked) == 64
 
 
 def test_a_judge_that_places_too_few_pairs_or_tells_none_apart_refuses(instructed):
     dataset = instructed(metric=None)
-    picky = Judge("picky", lambda _t, _p, reply: 90 if reply in {f"YES {i}" for i in range(7)} else 10)
+    picky = ReplyCheck(ReplyJudge("picky", lambda _t, _p, reply: 90 if reply in {f"YES {i}" for i in range(7)} else 10))
     with pytest.raises(ElicitationError, match=r"AUC 0\.72"):
-        vet(dataset, replies_of(dataset), picky)
-    nearly = Judge("nearly", lambda _t, _p, reply: 59 if reply.startswith("YES") else 41)
+        check_replies(dataset, replies_of(dataset), picky)
+    nearly = ReplyCheck(ReplyJudge("nearly", lambda _t, _p, reply: 59 if reply.startswith("YES") else 41))
     with pytest.raises(ElicitationError, match="nearly keeps 0 of 16 generated pairs"):
-        vet(dataset, replies_of(dataset), nearly)
+        check_replies(dataset, replies_of(dataset), nearly)
     with pytest.raises(ElicitationError, match="scored a reply 101"):
-        vet(dataset, replies_of(dataset), Judge("broken", lambda *_: 101))
+        check_replies(dataset, replies_of(dataset), ReplyCheck(ReplyJudge("broken", lambda *_: 101)))
 
 
 def test_a_judge_drops_pairs_beside_a_metric_and_the_metric_decides(instructed):
     dataset = instructed()
-    strict = Judge("strict", lambda _t, _p, reply: 80 if reply in {f"YES {i}" for i in range(9)} else 20)
-    kept, found = vet(dataset, replies_of(dataset), strict)
+    strict = ReplyCheck(
+        ReplyJudge("strict", lambda _t, _p, reply: 80 if reply in {f"YES {i}" for i in range(9)} else 20)
+    )
+    kept, found = check_replies(dataset, replies_of(dataset), strict)
     assert (kept, found.checked_by, found.judged_by, found.auc) == (list(range(9)), "metric", "strict", 1.0)
 
 
 def test_pairs_without_a_reply_are_dropped_and_too_few_are_refused(instructed):
     dataset = instructed()
     silent = Replies(("YES",) * 16, ("NO",) * 13 + ("", " ", "\n"))
-    kept, found = vet(dataset, silent)
+    kept, found = check_replies(dataset, silent, METRIC_ONLY)
     assert (kept, found.n_generated, found.n_kept) == (list(range(13)), 16, 13)
     with pytest.raises(ElicitationError, match="4 of 16 pairs have a reply on both sides"):
-        vet(dataset, Replies(("YES",) * 16, ("NO",) * 4 + ("",) * 12), unvetted=True)
+        check_replies(dataset, Replies(("YES",) * 16, ("NO",) * 4 + ("",) * 12), UNCHECKED.check)
 
 
 def test_one_refused_trait_does_not_stop_the_others(instructed, gaussians, tmp_path):
@@ -251,7 +259,7 @@ def test_one_refused_trait_does_not_stop_the_others(instructed, gaussians, tmp_p
             return result
 
     jobs = [
-        (instructed(name="first"), Settings("response[:]", generation=Generation(max_tokens=9))),
+        (instructed(name="first"), Settings(REPLY, generation=Generation(max_tokens=9))),
         (instructed(name="second"), RESPONSE),
     ]
     with pytest.raises(ElicitationError, match=r"trait 'first'.*AUC 0\.50"):
@@ -273,6 +281,7 @@ def test_the_command_line_runs_a_style_and_says_what_the_check_found(serve, trai
     assert code == 1
     assert "AUC 0.50" in err
     assert "Traceback" not in err
-    code, _, err = trait_extract(*call, "--force", "--unvetted")
-    assert code == 0, err
+    for option in ("--allow-unchecked", "--unvetted"):
+        code, _, err = trait_extract(*call, "--force", option)
+        assert code == 0, err
     assert trait_extract(*call[:4], "spoken")[0] == 2

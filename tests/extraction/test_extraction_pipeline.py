@@ -7,20 +7,31 @@ import numpy as np
 import pytest
 from trait_client.http import TraitClient
 from trait_core.errors import DatasetError, InvalidRequestError, ServiceError
+from trait_core.positions import Positions
 from trait_core.storage import sha256_of
 from trait_core.traits import find_trait
 from trait_core.vectors.file import VectorFile
 from trait_extraction.data.datasets import load_trait
 from trait_extraction.fitting.evidence import split_scenarios
-from trait_extraction.fitting.vectors import Settings
-from trait_extraction.pipeline import run
-from trait_extraction.reading.activations import ActivationService, default_positions, read_activations, residual_norms
+from trait_extraction.pipeline import Options, run
+from trait_extraction.plan import Plan, Settings, default_positions
+from trait_extraction.reading.activations import read, residual_norms
+from trait_extraction.reading.source import Source, VectorService
 
-RESPONSE = Settings("response[:]")
+
+def at(positions, **options):
+    return Settings(Positions.parse(positions), **options)
+
+
+def read_at(service, dataset, positions):
+    return read(Plan.of(dataset, at(positions)), Source(service, service.info()))
+
+
+RESPONSE = at("response[:]")
 
 
 def test_the_http_client_has_what_extraction_needs():
-    service: ActivationService = TraitClient("http://127.0.0.1:9")
+    service: VectorService = TraitClient("http://127.0.0.1:9")
     assert callable(service.activations)
 
 
@@ -75,7 +86,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(trait_folder, g
     dataset = load_trait(trait_folder())
 
     def digests(folder, seed):
-        settings = Settings("response[:]", seed=seed)
+        settings = at("response[:]", seed=seed)
         results = run(gaussians(), [(dataset, settings)], ["mean_diff", "probe", "random"], tmp_path / folder)
         return [hashlib.sha256(r.path.read_bytes()).hexdigest() for r in results]
 
@@ -88,7 +99,7 @@ def test_what_stands_already_is_kept_until_its_inputs_change(trait_folder, gauss
 
     def reused(settings=RESPONSE, methods=("mean_diff",), **options):
         before = service.n_requests
-        results = run(service, [(load_trait(folder), settings)], methods, out, **options)
+        results = run(service, [(load_trait(folder), settings)], methods, out, Options(**options))
         captured.append(service.n_requests - before)
         return [r.reused for r in results]
 
@@ -96,36 +107,36 @@ def test_what_stands_already_is_kept_until_its_inputs_change(trait_folder, gauss
     assert reused() == [True]
     assert reused(methods=("mean_diff", "random")) == [True, False]
     assert reused(force=True) == [False]
-    assert reused(Settings("response[:]", seed=5)) == [False]
-    assert reused(Settings("all[:]", seed=5)) == [False]
-    assert reused(Settings("all[:]", seed=5, held_out=0.5)) == [False]
+    assert reused(at("response[:]", seed=5)) == [False]
+    assert reused(at("all[:]", seed=5)) == [False]
+    assert reused(at("all[:]", seed=5, held_out=0.5)) == [False]
     service.info_changes = {"config_digest": "sha256:other"}
-    assert reused(Settings("all[:]", seed=5, held_out=0.5)) == [False]
+    assert reused(at("all[:]", seed=5, held_out=0.5)) == [False]
     (folder / "positive.jsonl").write_text((folder / "positive.jsonl").read_text().replace("YES 1.", "YES 1!"))
-    assert reused(Settings("all[:]", seed=5, held_out=0.5)) == [False]
+    assert reused(at("all[:]", seed=5, held_out=0.5)) == [False]
     (out / "warmth" / "mean_diff.safetensors").write_bytes(b"torn")
-    assert reused(Settings("all[:]", seed=5, held_out=0.5)) == [False]
-    assert reused(Settings("all[:]", seed=5, held_out=0.5)) == [True]
+    assert reused(at("all[:]", seed=5, held_out=0.5)) == [False]
+    assert reused(at("all[:]", seed=5, held_out=0.5)) == [True]
     # Another method, seed or split is fitted on the activations that stand; a torn file is made of them again.
     assert captured == [1, 0, 0, 1, 0, 1, 0, 1, 1, 0, 0]
 
 
 def test_vectors_are_registered_under_the_trait_and_under_trait_dot_method(trait_folder, gaussians, tmp_path):
     service, jobs = gaussians(), [(load_trait(trait_folder()), RESPONSE)]
-    results = run(service, jobs, ["probe", "mean_diff"], tmp_path, register=True)
+    results = run(service, jobs, ["probe", "mean_diff"], tmp_path, Options(register=True))
     assert [r.registered for r in results] == ["warmth", "warmth.mean_diff"]
     assert sha256_of(service.registered["warmth"]) == results[0].sha256
     restarted = gaussians()
-    run(restarted, jobs, ["probe", "mean_diff"], tmp_path, register=True)
+    run(restarted, jobs, ["probe", "mean_diff"], tmp_path, Options(register=True))
     assert restarted.registered == service.registered
     assert restarted.n_requests == 0
 
 
 def test_requests_stay_within_the_services_limit(trait_folder, gaussians):
     dataset = load_trait(trait_folder())
-    whole = read_activations(gaussians(), dataset, "response[:]")
+    whole = read_at(gaussians(), dataset, "response[:]")
     service = gaussians(limit=7)
-    parts = read_activations(service, dataset, "response[:]")
+    parts = read_at(service, dataset, "response[:]")
     assert service.n_requests == 5
     np.testing.assert_array_equal(whole.positive, parts.positive)
     np.testing.assert_array_equal(whole.negative, parts.negative)
@@ -142,7 +153,7 @@ def test_the_residual_norm_is_weighted_by_positions(trait_folder, gaussians):
             answer.tensors["norm/all[4:]"][:2] = [[8.0], [4.0]]
             return answer
 
-    found = read_activations(Uneven(), dataset, "response[:]")
+    found = read_at(Uneven(), dataset, "response[:]")
     np.testing.assert_allclose(found.residual_norms, 5.0)
 
 
@@ -154,7 +165,7 @@ def test_a_scenario_without_the_positions_is_named(trait_folder, gaussians):
             return answer
 
     with pytest.raises(DatasetError, match=r"negative\.jsonl:3: has no position response\[40:\] \(1 of 32"):
-        read_activations(Short(), load_trait(trait_folder()), "response[40:]")
+        read_at(Short(), load_trait(trait_folder()), "response[40:]")
 
 
 def test_activations_that_are_not_finite_are_the_services_error(trait_folder, gaussians, tmp_path):
@@ -171,7 +182,7 @@ def test_activations_that_are_not_finite_are_the_services_error(trait_folder, ga
 
 def test_positions_at_which_the_sides_cannot_differ_are_refused(trait_folder, gaussians, tmp_path):
     with pytest.raises(InvalidRequestError, match=r"same prompt on both sides in 16 of 16.*prompt\[-1\]"):
-        run(gaussians(), [(load_trait(trait_folder()), Settings("prompt[-1]"))], ["mean_diff"], tmp_path)
+        run(gaussians(), [(load_trait(trait_folder()), at("prompt[-1]"))], ["mean_diff"], tmp_path)
     raw = load_trait(
         trait_folder([f"YES {i}" for i in range(9)], [f"NO {i}" for i in range(9)], name="raw", suffix=".txt")
     )
@@ -182,10 +193,10 @@ def test_positions_at_which_the_sides_cannot_differ_are_refused(trait_folder, ga
 def test_prompts_of_instructed_scenarios_are_read_without_replies(trait_folder, gaussians, tmp_path):
     sides = [[{"prompt": f"Q {i}?", "system_prompt": word} for i in range(16)] for word in ("Say YES.", "Say NO.")]
     service = gaussians()
-    (result,) = run(service, [(load_trait(trait_folder(*sides)), Settings("prompt[-1]"))], ["mean_diff"], tmp_path)
+    (result,) = run(service, [(load_trait(trait_folder(*sides)), at("prompt[-1]"))], ["mean_diff"], tmp_path)
     assert (service.n_requests, result.vector.metadata.elicitation) == (1, None)
     with pytest.raises(InvalidRequestError, match="generate them first"):
-        read_activations(service, load_trait(trait_folder(*sides)), "response[:]")
+        read_at(service, load_trait(trait_folder(*sides)), "response[:]")
 
 
 @pytest.mark.parametrize(
@@ -269,10 +280,10 @@ def test_on_smollm2_raw_text_is_read_without_the_attention_sink(smollm2, traits_
     chat = load_trait(find_trait(traits_root, "question_asking"))
     sides = [[s.response for s in side[:32]] for side in (chat.positive, chat.negative)]
     dataset = load_trait(trait_folder(*sides, suffix=".txt"))
-    assert default_positions(dataset) == "all[4:]"
+    assert str(default_positions(dataset)) == "all[4:]"
     found = {}
     for positions in ("all[4:]", "all[:]"):
-        (result,) = run(smollm2, [(dataset, Settings(positions))], ["mean_diff"], tmp_path)
+        (result,) = run(smollm2, [(dataset, at(positions))], ["mean_diff"], tmp_path)
         found[positions] = result.vector.metadata.layers[15]
     assert found["all[4:]"].auc > 0.98
     assert found["all[:]"].auc < 0.9

@@ -9,7 +9,8 @@ from trait_extraction.data.completions import cut_in_mid_sentence, ends_a_senten
 from trait_extraction.data.datasets import load_trait
 from trait_extraction.data.instructed import system_prompt_pairs
 from trait_extraction.data.styles import styles_of
-from trait_extraction.reading.activations import activation_input, default_positions
+from trait_extraction.plan import default_positions
+from trait_extraction.reading.inputs import activation_input
 
 ALIGNMENT = {
     "conflicted",
@@ -58,7 +59,7 @@ def test_written_pairs_stay_the_default_whatever_stands_beside_them(trait_folder
     assert dataset.digest == plain.digest
     raw = load_trait(folder, "completions")
     assert (raw.n_scenarios, raw.derived, raw.name) == (9, False, "warmth.completions")
-    assert default_positions(raw) == "all[4:]"
+    assert str(default_positions(raw)) == "all[4:]"
 
 
 def test_instructed_scenarios_ask_the_written_prompts_under_each_pair_in_turn(rich_folder):
@@ -108,7 +109,7 @@ def test_a_style_that_is_not_there_is_refused_with_those_that_are(trait_folder):
 
 def test_derived_completions_are_the_written_pairs_cut_in_mid_sentence(rich_folder):
     written, dataset = load_trait(rich_folder()), load_trait(rich_folder(), "completions")
-    assert (dataset.derived, dataset.n_scenarios, default_positions(dataset)) == (True, 16, "response[:]")
+    assert (dataset.derived, dataset.n_scenarios, str(default_positions(dataset))) == (True, 16, "response[:]")
     for whole, cut in zip((*written.positive, *written.negative), (*dataset.positive, *dataset.negative), strict=True):
         assert cut.prompt == f"{whole.prompt}\n\n"
         assert whole.response.startswith(f"{cut.response} ")

@@ -9,9 +9,9 @@ from trait_core.storage import sha256_of
 from trait_core.vectors.file import VectorFile
 from trait_core.vectors.transfer import apply_to, is_of_another_model
 from trait_extraction.data.datasets import load_trait
-from trait_extraction.fitting.vectors import Settings
 from trait_extraction.interchange.transfer import measure_on
 from trait_extraction.pipeline import run
+from trait_extraction.plan import RESPONSE, Settings
 
 BASE = {"model": "base", "weights_digest": "sha256:base"}
 TUNED = {"model": "tuned", "weights_digest": "sha256:tuned", "residual_norms": [50.0 + i for i in range(10)]}
@@ -21,7 +21,7 @@ TUNED = {"model": "tuned", "weights_digest": "sha256:tuned", "residual_norms": [
 def base_vector(trait_folder, gaussians, tmp_path):
     """A vector of the base model, and the dataset that it was made of."""
     dataset = load_trait(trait_folder())
-    (result,) = run(gaussians(info_changes=BASE), [(dataset, Settings("response[:]"))], ["mean_diff"], tmp_path / "v")
+    (result,) = run(gaussians(info_changes=BASE), [(dataset, Settings(RESPONSE))], ["mean_diff"], tmp_path / "v")
     return result.vector, dataset
 
 

@@ -59,7 +59,7 @@ class Elicitation(Response):
         min_auc: What it had to be.
         mean_high: Mean score of the side that shows the trait, 0 to 100.
         mean_low: Mean score of the other side.
-        passed: False: the replies were used all the same, because that was asked for (`--unvetted`).
+        passed: False: the replies were used all the same, because that was asked for (`--allow-unchecked`).
         fault: Why it did not pass.
     """
 

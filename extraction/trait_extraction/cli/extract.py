@@ -23,9 +23,10 @@ from trait_extraction.data.datasets import TraitDataset, load_trait
 from trait_extraction.data.scenarios import Style
 from trait_extraction.data.styles import styles_of
 from trait_extraction.fitting.methods import METHODS
-from trait_extraction.fitting.vectors import Settings
+from trait_extraction.pipeline import Options
 from trait_extraction.pipeline import run as run_pipeline
-from trait_extraction.reading.activations import default_positions
+from trait_extraction.plan import Settings, default_positions
+from trait_extraction.reading.reply_check import ReplyCheck
 
 Datasets = Annotated[Path, typer.Option(help="Folder that holds <category>/<trait>.")]
 DEFAULT_DATASETS = Path("datasets/traits")
@@ -58,11 +59,12 @@ def run(
         int, typer.Option(min=1, max=256, help="How often scenarios are held out and directions fitted, for intervals.")
     ] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, max=65536, help="Length of generated replies.")] = 64,
-    unvetted: Annotated[
+    allow_unchecked: Annotated[
         bool,
-        typer.Option(
-            "--unvetted", help="Use generated replies that fail the elicitation check, or that nothing can check."
-        ),
+        typer.Option("--allow-unchecked", help="Use generated replies that fail the check, or that nothing can check."),
+    ] = False,
+    unvetted: Annotated[
+        bool, typer.Option("--unvetted", hidden=True, help="Former name of --allow-unchecked.")
     ] = False,
     db: Annotated[
         Path | None,
@@ -79,30 +81,22 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Extract vectors, write <out>/<trait>/<method>.safetensors, register them as <trait> and <trait>.<method>."""
-    if positions is not None:
-        positions = str(Positions.parse(positions))
+    pool = None if positions is None else Positions.parse(positions)
     loaded = [load_trait(path, style) for path in chosen_traits(datasets, trait, every=every)]
     generation = Generation(max_tokens=max_tokens, seed=seed)
-    jobs = [(d, Settings(positions or default_positions(d), seed, held_out, splits, generation)) for d in loaded]
+    jobs = [(d, Settings(pool or default_positions(d), seed, held_out, splits, generation)) for d in loaded]
+    results = None if db is None else ResultStore(db)
+    reply_check = ReplyCheck(allow_unchecked=allow_unchecked or unvetted)
     with TraitClient(url, api_key=api_key) as client, progress() as report:
-        results = run_pipeline(
-            client,
-            jobs,
-            chosen_methods(method),
-            folder,
-            register=register,
-            force=force,
-            unvetted=unvetted,
-            results=None if db is None else ResultStore(db),
-            report=report,
-        )
+        options = Options(register=register, force=force, check=reply_check, results=results, report=report)
+        extracted = run_pipeline(client, jobs, chosen_methods(method), folder, options)
     if table is not None:
-        write_atomically(table, evidence_csv([e.vector.metadata for e in results]).encode())
+        write_atomically(table, evidence_csv([e.vector.metadata for e in extracted]).encode())
     if as_json:
-        print_json([tables.result_row(r) for r in results])
+        print_json([tables.result_row(r) for r in extracted])
     else:
-        out.print(tables.result_table(results))
-        print_lines(tables.result_lines(results))
+        out.print(tables.result_table(extracted))
+        print_lines(tables.result_lines(extracted))
 
 
 def check(

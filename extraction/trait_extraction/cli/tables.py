@@ -14,8 +14,8 @@ from trait_extraction.data.scenarios import Scenario
 from trait_extraction.fitting.layer_choice import chosen_by
 from trait_extraction.interchange.gguf_export import ControlVector
 from trait_extraction.interchange.importing import Imported
-from trait_extraction.pipeline import Extracted
-from trait_extraction.reading.elicitation import elicitation_line
+from trait_extraction.output.vector_files import Extracted
+from trait_extraction.reading.reply_check import check_line
 from trait_extraction.report import TraitReport
 
 
@@ -236,7 +236,7 @@ def vector_lines(vector: VectorFile) -> list[str]:
     if meta.style is not None:
         lines.append(f"style: {meta.style}{', derived from written pairs' if meta.derived else ''}")
     if meta.elicitation is not None:
-        lines.append(elicitation_line(meta.elicitation))
+        lines.append(check_line(meta.elicitation))
     if at.cosine_methods:
         cosines = ", ".join(f"{name} {value:.2f}" for name, value in at.cosine_methods.items())
         lines.append(f"cosine with other methods on layer {meta.chosen_layer}: {cosines}")

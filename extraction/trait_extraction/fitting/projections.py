@@ -1,7 +1,6 @@
 """Projections of held-out scenarios, kept beside each vector file: what reports draw without asking the model again."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,10 @@ import safetensors
 import safetensors.numpy
 from trait_core.errors import VectorFileError
 from trait_core.schema import VectorMetadata
-from trait_core.storage import write_atomically
 from trait_core.vectors.file import VectorFile
 
 from trait_extraction.fitting.evidence import Split
-from trait_extraction.fitting.vectors import Provenance
+from trait_extraction.fitting.provenance import Provenance
 from trait_extraction.reading.activations import ContrastiveActivations
 
 FOLDER = "held_out"
@@ -47,6 +45,7 @@ class HeldOutProjections:
         layers = sorted(vector.directions)
 
         def project(side: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            """`(n, n_layers, d_model)` float32 -> `(len(layers), n_held_out)` float32, residual units."""
             rows = [side[split.held_out, layer].astype(np.float64) @ vector.directions[layer] for layer in layers]
             return np.stack(rows).astype(np.float32)
 
@@ -77,15 +76,6 @@ class HeldOutProjections:
 def projections_path(vector_path: Path) -> Path:
     """Where the projections of a vector file stand: `held_out/<method>.safetensors` beside it."""
     return vector_path.parent / FOLDER / vector_path.name
-
-
-def write_projections(
-    paths: Mapping[str, Path], vectors: Mapping[str, VectorFile], activations: ContrastiveActivations, split: Split
-) -> None:
-    """Keep what was held out of every vector, method by method."""
-    for method, vector in vectors.items():
-        kept = HeldOutProjections.of(vector, activations, split)
-        write_atomically(projections_path(paths[method]), kept.to_bytes())
 
 
 def read_projections(vector_path: Path, metadata: VectorMetadata) -> HeldOutProjections | None:

@@ -1,22 +1,24 @@
 """A vector of one model on another: its evidence measured anew, on the model that it is applied to."""
 
 from trait_core.errors import DatasetError, InvalidRequestError
+from trait_core.positions import Positions
 from trait_core.vectors.file import VectorFile
 
 from trait_extraction.data.datasets import TraitDataset
-from trait_extraction.fitting.evidence import split_scenarios
-from trait_extraction.fitting.vectors import measure
-from trait_extraction.reading.activations import ActivationService, read_activations
+from trait_extraction.fitting.evaluation import measure
+from trait_extraction.plan import Plan, Settings
+from trait_extraction.reading.activations import read
+from trait_extraction.reading.source import Model, Source
 
 
-def measure_on(service: ActivationService, vector: VectorFile, dataset: TraitDataset) -> VectorFile:
+def measure_on(model: Model, vector: VectorFile, dataset: TraitDataset) -> VectorFile:
     """A vector that was applied to the served model, with separation, centre, norms and held-out evidence of that model.
 
     The directions were fitted on the extraction model's activations of the training scenarios; what is held out is held out
     here, too. Intervals and cosines are left out, since other directions would have to be fitted for them.
 
     Args:
-        service: The model that it was applied to.
+        model: The model that it was applied to.
         vector: As `trait_core.vectors.transfer.apply_to` gives it.
         dataset: The scenarios that it was made of.
 
@@ -36,7 +38,8 @@ def measure_on(service: ActivationService, vector: VectorFile, dataset: TraitDat
             f"{dataset.origin[0]}: the {meta.trait} vector was made of other scenarios ({meta.dataset_digest}; these are "
             f"{dataset.digest})"
         )
-    activations = read_activations(service, dataset, meta.positions)
-    layers = measure(vector.directions, activations, split_scenarios(dataset.n_scenarios, held_out, meta.seed))
+    settings = Settings(Positions.parse(meta.positions), meta.seed, held_out, splits=1)
+    plan = Plan.of(dataset, settings)
+    layers = measure(vector.directions, read(plan, Source(model, model.info())), plan.splits[0])
     source = meta.extracted_on.model_copy(update={"evidence": "this_model"})
     return VectorFile(meta.model_copy(update={"layers": layers, "extracted_on": source}), vector.directions)

@@ -1,28 +1,28 @@
 """Replies to instructed scenarios, written by the model under the two system prompts of each pair, unsteered."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from trait_core.schema import Generation, ServiceInfo
 from trait_core.storage import json_sha256
 
-from trait_extraction.data.datasets import TraitDataset
 from trait_extraction.data.scenarios import Scenario
-from trait_extraction.reading.activations import ActivationService, chat_messages
-from trait_extraction.reading.stage_store import KeyedLines, model_identity
+from trait_extraction.plan import Plan
+from trait_extraction.reading.inputs import chat_messages
+from trait_extraction.reading.source import Source
+from trait_extraction.reading.stage_store import model_identity
 
 MAX_IN_FLIGHT = 64
-"""Requests at once; the engine batches them."""
+"""Most requests in flight; the engine batches them."""
 
 
 @dataclass(frozen=True)
 class Replies:
-    """What the model said, by scenario; empty where it said nothing.
+    """The model's replies, by scenario; empty where it said nothing.
 
     Args:
-        positive: Told to show the trait.
-        negative: Told to avoid it.
+        positive: Replies of the side that was told to show the trait.
+        negative: Replies of the side that was told to avoid it.
     """
 
     positive: tuple[str, ...]
@@ -34,39 +34,24 @@ class Replies:
         return "sha256:" + json_sha256([self.positive, self.negative])
 
 
-def generate_replies(
-    service: ActivationService,
-    info: ServiceInfo,
-    dataset: TraitDataset,
-    generation: Generation,
-    store: KeyedLines,
-    *,
-    again: bool = False,
-    report: Callable[[str], None],
-) -> Replies:
-    """Generate what is not stored yet; every reply is on the disk as soon as it is there.
-
-    Args:
-        service: Where the model runs.
-        info: What it serves: replies of another model, template or precision are others.
-        dataset: Instructed scenarios.
-        generation: Length and sampling.
-        store: Replies by the digest of all that they depend on.
-        again: Generate all the same, and replace what is stored.
-        report: Takes a line of progress.
+def generate_replies(plan: Plan, source: Source) -> Replies:
+    """Generate the replies that are not stored yet; each is on disk as soon as it arrives.
 
     Raises:
-        ServiceError: The service failed; the replies that are there already are kept, and a second run goes on.
+        ServiceError: The service failed. Replies that arrived are kept, and the next run continues from them.
     """
-    scenarios = (*dataset.positive, *dataset.negative)
+    info, generation, store = source.info, plan.settings.generation, source.stored.replies
+    scenarios = (*plan.dataset.positive, *plan.dataset.negative)
     keys = [_key(info, scenario, generation) for scenario in scenarios]
-    wanted = {key: s for key, s in zip(keys, scenarios, strict=True) if again or store.get(key) is None}
+    wanted = {key: s for key, s in zip(keys, scenarios, strict=True) if source.again or store.get(key) is None}
     n, standing = len(keys), len(keys) - len(wanted)
     if wanted:
-        report(f"{dataset.name}: generating {len(wanted)} replies on {info.model} ({standing} of {n} stand already)")
+        source.report(
+            f"{plan.name}: generating {len(wanted)} replies on {info.model} ({standing} of {n} stand already)"
+        )
 
     def one(key: str, scenario: Scenario) -> None:
-        reply = service.chat(
+        reply = source.model.chat(
             chat_messages(scenario),
             model=info.model,
             max_tokens=generation.max_tokens,
@@ -83,12 +68,12 @@ def generate_replies(
             for done, future in enumerate(as_completed(futures), start=1):
                 future.result()
                 if done % max(1, len(wanted) // 10) == 0 or done == len(futures):
-                    report(f"{dataset.name}: {standing + done} of {n} replies")
+                    source.report(f"{plan.name}: {standing + done} of {n} replies")
         except BaseException:  # the interrupt key, too: nothing that is not running yet is begun
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     texts = [(store.get(key) or {})["reply"] for key in keys]
-    half = dataset.n_scenarios
+    half = plan.dataset.n_scenarios
     return Replies(tuple(texts[:half]), tuple(texts[half:]))
 
 

@@ -43,14 +43,14 @@ class KeyedLines:
     """JSON objects by key, a line each, on disk as soon as they are put. Threads may put at the same time.
 
     Args:
-        path: The file; a line that was torn by a kill is left out, and what it held is missing.
+        path: The file; a line that was torn by a kill is left out, and its value is missing. None keeps values in memory.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._mutex = threading.Lock()
         self._values: dict[str, dict[str, Any]] = {}
-        if not path.is_file():
+        if path is None or not path.is_file():
             return
         for line in path.read_bytes().split(b"\n"):
             try:
@@ -73,29 +73,34 @@ class KeyedLines:
         """Store a value for good: it is on the disk when this returns."""
         line = json.dumps({"key": key, "value": value}, ensure_ascii=True).encode() + b"\n"
         with self._mutex:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            # A line feed first, should a kill have torn the line before; readers skip empty lines.
-            with self._path.open("ab") as stream:
-                stream.write(line if stream.tell() == 0 else b"\n" + line)
-                stream.flush()
-                os.fsync(stream.fileno())
+            if self._path is not None:
+                _append(self._path, line)
             self._values[key] = value
 
 
+def _append(path: Path, line: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A line feed first, should a kill have torn the line before; readers skip empty lines.
+    with path.open("ab") as stream:
+        stream.write(line if stream.tell() == 0 else b"\n" + line)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
 class CaptureStore:
-    """Captured activations by the digest of what was asked and of whom.
+    """Captured activations by the digest of the request and of the model that answered it.
 
     Args:
-        folder: Where they stand.
+        folder: Folder of the chunks; None stores nothing.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
 
     def get(self, key: str) -> Activations | None:
-        """A chunk; None if there is none, or none that can be read."""
+        """A chunk; None if it is not stored, or cannot be read."""
         path = self._path(key)
-        if not path.is_file():
+        if path is None or not path.is_file():
             return None
         try:
             return Activations.from_bytes(path.read_bytes())
@@ -105,8 +110,28 @@ class CaptureStore:
 
     def put(self, key: str, activations: Activations) -> None:
         """Store a chunk."""
-        metadata = {METADATA_KEY: activations.metadata.model_dump_json()}
-        write_atomically(self._path(key), safetensors.numpy.save(activations.tensors, metadata))
+        path = self._path(key)
+        if path is not None:
+            metadata = {METADATA_KEY: activations.metadata.model_dump_json()}
+            write_atomically(path, safetensors.numpy.save(activations.tensors, metadata))
 
-    def _path(self, key: str) -> Path:
-        return self._folder / f"{key}.activations"
+    def _path(self, key: str) -> Path | None:
+        return None if self._folder is None else self._folder / f"{key}.activations"
+
+
+class StageStore:
+    """All that the stages of one trait keep.
+
+    Args:
+        folder: `<out>/.stages/<trait>`; None keeps replies and scores until the end of the run, and no activations.
+
+    Attributes:
+        replies: Generated replies.
+        judgements: A judge's scores of them.
+        activations: Captured activations.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.replies = KeyedLines(folder and folder / "replies.jsonl")
+        self.judgements = KeyedLines(folder and folder / "judgements.jsonl")
+        self.activations = CaptureStore(folder)

@@ -26,7 +26,7 @@ class StoredVector:
     vector: VectorFile
 
 
-def store(results: ResultStore, vectors: Sequence[StoredVector]) -> None:
+def write_evidence(results: ResultStore, vectors: Sequence[StoredVector]) -> None:
     """Store vectors, and the cosine of every two of one model on every layer that both have.
 
     Cosines to other traits stand here and not in the files: a file's sha256 must not change when another trait is

@@ -1,0 +1,1 @@
+"""Vector files, and the rows about them in the result database."""

@@ -1,0 +1,126 @@
+"""The plan of one trait's vectors: everything that decides them, checked before the model reads anything."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from trait_core.errors import InvalidRequestError
+from trait_core.positions import Positions
+from trait_core.schema import Elicitation, Generation
+
+from trait_extraction.data.datasets import TraitDataset
+from trait_extraction.fitting.evidence import Split, split_scenarios
+
+RESPONSE = Positions("response", None, None)
+PAST_SINKS = Positions("all", 4, None)
+"""All positions but the first four: those are attention sinks, whose norm is many times the usual one."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the vectors of a trait are made.
+
+    Args:
+        positions: The pool that directions are fitted on.
+        seed: Seed of the held-out split and of methods that draw random numbers.
+        held_out: Part of the scenarios that no direction is fitted on.
+        splits: How many times scenarios are held out and directions fitted, for the intervals; the file's directions
+            are those of the first split.
+        generation: How replies are generated, where the dataset has none.
+    """
+
+    positions: Positions
+    seed: int = 0
+    held_out: float = 0.25
+    splits: int = 8
+    generation: Generation = field(default_factory=Generation)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One trait: what is read, at which positions, and how directions are fitted to it; on whatever model.
+
+    Every stage of the pipeline takes a plan. `with_replies` gives the plan of a trait whose replies were generated.
+
+    Args:
+        dataset: The trait.
+        settings: How its vectors are made.
+        elicitation: The check of generated replies; None where none were generated.
+    """
+
+    dataset: TraitDataset
+    settings: Settings
+    elicitation: Elicitation | None = None
+
+    @classmethod
+    def of(cls, dataset: TraitDataset, settings: Settings) -> "Plan":
+        """A checked plan.
+
+        Raises:
+            InvalidRequestError: The dataset does not have the positions, its sides cannot differ there, or too few
+                scenarios remain on one side of the split.
+        """
+        _check_positions(dataset, settings.positions)
+        plan = cls(dataset, settings)
+        _ = plan.splits
+        return plan
+
+    @property
+    def name(self) -> str:
+        """Name of the trait's vectors, for messages."""
+        return self.dataset.name
+
+    @property
+    def needs_replies(self) -> bool:
+        """True while the model has yet to write the replies that are read."""
+        return self.dataset.is_generated and self.settings.positions.part != "prompt"
+
+    @cached_property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits of the scenarios, seeded `seed`, `seed + 1`, ..."""
+        n, settings = self.dataset.n_scenarios, self.settings
+        return tuple(split_scenarios(n, settings.held_out, settings.seed + i) for i in range(settings.splits))
+
+    def with_replies(
+        self, kept: Sequence[int], positive: Sequence[str], negative: Sequence[str], elicitation: Elicitation
+    ) -> "Plan":
+        """The plan for the kept scenarios with generated replies.
+
+        Args:
+            kept: Indices of scenarios.
+            positive: A reply for each scenario of this plan, positive side.
+            negative: The same for the other side.
+            elicitation: What the check of the replies found.
+        """
+        return replace(self, dataset=self.dataset.with_replies(kept, positive, negative), elicitation=elicitation)
+
+
+def default_positions(dataset: TraitDataset) -> Positions:
+    """The reply; for whole raw texts, everything past the attention sinks.
+
+    Means over `all[:]` are dominated by the first position's norm, and so by the length of the text: on SmolLM2's middle
+    layers mean_diff then separates held-out texts hardly better than chance (tests/extraction,
+    `test_on_smollm2_raw_text_is_read_without_the_attention_sink`).
+    """
+    return PAST_SINKS if _whole_text(dataset) else RESPONSE
+
+
+def _whole_text(dataset: TraitDataset) -> bool:
+    return dataset.style == "completions" and any(s.response is None for s in dataset.positive)
+
+
+def _check_positions(dataset: TraitDataset, positions: Positions) -> None:
+    """Refuse positions that the dataset does not have, or at which its two sides cannot differ."""
+    if positions.part == "response" and _whole_text(dataset):
+        raise InvalidRequestError(
+            f"trait {dataset.trait!r} is raw text, which has no response to read at {positions}: use {PAST_SINKS}",
+            param="positions",
+        )
+    pairs = zip(dataset.positive, dataset.negative, strict=True)
+    same = sum((p.system_prompt, p.prompt) == (q.system_prompt, q.prompt) for p, q in pairs)
+    if same and (positions.part == "prompt" or dataset.is_generated):
+        raise InvalidRequestError(
+            f"trait {dataset.trait!r} has the same prompt on both sides in {same} of {dataset.n_scenarios} scenarios, "
+            f"so nothing differs at {positions}: read response[:] of written replies, or write prompts that differ",
+            param="positions",
+        )

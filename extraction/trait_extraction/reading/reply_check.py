@@ -1,0 +1,233 @@
+"""The check of generated replies: do they show the trait on one side and not on the other?
+
+A model that does not follow its system prompt gives two sides that differ in the system prompt alone, and a vector of that.
+So the trait's own metric must separate the sides, or a judge must; else the replies are refused.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from trait_client.scoring.lexical import parse_metric
+from trait_core.errors import TraitError
+from trait_core.schema import Elicitation
+from trait_core.statistics import auc
+from trait_core.storage import json_sha256
+
+from trait_extraction.data.datasets import TraitDataset
+from trait_extraction.data.scenarios import MIN_SCENARIOS
+from trait_extraction.reading.generation import Replies
+from trait_extraction.reading.stage_store import KeyedLines
+
+MIN_AUC = 0.8
+"""Least P(a positive reply scores above a negative one), ties counted half."""
+MIN_JUDGED_POSITIVE, MAX_JUDGED_NEGATIVE = 60.0, 40.0
+"""A pair is kept if a judge scores its positive reply at least 60 and its negative reply at most 40."""
+
+JudgeScore = Callable[[str, str, str], float]
+"""`(trait, prompt, reply) -> 0 to 100`, how much the reply shows the trait. An exception ends the run; earlier scores are
+kept."""
+
+
+class ElicitationError(TraitError):
+    """Generated replies do not show the trait, or nothing can tell whether they do."""
+
+
+@dataclass(frozen=True)
+class ReplyJudge:
+    """A judge of generated replies.
+
+    Args:
+        name: Identity of the judge, model and way of asking: scores of another name are not reused.
+        score: Asks the judge; called by several threads where `at_once` is above 1.
+        at_once: Most questions in flight.
+    """
+
+    name: str
+    score: JudgeScore
+    at_once: int = 1
+
+
+@dataclass(frozen=True)
+class ReplyCheck:
+    """How generated replies are checked.
+
+    Args:
+        judge: Checks replies beside the trait's metric; None: no judge is configured.
+        allow_unchecked: Use replies that fail the check, or that nothing can check. The vector file records it.
+    """
+
+    judge: ReplyJudge | None = None
+    allow_unchecked: bool = False
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The replies of the pairs that have one on both sides.
+
+    Args:
+        dataset: The instructed scenarios.
+        pairs: Their indices.
+        high: Replies of the side that shows the trait, one for each pair.
+        low: Replies of the other side.
+    """
+
+    dataset: TraitDataset
+    pairs: list[int]
+    high: list[str] = field(repr=False)
+    low: list[str] = field(repr=False)
+
+
+def check_replies(
+    dataset: TraitDataset, replies: Replies, check: ReplyCheck, scores: KeyedLines | None = None
+) -> tuple[list[int], Elicitation]:
+    """Decide which scenarios are kept.
+
+    Pairs with an empty reply are dropped. A judge drops the pairs that it does not place. The AUC of the trait's metric must
+    reach `MIN_AUC`; the judge's AUC counts where the trait has no metric.
+
+    Args:
+        dataset: The instructed scenarios.
+        replies: The model's replies to them.
+        check: The judge, and what happens if the check fails.
+        scores: Scores of the judge from earlier runs; new ones are added.
+
+    Returns:
+        Indices of scenarios, and the record for the vector file.
+
+    Raises:
+        ElicitationError: The sides do not differ, or nothing can tell, and `allow_unchecked` is not set.
+    """
+    sides = _answered(dataset, replies)
+    found = Elicitation(n_generated=dataset.n_scenarios, n_kept=len(sides.pairs), replies_digest=replies.digest)
+    kept = sides.pairs
+    if check.judge is not None:
+        kept, found = _judge_replies(sides, found, check.judge, KeyedLines() if scores is None else scores)
+    if dataset.steering.metric is not None:
+        found = _measure_replies(sides, found)
+    fault = _fault(dataset, found, len(kept))
+    if fault is not None and not check.allow_unchecked:
+        raise ElicitationError(fault)
+    if fault is not None:  # the judge's verdict is a fault, too: all pairs are used
+        kept = sides.pairs
+    return kept, found.model_copy(update={"n_kept": len(kept), "passed": fault is None, "fault": fault})
+
+
+def require_a_check(dataset: TraitDataset, check: ReplyCheck) -> None:
+    """Refuse what could not pass in any case, before a reply is generated.
+
+    Raises:
+        ElicitationError: The trait has no metric, there is no judge, and `allow_unchecked` is not set.
+    """
+    if dataset.steering.metric is not None:
+        parse_metric(dataset.steering.metric)
+    elif check.judge is None and not check.allow_unchecked:
+        raise ElicitationError(_nothing_to_check_with(dataset))
+
+
+def check_line(found: Elicitation) -> str:
+    """Findings of the check, in one clause."""
+    kept = f"{found.n_kept} of {found.n_generated} pairs kept"
+    if found.auc is None:
+        return f"replies unchecked: nothing tells whether they show the trait; {kept}"
+    verdict = "passed" if found.passed else "FAILED, and used all the same (--allow-unchecked)"
+    return (
+        f"elicitation {verdict}: AUC {found.auc:.2f} by the {found.checked_by} {found.checked_with} (at least "
+        f"{MIN_AUC:g}; means {found.mean_high:.0f} and {found.mean_low:.0f}); {kept}"
+    )
+
+
+def _answered(dataset: TraitDataset, replies: Replies) -> Sides:
+    pairs = [i for i in range(dataset.n_scenarios) if replies.positive[i].strip() and replies.negative[i].strip()]
+    if len(pairs) < MIN_SCENARIOS:
+        raise ElicitationError(
+            f"trait {dataset.trait!r}: {len(pairs)} of {dataset.n_scenarios} pairs have a reply on both sides; "
+            f"{MIN_SCENARIOS} at least are needed: give --max-tokens more room, or another model"
+        )
+    positive, negative = ([side[i] for i in pairs] for side in (replies.positive, replies.negative))
+    high, low = (positive, negative) if dataset.steering.direction == "positive" else (negative, positive)
+    return Sides(dataset, pairs, high, low)
+
+
+# ---------------------------------------------------------------------------------------------------- by the metric
+
+
+def _measure_replies(sides: Sides, found: Elicitation) -> Elicitation:
+    metric = parse_metric(sides.dataset.steering.metric)
+    high, low = ([metric.score(reply) for reply in side] for side in (sides.high, sides.low))
+    return _scored(found, "metric", metric.kind, high, low)
+
+
+# ---------------------------------------------------------------------------------------------------- by a judge
+
+
+def _judge_replies(
+    sides: Sides, found: Elicitation, judge: ReplyJudge, scores: KeyedLines
+) -> tuple[list[int], Elicitation]:
+    """The pairs that a judge places, and its scores in the record."""
+    asked = [(i, reply) for side in (sides.high, sides.low) for i, reply in zip(sides.pairs, side, strict=True)]
+    with ThreadPoolExecutor(judge.at_once, thread_name_prefix="judge") as pool:
+        given = list(pool.map(lambda one: _judged(sides.dataset, judge, scores, *one), asked))
+    high, low = given[: len(sides.pairs)], given[len(sides.pairs) :]
+    placed = [p >= MIN_JUDGED_POSITIVE and q <= MAX_JUDGED_NEGATIVE for p, q in zip(high, low, strict=True)]
+    kept = [i for i, one in zip(sides.pairs, placed, strict=True) if one]
+    found = found.model_copy(update={"judged_by": judge.name})
+    return kept, _scored(found, "judge", judge.name, high, low)
+
+
+def _judged(dataset: TraitDataset, judge: ReplyJudge, scores: KeyedLines, i: int, reply: str) -> float:
+    prompt = dataset.positive[i].prompt
+    key = json_sha256([judge.name, dataset.trait, dataset.definition, prompt, reply])
+    stored = scores.get(key)
+    if stored is not None:
+        return float(stored["score"])
+    score = float(judge.score(dataset.trait, prompt, reply))
+    if not 0 <= score <= 100:
+        raise ElicitationError(f"the judge {judge.name} scored a reply {score}: a score lies between 0 and 100")
+    scores.put(key, {"score": score})
+    return score
+
+
+# ---------------------------------------------------------------------------------------------------- the verdict
+
+
+def _scored(found: Elicitation, by: str, kind: str, high: Sequence[float], low: Sequence[float]) -> Elicitation:
+    return found.model_copy(
+        update={
+            "checked_by": by,
+            "checked_with": kind,
+            "auc": auc(np.array(high, np.float64), np.array(low, np.float64)),
+            "min_auc": MIN_AUC,
+            "mean_high": float(np.mean(high)),
+            "mean_low": float(np.mean(low)),
+        }
+    )
+
+
+def _fault(dataset: TraitDataset, found: Elicitation, n_kept: int) -> str | None:
+    trait = f"trait {dataset.trait!r}"
+    if found.auc is None:
+        return _nothing_to_check_with(dataset)
+    if found.auc < MIN_AUC:
+        return (
+            f"{trait}: the generated replies do not show the trait: the {found.checked_by} {found.checked_with} separates "
+            f"the two sides with AUC {found.auc:.2f}, and {MIN_AUC:g} is needed (mean score {found.mean_high:.0f} "
+            f"against {found.mean_low:.0f}, 0 to 100). Use a larger instruct model, plainer system prompts or --style "
+            "written; --allow-unchecked uses the replies all the same, and the vector file records it"
+        )
+    if found.judged_by is not None and n_kept < MIN_SCENARIOS:
+        return (
+            f"{trait}: the judge {found.judged_by} keeps {n_kept} of {dataset.n_scenarios} generated pairs (positive at "
+            f"least {MIN_JUDGED_POSITIVE:g}, negative at most {MAX_JUDGED_NEGATIVE:g}), and {MIN_SCENARIOS} are needed"
+        )
+    return None
+
+
+def _nothing_to_check_with(dataset: TraitDataset) -> str:
+    return (
+        f"trait {dataset.trait!r}: generated replies are unchecked: the trait has no metric in steering.json and no judge "
+        "is configured, so that nothing tells whether the model follows its system prompts. Configure a judge (--judge), "
+        "use --style written, or pass --allow-unchecked, which the vector file records, and read the replies in "
+        "<out>/.stages yourself"
+    )
