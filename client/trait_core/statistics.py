@@ -1,4 +1,4 @@
-"""Paired deltas with an interval, and when one is called an effect.
+"""Paired deltas with an interval, when one is called an effect, and measures of separation and rank order.
 
 The database computes the same in SQL, so that its views follow the rows as they are added: `bootstrap_interval` and
 `cohens_d` here and there give the same numbers (tests/client/test_results_views.py).
@@ -6,7 +6,7 @@ The database computes the same in SQL, so that its views follow the rows as they
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ import numpy.typing as npt
 from trait_core.errors import InvalidRequestError
 
 Key = TypeVar("Key", bound=Hashable)
+
+Floats = npt.NDArray[np.float64]
+Interval = tuple[float, float]
 
 REPLICATES = 1000
 LEVEL = 0.95
@@ -39,7 +42,7 @@ class PairedDelta:
     steered: float
     delta: float
     sd: float | None
-    interval: tuple[float, float] | None
+    interval: Interval | None
 
 
 def paired_delta(steered: Mapping[Key, float], baseline: Mapping[Key, float]) -> PairedDelta:
@@ -65,7 +68,7 @@ def paired_delta(steered: Mapping[Key, float], baseline: Mapping[Key, float]) ->
     )
 
 
-def bootstrap_interval(deltas: Sequence[float] | np.ndarray) -> tuple[float, float] | None:
+def bootstrap_interval(deltas: Sequence[float] | Floats) -> Interval | None:
     """Percentile bootstrap of the mean, 95 per cent, 1000 replicates (Efron & Tibshirani 1993, chapter 13).
 
     Replicate r draws position i from `mix32(1 + 65536 r + i) mod n`: seeded by nothing but the counter, so the same
@@ -84,12 +87,16 @@ def bootstrap_interval(deltas: Sequence[float] | np.ndarray) -> tuple[float, flo
     if n > MAX_VALUES:
         raise InvalidRequestError(f"{n} values are too many for one interval: at most {MAX_VALUES}")
     counters = 1 + MAX_VALUES * np.arange(REPLICATES, dtype=np.uint64)[:, None] + np.arange(n, dtype=np.uint64)
-    means = values[(_mix32(counters) % np.uint64(n)).astype(np.int64)].mean(axis=1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return percentile_interval(values[(_mix32(counters) % np.uint64(n)).astype(np.int64)].mean(axis=1))
+
+
+def percentile_interval(samples: Sequence[float] | Floats) -> Interval:
+    """`(low, high)`: the middle 95 per cent of bootstrap replicates, `(n_replicates,)`."""
+    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
-def is_effect(delta: float, interval: tuple[float, float] | None, control: Sequence[float]) -> bool | None:
+def is_effect(delta: float, interval: Interval | None, control: Sequence[float]) -> bool | None:
     """Whether a delta lies beyond every random direction's, on the side of its sign, and its interval excludes 0.
 
     Returns:
@@ -101,8 +108,12 @@ def is_effect(delta: float, interval: tuple[float, float] | None, control: Seque
     return (delta > max(control) and low > 0) if delta > 0 else (delta < min(control) and high < 0)
 
 
-def cohens_d(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Difference of means over the pooled standard deviation; None where that is 0 or not defined."""
+def cohens_d(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> float | None:
+    """`(mean(a) - mean(b)) / s`, `s^2 = ((n - 1) s_a^2 + (m - 1) s_b^2) / (n + m - 2)` (Cohen 1988, section 2.5).
+
+    Returns:
+        None if `s` is 0, or either side has fewer than two values.
+    """
     if len(a) + len(b) <= 2 or min(len(a), len(b)) < 2:
         return None
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
@@ -111,18 +122,55 @@ def cohens_d(a: Sequence[float], b: Sequence[float]) -> float | None:
     return float(first.mean() - second.mean()) / pooled if pooled else None
 
 
-def _mix32(counters: "np.ndarray[Any, np.dtype[np.uint64]]") -> "np.ndarray[Any, np.dtype[np.uint64]]":
+def auc(positive: Floats, negative: Floats) -> float:
+    """Area under the ROC curve: P(a positive lies above a negative), ties counted half (Mann-Whitney).
+
+    Returns:
+        NaN if one of the two is empty.
+    """
+    n_pairs = len(positive) * len(negative)
+    if n_pairs == 0:
+        return float("nan")
+    ordered = np.sort(negative)
+    below, not_above = (np.searchsorted(ordered, positive, side).sum() for side in ("left", "right"))
+    return float(below / n_pairs + (not_above - below) / n_pairs / 2)
+
+
+def wins(positive: Floats, negative: Floats) -> Floats:
+    """`(n_positive, n_negative)`: 1 if the positive lies above the negative, 0.5 at a tie; their mean is the AUC."""
+    gaps = positive[:, None] - negative[None, :]
+    won: Floats = (gaps > 0) + (gaps == 0) / 2
+    return won
+
+
+def spearman(a: Floats, b: Floats) -> float | None:
+    """Spearman's rank correlation with average ranks for ties.
+
+    Returns:
+        None for fewer than three values, or if those of one side are all equal.
+    """
+    if len(a) < 3:
+        return None
+    first, second = average_ranks(a), average_ranks(b)
+    first, second = first - first.mean(), second - second.mean()
+    norm = float(np.sqrt((first @ first) * (second @ second)))
+    return float(first @ second) / norm if norm > 0 else None
+
+
+def average_ranks(values: Floats) -> Floats:
+    """Ranks from 0, `(n,)`; equal values share the mean of their ranks."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks: Floats = (last - (counts + 1) / 2)[place]
+    return ranks
+
+
+def _mix32(counters: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Murmur3's 32-bit finaliser of `counter * 2654435769` (the golden ratio), in 64-bit arithmetic."""
     mask = np.uint64(0xFFFFFFFF)
-    x = (counters * np.uint64(2654435769)) & mask
+    x: npt.NDArray[np.uint64] = (counters * np.uint64(2654435769)) & mask
     x ^= x >> np.uint64(16)
     x = (x * np.uint64(2246822507)) & mask
     x ^= x >> np.uint64(13)
     x = (x * np.uint64(3266489909)) & mask
     return x ^ (x >> np.uint64(16))
-
-
-def auc(positive: npt.NDArray[np.float64], negative: npt.NDArray[np.float64]) -> float:
-    """Area under the ROC curve: P(a positive lies above a negative), ties counted half (Mann-Whitney)."""
-    gaps = positive[:, None] - negative[None, :]
-    return float((gaps > 0).mean() + (gaps == 0).mean() / 2)

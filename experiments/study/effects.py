@@ -9,12 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from trait_core.statistics import Floats, Interval, auc, percentile_interval
 
 REPLICATES = 1000
-LEVEL = 0.95
 
-Floats = npt.NDArray[np.float64]
-Interval = tuple[float, float]
 Statistic = Callable[[npt.NDArray[np.int64]], float]
 """Of the rows with these indices; NaN where it is not defined."""
 
@@ -120,18 +118,7 @@ def cluster_interval(statistic: Statistic, clusters: Sequence[Hashable], seed: i
     known = np.array(samples)[np.isfinite(samples)]
     if len(known) == 0:
         return float("nan"), float("nan")
-    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
-def auc(inside: Floats, outside: Floats) -> float:
-    """P(inside > outside) + P(equal) / 2, from ranks (Mann-Whitney); NaN where a class is empty."""
-    if not (len(inside) and len(outside)):
-        return float("nan")
-    ordered = np.sort(outside)
-    below = np.searchsorted(ordered, inside, "left")
-    not_above = np.searchsorted(ordered, inside, "right")
-    return float((below + not_above).mean() / 2 / len(outside))
+    return percentile_interval(known)
 
 
 def random_aucs(
@@ -160,9 +147,9 @@ def random_aucs(
 
 def beside_random(area: float, random: Floats) -> dict[str, float]:
     """Columns that say what random directions reach: their 95 per cent range, and how many are as far from 0.5."""
-    low, high = np.quantile(random, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = percentile_interval(random)
     as_far = float((np.abs(random - 0.5) >= abs(area - 0.5)).mean())
-    return {"random_auc_low": float(low), "random_auc_high": float(high), "random_as_far": as_far}
+    return {"random_auc_low": low, "random_auc_high": high, "random_as_far": as_far}
 
 
 def _within_auc(values: Floats, inside: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64]) -> float:

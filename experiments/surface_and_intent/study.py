@@ -12,9 +12,10 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-from study.effects import Floats, auc, beside_random, cluster_interval, random_aucs, separation
+from study.effects import beside_random, cluster_interval, random_aucs, separation
 from study.lab import Lab
 from trait_client.prompt_sets import Capture, read_capture
+from trait_core.statistics import Floats, auc
 from trait_core.vectors.file import VectorFile
 
 mpl.use("Agg")

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from cli_harness import runner
 from fake_judge import RUBRIC, Fault, JudgeServer, completion, honest, judge_listening, rated_reply
-from trait_client.judge.agreement import agreement, auc, spearman
+from trait_client.judge.agreement import agreement
 from trait_client.judge.labels import read_labels
 from trait_client.judge.rubric import Rubric
 from trait_client.results import ResultStore
 from trait_core.errors import DatasetError
+from trait_core.statistics import auc, spearman
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = ROOT / "datasets" / "judge" / "labels.jsonl"
@@ -31,7 +32,8 @@ def test_spearman_is_the_correlation_of_average_ranks():
 
 def test_auc_counts_ties_half():
     assert auc(array(3, 2), array(1, 2)) == pytest.approx((1 + 1 + 1 + 0.5) / 4)
-    assert auc(array(1), array()) is None
+    assert np.isnan(auc(array(1), array()))
+    assert agreement([80.0], [3.0]).auc is None
 
 
 def test_a_label_of_50_is_neither_high_nor_low():

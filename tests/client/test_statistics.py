@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 from trait_core.errors import InvalidRequestError
-from trait_core.statistics import bootstrap_interval, cohens_d, is_effect, paired_delta
+from trait_core.statistics import auc, average_ranks, bootstrap_interval, cohens_d, is_effect, paired_delta, wins
 
 
 def test_deltas_are_paired_by_prompt():
@@ -78,3 +78,16 @@ def test_cohens_d_has_the_pooled_deviation():
 def test_cohens_d_without_spread_is_undefined():
     assert cohens_d([1, 1], [0, 0]) is None
     assert cohens_d([1], [0, 0]) is None
+
+
+def test_auc_from_ranks_has_the_bits_of_counting_all_pairs():
+    draw = np.random.default_rng(0)
+    for n, m in draw.integers(1, 40, (200, 2)):
+        high, low = draw.integers(0, 20, n) / 3, draw.integers(0, 20, m) / 3
+        gaps = high[:, None] - low[None, :]
+        assert auc(high, low) == (gaps > 0).mean() + (gaps == 0).mean() / 2
+        assert auc(high, low) == pytest.approx(wins(high, low).mean())
+
+
+def test_equal_values_share_the_mean_of_their_ranks():
+    assert average_ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [2.5, 0.0, 2.5, 1.0]

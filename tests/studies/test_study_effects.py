@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from study.effects import auc, cluster_interval, random_aucs, separation, shift
-from trait_core.statistics import cohens_d
+from study.effects import cluster_interval, random_aucs, separation, shift
+from trait_core.statistics import auc, cohens_d
 
 GENERATOR = np.random.default_rng(7)
 

@@ -11,14 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from trait_core.statistics import Floats, Interval, auc, percentile_interval, spearman, wins
 
 REPLICATES = 2000
-LEVEL = 0.95
 CHANCE = 0.5
-
-Floats = npt.NDArray[np.float64]
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -64,27 +61,9 @@ def agreement(labels: Sequence[float], scores: Sequence[float], seed: int = 0) -
         n_low=len(low),
         spearman=spearman(given, judged),
         spearman_interval=_spearman_interval(given, judged, np.random.default_rng([seed, 0])),
-        auc=auc(high, low),
+        auc=auc(high, low) if len(high) and len(low) else None,
         auc_interval=_auc_interval(high, low, np.random.default_rng([seed, 1])),
     )
-
-
-def spearman(a: Floats, b: Floats) -> float | None:
-    """Spearman's rank correlation with average ranks for ties; None where it is not defined."""
-    if len(a) < 3:
-        return None
-    first, second = _ranks(a), _ranks(b)
-    first, second = first - first.mean(), second - second.mean()
-    norm = float(np.sqrt((first @ first) * (second @ second)))
-    return float(first @ second) / norm if norm > 0 else None
-
-
-def auc(high: Floats, low: Floats) -> float | None:
-    """P(high > low) + P(equal) / 2; None where one is empty."""
-    if not (len(high) and len(low)):
-        return None
-    gaps = high[:, None] - low[None, :]
-    return float(((gaps > 0) + (gaps == 0) / 2).mean())
 
 
 def _spearman_interval(a: Floats, b: Floats, generator: np.random.Generator) -> Interval | None:
@@ -92,26 +71,12 @@ def _spearman_interval(a: Floats, b: Floats, generator: np.random.Generator) -> 
         return None
     picks = generator.integers(len(a), size=(REPLICATES, len(a)))
     # A sample in which all are the same has no order: it is evidence of none.
-    return _interval([spearman(a[pick], b[pick]) or 0.0 for pick in picks])
+    return percentile_interval([spearman(a[pick], b[pick]) or 0.0 for pick in picks])
 
 
 def _auc_interval(high: Floats, low: Floats, generator: np.random.Generator) -> Interval | None:
     if min(len(high), len(low)) < 2:
         return None
-    gaps = high[:, None] - low[None, :]
-    wins = (gaps > 0) + (gaps == 0) / 2
     highs = generator.multinomial(len(high), np.full(len(high), 1 / len(high)), size=REPLICATES)
     lows = generator.multinomial(len(low), np.full(len(low), 1 / len(low)), size=REPLICATES)
-    return _interval(((highs @ wins) * lows).sum(axis=1) / (len(high) * len(low)))
-
-
-def _interval(samples: Sequence[float] | Floats) -> Interval:
-    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
-def _ranks(values: Floats) -> Floats:
-    """Average ranks, from 0."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts + 1) / 2)[place]
+    return percentile_interval(((highs @ wins(high, low)) * lows).sum(axis=1) / (len(high) * len(low)))

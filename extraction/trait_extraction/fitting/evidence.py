@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from trait_core.errors import InvalidRequestError
 from trait_core.schema import LayerEvidence
-from trait_core.statistics import auc
+from trait_core.statistics import auc, cohens_d
 
 MIN_SIDE = 2
 """Scenarios on each side of the split: one has no spread."""
@@ -90,10 +90,3 @@ def layer_evidence(
         cohens_d=cohens_d(test_positive, test_negative),
         polarity=float((test_positive > test_negative).mean() + (test_positive == test_negative).mean() / 2),
     )
-
-
-def cohens_d(positive: npt.NDArray[np.float64], negative: npt.NDArray[np.float64]) -> float | None:
-    """`(mean+ - mean-) / s`, `s^2 = ((n - 1) s+^2 + (m - 1) s-^2) / (n + m - 2)`; None where nothing varies."""
-    n, m = len(positive), len(negative)
-    pooled = ((n - 1) * positive.var(ddof=1) + (m - 1) * negative.var(ddof=1)) / (n + m - 2)
-    return float((positive.mean() - negative.mean()) / np.sqrt(pooled)) if pooled > 0 else None

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from trait_core.statistics import Interval, percentile_interval, wins
 
 REPLICATES = 200
 """Bootstrap samples of each split's held-out scenarios."""
-LEVEL = 0.95
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -58,16 +56,16 @@ def held_out_intervals(splits: Sequence[HeldOut], generator: np.random.Generator
     for split in splits:
         n = len(split.positive)
         correct = ((split.positive > split.centre) + (split.negative <= split.centre).astype(np.float64)) / 2
-        gaps = split.positive[:, None] - split.negative[None, :]
-        wins = (gaps > 0) + (gaps == 0) / 2
         counts = generator.multinomial(n, np.full(n, 1 / n), size=REPLICATES).astype(np.float64)
         accuracies.append(counts @ correct / n)
-        aucs.append(((counts @ wins) * counts).sum(axis=1) / n**2)
+        aucs.append(((counts @ wins(split.positive, split.negative)) * counts).sum(axis=1) / n**2)
         effects.append(_effects(split, counts))
     effect = np.concatenate(effects)
     known = effect[np.isfinite(effect)]
     return HeldOutIntervals(
-        _interval(accuracies), _interval(aucs), _interval([known]) if len(known) * 2 > len(effect) else None
+        percentile_interval(np.concatenate(accuracies)),
+        percentile_interval(np.concatenate(aucs)),
+        percentile_interval(known) if len(known) * 2 > len(effect) else None,
     )
 
 
@@ -81,8 +79,3 @@ def _effects(split: HeldOut, counts: npt.NDArray[np.float64]) -> npt.NDArray[np.
     spread = np.sqrt(np.where(pooled > 1e-12 * scale, pooled, np.nan))
     effects: npt.NDArray[np.float64] = (means[0] - means[1]) / spread
     return effects
-
-
-def _interval(samples: Sequence[npt.NDArray[np.float64]]) -> Interval:
-    low, high = np.quantile(np.concatenate(samples), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
