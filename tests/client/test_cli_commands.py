@@ -6,145 +6,53 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler
+from collections.abc import Iterator, Sequence
 
 import duckdb
+import httpx
 import numpy as np
 import pytest
-import safetensors.numpy
 from cli_harness import Run, runner
-from loopback import listening_at
-from trait_core.schema import LayerEvidence, VectorMetadata
+from fake_service import CHATS, FakeService, Pool, on_a_port, refusal
+from trait_core.schema import ActivationInput, AppliedTerm, LayerEvidence
 from trait_core.storage import sha256_of
-from trait_core.vectors.file import VectorFile
+from vector_fixtures import made_vector
 
-LAYERS, D_MODEL = 30, 4
+SHAPE = {"n_layers": 30, "d_model": 4, "model": "smol"}
 EVIDENCE = LayerEvidence(separation=2.0, centre=1.0, residual_norm=10.0, auc=0.97)
-
-
-def vector_file() -> VectorFile:
-    directions = {layer: np.eye(D_MODEL, dtype=np.float32)[layer % D_MODEL] for layer in (12, 13)}
-    metadata = VectorMetadata(
-        trait="refusal",
-        model="smol",
-        config_digest="c",
-        n_layers=LAYERS,
-        d_model=D_MODEL,
-        method="mean_diff",
-        positions="response[:]",
-        layers=dict.fromkeys(directions, EVIDENCE),
-        chosen_layer=13,
-        chosen_because="best held-out AUC",
-    )
-    return VectorFile(metadata, directions)
-
-
-FILE = vector_file()
+FILE = made_vector((12, 13), None, EVIDENCE, trait="refusal", chosen_because="best held-out AUC", **SHAPE)
 BYTES = FILE.to_bytes()
-INFO = {"name": "refusal.md", "sha256": sha256_of(BYTES), "metadata": FILE.metadata.model_dump(mode="json")}
-SERVICE = {
-    "model": "smol",
-    "config_digest": "c",
-    "chat_template_digest": None,
-    "n_layers": LAYERS,
-    "d_model": D_MODEL,
-    "dtype": "bfloat16",
-    "quantization": None,
-    "residual_norms": [10.0] * LAYERS,
-    "operations": ["add", "ablate"],
-    "scopes": ["all"],
-    "units": ["dose", "raw"],
-    "limits": {
-        "max_terms": 32,
-        "max_relative_dose": 2.0,
-        "max_layers_per_term": 512,
-        "terms_per_layer": 8,
-        "bank_rows": 256,
-        "max_num_seqs": 64,
-        "max_activation_inputs": 8192,
-        "max_positions": 8,
-    },
-    "versions": {"vllm": "0.32.0"},
-}
+SHA256 = sha256_of(BYTES)
 
 
-def chat_answer(body: dict) -> tuple[int, object]:
-    """The steered reply names the coefficient; a prompt that says so is refused, as over the dose limit."""
-    prompt = body["messages"][0]["content"]
-    if "steering" in body and "refuse me" in prompt:
-        error = {"message": "relative dose 9 is over 2.0", "type": "BadRequestError", "param": "steering", "code": 400}
-        return 400, {"error": error}
-    answer = {
-        "id": "1",
-        "model": "smol",
-        "choices": [{"index": 0, "message": {"content": "plain [bold]reply\x1b[2J"}, "finish_reason": "length"}],
-        "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8},
-    }
-    if "steering" in body:
-        term = body["steering"]["terms"][0]
-        answer["choices"][0]["message"]["content"] = f"steered by {term['coefficient']}"
-        applied = term | {"sha256": INFO["sha256"], "a": term["coefficient"], "relative_dose": 0.3}
-        layers = applied.pop("layers", [13])
-        answer["steering"] = {
-            "applied": [applied | {"layer": layer} for layer in layers],
-            "positions": {"prompt": 5, "generated": 2},
-        }
-    return 200, answer
+class Service(FakeService):
+    """Says which coefficient steered it; read back, a plain reply is at 1 from the centre, and a steered one at 2."""
 
+    def __init__(self) -> None:
+        super().__init__(**SHAPE)
+        self.files["refusal.md"] = BYTES
+        self.fails[CHATS] = lambda body: (
+            refusal(400, "relative dose 9 is over 2.0", "steering")
+            if "steering" in body and "refuse me" in body["messages"][0]["content"]
+            else None
+        )
 
-def activations_answer(body: dict) -> tuple[int, bytes]:
-    """Input i has activation (i + 2) in every component: centred, baseline 1 and steered 2."""
-    n, layers = len(body["inputs"]), body["layers"]
-    metadata = {key: SERVICE[key] for key in ("model", "config_digest", "n_layers", "d_model", "dtype")}
-    metadata |= {"layers": layers, "positions": body["positions"]}
-    mean = np.ones((n, len(layers), D_MODEL), np.float32) * np.arange(2, n + 2, dtype=np.float32)[:, None, None]
-    tensors = {
-        "mean/response[:]": mean,
-        "norm/response[:]": np.ones((n, len(layers)), np.float32),
-        "count/response[:]": np.full(n, 3, np.int32),
-        "n_prompt": np.full(n, 5, np.int32),
-        "n_response": np.full(n, 3, np.int32),
-    }
-    return 200, safetensors.numpy.save(tensors, metadata={"trait": json.dumps(metadata)})
+    def reply(self, body: dict, prompt: str, applied: Sequence[AppliedTerm]) -> str:
+        return f"steered by {applied[0].coefficient}" if applied else "plain [bold]reply\x1b[2J"
 
-
-def service(method: str, path: str, body: bytes) -> tuple[int, object]:
-    """One request answered as the service would."""
-    if method == "POST":
-        answer = {"/v1/chat/completions": chat_answer, "/v1/activations": activations_answer}[path]
-        return answer(json.loads(body))
-    if path in {"/v1/vectors/refusal.md", "/v1/vectors/refusal.md/file"}:
-        return 200, BYTES if path.endswith("/file") else INFO
-    if path.startswith("/v1/vectors/"):
-        return 404, {"error": {"message": "no vector 'kind' is registered", "type": "NotFoundError", "code": 404}}
-    documents = {
-        "/v1/steering": SERVICE,
-        "/v1/models": {"data": [{"id": "smol"}]},
-        "/v1/vectors": {"vectors": [INFO]},
-        "/v1/health/ready": {},
-    }
-    return 200, documents[path]
+    def pool(self, item: ActivationInput, positions: str, layers: Sequence[int]) -> Pool:
+        value = 3.0 if item.response.startswith("steered") else 2.0
+        return Pool(np.full((len(layers), FILE.metadata.d_model), value), np.ones(len(layers)), 3)
 
 
 @pytest.fixture
-def url(request) -> Iterator[str]:
-    answer: Callable = getattr(request, "param", service)
+def service() -> Service:
+    return Service()
 
-    class Handler(BaseHTTPRequestHandler):
-        def _serve(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            status, document = answer(self.command, self.path, body)
-            data = document if isinstance(document, bytes) else json.dumps(document).encode()
-            self.send_response(status)
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
 
-        do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 - the base class's names
-
-    with listening_at(Handler) as url:
+@pytest.fixture
+def url(service) -> Iterator[str]:
+    with on_a_port(service.answer) as url:
         yield url
 
 
@@ -166,7 +74,7 @@ def test_steer_prints_both_replies_and_the_numbers(cli, url):
     code, stdout, stderr = cli("steer", "-t", "refusal", "-c", "3", "hello", "--url", url)
     assert (code, stderr) == (0, "")
     assert any("plain [bold]reply" in line and "steered by 3.0" in line for line in stdout.splitlines())
-    assert "5 prompt + 2 generated" in stdout
+    assert "3 prompt + 3 generated" in stdout
     assert "+1 → +2" in stdout
     assert "\x1b" not in stdout
 
@@ -197,7 +105,7 @@ def test_steer_json_is_one_document_with_what_was_applied(cli, url):
 def test_steer_reads_prompts_from_stdin(cli, url, monkeypatch):
     """One a line; empty lines are none."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("first\n\nsecond\n"))
-    _, stdout, _ = cli("steer", "--vector", INFO["sha256"], "-c", "1", "-", "--no-baseline", "--json", "--url", url)
+    _, stdout, _ = cli("steer", "--vector", SHA256, "-c", "1", "-", "--no-baseline", "--json", "--url", url)
     results = json.loads(stdout)["results"]
     assert [result["prompt"] for result in results] == ["first", "second"]
     assert results[0]["baseline"] is None
@@ -255,13 +163,9 @@ def test_status_fits_a_page(cli, url):
     assert (document["ready"], document["vectors"], document["service"]["model"]) == (True, ["refusal.md"], "smol")
 
 
-def not_ready(method: str, path: str, body: bytes) -> tuple[int, object]:
-    return (503, {}) if path == "/v1/health/ready" else service(method, path, body)
-
-
-@pytest.mark.parametrize("url", [not_ready], indirect=True)
-def test_status_exits_1_while_the_service_is_not_ready(cli, url):
+def test_status_exits_1_while_the_service_is_not_ready(cli, service, url):
     """So that a script can wait for it."""
+    service.fails["/v1/health/ready"] = lambda _: httpx.Response(503, json={"status": "starting"})
     code, stdout, _ = cli("status", "--url", url)
     assert code == 1
     assert "NOT READY" in stdout
@@ -288,7 +192,7 @@ def test_vectors_are_listed_shown_put_fetched_and_deleted(cli, url, tmp_path):
     assert cli("vectors", "get", "refusal.md", "r.safetensors", "--url", url)[0] == 0
     assert (tmp_path / "r.safetensors").read_bytes() == BYTES
     put = json.loads(cli("vectors", "put", "refusal.md", "r.safetensors", "--json", "--url", url)[1])
-    assert put["sha256"] == INFO["sha256"]
+    assert put["sha256"] == SHA256
     assert cli("vectors", "delete", "refusal.md", "--url", url)[:2] == (0, "deleted refusal.md\n")
 
 
@@ -378,17 +282,17 @@ def test_help_of_every_command_has_an_example(cli, command):
 
 def test_an_interruption_exits_130(tmp_path):
     """Ctrl-C while a reply is awaited, and no traceback."""
-    asked = threading.Event()
+    asked, released = threading.Event(), threading.Event()
 
-    class Silent(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.set()
-            time.sleep(30)
+    def silent(_: httpx.Request) -> httpx.Response:
+        asked.set()
+        released.wait()
+        return refusal(500, "too late")
 
     # As from a terminal: what a shell runs in its background ignores the signal, and so would the program.
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     program = [sys.executable, "-c", f"{heard}; from trait_client.cli import main; main()"]
-    with listening_at(Silent) as url:
+    with on_a_port(silent) as url:
         arguments = ["steer", "-t", "refusal", "-c", "3", "hi", "--url", url]
         process = subprocess.Popen([*program, *arguments], stderr=subprocess.PIPE, cwd=tmp_path)
         try:
@@ -396,6 +300,7 @@ def test_an_interruption_exits_130(tmp_path):
             process.send_signal(signal.SIGINT)
             _, stderr = process.communicate(timeout=30)
         finally:
+            released.set()
             process.kill()
     assert process.returncode == 130
     assert b"Traceback" not in stderr

@@ -9,18 +9,13 @@ import safetensors.numpy
 from trait_client.http import AsyncTraitClient, TraitClient
 from trait_client.http.activations import Activations
 from trait_core.errors import InvalidRequestError, ServiceError
-from trait_core.schema import LayerEvidence, VectorMetadata
+from trait_core.schema import ActivationsMetadata, LayerEvidence
 from trait_core.vectors.file import VectorFile
+from vector_fixtures import made_vector
 
-METADATA = {
-    "model": "smol",
-    "config_digest": "c",
-    "n_layers": 30,
-    "d_model": 4,
-    "dtype": "bfloat16",
-    "layers": [13, 9],
-    "positions": ["response[:]"],
-}
+METADATA = ActivationsMetadata(
+    model="smol", config_digest="c", n_layers=30, d_model=4, dtype="bfloat16", layers=[13, 9], positions=["response[:]"]
+).model_dump()
 
 
 def answer(metadata: dict | None = None, **tensors: np.ndarray) -> bytes:
@@ -36,19 +31,8 @@ def answer(metadata: dict | None = None, **tensors: np.ndarray) -> bytes:
 
 def vector_file(d_model: int = 4) -> VectorFile:
     direction = np.full(d_model, d_model**-0.5, np.float32)
-    metadata = VectorMetadata(
-        trait="kind",
-        model="smol",
-        config_digest="c",
-        n_layers=30,
-        d_model=d_model,
-        method="mean_diff",
-        positions="response[:]",
-        layers={9: LayerEvidence(separation=2.0, centre=1.5, residual_norm=10.0)},
-        chosen_layer=9,
-        chosen_because="test",
-    )
-    return VectorFile(metadata, {9: direction})
+    evidence = LayerEvidence(separation=2.0, centre=1.5, residual_norm=10.0)
+    return VectorFile(made_vector([9], None, evidence, n_layers=30, d_model=d_model).metadata, {9: direction})
 
 
 def test_a_projection_is_the_mean_on_the_direction_of_its_layer():

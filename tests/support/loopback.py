@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class _Listener(ThreadingHTTPServer):
-    request_queue_size = 128  # 5 by default: many threads ask at once, and others would be reset
+    request_queue_size = 512  # 5 by default: many threads connect at once, and the rest would be reset
     daemon_threads = True
 
 
