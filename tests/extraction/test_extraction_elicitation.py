@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from fake_judge import Fault, JudgeServer, completion, judge_listening, rated_reply
 from trait_core.errors import ServiceError
 from trait_core.schema import Generation
 from trait_core.vectors.file import VectorFile
@@ -285,3 +286,38 @@ def test_the_command_line_runs_a_style_and_says_what_the_check_found(serve, trai
         code, _, err = trait_extract(*call, "--force", option)
         assert code == 0, err
     assert trait_extract(*call[:4], "spoken")[0] == 2
+
+
+def test_the_command_line_has_a_judge_check_the_replies_of_a_trait_without_a_metric(
+    serve, trait_extract, instructed, tmp_path
+):
+    url, _ = serve
+    call = ["run", "--trait", "warmth", "--style", "instructed", "--url", url, "--api-key", "key", "--json"]
+    call += ["--datasets", instructed(metric=None).folder.parents[1], "--out", tmp_path / "vectors"]
+    code, _, err = trait_extract(*call)
+    assert (code, "no judge is configured" in err) == (1, True)
+    server = JudgeServer(lambda _, body: completion("90" if rated_reply(body).startswith("YES") else "10"))
+    with judge_listening(server):
+        code, out, err = trait_extract(*call, "--judge-url", server.url, "--judge-model", "j")
+        assert code == 0, err
+        (found,) = (row["elicitation"] for row in json.loads(out))
+        assert (found["checked_by"], found["auc"], found["passed"], found["n_kept"]) == ("judge", 1.0, True, 16)
+        assert found["judged_by"].startswith("j/")
+        assert "Rate 0 to 100 how warm the reply is." in server.bodies[0]["messages"][0]["content"]
+        assert len(server.bodies) == 32
+        assert "judge: 32 scores asked for" in err
+        (tmp_path / "judge.toml").write_text(f'[judge]\nurl = "{server.url}"\nmodel = "j"\n')
+        code, _, err = trait_extract(*call, "--judge", tmp_path / "judge.toml", "--force")
+        assert (code, len(server.bodies)) == (0, 32), "scores of the same judge are kept"
+
+
+def test_a_judge_that_gives_no_score_ends_the_command_without_a_vector(serve, trait_extract, instructed, tmp_path):
+    url, service = serve
+    call = ["run", "--trait", "warmth", "--style", "instructed", "--url", url, "--api-key", "key"]
+    call += ["--datasets", instructed(metric=None).folder.parents[1], "--out", tmp_path / "vectors"]
+    with judge_listening(JudgeServer(lambda *_: Fault(status=401))) as server:
+        code, _, err = trait_extract(*call, "--judge-url", server.url, "--judge-model", "j")
+    assert (code, "401" in err, "Traceback" in err) == (1, True, False)
+    assert (service.n_requests, list((tmp_path / "vectors").glob("**/*.safetensors"))) == (0, [])
+    code, _, err = trait_extract(*call, "--judge-url", "localhost", "--judge-model", "j")
+    assert (code, "judge.url" in err) == (2, True)

@@ -1,4 +1,4 @@
-"""The judge as a plain callable, for code without an event loop of its own: vetting of generated replies, notebooks."""
+"""The judge as a plain callable, for code without an event loop of its own: the check of generated replies, notebooks."""
 
 import asyncio
 import threading

@@ -1,13 +1,17 @@
 """`trait-extract run`, `check` and `show`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from trait_client.cli.judge_options import JudgeOptions, judge_options, usage_text
 from trait_client.http import TraitClient
 from trait_client.http.settings import DEFAULT_URL
+from trait_client.judge import JudgeConfig, TraitJudge
 from trait_client.results import ResultStore
-from trait_core.console import EXIT_FAILED, ApiKey, AsJson, complain, out, print_json
+from trait_core.console import EXIT_FAILED, ApiKey, AsJson, complain, err, out, plain, print_json
 from trait_core.errors import DatasetError, InvalidRequestError
 from trait_core.positions import Positions
 from trait_core.schema import Generation
@@ -26,12 +30,13 @@ from trait_extraction.fitting.methods import METHODS
 from trait_extraction.pipeline import Options
 from trait_extraction.pipeline import run as run_pipeline
 from trait_extraction.plan import Settings, default_positions
-from trait_extraction.reading.reply_check import ReplyCheck
+from trait_extraction.reading.reply_check import ReplyCheck, ReplyJudge
 
 Datasets = Annotated[Path, typer.Option(help="Folder that holds <category>/<trait>.")]
 DEFAULT_DATASETS = Path("datasets/traits")
 
 
+@judge_options
 def run(
     trait: Annotated[list[str] | None, typer.Option(help="A trait, or <category>/<trait>; repeat for more.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every trait of the datasets.")] = False,
@@ -79,15 +84,24 @@ def run(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Make files again that stand already.")] = False,
     as_json: AsJson = False,
+    *,
+    judge: JudgeOptions,
 ) -> None:
-    """Extract vectors, write <out>/<trait>/<method>.safetensors, register them as <trait> and <trait>.<method>."""
+    """Extract vectors, write <out>/<trait>/<method>.safetensors, register them as <trait> and <trait>.<method>.
+
+    Generated replies (--style instructed) are checked with the trait's metric, and with a judge where one is given.
+    """
     pool = None if positions is None else Positions.parse(positions)
     loaded = [load_trait(path, style) for path in chosen_traits(datasets, trait, every=every)]
     generation = Generation(max_tokens=max_tokens, seed=seed)
     jobs = [(d, Settings(pool or default_positions(d), seed, held_out, splits, generation)) for d in loaded]
     results = None if db is None else ResultStore(db)
-    reply_check = ReplyCheck(allow_unchecked=allow_unchecked or unvetted)
-    with TraitClient(url, api_key=api_key) as client, progress() as report:
+    with (
+        TraitClient(url, api_key=api_key) as client,
+        reply_judge(judge.config(None), datasets) as rater,
+        progress() as report,
+    ):
+        reply_check = ReplyCheck(rater, allow_unchecked or unvetted)
         options = Options(register=register, force=force, check=reply_check, results=results, report=report)
         extracted = run_pipeline(client, jobs, chosen_methods(method), folder, options)
     if table is not None:
@@ -97,6 +111,22 @@ def run(
     else:
         out.print(tables.result_table(extracted))
         print_lines(tables.result_lines(extracted))
+
+
+@contextmanager
+def reply_judge(config: JudgeConfig | None, datasets: Path) -> Iterator[ReplyJudge | None]:
+    """The configured judge as a check of replies, with its usage on stderr at the end; None without a configuration.
+
+    Raises:
+        InvalidRequestError: The environment variable of the judge's key is not set.
+    """
+    if config is None:
+        yield None
+        return
+    with TraitJudge(config, datasets) as judge:
+        yield ReplyJudge(judge.name, judge, config.concurrency)
+        if judge.usage.judged:
+            err.print(plain(usage_text(judge.usage)), soft_wrap=True)
 
 
 def check(
