@@ -71,6 +71,7 @@ class InProcessService:
         enforce_eager: bool | None = None,
         bank_rows: int = 4096,
     ) -> None:
+        before = dict(os.environ)
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         self.api_key = secrets.token_hex(16)
@@ -90,6 +91,9 @@ class InProcessService:
         except BaseException:  # an interrupt while it starts
             started.cancel()
             raise
+        finally:
+            changed = {name for name, value in os.environ.items() if before.get(name) != value}
+            self._environment = {name: before.get(name) for name in changed}
 
     @property
     def running(self) -> bool:
@@ -102,6 +106,10 @@ class InProcessService:
         if stop is not None:
             self.loop.call_soon_threadsafe(stop.set)
             self._thread.join()
+            for name, value in self._environment.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
 
     def _serve(self, args: Namespace, started: "Future[None]") -> None:
         import uvloop  # noqa: PLC0415 - comes with vLLM
