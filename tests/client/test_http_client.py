@@ -6,14 +6,14 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import numpy as np
+import fake_wire as wire
+import httpx
 import pytest
-import safetensors.numpy
+from fake_service import FakeService, on_a_port, refusal
+from httpx import Response
 from trait_client.http import AsyncTraitClient, TraitClient
 from trait_core.errors import (
     InvalidRequestError,
@@ -22,137 +22,71 @@ from trait_core.errors import (
     SteeringFailedError,
     UnknownVectorError,
 )
-from trait_core.schema import ActivationInput, ActivationsRequest, Steering, SteeringTerm
+from trait_core.schema import (
+    ActivationInput,
+    ActivationsRequest,
+    AppliedTerm,
+    SteeredPositions,
+    Steering,
+    SteeringReport,
+    SteeringTerm,
+)
 
-MODELS = {"data": [{"id": "smol+kind@3", "parent": "smol"}, {"id": "smol", "parent": None}]}
-REPORT = {
-    "applied": [
-        {
-            "vector": "refusal",
-            "sha256": "sha256:" + "0" * 64,
-            "layer": 13,
-            "operation": "add",
-            "unit": "dose",
-            "coefficient": 3.0,
-            "a": 7.5,
-            "relative_dose": 0.3,
-            "scope": "all",
-        }
+MODELS = wire.models("smol", {"smol+kind@3": "sha256:0"}, 2048)
+MODELS["data"].reverse()  # the alias first
+REPORT = SteeringReport(
+    applied=[
+        AppliedTerm(
+            vector="refusal", sha256="sha256:" + "0" * 64, layer=13, operation="add", unit="dose", coefficient=3.0, a=7.5,
+            relative_dose=0.3, scope="all",
+        )
     ],
-    "positions": {"prompt": 9, "generated": 4, "cached": 2},
-}
+    positions=SteeredPositions(prompt=9, generated=4, cached=2),
+).model_dump()  # fmt: skip
 STEERING = Steering(terms=[SteeringTerm(vector="refusal", coefficient=3.0)])
 
 
-@dataclass
-class Answer:
-    """What the server sends: a JSON document or bytes; `cut` closes the connection after that many of them."""
-
-    body: object = b""
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    pieces: list[bytes] | None = None
-    cut: bool = False
-
-
-@dataclass
-class Received:
-    method: str
-    path: str
-    headers: dict[str, str]
-    body: bytes
-
-    def json(self):
-        return json.loads(self.body)
+BROKEN_OFF = httpx.ReadError("the connection is closed")
 
 
 class Server:
-    """Answers from a function of the request; keeps what it received."""
+    """Answers from a function of the request; keeps what it received. A transport error in place of an answer closes."""
 
     def __init__(self) -> None:
-        self.received: list[Received] = []
-        self.answer: Callable[[Received], Answer] = lambda _: Answer({})
-        server = self
+        self.received: list[httpx.Request] = []
+        self.url = ""
+        self.answer: Callable[[httpx.Request], httpx.Response] = lambda _: Response(200, json={})
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+    def serve(self, request: httpx.Request) -> httpx.Response:
+        self.received.append(request)
+        return self.answer(request)
 
-            def _serve(self) -> None:
-                body = self.rfile.read(int(self.headers.get("content-length", 0)))
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                request = Received(self.command, self.path, headers, body)
-                server.received.append(request)
-                answer = server.answer(request)
-                if answer.cut and answer.pieces is None:
-                    self.close_connection = True
-                    return
-                data = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
-                self.send_response(answer.status)
-                for name, value in answer.headers.items():
-                    self.send_header(name, value)
-                if answer.pieces is None:
-                    self.send_header("content-length", str(len(data)))
-                    self.end_headers()
-                    self.wfile.write(data)
-                    return
-                self.send_header("transfer-encoding", "chunked")
-                self.end_headers()
-                for piece in answer.pieces:
-                    self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
-                    self.wfile.flush()
-                if answer.cut:
-                    self.close_connection = True
-                else:
-                    self.wfile.write(b"0\r\n\r\n")
-
-            do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 - the base class's names
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        class Listener(ThreadingHTTPServer):
-            request_queue_size = 512
-            daemon_threads = True
-
-            def handle_error(self, *_: object) -> None:
-                """A client that gave up is what some tests are about."""
-
-        self._listener = Listener(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._listener.server_port}"
-        threading.Thread(target=self._listener.serve_forever, args=(0.05,), daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.shutdown()
-        self._listener.server_close()
-
-    def answers(self, *sequence: Answer) -> None:
+    def answers(self, *sequence: httpx.Response | httpx.TransportError) -> None:
         """Answer in this order; the last one stays."""
         left = list(sequence)
-        self.answer = lambda _: left.pop(0) if len(left) > 1 else left[0]
+
+        def answer(_: httpx.Request) -> httpx.Response:
+            following = left.pop(0) if len(left) > 1 else left[0]
+            if isinstance(following, httpx.TransportError):
+                raise following
+            return following
+
+        self.answer = answer
+
+    def body(self, i: int = 0) -> dict:
+        return json.loads(self.received[i].content)
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     running = Server()
-    yield running
-    running.close()
+    with on_a_port(running.serve) as running.url:
+        yield running
 
 
-def chat_answer(text: str = "Sure.", **extra: object) -> Answer:
-    return Answer(
-        {
-            "id": "chatcmpl-1",
-            "object": "chat.completion",
-            "model": "smol",
-            "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14},
-            **extra,
-        }
-    )
-
-
-def openai_error(message: str, status: int, param: str | None = None) -> Answer:
-    return Answer({"error": {"message": message, "type": "BadRequestError", "param": param, "code": status}}, status)
+def chat_answer(text: str = "Sure.", logprobs: dict | None = None, **extra: object) -> httpx.Response:
+    document = wire.chat("smol", [wire.chat_choice(0, text, "stop", logprobs)], wire.usage(9, 5))
+    return Response(200, json=document | extra)
 
 
 # ------------------------------------------------------------------------------------------------------ requests
@@ -164,9 +98,9 @@ def test_a_chat_request_carries_its_steering_and_the_answer_its_report(server):
     with TraitClient(server.url, api_key="secret") as client:
         result = client.chat("hello", model="smol", steering=STEERING, max_tokens=7, seed=5)
     request = server.received[0]
-    assert (request.method, request.path) == ("POST", "/v1/chat/completions")
+    assert (request.method, request.url.path) == ("POST", "/v1/chat/completions")
     assert request.headers["authorization"] == "Bearer secret"
-    assert request.json() == {
+    assert server.body() == {
         "model": "smol",
         "messages": [{"role": "user", "content": "hello"}],
         "max_tokens": 7,
@@ -193,41 +127,28 @@ def test_a_chat_request_carries_its_steering_and_the_answer_its_report(server):
 
 def test_without_a_model_the_first_base_model_is_used_and_asked_for_once(server):
     """Aliases stand in /v1/models beside their parent; they are not the default."""
-    server.answer = lambda r: Answer(MODELS) if r.path == "/v1/models" else chat_answer()
+    server.answer = lambda r: Response(200, json=MODELS) if r.url.path == "/v1/models" else chat_answer()
     with TraitClient(server.url) as client:
         client.chat("a")
         client.chat("b")
         assert client.models() == ["smol+kind@3", "smol"]
-    assert [r.path for r in server.received].count("/v1/models") == 2
-    assert {r.json()["model"] for r in server.received if r.method == "POST"} == {"smol"}
+    assert [r.url.path for r in server.received].count("/v1/models") == 2
+    assert {json.loads(r.content)["model"] for r in server.received if r.method == "POST"} == {"smol"}
 
 
 def test_logprobs_of_chats_and_of_completions_have_one_shape(server):
     """Chat logprobs come as objects, completion logprobs as parallel lists; both are read as tokens."""
     top = {"token": "Yes", "logprob": -0.1, "bytes": [89], "top_logprobs": [{"token": "No", "logprob": -2.5}]}
-    chat = chat_answer("Yes")
-    chat.body["choices"][0]["logprobs"] = {"content": [top]}
-    text = Answer(
-        {
-            "id": "cmpl-1",
-            "model": "smol",
-            "choices": [
-                {
-                    "index": 0,
-                    "text": "Yes",
-                    "finish_reason": "length",
-                    "logprobs": {"tokens": ["Yes"], "token_logprobs": [-0.1], "top_logprobs": [{"No": -2.5}]},
-                }
-            ],
-            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-        }
-    )
-    server.answer = lambda r: chat if r.path == "/v1/chat/completions" else text
+    chat = chat_answer("Yes", logprobs={"content": [top]})
+    lists = wire.completion_logprobs(["Yes"]) | {"token_logprobs": [-0.1], "top_logprobs": [{"No": -2.5}]}
+    choice = wire.completion_choice(0, "Yes", "length", logprobs=lists)
+    text = Response(200, json=wire.completion("smol", [choice], wire.usage(1, 1)))
+    server.answer = lambda r: chat if r.url.path == "/v1/chat/completions" else text
     with TraitClient(server.url) as client:
         first = client.chat("?", model="smol", logprobs=5)
         second = client.complete([1, 2], model="smol", logprobs=5)
-    assert server.received[0].json()["top_logprobs"] == 5
-    assert server.received[1].json() | {"prompt": [1, 2], "logprobs": 5} == server.received[1].json()
+    assert server.body()["top_logprobs"] == 5
+    assert server.body(1) | {"prompt": [1, 2], "logprobs": 5} == server.body(1)
     assert first.logprobs == second.logprobs
     assert first.logprobs[0].top_logprobs[0].logprob == -2.5
 
@@ -279,7 +200,7 @@ def test_hundreds_of_requests_are_in_flight_at_once(server):
     """Each is answered only when all 200 have arrived, so that a smaller pool would never finish."""
     everyone = threading.Barrier(200, timeout=30)
 
-    def answer(_: Received) -> Answer:
+    def answer(_: httpx.Request) -> httpx.Response:
         everyone.wait()
         return chat_answer()
 
@@ -299,14 +220,14 @@ def test_hundreds_of_requests_are_in_flight_at_once(server):
     ("answer", "message", "param"),
     [
         (
-            openai_error("layer 40 is out of range: 0..29", 400, "steering.terms[0].layers"),
+            refusal(400, "layer 40 is out of range: 0..29", "steering.terms[0].layers"),
             "layer 40",
             "steering.terms[0].layers",
         ),
-        (Answer({"error": "too large"}, 413), "too large", None),
-        (Answer({"detail": "no such thing"}, 418), "no such thing", None),
-        (Answer(b"<h1>Bad gateway</h1>", 502), "Bad gateway", None),
-        (Answer(b"", 500), "Internal Server Error", None),
+        (Response(413, json={"error": "too large"}), "too large", None),
+        (Response(418, json={"detail": "no such thing"}), "no such thing", None),
+        (Response(502, content=b"<h1>Bad gateway</h1>"), "Bad gateway", None),
+        (Response(500), "Internal Server Error", None),
     ],
 )
 def test_an_error_body_becomes_a_service_error(server, answer, message, param):
@@ -314,12 +235,12 @@ def test_an_error_body_becomes_a_service_error(server, answer, message, param):
     server.answer = lambda _: answer
     with TraitClient(server.url) as client, pytest.raises(ServiceError, match=message) as caught:
         client.chat("hello", model="smol")
-    assert (caught.value.status, caught.value.param) == (answer.status, param)
+    assert (caught.value.status, caught.value.param) == (answer.status_code, param)
 
 
 def test_a_refused_key_says_how_to_give_one(server):
     """vLLM answers a bare string under `error`."""
-    server.answer = lambda _: Answer({"error": "Unauthorized"}, 401)
+    server.answer = lambda _: Response(401, json={"error": "Unauthorized"})
     with TraitClient(server.url) as client, pytest.raises(ServiceError, match="TRAIT_API_KEY") as caught:
         client.info()
     assert caught.value.status == 401
@@ -327,7 +248,7 @@ def test_a_refused_key_says_how_to_give_one(server):
 
 def test_an_unregistered_vector_is_told_from_a_server_without_a_registry(server):
     """Both are a 404."""
-    server.answers(openai_error("no vector 'kind' is registered", 404), Answer({"detail": "Not Found"}, 404))
+    server.answers(refusal(404, "no vector 'kind' is registered"), Response(404, json={"detail": "Not Found"}))
     with TraitClient(server.url) as client:
         with pytest.raises(UnknownVectorError, match="kind"):
             client.vector("kind")
@@ -344,7 +265,7 @@ def test_a_name_that_could_change_the_path_is_never_sent(server):
 
 def test_an_answer_of_another_shape_names_the_field(server):
     """A missing field is an error, not a default."""
-    server.answer = lambda _: Answer({"model": "smol"})
+    server.answer = lambda _: Response(200, json={"model": "smol"})
     with TraitClient(server.url) as client, pytest.raises(ServiceError, match="config_digest"):
         client.info()
 
@@ -365,7 +286,7 @@ def test_an_address_that_is_none_is_refused(address):
 
 def test_readiness_is_an_answer_and_not_an_error(server):
     """503 from /v1/health/ready means not yet; it is not repeated."""
-    server.answers(Answer({}, 503), Answer({}))
+    server.answers(Response(503, json={}), Response(200, json={}))
     with TraitClient(server.url) as client:
         assert [client.ready(), client.ready()] == [False, True]
 
@@ -377,8 +298,8 @@ def test_a_busy_service_is_asked_again_after_the_time_it_names(server):
     """429 and 503 mean that the request has not run, so a POST is repeated too."""
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
     server.answers(
-        Answer({}, 429, {"retry-after": "1"}),
-        Answer({}, 503, {"retry-after": soon}),
+        Response(429, json={}, headers={"retry-after": "1"}),
+        Response(503, json={}, headers={"retry-after": soon}),
         chat_answer(),
     )
     started = time.monotonic()
@@ -390,7 +311,7 @@ def test_a_busy_service_is_asked_again_after_the_time_it_names(server):
 
 def test_a_service_that_stays_busy_raises_its_own_words(server):
     """After `retries` repetitions, or at once if it asks for more patience than there is."""
-    busy = openai_error("all rows are taken", 429)
+    busy = refusal(429, "all rows are taken")
     server.answer = lambda _: busy
     with TraitClient(server.url, retries=1) as client, pytest.raises(ServiceError, match="all rows are taken"):
         client.chat("hello", model="smol")
@@ -403,10 +324,10 @@ def test_a_service_that_stays_busy_raises_its_own_words(server):
 
 def test_a_post_that_may_have_run_is_not_repeated(server):
     """The connection breaks after the request was sent: a GET is repeated, a POST is not."""
-    server.answers(Answer(cut=True), Answer(MODELS))
+    server.answers(BROKEN_OFF, Response(200, json=MODELS))
     with TraitClient(server.url) as client:
         assert client.models() == ["smol+kind@3", "smol"]
-    server.answers(Answer(cut=True), chat_answer())
+    server.answers(BROKEN_OFF, chat_answer())
     with TraitClient(server.url) as client, pytest.raises(ServiceUnreachableError, match="broke off POST"):
         client.chat("hello", model="smol")
     assert [r.method for r in server.received] == ["GET", "GET", "POST"]
@@ -415,7 +336,7 @@ def test_a_post_that_may_have_run_is_not_repeated(server):
 def test_a_silent_service_is_given_up_after_the_timeout(server):
     """The message names the limit."""
     release = threading.Event()
-    server.answer = lambda _: (release.wait(10), chat_answer())[1]
+    server.answer = lambda _: (release.wait(), chat_answer())[1]
     given_up = pytest.raises(ServiceUnreachableError, match=r"within 0\.3 s")
     with TraitClient(server.url, timeout=0.3) as client, given_up:
         client.chat("hello", model="smol")
@@ -426,12 +347,20 @@ def test_a_silent_service_is_given_up_after_the_timeout(server):
 
 
 def chunk(text: str | None = None, **extra: object) -> bytes:
-    choices = [] if text is None else [{"index": 0, "delta": {"content": text}, "finish_reason": None}]
-    document = json.dumps({"id": "1", "model": "smol", "choices": choices} | extra, ensure_ascii=False)
-    return f"data: {document}\n\n".encode()
+    choices = [] if text is None else [wire.piece(text)]
+    return f"data: {json.dumps(wire.chunk('smol', choices, **extra), ensure_ascii=False)}\n\n".encode()
 
 
-USAGE = chunk(usage={"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11})
+def streamed(*pieces: bytes, cut: bool = False) -> httpx.Response:
+    def send() -> Iterator[bytes]:
+        yield from pieces
+        if cut:
+            raise BROKEN_OFF
+
+    return Response(200, content=send(), headers={"content-type": "text/event-stream"})
+
+
+USAGE = chunk(usage=wire.usage(9, 2))
 LAST = chunk(steering=REPORT)
 DONE = b"data: [DONE]\n\n"
 
@@ -455,12 +384,12 @@ def test_a_stream_is_read_however_its_bytes_are_cut(server, read, size):
     """Characters of several bytes, and line separators of Unicode inside the text, survive any framing."""
     data = b": ping\n\n" + chunk("grüß\u2028") + chunk("\x85dich").replace(b"\n", b"\r\n") + USAGE + LAST + DONE
     pieces = [data[i : i + size] for i in range(0, len(data), size)]
-    server.answer = lambda _: Answer(pieces=pieces, headers={"content-type": "text/event-stream"})
+    server.answer = lambda _: streamed(*pieces)
     deltas = read(server, steering=STEERING)
     assert "".join(delta.text for delta in deltas) == "grüß\u2028\x85dich"
     assert deltas[-2].usage.completion_tokens == 2
     assert deltas[-1].steering.positions.generated == 4
-    assert server.received[0].json()["stream_options"] == {"include_usage": True}
+    assert server.body()["stream_options"] == {"include_usage": True}
 
 
 @pytest.mark.parametrize("read", [stream, async_stream])
@@ -481,7 +410,7 @@ def test_a_stream_is_read_however_its_bytes_are_cut(server, read, size):
 )
 def test_a_stream_that_goes_wrong_ends_in_an_error(server, read, pieces, cut, error, message):
     """An error chunk, a missing end, a broken connection, a missing report: none of them is a finished reply."""
-    server.answer = lambda _: Answer(pieces=pieces, cut=cut)
+    server.answer = lambda _: streamed(*pieces, cut=cut)
     with pytest.raises(error, match=message):
         read(server, steering=STEERING)
 
@@ -489,48 +418,28 @@ def test_a_stream_that_goes_wrong_ends_in_an_error(server, read, pieces, cut, er
 @pytest.mark.parametrize("read", [stream, async_stream])
 def test_a_stream_that_is_refused_raises_the_services_error(server, read):
     """The body of a refused stream is read like any other error."""
-    server.answer = lambda _: openai_error("relative dose 9 is over 2.0", 400, "steering")
+    server.answer = lambda _: refusal(400, "relative dose 9 is over 2.0", "steering")
     with pytest.raises(ServiceError, match="relative dose 9"):
         read(server)
 
 
 def test_a_reply_that_speaks_of_errors_is_not_one(server):
     """The word in the text is not an error chunk."""
-    server.answer = lambda _: Answer(pieces=[chunk('{"error": 1}'), DONE])
+    server.answer = lambda _: streamed(chunk('{"error": 1}'), DONE)
     assert stream(server)[0].text == '{"error": 1}'
 
 
 # --------------------------------------------------------------------------------------------------- binary bodies
 
 
-def activations_bytes() -> bytes:
-    metadata = {
-        "model": "smol",
-        "config_digest": "c",
-        "n_layers": 30,
-        "d_model": 4,
-        "dtype": "bfloat16",
-        "layers": [9, 13],
-        "positions": ["response[:]"],
-    }
-    tensors = {
-        "mean/response[:]": np.arange(16, dtype=np.float32).reshape(2, 2, 4),
-        "norm/response[:]": np.ones((2, 2), np.float32),
-        "count/response[:]": np.array([3, 0], np.int32),
-        "n_prompt": np.array([5, 6], np.int32),
-        "n_response": np.array([3, 0], np.int32),
-    }
-    return safetensors.numpy.save(tensors, metadata={"trait": json.dumps(metadata)})
-
-
 def test_activations_travel_as_safetensors(server):
     """The request names what it accepts; the answer is read with its metadata."""
-    server.answer = lambda _: Answer(activations_bytes(), headers={"content-type": "application/octet-stream"})
+    server.answer = FakeService(n_layers=30, d_model=4).answer
     request = ActivationsRequest(inputs=[ActivationInput(text="a"), ActivationInput(text="b")], layers=[9, 13])
     with TraitClient(server.url) as client:
         read = client.activations(request)
     assert server.received[0].headers["accept"] == "application/octet-stream"
-    assert server.received[0].json()["inputs"] == [{"text": "a"}, {"text": "b"}]
+    assert server.body()["inputs"] == [{"text": "a"}, {"text": "b"}]
     assert read.mean("response[:]").shape == (2, 2, 4)
     with pytest.raises(InvalidRequestError, match="logprobs=True"):
         _ = read.nll
@@ -540,14 +449,14 @@ def test_activations_travel_as_safetensors(server):
 
 def test_something_else_in_place_of_activations_is_refused(server):
     """Bytes that are no safetensors file."""
-    server.answer = lambda _: Answer(b"\x00" * 64)
+    server.answer = lambda _: Response(200, content=b"\x00" * 64)
     with TraitClient(server.url) as client, pytest.raises(ServiceError, match="cannot be read"):
         client.activations(ActivationsRequest(inputs=[ActivationInput(text="a")]))
 
 
 def test_a_vectors_bytes_come_back_as_they_are(server):
     """`vector_bytes` keeps the identity (sha256) of the file."""
-    server.answer = lambda _: Answer(b"any bytes")
+    server.answer = lambda _: Response(200, content=b"any bytes")
     with contextlib.closing(TraitClient(server.url)) as client:
         assert client.vector_bytes("kind") == b"any bytes"
     assert server.received[0].headers["accept"] == "application/octet-stream"
