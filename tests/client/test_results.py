@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import duckdb
 import pytest
 from trait_client.results import ResultsError, ResultStore, layout
 from trait_client.results.rows import ROW_TYPES, CellRow, PromptRow, RunCellRow, ScoreRow, TrialRow, utc_now
-from trait_client.results.runs import find_run
+from trait_client.results.runs import find_run, recorded_run
 from trait_core.errors import InvalidRequestError
 
 BASELINE = {
@@ -171,6 +172,21 @@ def test_texts_come_back_as_they_were(store):
     with store.writer() as writer:
         writer.write([PromptRow("p1", text)])
     assert store.query("SELECT text FROM prompts")[1] == [(text,)]
+
+
+def test_a_run_is_recorded_with_its_outcome_or_as_interrupted(store):
+    ended = SimpleNamespace(status="partial", errors=(("boom", 3), ("late", 1)), line="")
+    with store.writer() as writer:
+        with recorded_run(writer, "ends", "{}", 2) as run:
+            assert writer.query("SELECT status FROM runs") == [("running",)]
+            run.outcome = ended
+        with pytest.raises(KeyboardInterrupt), recorded_run(writer, "breaks", "{}", 2):
+            raise KeyboardInterrupt
+    sql = "SELECT experiment, status, message, finished_at IS NOT NULL FROM runs ORDER BY started_at"
+    assert store.query(sql)[1] == [
+        ("ends", "partial", "3 x boom; 1 x late", True),
+        ("breaks", "interrupted", None, True),
+    ]
 
 
 @pytest.fixture

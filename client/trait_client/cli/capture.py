@@ -93,13 +93,7 @@ async def _run(
 
 
 def _print_outcome(outcome: "CaptureOutcome", folder: Path) -> None:
-    speed = f", {outcome.tokens / outcome.seconds:.0f} tokens/s" if outcome.tokens else ""
-    failed = f", {outcome.n_failed} failed" if outcome.n_failed else ""
     out.print(
-        plain(
-            f"{outcome.status}: {outcome.n_captured} of {outcome.n_prompts} prompts captured, "
-            f"{outcome.n_resumed} found captured{failed} ({outcome.seconds:.1f} s{speed})\n"
-            f"{outcome.n_shards} shards are in {folder}: read_capture({str(folder)!r}) reads them"
-        ),
+        plain(f"{outcome.line}\n{outcome.n_shards} shards are in {folder}: read_capture({str(folder)!r}) reads them"),
         soft_wrap=True,
     )

@@ -85,13 +85,7 @@ async def _run(
 
 
 def _print_outcome(outcome: "ProjectOutcome", db: Path) -> None:
-    speed = f", {outcome.tokens / outcome.seconds:.0f} tokens/s" if outcome.tokens else ""
-    failed = f", {outcome.n_failed} failed" if outcome.n_failed else ""
     out.print(
-        plain(
-            f"{outcome.status}: {outcome.n_projected} of {outcome.n_prompts} prompts projected, "
-            f"{outcome.n_resumed} found in the database{failed} ({outcome.seconds:.1f} s{speed})\n"
-            f'trait-client sql "{EXAMPLE_QUERY}" --db {db}'
-        ),
+        plain(f'{outcome.line}\ntrait-client sql "{EXAMPLE_QUERY}" --db {db}'),
         soft_wrap=True,
     )

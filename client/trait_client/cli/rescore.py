@@ -50,13 +50,7 @@ def rescore(
     if as_json:
         print_json(dataclasses.asdict(outcome) | {"db": str(db)})
     else:
-        out.print(
-            plain(
-                f"{outcome.status}: run {outcome.run_id[:8]} lacked {outcome.missing} scores of the judge, "
-                f"{outcome.pending} are still pending\n{usage_text(outcome.judge)}"
-            ),
-            soft_wrap=True,
-        )
+        out.print(plain(f"{outcome.line}\n{usage_text(outcome.judge)}"), soft_wrap=True)
     for message, count in outcome.errors:
         complain(f"{count} x {message}")
     if outcome.status == "partial":

@@ -144,14 +144,7 @@ def _progress() -> Iterator["ProgressCallback"]:
 
 
 def _print_outcome(outcome: "SweepOutcome", precision: str, db: Path) -> None:
-    speed = f", {outcome.tokens / outcome.seconds:.0f} tokens/s" if outcome.seconds else ""
-    out.print(
-        (f"{precision}: " if precision else "")
-        + f"{outcome.status}: {outcome.trials_run} of {outcome.trials_total} trials run, "
-        f"{outcome.trials_resumed} found in the database, {outcome.trials_failed} failed, "
-        f"{outcome.unscored} not scored yet ({outcome.seconds:.1f} s{speed})",
-        soft_wrap=True,
-    )
+    out.print((f"{precision}: " if precision else "") + outcome.line, soft_wrap=True)
     if outcome.judge is not None:
         out.print(plain(usage_text(outcome.judge)), soft_wrap=True)
     if outcome.judge_pending:

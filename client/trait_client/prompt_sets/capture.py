@@ -57,6 +57,16 @@ class CaptureOutcome:
     seconds: float
     errors: tuple[tuple[str, int], ...]
 
+    @property
+    def line(self) -> str:
+        """Status and counts in one line."""
+        failed = f", {self.n_failed} failed" if self.n_failed else ""
+        speed = f", {self.tokens / self.seconds:.0f} tokens/s" if self.tokens else ""
+        return (
+            f"{self.status}: {self.n_captured} of {self.n_prompts} prompts captured, "
+            f"{self.n_resumed} found captured{failed} ({self.seconds:.1f} s{speed})"
+        )
+
 
 async def run_capture(
     prompts: Sequence[CorpusPrompt],

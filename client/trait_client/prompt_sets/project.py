@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from trait_client.http import AsyncTraitClient
 from trait_client.prompt_sets.progress import CorpusProgress, ProgressCallback
@@ -19,6 +18,7 @@ from trait_client.prompt_sets.reading import Direction, PromptReader, StoredRead
 from trait_client.results import ResultStore, ResultWriter
 from trait_client.results.recorder import Recorder
 from trait_client.results.rows import ReadingProjectionRow, Row, VectorRow
+from trait_client.results.runs import OutcomeStatus, recorded_run
 from trait_core.errors import InvalidRequestError, ServiceUnreachableError, TraitError
 from trait_core.model_identity import digest
 from trait_core.schema import MAX_MONITORED, ServiceInfo, VectorInfo
@@ -56,7 +56,7 @@ class ProjectOutcome:
     """
 
     run_id: str
-    status: Literal["ok", "partial"]
+    status: OutcomeStatus
     n_prompts: int
     n_resumed: int
     n_projected: int
@@ -64,6 +64,16 @@ class ProjectOutcome:
     tokens: int
     seconds: float
     errors: tuple[tuple[str, int], ...]
+
+    @property
+    def line(self) -> str:
+        """Status and counts in one line."""
+        failed = f", {self.n_failed} failed" if self.n_failed else ""
+        speed = f", {self.tokens / self.seconds:.0f} tokens/s" if self.tokens else ""
+        return (
+            f"{self.status}: {self.n_projected} of {self.n_prompts} prompts projected, "
+            f"{self.n_resumed} found in the database{failed} ({self.seconds:.1f} s{speed})"
+        )
 
 
 async def run_project(
@@ -99,18 +109,11 @@ async def run_project(
     definition = dataclasses.asdict(options) | {"command": "project", "prompts": digest_of(prompts)}
     with store.writer() as writer:
         writer.write([VectorRow.of(vector.name, vector.sha256, vector.metadata) for vector in vectors.values()])
-        run_id = writer.start_run(name, json.dumps(definition), len(prompts))
-        writer.publish_snapshot()
-        run = _Projection(
-            _by_reading(prompts, options, info), directions, options, client, writer, run_id, info, progress
-        )
-        try:
-            outcome = await run.run()
-        except BaseException:
-            writer.finish_run(run_id, "interrupted")
-            raise
-        message = "; ".join(f"{count} x {text}" for text, count in outcome.errors[:3]) or None
-        writer.finish_run(run_id, outcome.status, message)
+        with recorded_run(writer, name, json.dumps(definition), len(prompts)) as run:
+            writer.publish_snapshot()
+            readings = _by_reading(prompts, options, info)
+            projection = _Projection(readings, directions, options, client, writer, run.run_id, info, progress)
+            run.outcome = outcome = await projection.run()
     return outcome
 
 
@@ -181,19 +184,7 @@ class _Projection:
         self._started = time.monotonic()
 
     async def run(self) -> ProjectOutcome:
-        recording = asyncio.create_task(self._recorder.run())
-        work = asyncio.create_task(self._work())
-        try:
-            # A commit that fails ends the recording first, and the run with it.
-            await asyncio.wait({recording, work}, return_when=asyncio.FIRST_COMPLETED)
-            if recording.done():
-                await recording
-            await work
-        finally:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
-            self._recorder.close()
-            await recording
+        await self._recorder.run_beside(self._work())
         return ProjectOutcome(
             run_id=self._run_id,
             status="ok" if self._done == len(self._pending) else "partial",

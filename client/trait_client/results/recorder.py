@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -64,6 +64,25 @@ class Recorder:
                 await self.call(self._writer.publish_snapshot)
                 spent = time.monotonic() - started
                 self._next_snapshot = started + max(SNAPSHOT_SECONDS, spent / SNAPSHOT_SHARE)
+
+    async def run_beside(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` and commit what it puts; a commit that fails ends both.
+
+        Raises:
+            duckdb.Error: A commit failed.
+        """
+        recording = asyncio.create_task(self.run())
+        working = asyncio.create_task(work)
+        try:
+            await asyncio.wait({recording, working}, return_when=asyncio.FIRST_COMPLETED)
+            if recording.done():
+                await recording
+            return await working
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+            self.close()
+            await recording
 
     async def drained(self) -> None:
         """Wait until everything that was put is committed."""

@@ -1,9 +1,14 @@
-"""The run that a user means."""
+"""Runs: recorded from their start to their end, and found again by what a user writes."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
 
+from trait_client.results.writer import ResultWriter
 from trait_core.errors import InvalidRequestError
+
+OutcomeStatus = Literal["ok", "partial"]
 
 LATEST = "latest"
 
@@ -11,6 +16,59 @@ Rows = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
 """Answers a query: `ResultReader.rows` or `ResultWriter.query`."""
 
 MOST_NAMED = 8
+
+
+MOST_REASONS = 3
+"""Distinct errors that the table `runs` names of a partial run."""
+
+
+class Outcome(Protocol):
+    """The end of a sweep, search, rescoring, capture or projection, as its command shows it."""
+
+    @property
+    def status(self) -> OutcomeStatus:
+        """`partial` where something failed or is missing; the next run tries it again."""
+
+    @property
+    def errors(self) -> tuple[tuple[str, int], ...]:
+        """Distinct messages, most frequent first, with their counts."""
+
+    @property
+    def line(self) -> str:
+        """Status and counts in one line."""
+
+
+@dataclass
+class RecordedRun:
+    """A run while it goes on; its block sets the outcome."""
+
+    run_id: str
+    outcome: Outcome | None = None
+
+
+@contextlib.contextmanager
+def recorded_run(writer: ResultWriter, name: str, definition: str, n_trials: int) -> Iterator[RecordedRun]:
+    """Record a run in the table `runs` for as long as the block lasts.
+
+    A block that raises, or sets no outcome, leaves the run `interrupted`.
+
+    Args:
+        writer: The database.
+        name: Of the experiment or prompt set.
+        definition: What was asked for, as JSON.
+        n_trials: Planned, those of earlier runs included.
+    """
+    run = RecordedRun(writer.start_run(name, definition, n_trials))
+    try:
+        yield run
+    except BaseException:
+        writer.finish_run(run.run_id, "interrupted")
+        raise
+    if run.outcome is None:
+        writer.finish_run(run.run_id, "interrupted")
+        return
+    reasons = "; ".join(f"{count} x {text}" for text, count in run.outcome.errors[:MOST_REASONS])
+    writer.finish_run(run.run_id, run.outcome.status, reasons or None)
 
 
 class Run(NamedTuple):

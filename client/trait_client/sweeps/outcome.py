@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from trait_client.judge import JudgeUsage
+from trait_client.results.runs import OutcomeStatus
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class SweepOutcome:
     """
 
     run_id: str
-    status: Literal["ok", "partial"]
+    status: OutcomeStatus
     trials_total: int
     trials_resumed: int
     trials_run: int
@@ -63,3 +63,13 @@ class SweepOutcome:
     errors: tuple[tuple[str, int], ...]
     judge_pending: int = 0
     judge: JudgeUsage | None = None
+
+    @property
+    def line(self) -> str:
+        """Status and counts in one line."""
+        speed = f", {self.tokens / self.seconds:.0f} tokens/s" if self.seconds else ""
+        return (
+            f"{self.status}: {self.trials_run} of {self.trials_total} trials run, "
+            f"{self.trials_resumed} found in the database, {self.trials_failed} failed, "
+            f"{self.unscored} not scored yet ({self.seconds:.1f} s{speed})"
+        )

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from trait_client.judge import Judge, JudgeConfig, JudgeUsage, Rubric
 from trait_client.judge.cache import DatabaseCache
@@ -13,7 +12,7 @@ from trait_client.judge.rubric import COHERENCE
 from trait_client.judge.session import recording
 from trait_client.results import ResultStore, ResultWriter
 from trait_client.results.rows import Row, RunJudgeRow
-from trait_client.results.runs import find_run
+from trait_client.results.runs import OutcomeStatus, find_run
 from trait_client.sweeps.judging import Judging, Unjudged, score_key
 from trait_client.sweeps.plan import ScoreKey
 from trait_core.errors import InvalidRequestError
@@ -66,11 +65,19 @@ class RescoreOutcome:
     """
 
     run_id: str
-    status: Literal["ok", "partial"]
+    status: OutcomeStatus
     missing: int
     pending: int
     judge: JudgeUsage
     errors: tuple[tuple[str, int], ...]
+
+    @property
+    def line(self) -> str:
+        """Status and counts in one line."""
+        return (
+            f"{self.status}: run {self.run_id[:8]} lacked {self.missing} scores of the judge, "
+            f"{self.pending} are still pending"
+        )
 
 
 async def rescore(

@@ -13,6 +13,7 @@ from trait_client.judge.judge import judge_row
 from trait_client.results import ResultStore, ResultWriter
 from trait_client.results.recorder import Recorder
 from trait_client.results.rows import PENDING, ProjectionRow, Row, RunCellRow, RunJudgeRow, ScoreRow, TrialRow
+from trait_client.results.runs import recorded_run
 from trait_client.sweeps.experiment import Experiment
 from trait_client.sweeps.generation import Generation
 from trait_client.sweeps.judging import Judging, Unjudged, split, want_judged
@@ -56,16 +57,10 @@ async def run_sweep(
         want_judged(plan, judge, rubrics)
     with store.writer() as writer:
         writer.write(definition_rows(plan))
-        run_id = writer.start_run(experiment.name, experiment.model_dump_json(), len(plan.trials))
-        writer.write(_run_rows(run_id, plan, judge, rubrics))
-        writer.publish_snapshot()
-        try:
-            outcome = await run_plan(plan, client, writer, run_id, info, progress, judge, rubrics)
-        except BaseException:
-            writer.finish_run(run_id, "interrupted")
-            raise
-        message = "; ".join(f"{count} x {text}" for text, count in outcome.errors[:3]) or None
-        writer.finish_run(run_id, outcome.status, message)
+        with recorded_run(writer, experiment.name, experiment.model_dump_json(), len(plan.trials)) as run:
+            writer.write(_run_rows(run.run_id, plan, judge, rubrics))
+            writer.publish_snapshot()
+            run.outcome = outcome = await run_plan(plan, client, writer, run.run_id, info, progress, judge, rubrics)
     return outcome
 
 
@@ -124,21 +119,11 @@ class _Sweep:
         self._tokens = 0
 
     async def run(self) -> SweepOutcome:
-        recording = asyncio.create_task(self._recorder.run())
-        work = asyncio.create_task(self._work())
         try:
-            # A commit that fails ends the recording first, and the sweep with it.
-            await asyncio.wait({recording, work}, return_when=asyncio.FIRST_COMPLETED)
-            if recording.done():
-                await recording
-            await work
+            await self._recorder.run_beside(self._work())
         finally:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
             if self._judge is not None:
                 await self._judge.close()
-            self._recorder.close()
-            await recording
         return self._outcome()
 
     async def _work(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from trait_client.http import AsyncTraitClient
 from trait_client.results import ResultStore, ResultWriter
 from trait_client.results.rows import RunCellRow, SearchRow, utc_now
+from trait_client.results.runs import OutcomeStatus, recorded_run
 from trait_client.sweeps.cells import Cell
 from trait_client.sweeps.experiment import Experiment, GridPoint, grid
 from trait_client.sweeps.outcome import ProgressCallback
@@ -43,6 +44,18 @@ class SearchOutcome:
     nothing: tuple[tuple[str, str, str], ...]
     n_trials: int
     errors: tuple[tuple[str, int], ...]
+
+    @property
+    def status(self) -> OutcomeStatus:
+        """`partial` where trials failed."""
+        return "partial" if self.errors else "ok"
+
+    @property
+    def line(self) -> str:
+        """Status and counts in one line."""
+        return (
+            f"{self.status}: {len(self.best)} of {len(self.best) + len(self.nothing)} found in {self.n_trials} replies"
+        )
 
 
 @dataclass
@@ -82,14 +95,8 @@ async def run_search(
     _check(experiment)
     planner = await Planner.of(experiment, client)
     search = _Search(experiment, settings, planner, client, planner.info, progress)
-    with store.writer() as writer:
-        run_id = writer.start_run(experiment.name, experiment.model_dump_json(), 0)
-        try:
-            outcome = await search.run(writer, run_id)
-        except BaseException:
-            writer.finish_run(run_id, "interrupted")
-            raise
-        writer.finish_run(run_id, "partial" if outcome.errors else "ok")
+    with store.writer() as writer, recorded_run(writer, experiment.name, experiment.model_dump_json(), 0) as run:
+        run.outcome = outcome = await search.run(writer, run.run_id)
     return outcome
 
 
