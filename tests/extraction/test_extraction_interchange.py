@@ -18,11 +18,11 @@ from trait_core.errors import InvalidRequestError, VectorFileError
 from trait_core.schema import LayerEvidence, VectorMetadata
 from trait_core.units import residual_units
 from trait_core.vectors.file import VectorFile
-from trait_extraction.interchange.foreign import MAX_FILE_BYTES, ForeignVectors
+from trait_extraction.interchange.foreign_vectors import MAX_FILE_BYTES, ForeignVectors
+from trait_extraction.interchange.formats import READERS
 from trait_extraction.interchange.gguf_export import control_vector
 from trait_extraction.interchange.importing import ModelShape, import_vectors
-from trait_extraction.interchange.readers import READERS
-from trait_extraction.interchange.sources import read_source
+from trait_extraction.interchange.locations import read_location
 
 N_LAYERS, D = 6, 8
 SHAPE = ModelShape("toy", "sha256:toy", N_LAYERS, D, {layer: 10.0 + layer for layer in range(N_LAYERS)}, "a test")
@@ -82,7 +82,7 @@ def test_what_is_exported_the_gguf_library_reads_and_it_comes_back_the_same(tmp_
     assert [t.name for t in reader.tensors] == ["direction.1", "direction.3", "direction.5"]
     for tensor, layer in zip(reader.tensors, (1, 3, 5), strict=True):
         np.testing.assert_array_equal(tensor.data, vector.directions[layer])
-    back = imported(read_source(str(path))).vector
+    back = imported(read_location(str(path))).vector
     assert sorted(back.directions) == [1, 3, 5]
     for layer, direction in back.directions.items():
         np.testing.assert_allclose(direction, vector.directions[layer], atol=1e-6, rtol=0)
@@ -95,7 +95,7 @@ def test_scale_1_adds_what_the_coefficient_adds_here_and_so_does_the_imported_ve
     np.testing.assert_allclose(control.directions[3], a * vector.directions[3], rtol=1e-6)
     path = tmp_path / "warmth.gguf"
     path.write_bytes(control.to_bytes("llama"))
-    back = imported(read_source(str(path)))
+    back = imported(read_location(str(path)))
     assert back.norms == {3: pytest.approx(a)}
     again = residual_units(1.0, "separation", back.vector.evidence(3)) * back.vector.directions[3]
     np.testing.assert_allclose(again, control.directions[3], rtol=1e-6)
@@ -122,7 +122,7 @@ def test_a_control_vector_without_length_is_refused(coefficient, unit):
 def test_the_two_numberings_lie_one_layer_apart(tmp_path):
     vectors = rows()
     path = write_gguf(tmp_path / "v.gguf", [(f"direction.{n}", vectors[n]) for n in (1, 2, 4)])
-    foreign = read_source(str(path))
+    foreign = read_location(str(path))
     assert foreign.facts["controlvector.model_hint"] == "llama"
     for numbering, shift in (("block", 0), ("hidden-state", 1)):
         result = imported(foreign, numbering)
@@ -135,7 +135,7 @@ def test_the_two_numberings_lie_one_layer_apart(tmp_path):
 
 def test_half_precision_directions_are_read(tmp_path):
     path = write_gguf(tmp_path / "v.gguf", [("direction.2", rows()[2].astype(np.float16))])
-    np.testing.assert_array_equal(read_source(str(path)).vectors[2], rows()[2].astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(read_location(str(path)).vectors[2], rows()[2].astype(np.float16).astype(np.float32))
 
 
 # ---- torch files
@@ -144,7 +144,7 @@ def test_half_precision_directions_are_read(tmp_path):
 def test_persona_vectors_begin_with_the_embedding(tmp_path):
     """`hidden_states` are one more than the layers; row 0 is left out, and that is said."""
     stacked = rows(N_LAYERS + 1)
-    foreign = read_source(str(saved(tmp_path / "evil_response_avg_diff.pt", torch.tensor(stacked))))
+    foreign = read_location(str(saved(tmp_path / "evil_response_avg_diff.pt", torch.tensor(stacked))))
     result = imported(foreign, "hidden-state")
     assert sorted(result.vector.directions) == list(range(N_LAYERS))
     np.testing.assert_allclose(result.vector.directions[0], stacked[1] / np.linalg.norm(stacked[1]), atol=1e-6)
@@ -155,10 +155,10 @@ def test_persona_vectors_begin_with_the_embedding(tmp_path):
 
 def test_a_tensor_a_layer_and_steering_vectors_objects_are_read(tmp_path):
     vectors = torch.tensor(rows()).to(torch.bfloat16)
-    stacked = read_source(str(saved(tmp_path / "stacked.pt", vectors)))
+    stacked = read_location(str(saved(tmp_path / "stacked.pt", vectors)))
     content = {"layer_activations": {3: vectors[3], 5: vectors[5]}, "layer_type": "decoder_block"}
-    layers = read_source(str(saved(tmp_path / "layers.pt", content)))
-    named = read_source(str(saved(tmp_path / "named.pt", {"layer_3": vectors[3], "layer_5": vectors[5]})))
+    layers = read_location(str(saved(tmp_path / "layers.pt", content)))
+    named = read_location(str(saved(tmp_path / "named.pt", {"layer_3": vectors[3], "layer_5": vectors[5]})))
     assert sorted(stacked.vectors) == list(range(N_LAYERS))
     for found in (layers, named):
         assert sorted(found.vectors) == [3, 5]
@@ -183,7 +183,7 @@ def test_plain_safetensors_are_read_a_tensor_a_layer_or_one_of_rows(tmp_path):
     vectors = rows()
     safetensors.numpy.save_file({"layer.2": vectors[2], "layer.4": vectors[4]}, tmp_path / "a.safetensors")
     safetensors.numpy.save_file({"vectors": vectors}, tmp_path / "b.safetensors", {"tool": "x"})
-    first, second = (read_source(str(tmp_path / f"{name}.safetensors")) for name in "ab")
+    first, second = (read_location(str(tmp_path / f"{name}.safetensors")) for name in "ab")
     assert sorted(first.vectors) == [2, 4]
     assert second.facts == {"tool": "x"}
     np.testing.assert_array_equal(first.vectors[4], second.vectors[4])
@@ -192,7 +192,7 @@ def test_plain_safetensors_are_read_a_tensor_a_layer_or_one_of_rows(tmp_path):
 def test_our_own_vector_file_is_not_imported_again(tmp_path):
     vector_file().save(tmp_path / "own.safetensors")
     with pytest.raises(VectorFileError, match="is a vector file of trait-steering already"):
-        read_source(str(tmp_path / "own.safetensors"))
+        read_location(str(tmp_path / "own.safetensors"))
 
 
 # ---- folders
@@ -215,14 +215,14 @@ def layer_folder(folder, method="probe", layers=(2, 3), metadata=None):
 
 def test_a_folder_of_layers_is_one_vector_with_what_its_json_says(tmp_path):
     folder = layer_folder(tmp_path / "vectors")
-    foreign = read_source(str(folder))
+    foreign = read_location(str(folder))
     assert sorted(foreign.vectors) == [2, 3]
     assert foreign.facts == {"method": "probe", "trait": "warmth", "model": "org/toy"}
     np.testing.assert_array_equal(foreign.vectors[3], rows()[3])
     layer_folder(folder, "gradient", (1,))
     with pytest.raises(InvalidRequestError, match="holds gradient, probe: choose one"):
-        read_source(str(folder))
-    assert sorted(read_source(str(folder), "gradient").vectors) == [1]
+        read_location(str(folder))
+    assert sorted(read_location(str(folder), "gradient").vectors) == [1]
 
 
 @pytest.mark.parametrize(
@@ -235,24 +235,24 @@ def test_a_folder_of_layers_is_one_vector_with_what_its_json_says(tmp_path):
 )
 def test_json_that_contradicts_its_file_is_an_error(tmp_path, metadata, reason):
     with pytest.raises(VectorFileError, match=reason):
-        read_source(str(layer_folder(tmp_path / "vectors", metadata=metadata)))
+        read_location(str(layer_folder(tmp_path / "vectors", metadata=metadata)))
 
 
 def test_a_folder_with_duplicates_links_or_broken_json_is_refused(tmp_path):
     folder = layer_folder(tmp_path / "a")
     saved(folder / "probe_layer03.pt", torch.tensor(rows()[3]))
     with pytest.raises(VectorFileError, match=r"probe_layer03\.pt and probe_layer3\.pt are both layer 3"):
-        read_source(str(folder))
+        read_location(str(folder))
     folder = layer_folder(tmp_path / "b")
     (folder / "probe_layer4.pt").symlink_to(saved(tmp_path / "elsewhere.pt", torch.tensor(rows()[4])))
     with pytest.raises(VectorFileError, match="a link that leads out of its folder"):
-        read_source(str(folder))
+        read_location(str(folder))
     folder = layer_folder(tmp_path / "c")
     (folder / "probe_layer2_metadata.json").write_text("[" * 100_000)
     with pytest.raises(VectorFileError, match=r"probe_layer2_metadata\.json: not JSON"):
-        read_source(str(folder))
+        read_location(str(folder))
     with pytest.raises(VectorFileError, match=r"no files <method>_layer<N>\.pt"):
-        read_source(str(tmp_path))
+        read_location(str(tmp_path))
 
 
 # ---- what a file must not be
@@ -272,7 +272,7 @@ def test_a_pickle_bomb_does_not_go_off(tmp_path):
     mark = tmp_path / "exploded"
     path = saved(tmp_path / "bomb.pt", {"0": Bomb(mark)})
     with pytest.raises(VectorFileError, match=r"bomb\.pt: the pickle holds more than tensors.*is not run"):
-        read_source(str(path))
+        read_location(str(path))
     assert not mark.exists()
     torch.load(path, weights_only=False)  # the same file, read carelessly
     assert mark.exists()
@@ -336,7 +336,7 @@ def test_truncated_files_are_refused(tmp_path):
             with pytest.raises(VectorFileError, match=r"not a|fit|truncated|architecture"):
                 READERS[kinds[path.suffix]](path)
         with pytest.raises(VectorFileError, match=re.escape(path.name)):
-            read_source(str(path))
+            read_location(str(path))
 
 
 def test_headers_that_announce_too_much_are_refused(tmp_path):
@@ -353,7 +353,7 @@ def test_headers_that_announce_too_much_are_refused(tmp_path):
     (tmp_path / "big.gguf").touch()
     os.truncate(tmp_path / "big.gguf", MAX_FILE_BYTES + 1)
     with pytest.raises(VectorFileError, match="bytes; steering vectors are regular files"):
-        read_source(str(tmp_path / "big.gguf"))
+        read_location(str(tmp_path / "big.gguf"))
 
 
 def test_duplicate_names_are_refused(tmp_path):
@@ -415,14 +415,14 @@ def test_a_name_that_is_a_path_is_refused(name):
 )
 def test_a_hub_address_needs_a_repository_and_a_revision(source):
     with pytest.raises(InvalidRequestError, match="org/repo@revision"):
-        read_source(source)
+        read_location(source)
 
 
 def test_a_reader_that_takes_too_much_memory_dies_alone(tmp_path):
     """The limits stand before any reader runs: the child cannot hold 4 GiB, whatever asks it to."""
     program = (
-        "import sys\nfrom trait_extraction.interchange import readers, sandbox\n"
-        "readers.READERS['gguf'] = lambda path: bytearray(4 << 30)\n"
+        "import sys\nfrom trait_extraction.interchange import formats, sandbox\n"
+        "formats.READERS['gguf'] = lambda path: bytearray(4 << 30)\n"
         "sys.argv = ['', 'gguf', 'out', 'in']\nsandbox.main()"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False)

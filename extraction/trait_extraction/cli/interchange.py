@@ -14,11 +14,11 @@ from trait_core.vectors.file import VectorFile
 
 from trait_extraction.cli.console import print_lines
 from trait_extraction.cli.tables import control_table, imported_table
-from trait_extraction.interchange.foreign import ForeignVectors
+from trait_extraction.interchange.foreign_vectors import ForeignVectors
 from trait_extraction.interchange.gguf_export import control_vector
 from trait_extraction.interchange.importing import Imported, ModelShape, import_vectors
+from trait_extraction.interchange.locations import read_location
 from trait_extraction.interchange.numbering import NUMBERINGS, check_numbering
-from trait_extraction.interchange.sources import read_source
 
 Layers = Annotated[list[int] | None, typer.Option("--layer", min=0, help="0-based decoder block; repeat for more.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that stands already.")]
@@ -58,7 +58,7 @@ def import_command(
     if like is not None and register:
         raise InvalidRequestError("--register needs the service's own shape: leave --like out", param="like")
     shape = ModelShape.of_service(_info(url, api_key)) if like is None else ModelShape.of_file(VectorFile.load(like))
-    foreign = read_source(source, method)
+    foreign = read_location(source, method)
     made_by = method or foreign.facts.get("method", "imported")
     imported = import_vectors(
         foreign, shape, trait, convention, method=made_by, layers=layer, chosen_layer=chosen_layer

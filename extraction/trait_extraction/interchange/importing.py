@@ -1,6 +1,7 @@
 """From another tool's vectors to a vector file."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +9,7 @@ from trait_core.errors import InvalidRequestError, VectorFileError
 from trait_core.schema import LayerEvidence, ServiceInfo, VectorMetadata, is_name
 from trait_core.vectors.file import VectorFile
 
-from trait_extraction.interchange.foreign import ForeignVectors
+from trait_extraction.interchange.foreign_vectors import ForeignVectors
 from trait_extraction.interchange.numbering import Numbering, by_layer
 
 
@@ -100,15 +101,47 @@ def import_vectors(
     if not vectors:
         raise VectorFileError("no vector is left for any layer")
     norms = {layer: _length(layer, vector, shape) for layer, vector in vectors.items()}
-    chosen = min(vectors, key=lambda layer: (abs(layer - shape.n_layers // 2), layer))
-    because = (
-        f"Nearest to half of the depth among the imported layers {sorted(vectors)}; nothing is known of their effect."
-    )
-    if chosen_layer is not None:
-        if chosen_layer not in vectors:
-            raise InvalidRequestError(f"layer {chosen_layer} is not among {sorted(vectors)}", param="chosen_layer")
-        chosen, because = chosen_layer, "Chosen at the import."
-    metadata = VectorMetadata(
+    directions = {
+        layer: (vectors[layer].astype(np.float64) / norms[layer]).astype(np.float32) for layer in sorted(vectors)
+    }
+    chosen = _chosen(chosen_layer, sorted(vectors), shape)
+    metadata = _metadata(shape, norms, chosen, trait=trait, method=method, options=_options(foreign, numbering))
+    return Imported(VectorFile(metadata, directions), norms, left_out)
+
+
+def _chosen(asked: int | None, layers: list[int], shape: ModelShape) -> tuple[int, str]:
+    """The layer that requests steer on which name none, and why."""
+    if asked is None:
+        nearest = min(layers, key=lambda layer: (abs(layer - shape.n_layers // 2), layer))
+        return nearest, (
+            f"Nearest to half of the depth among the imported layers {layers}; nothing is known of their effect."
+        )
+    if asked not in layers:
+        raise InvalidRequestError(f"layer {asked} is not among {layers}", param="chosen_layer")
+    return asked, "Chosen at the import."
+
+
+def _options(foreign: ForeignVectors, numbering: Numbering) -> dict[str, Any]:
+    return {
+        "imported_from": foreign.kind,
+        "numbering": numbering,
+        "separation_is": "the vector's length in its own file",
+        "centre_is": "unknown",
+        "facts": foreign.facts,
+    }
+
+
+def _metadata(
+    shape: ModelShape,
+    norms: dict[int, float],
+    chosen: tuple[int, str],
+    *,
+    trait: str,
+    method: str,
+    options: dict[str, Any],
+) -> VectorMetadata:
+    """Metadata of a vector file whose evidence is the vectors' lengths alone."""
+    return VectorMetadata(
         trait=trait,
         model=shape.model,
         config_digest=shape.config_digest,
@@ -116,25 +149,15 @@ def import_vectors(
         n_layers=shape.n_layers,
         d_model=shape.d_model,
         method=method,
-        method_options={
-            "imported_from": foreign.kind,
-            "numbering": numbering,
-            "separation_is": "the vector's length in its own file",
-            "centre_is": "unknown",
-            "facts": foreign.facts,
-        },
+        method_options=options,
         positions="unknown",
         layers={
             layer: LayerEvidence(separation=norm, centre=0.0, residual_norm=_norm_of(layer, shape))
             for layer, norm in norms.items()
         },
-        chosen_layer=chosen,
-        chosen_because=because,
+        chosen_layer=chosen[0],
+        chosen_because=chosen[1],
     )
-    directions = {
-        layer: (vectors[layer].astype(np.float64) / norms[layer]).astype(np.float32) for layer in sorted(vectors)
-    }
-    return Imported(VectorFile(metadata, directions), norms, left_out)
 
 
 def _length(layer: int, vector: npt.NDArray[np.float32], shape: ModelShape) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from trait_core.errors import InvalidRequestError, VectorFileError
 
-from trait_extraction.interchange.foreign import UNNUMBERED, ForeignVectors
+from trait_extraction.interchange.foreign_vectors import UNNUMBERED, ForeignVectors
 
 Numbering = Literal["block", "hidden-state"]
 

@@ -17,7 +17,7 @@ import safetensors
 import safetensors.numpy
 from trait_core.errors import VectorFileError
 
-from trait_extraction.interchange.foreign import MAX_FILE_BYTES, ForeignVectors
+from trait_extraction.interchange.foreign_vectors import MAX_FILE_BYTES, ForeignVectors
 
 CPU_SECONDS = 60
 WALL_SECONDS = 300
@@ -75,14 +75,14 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    from trait_extraction.interchange import readers  # noqa: PLC0415 - torch, after the limits stand
+    from trait_extraction.interchange import formats  # noqa: PLC0415 - torch, after the limits stand
 
     kind, output, *paths = sys.argv[1:]
     tensors: dict[str, np.ndarray] = {}
     described = []
     for index, path in enumerate(paths):
         try:
-            found = readers.READERS[kind](Path(path))
+            found = formats.READERS[kind](Path(path))
         except VectorFileError as error:
             print(f"{path}: {error}")  # noqa: T201 - the parent reads it
             sys.exit(REFUSED)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from trait_core.errors import VectorFileError
 from trait_core.storage import MAX_HEADER_BYTES, HeaderError, read_header
 
-from trait_extraction.interchange.foreign import (
+from trait_extraction.interchange.foreign_vectors import (
     MAX_FILE_BYTES,
     MAX_VECTORS,
     UNNUMBERED,

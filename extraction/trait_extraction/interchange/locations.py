@@ -8,7 +8,7 @@ from typing import Any
 
 from trait_core.errors import InvalidRequestError, VectorFileError
 
-from trait_extraction.interchange.foreign import UNNUMBERED, ForeignVectors
+from trait_extraction.interchange.foreign_vectors import UNNUMBERED, ForeignVectors
 from trait_extraction.interchange.sandbox import read_apart
 
 KINDS = {".gguf": "gguf", ".pt": "torch", ".pth": "torch", ".bin": "torch", ".safetensors": "safetensors"}
@@ -18,7 +18,7 @@ _LAYER_FILE = re.compile(r"^(?P<method>[A-Za-z0-9_.-]+)_layer(?P<layer>\d{1,4})\
 _HUB = re.compile(r"^hf://(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)(?:/(?P<path>[\w./-]+))?$")
 
 
-def read_source(source: str, method: str | None = None) -> ForeignVectors:
+def read_location(source: str, method: str | None = None) -> ForeignVectors:
     """Read a file, a folder or a repository.
 
     Args:
@@ -141,4 +141,4 @@ def _read_hub(source: str, method: str | None) -> ForeignVectors:
         if not found.exists():
             raise VectorFileError(f"{source}: holds no vectors there")
         files = [p for p in found.iterdir() if p.suffix in KINDS] if found.is_dir() else [found]
-        return read_source(str(files[0] if len(files) == 1 else found), method)
+        return read_location(str(files[0] if len(files) == 1 else found), method)
