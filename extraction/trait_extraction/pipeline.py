@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     """Choices of a run beyond the vectors themselves.
 
     Args:
@@ -107,7 +107,7 @@ def run(
     jobs: Sequence[tuple[TraitDataset, Settings]],
     methods: Sequence[str],
     out: Path,
-    options: Options | None = None,
+    options: RunOptions | None = None,
 ) -> list[Extracted]:
     """Make the vector files of each trait, one for each method, as `<out>/<trait>/<method>.safetensors`.
 
@@ -134,7 +134,7 @@ def run(
         ServiceError: The service failed.
         ResultsError: The database cannot be read or written; the vector files are complete.
     """
-    options = options or Options()
+    options = options or RunOptions()
     for dataset, _ in jobs:
         registry_names(dataset.name, methods)
     plans = [Plan.of(dataset, settings) for dataset, settings in jobs]
@@ -191,7 +191,7 @@ def check_methods(methods: Sequence[str]) -> None:
 
 
 def _reuse_or_make(
-    plan: Plan, source: Source, methods: Sequence[str], folder: VectorFolder, options: Options
+    plan: Plan, source: Source, methods: Sequence[str], folder: VectorFolder, options: RunOptions
 ) -> dict[str, Made]:
     """Method -> vector: from its file where that was made from the same, else made now."""
     trait, results = plan.dataset.trait, options.results
@@ -235,7 +235,7 @@ def _make(plan: Plan, source: Source, methods: Sequence[str], steered: LayerChoi
 
 
 def _store(
-    trait: str, made: Mapping[str, Made], folder: VectorFolder, service: VectorService, options: Options
+    trait: str, made: Mapping[str, Made], folder: VectorFolder, service: VectorService, options: RunOptions
 ) -> list[Extracted]:
     """Write the files of one trait, and register them."""
     names = registry_names(trait, list(made)) if options.register else {}

@@ -12,7 +12,7 @@ from trait_core.errors import ServiceError
 from trait_core.schema import Generation
 from trait_core.vectors.file import VectorFile
 from trait_extraction.data.datasets import load_trait
-from trait_extraction.pipeline import Options, run
+from trait_extraction.pipeline import RunOptions, run
 from trait_extraction.plan import RESPONSE as REPLY
 from trait_extraction.plan import Plan, Settings
 from trait_extraction.reading.generation import Replies, generate_replies
@@ -22,7 +22,7 @@ from trait_extraction.reading.stage_store import KeyedLines, StageStore
 
 RESPONSE = Settings(REPLY)
 METRIC_ONLY = ReplyCheck()
-UNCHECKED = Options(check=ReplyCheck(allow_unchecked=True))
+UNCHECKED = RunOptions(check=ReplyCheck(allow_unchecked=True))
 METRIC = {"kind": "matches", "patterns": ["yes"]}
 INSTRUCTED = json.dumps(
     {"system_prompts": [{"positive": f"Say YES {i}.", "negative": f"Say NO {i}."} for i in range(5)]}
@@ -53,7 +53,7 @@ def test_replies_are_generated_once_read_in_their_context_and_recorded(instructe
     service, dataset, requests = gaussians(), instructed(), []
     original = service.activations
     service.activations = lambda request: requests.append(request) or original(request)
-    (result,) = run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path, Options(register=True))
+    (result,) = run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path, RunOptions(register=True))
     assert len(service.asked) == len(set(service.asked)) == 32
     first = requests[0].inputs[0]
     assert [m.content for m in first.messages] == ["Say YES 0.", "Question 0?"]
@@ -77,7 +77,7 @@ def test_a_run_that_broke_off_asks_only_for_what_is_missing(instructed, gaussian
         run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path)
     assert len(service.asked) == 11
     service.fails_after = None
-    run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path, Options(report=lines.append))
+    run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path, RunOptions(report=lines.append))
     assert len(service.asked) == len(set(service.asked)) == 32
     assert "warmth.instructed: generating 21 replies on toy (11 of 32 stand already)" in lines
     assert "warmth.instructed: 32 of 32 replies" in lines
@@ -157,7 +157,7 @@ def test_a_killed_command_goes_on_where_it_was(serve, instructed, tmp_path):
 def test_replies_that_do_not_show_the_trait_are_refused_with_the_auc_and_the_bar(instructed, gaussians, tmp_path):
     service = gaussians(obedient=False)
     with pytest.raises(ElicitationError, match=r"matches separates the two sides with AUC 0\.50, and 0\.8 is needed"):
-        run(service, [(instructed(), RESPONSE)], ["mean_diff"], tmp_path, Options(register=True))
+        run(service, [(instructed(), RESPONSE)], ["mean_diff"], tmp_path, RunOptions(register=True))
     assert (service.n_requests, service.registered) == (0, {})
     (result,) = run(service, [(instructed(), RESPONSE)], ["mean_diff"], tmp_path, UNCHECKED)
     found = VectorFile.load(result.path).metadata.elicitation

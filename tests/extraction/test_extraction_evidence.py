@@ -17,7 +17,7 @@ from trait_extraction.fitting.intervals import HeldOut, held_out_intervals
 from trait_extraction.fitting.layer_choice import chosen_by, steered_layer
 from trait_extraction.fitting.methods import METHODS
 from trait_extraction.fitting.projections import projections_path, read_projections
-from trait_extraction.pipeline import Options, run
+from trait_extraction.pipeline import RunOptions, run
 from trait_extraction.plan import RESPONSE as REPLY
 from trait_extraction.plan import Settings
 
@@ -179,7 +179,7 @@ NOW = duckdb.connect().execute("SELECT now()::TIMESTAMP").fetchone()[0]
 def test_the_layer_that_steers_best_is_chosen_for_every_method_and_says_so(trait_folder, gaussians, tmp_path):
     results = sweep(tmp_path / "results.duckdb", {2: 20.0, 7: 60.0, 8: 40.0})
     jobs = [(load_trait(trait_folder()), RESPONSE)]
-    extracted = run(gaussians(), jobs, ["mean_diff", "probe"], tmp_path / "v", Options(results=results))
+    extracted = run(gaussians(), jobs, ["mean_diff", "probe"], tmp_path / "v", RunOptions(results=results))
     assert [e.vector.metadata.chosen_layer for e in extracted] == [7, 7]
     because = extracted[0].vector.metadata.chosen_because
     assert because.startswith("By steering: the best coherent setting in results.duckdb is layer 7 with mean_diff")
@@ -196,7 +196,7 @@ def test_without_an_effect_the_evidence_chooses_and_says_so(trait_folder, gaussi
     assert steered_layer(sweep(tmp_path / "other.duckdb", {7: 20.0}, model="another"), "warmth", info) is None
     assert steered_layer(sweep(tmp_path / "cold.duckdb", {7: 20.0}, trait="coldness"), "warmth", info) is None
     assert steered_layer(sweep(tmp_path / "deep.duckdb", {17: 20.0}), "warmth", info) is None
-    (extracted,) = run(gaussians(), jobs, ["mean_diff"], tmp_path / "v", Options(results=within_control))
+    (extracted,) = run(gaussians(), jobs, ["mean_diff"], tmp_path / "v", RunOptions(results=within_control))
     assert extracted.vector.metadata.chosen_layer == 5
     assert extracted.vector.metadata.chosen_because.startswith("By evidence, without steering results.")
     assert chosen_by(extracted.vector.metadata) == "evidence"
@@ -214,11 +214,11 @@ def test_a_standing_file_takes_the_layer_of_a_later_sweep_without_reading_the_mo
     service, jobs = gaussians(), [(load_trait(trait_folder()), RESPONSE)]
     (before,) = run(service, jobs, ["mean_diff"], tmp_path / "v")
     results = sweep(tmp_path / "results.duckdb", {2: 20.0})
-    (after,) = run(service, jobs, ["mean_diff"], tmp_path / "v", Options(results=results))
+    (after,) = run(service, jobs, ["mean_diff"], tmp_path / "v", RunOptions(results=results))
     assert service.n_requests == 1
     assert (before.vector.metadata.chosen_layer, after.vector.metadata.chosen_layer, after.reused) == (5, 2, False)
     np.testing.assert_array_equal(before.vector.directions[2], VectorFile.load(after.path).directions[2])
-    (again,) = run(service, jobs, ["mean_diff"], tmp_path / "v", Options(results=results))
+    (again,) = run(service, jobs, ["mean_diff"], tmp_path / "v", RunOptions(results=results))
     assert (again.reused, again.sha256) == (True, after.sha256)
 
 
@@ -229,8 +229,8 @@ def test_evidence_and_cosines_are_stored_and_queried(trait_folder, gaussians, tm
     other = [[{"prompt": f"Why {i}?", "response": f"{word} then {i}."} for i in range(16)] for word in ("YES", "NO")]
     jobs = [(load_trait(f), RESPONSE) for f in (trait_folder(), trait_folder(*other, name="calm"))]
     results = ResultStore(tmp_path / "results.duckdb")
-    extracted = run(gaussians(), jobs, ["mean_diff", "random"], tmp_path / "v", Options(results=results))
-    run(gaussians(), jobs, ["mean_diff", "random"], tmp_path / "v", Options(results=results))
+    extracted = run(gaussians(), jobs, ["mean_diff", "random"], tmp_path / "v", RunOptions(results=results))
+    run(gaussians(), jobs, ["mean_diff", "random"], tmp_path / "v", RunOptions(results=results))
     _, rows = results.query(
         "SELECT trait, method, layer, chosen, auc, auc_low, auc_high, polarity, cosine_methods FROM vector_layers "
         "ORDER BY ALL"

@@ -13,7 +13,7 @@ from trait_core.traits import find_trait
 from trait_core.vectors.file import VectorFile
 from trait_extraction.data.datasets import load_trait
 from trait_extraction.fitting.evidence import split_scenarios
-from trait_extraction.pipeline import Options, run
+from trait_extraction.pipeline import RunOptions, run
 from trait_extraction.plan import Plan, Settings, default_positions
 from trait_extraction.reading.activations import read, residual_norms
 from trait_extraction.reading.source import Source, VectorService
@@ -99,7 +99,7 @@ def test_what_stands_already_is_kept_until_its_inputs_change(trait_folder, gauss
 
     def reused(settings=RESPONSE, methods=("mean_diff",), **options):
         before = service.n_requests
-        results = run(service, [(load_trait(folder), settings)], methods, out, Options(**options))
+        results = run(service, [(load_trait(folder), settings)], methods, out, RunOptions(**options))
         captured.append(service.n_requests - before)
         return [r.reused for r in results]
 
@@ -123,11 +123,11 @@ def test_what_stands_already_is_kept_until_its_inputs_change(trait_folder, gauss
 
 def test_vectors_are_registered_under_the_trait_and_under_trait_dot_method(trait_folder, gaussians, tmp_path):
     service, jobs = gaussians(), [(load_trait(trait_folder()), RESPONSE)]
-    results = run(service, jobs, ["probe", "mean_diff"], tmp_path, Options(register=True))
+    results = run(service, jobs, ["probe", "mean_diff"], tmp_path, RunOptions(register=True))
     assert [r.registered for r in results] == ["warmth", "warmth.mean_diff"]
     assert sha256_of(service.registered["warmth"]) == results[0].sha256
     restarted = gaussians()
-    run(restarted, jobs, ["probe", "mean_diff"], tmp_path, Options(register=True))
+    run(restarted, jobs, ["probe", "mean_diff"], tmp_path, RunOptions(register=True))
     assert restarted.registered == service.registered
     assert restarted.n_requests == 0
 

@@ -27,7 +27,7 @@ from trait_extraction.data.datasets import TraitDataset, load_trait
 from trait_extraction.data.scenarios import Style
 from trait_extraction.data.styles import styles_of
 from trait_extraction.fitting.methods import METHODS
-from trait_extraction.pipeline import Options
+from trait_extraction.pipeline import RunOptions
 from trait_extraction.pipeline import run as run_pipeline
 from trait_extraction.plan import Settings, default_positions
 from trait_extraction.reading.reply_check import ReplyCheck, ReplyJudge
@@ -102,7 +102,7 @@ def run(
         progress() as report,
     ):
         reply_check = ReplyCheck(rater, allow_unchecked or unvetted)
-        options = Options(register=register, force=force, check=reply_check, results=results, report=report)
+        options = RunOptions(register=register, force=force, check=reply_check, results=results, report=report)
         extracted = run_pipeline(client, jobs, chosen_methods(method), folder, options)
     if table is not None:
         write_atomically(table, evidence_csv([e.vector.metadata for e in extracted]).encode())

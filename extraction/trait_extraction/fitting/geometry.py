@@ -6,10 +6,10 @@ import numpy.typing as npt
 N_MASSIVE = 3
 """Dimensions that the report names: in Gemma 3 as many hold 88 to 97 per cent of the squared norm."""
 
-Direction = npt.NDArray[np.float32]
+UnitDirection = npt.NDArray[np.float32]
 
 
-def cosine(first: Direction, second: Direction) -> float:
+def cosine(first: UnitDirection, second: UnitDirection) -> float:
     """Cosine of two unit directions of one layer."""
     return float(first.astype(np.float64) @ second.astype(np.float64))
 

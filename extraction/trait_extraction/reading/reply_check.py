@@ -63,7 +63,7 @@ class ReplyCheck:
 
 
 @dataclass(frozen=True)
-class Sides:
+class AnsweredPairs:
     """The replies of the pairs that have one on both sides.
 
     Args:
@@ -138,7 +138,7 @@ def check_line(found: Elicitation) -> str:
     )
 
 
-def _answered(dataset: TraitDataset, replies: Replies) -> Sides:
+def _answered(dataset: TraitDataset, replies: Replies) -> AnsweredPairs:
     pairs = [i for i in range(dataset.n_scenarios) if replies.positive[i].strip() and replies.negative[i].strip()]
     if len(pairs) < MIN_SCENARIOS:
         raise ElicitationError(
@@ -147,13 +147,13 @@ def _answered(dataset: TraitDataset, replies: Replies) -> Sides:
         )
     positive, negative = ([side[i] for i in pairs] for side in (replies.positive, replies.negative))
     high, low = (positive, negative) if dataset.steering.direction == "positive" else (negative, positive)
-    return Sides(dataset, pairs, high, low)
+    return AnsweredPairs(dataset, pairs, high, low)
 
 
 # ---------------------------------------------------------------------------------------------------- by the metric
 
 
-def _measure_replies(sides: Sides, found: Elicitation) -> Elicitation:
+def _measure_replies(sides: AnsweredPairs, found: Elicitation) -> Elicitation:
     metric = parse_metric(sides.dataset.steering.metric)
     high, low = ([metric.score(reply) for reply in side] for side in (sides.high, sides.low))
     return _scored(found, "metric", metric.kind, high, low)
@@ -163,7 +163,7 @@ def _measure_replies(sides: Sides, found: Elicitation) -> Elicitation:
 
 
 def _judge_replies(
-    sides: Sides, found: Elicitation, judge: ReplyJudge, scores: KeyedLines
+    sides: AnsweredPairs, found: Elicitation, judge: ReplyJudge, scores: KeyedLines
 ) -> tuple[list[int], Elicitation]:
     """The pairs that a judge places, and its scores in the record."""
     asked = [(i, reply) for side in (sides.high, sides.low) for i, reply in zip(sides.pairs, side, strict=True)]
