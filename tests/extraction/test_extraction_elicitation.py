@@ -165,6 +165,16 @@ def test_replies_that_do_not_show_the_trait_are_refused_with_the_auc_and_the_bar
     assert "0.8 is needed" in found.fault
 
 
+def test_a_file_with_another_wording_of_the_failed_check_is_reused(instructed, gaussians, tmp_path):
+    job = (instructed(metric=None), RESPONSE)
+    (made,) = run(gaussians(), [job], ["mean_diff"], tmp_path, UNCHECKED)
+    meta = made.vector.metadata
+    worded = meta.elicitation.model_copy(update={"fault": "an earlier version's words"})
+    VectorFile(meta.model_copy(update={"elicitation": worded}), made.vector.directions).save(made.path)
+    (again,) = run(gaussians(), [job], ["mean_diff"], tmp_path, UNCHECKED)
+    assert (again.reused, again.vector.metadata.elicitation) == (True, worded)
+
+
 @pytest.mark.parametrize(("n_right", "passes"), [(16, True), (10, True), (9, False), (0, False)])
 def test_the_bar_is_an_auc_of_eight_tenths(instructed, n_right, passes):
     """Of `matches`, the AUC is (1 + hits on one side - hits on the other) / 2: 10 of 16 are 0.81, 9 are 0.78."""

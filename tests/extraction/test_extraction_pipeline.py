@@ -13,7 +13,7 @@ from trait_core.traits import find_trait
 from trait_core.vectors.file import VectorFile
 from trait_extraction.data.datasets import load_trait
 from trait_extraction.fitting.evidence import split_scenarios
-from trait_extraction.pipeline import RunOptions, run
+from trait_extraction.pipeline import RunOptions, extract, run
 from trait_extraction.plan import Plan, Settings, default_positions
 from trait_extraction.reading.activations import read, residual_norms
 from trait_extraction.reading.source import Source, VectorService
@@ -52,6 +52,25 @@ def test_one_capture_gives_a_file_for_each_method_with_its_provenance(trait_fold
     assert results[0].vector.directions[6].argmax() == 0
     assert results[2].vector.metadata.layers[6].separation < meta.layers[6].separation
     assert service.registered == {}
+
+
+def test_extract_makes_the_same_vectors_in_memory_and_reads_a_cache(trait_folder, gaussians, tmp_path):
+    class ReadOnly:
+        """Just what written pairs need of a model: no chat, no registry."""
+
+        def __init__(self, service):
+            self.info, self.activations = service.info, service.activations
+
+    service, dataset = gaussians(), load_trait(trait_folder())
+    files = run(gaussians(), [(dataset, RESPONSE)], ["mean_diff", "pca"], tmp_path / "out")
+    vectors = extract(ReadOnly(service), dataset, ["mean_diff", "pca"])
+    assert list(vectors) == ["mean_diff", "pca"]
+    assert [sha256_of(v.to_bytes()) for v in vectors.values()] == [r.sha256 for r in files]
+    for _ in range(2):
+        extract(ReadOnly(service), dataset, ["pca"], RESPONSE, cache=tmp_path / "cache")
+    assert service.n_requests == 2, "the first call read them, the first of the cached ones too, the second did not"
+    with pytest.raises(InvalidRequestError, match="unknown method 'median'"):
+        extract(ReadOnly(service), dataset, ["median"])
 
 
 def test_all_methods_steer_on_one_layer_chosen_from_the_middle(trait_folder, gaussians, tmp_path):
