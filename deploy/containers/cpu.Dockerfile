@@ -15,6 +15,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY service service
 COPY client client
 COPY extraction extraction
+COPY datasets/traits datasets/traits
 RUN pip install --no-deps --no-build-isolation .
 
 FROM python:3.11-slim-bookworm

@@ -9,6 +9,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY service service
 COPY client client
 COPY extraction extraction
+COPY datasets/traits datasets/traits
 # What is in vLLM's image stays as it is; only what is missing is added.
 RUN python3 -m pip freeze --exclude-editable > /tmp/image.txt \
     && python3 -m pip install --constraint /tmp/image.txt ".[service-cuda]" \

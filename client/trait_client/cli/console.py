@@ -20,6 +20,15 @@ Url = Annotated[
     str, typer.Option("--url", envvar=URL_VARIABLE, help="Address of the service.", rich_help_panel="Service")
 ]
 Database = Annotated[Path, typer.Option("--db", dir_okay=False, help="DuckDB file of the results.")]
+Datasets = Annotated[
+    Path | None,
+    typer.Option(
+        "--datasets",
+        exists=True,
+        file_okay=False,
+        help="Folder that holds <category>/<trait>. Default: ./datasets/traits if it exists, else the installed traits.",
+    ),
+]
 PromptSet = Annotated[
     Path,
     typer.Option(

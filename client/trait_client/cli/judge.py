@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trait_client.cli.console import progress_bar
+from trait_client.cli.console import Datasets, progress_bar
 from trait_client.cli.judge_options import JudgeOptions, judge_options, usage_text
 from trait_core.console import (
     EXIT_FAILED,
@@ -23,6 +23,7 @@ from trait_core.console import (
     print_json,
 )
 from trait_core.errors import InvalidRequestError
+from trait_core.traits import default_traits_folder
 
 if TYPE_CHECKING:  # DuckDB takes a while to import
     from trait_client.judge import JudgeConfig, JudgeUsage, Rubric
@@ -51,10 +52,7 @@ def agreement(
             "--labels", exists=True, dir_okay=False, help="JSONL: trait, prompt, reply, label (0 to 100) a line."
         ),
     ],
-    datasets: Annotated[
-        Path,
-        typer.Option("--datasets", exists=True, file_okay=False, help="Folder of <category>/<trait>/definition.txt."),
-    ] = Path("datasets/traits"),
+    datasets: Datasets = None,
     db: Annotated[
         Path | None,
         typer.Option("--db", dir_okay=False, help="DuckDB file that keeps judgements and result; left out: none."),
@@ -76,8 +74,9 @@ def agreement(
     if config is None:
         raise InvalidRequestError("no judge: give --judge-url and --judge-model, or --judge FILE", param="judge")
     given = read_labels(labels)
+    folder = datasets or default_traits_folder()
     rubrics = {
-        trait: Rubric.coherence() if trait == COHERENCE else Rubric.load(datasets, trait)
+        trait: Rubric.coherence() if trait == COHERENCE else Rubric.load(folder, trait)
         for trait in dict.fromkeys(label.trait for label in given)
     }
     try:

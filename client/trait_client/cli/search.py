@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trait_client.cli.console import Database, Url, checked, progress_bar
+from trait_client.cli.console import Database, Datasets, Url, checked, progress_bar
 from trait_client.cli.sql import print_rows
 from trait_client.http import AsyncTraitClient
 from trait_client.http.settings import DEFAULT_DATABASE, DEFAULT_URL
@@ -23,6 +23,7 @@ from trait_core.console import (
     plain,
     print_json,
 )
+from trait_core.traits import default_traits_folder
 
 if TYPE_CHECKING:
     from trait_client.results import ResultStore
@@ -56,7 +57,7 @@ def search(
     random_directions: Annotated[
         int, typer.Option("--random", min=0, max=64, help="Random directions at the best settings.")
     ] = 4,
-    datasets: Annotated[Path, typer.Option(exists=True, file_okay=False)] = Path("datasets/traits"),
+    datasets: Datasets = None,
     n_prompts: Annotated[int, typer.Option(min=1, help="The first of each trait's questions.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=1)] = 48,
     db: Database = DEFAULT_DATABASE,
@@ -83,7 +84,7 @@ def search(
     values: dict[str, Any] = {
         "name": f"search {' '.join(trait)}",
         "traits": trait,
-        "datasets": str(datasets.absolute()),
+        "datasets": str((datasets or default_traits_folder()).absolute()),
         "methods": [method],
         "layers": parse_layers(layers) or "chosen",
         "coefficients": [0.0],

@@ -16,6 +16,7 @@ from trait_client.judge.rubric import COHERENCE, Rubric
 from trait_client.judge.session import judging
 from trait_client.results import ResultStore
 from trait_core.model_identity import digest
+from trait_core.traits import default_traits_folder
 
 
 class TraitJudge:
@@ -23,17 +24,17 @@ class TraitJudge:
 
     ::
 
-        with TraitJudge(JudgeConfig(url=..., model=...), Path("datasets/traits")) as judge:
+        with TraitJudge(JudgeConfig(url=..., model=...)) as judge:
             judge("refusal", prompt, reply)
             judge.score_all([("refusal", prompt, reply), ...])  # as many at once as the judge takes
 
     Args:
         config: Which judge, how, how much.
-        datasets: Folder of `<category>/<trait>/definition.txt`.
+        datasets: Folder of `<category>/<trait>/definition.txt`; None takes `default_traits_folder()`.
         database: Results where judgements are looked up and kept; None keeps them until the end of the block.
     """
 
-    def __init__(self, config: JudgeConfig, datasets: Path, database: Path | None = None) -> None:
+    def __init__(self, config: JudgeConfig, datasets: Path | None = None, database: Path | None = None) -> None:
         self._config = config
         self._datasets = datasets
         self._store = ResultStore(database) if database is not None else None
@@ -102,7 +103,9 @@ class TraitJudge:
         judge = self._entered
         if trait not in self._rubrics:
             own = trait == COHERENCE
-            self._rubrics[trait] = Rubric.coherence() if own else Rubric.load(self._datasets, trait)
+            self._rubrics[trait] = (
+                Rubric.coherence() if own else Rubric.load(self._datasets or default_traits_folder(), trait)
+            )
         return asyncio.run_coroutine_threadsafe(judge.judge(self._rubrics[trait], prompt, reply), self._loop)
 
     async def _open(self) -> Judge:

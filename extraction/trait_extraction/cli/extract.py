@@ -16,24 +16,29 @@ from trait_core.errors import DatasetError, InvalidRequestError
 from trait_core.positions import Positions
 from trait_core.schema import Generation
 from trait_core.storage import sha256_of, write_atomically
-from trait_core.traits import find_trait, list_traits
+from trait_core.traits import default_traits_folder, find_trait, list_traits
 from trait_core.vectors.file import VectorFile
 
 from trait_extraction.cli import tables
 from trait_extraction.cli.console import print_lines, progress
 from trait_extraction.cli.csv_table import evidence_csv
-from trait_extraction.data.balance import measure_balance
+from trait_extraction.data.balance import NOT_CLASSIFIED, measure_balance
 from trait_extraction.data.datasets import TraitDataset, load_trait
 from trait_extraction.data.scenarios import Style
 from trait_extraction.data.styles import styles_of
+from trait_extraction.extra import is_installed, require
 from trait_extraction.fitting.methods import METHODS
 from trait_extraction.pipeline import RunOptions
 from trait_extraction.pipeline import run as run_pipeline
 from trait_extraction.plan import Settings, default_positions
 from trait_extraction.reading.reply_check import ReplyCheck, ReplyJudge
 
-Datasets = Annotated[Path, typer.Option(help="Folder that holds <category>/<trait>.")]
-DEFAULT_DATASETS = Path("datasets/traits")
+Datasets = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder that holds <category>/<trait>. Default: ./datasets/traits if it exists, else the installed traits."
+    ),
+]
 
 
 @judge_options
@@ -53,7 +58,7 @@ def run(
     ] = None,
     url: Annotated[str, typer.Option(envvar="TRAIT_SERVICE_URL", help="The service.")] = DEFAULT_URL,
     api_key: ApiKey = None,
-    datasets: Datasets = DEFAULT_DATASETS,
+    datasets: Datasets = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder of the vector files.")] = Path("vectors"),
     positions: Annotated[
         str | None, typer.Option(help="What is pooled. Default: response[:]; all[4:] for whole raw texts.")
@@ -91,6 +96,7 @@ def run(
 
     Generated replies (--style instructed) are checked with the trait's metric, and with a judge where one is given.
     """
+    require("sklearn", "scikit-learn", "trait-extract run")
     pool = None if positions is None else Positions.parse(positions)
     loaded = [load_trait(path, style) for path in chosen_traits(datasets, trait, every=every)]
     generation = Generation(max_tokens=max_tokens, seed=seed)
@@ -114,7 +120,7 @@ def run(
 
 
 @contextmanager
-def reply_judge(config: JudgeConfig | None, datasets: Path) -> Iterator[ReplyJudge | None]:
+def reply_judge(config: JudgeConfig | None, datasets: Path | None) -> Iterator[ReplyJudge | None]:
     """The configured judge as a check of replies, with its usage on stderr at the end; None without a configuration.
 
     Raises:
@@ -137,7 +143,7 @@ def check(
             help="One style only; completions are derived where none are written. Default: every style that is there."
         ),
     ] = None,
-    datasets: Datasets = DEFAULT_DATASETS,
+    datasets: Datasets = None,
     as_json: AsJson = False,
 ) -> None:
     """Check dataset folders, every style that they have; the first fault of each is told with file and line.
@@ -161,6 +167,8 @@ def check(
         if measured := [(d, b) for d, b in balances if b is not None]:
             out.print(tables.balance_table(measured))
         print_lines(tables.balance_lines(measured))
+    if valid and not is_installed("sklearn"):
+        complain(NOT_CLASSIFIED, label="note")
     for fault in faults:
         complain(fault)
     if faults:
@@ -189,8 +197,8 @@ def chosen_methods(methods: list[str] | None) -> list[str]:
     return list(dict.fromkeys(name for given in named for name in (METHODS if given == "all" else [given])))
 
 
-def chosen_traits(root: Path, traits: list[str] | None, *, every: bool) -> list[Path]:
-    """The folders of the named traits, or of all.
+def chosen_traits(root: Path | None, traits: list[str] | None, *, every: bool) -> list[Path]:
+    """The folders of the named traits, or of all; `root` None takes the default folder.
 
     Raises:
         InvalidRequestError: Neither, or both.
@@ -198,4 +206,5 @@ def chosen_traits(root: Path, traits: list[str] | None, *, every: bool) -> list[
     """
     if every == bool(traits):
         raise InvalidRequestError("give --trait NAME (once or more) or --all", param="trait")
+    root = root or default_traits_folder()
     return list_traits(root) if every else [find_trait(root, name) for name in dict.fromkeys(traits or [])]

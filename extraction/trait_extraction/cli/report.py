@@ -7,11 +7,11 @@ import typer
 from trait_core.console import out
 from trait_core.errors import DatasetError
 from trait_core.storage import write_atomically
-from trait_core.traits import find_trait
+from trait_core.traits import default_traits_folder, find_trait
 from trait_core.vectors.file import VectorFile
 
 from trait_extraction.cli import tables
-from trait_extraction.cli.extract import DEFAULT_DATASETS, Datasets
+from trait_extraction.cli.extract import Datasets
 from trait_extraction.data.datasets import TraitDataset, load_trait
 from trait_extraction.report import page, read_report
 from trait_extraction.report.content import vector_folders
@@ -22,7 +22,7 @@ def report_command(
         list[str] | None, typer.Argument(help="Traits, or <trait>/<style>. Default: all there are.")
     ] = None,
     vectors: Annotated[Path, typer.Option(help="Folder of vector files, as `run` writes it.")] = Path("vectors"),
-    datasets: Datasets = DEFAULT_DATASETS,
+    datasets: Datasets = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder of the pages.")] = Path("reports"),
 ) -> None:
     """Write <out>/<trait>.html: layer curves by method, the two sides, nearest traits, extreme texts. No model is asked."""
@@ -35,13 +35,13 @@ def report_command(
         out.print(str(path), markup=False, soft_wrap=True)
 
 
-def _dataset(root: Path, name: str, folders: dict[str, Path]) -> TraitDataset | None:
+def _dataset(root: Path | None, name: str, folders: dict[str, Path]) -> TraitDataset | None:
     """The dataset in the vectors' own style; None where it is not there or not valid: the page says so."""
     files = sorted(folders[name].glob("*.safetensors")) if name in folders else []
     if not files:
         return None
     meta = VectorFile.load(files[0]).metadata
     try:
-        return load_trait(find_trait(root, meta.trait), meta.style)  # type: ignore[arg-type]
+        return load_trait(find_trait(root or default_traits_folder(), meta.trait), meta.style)  # type: ignore[arg-type]
     except DatasetError:
         return None

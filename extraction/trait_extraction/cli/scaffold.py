@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 from trait_core.console import AsJson, print_json
+from trait_core.traits.folder import LOCAL
 
 from trait_extraction.cli.console import print_lines
-from trait_extraction.cli.extract import DEFAULT_DATASETS, Datasets
 from trait_extraction.data.scaffold import new_trait
 from trait_extraction.data.scenarios import Style
 
@@ -19,7 +19,7 @@ def new_trait_command(
         Style,
         typer.Option(help="written: replies to one prompt. instructed: system prompts. completions: for base models."),
     ] = "written",
-    datasets: Datasets = DEFAULT_DATASETS,
+    datasets: Annotated[Path, typer.Option(help="Folder that holds <category>/<trait>.")] = LOCAL,
     as_json: AsJson = False,
 ) -> None:
     """Write the folder of a new trait, with examples to replace; `check` then tells what is missing.

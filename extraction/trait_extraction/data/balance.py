@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from trait_core.errors import DatasetError
 from trait_core.statistics import auc
 
 from trait_extraction.data.datasets import TraitDataset
 from trait_extraction.data.instructed import MIN_SYSTEM_PROMPTS, system_prompt_pairs
 from trait_extraction.data.scenarios import MIN_SCENARIOS
+from trait_extraction.extra import INSTALL, is_installed
 
 MAX_LENGTH_GAP = 0.15
 """By which part the mean length of one side may exceed the other's."""
@@ -34,6 +34,9 @@ MEANING = (
     "same words on both sides, or write the longer side shorter."
 )
 """What a warning means, said once below all of them."""
+
+NOT_CLASSIFIED = f"`found by words` is not measured: it needs scikit-learn: {INSTALL}"
+"""Printed where the base installation cannot measure `words_accuracy`."""
 
 N_FOLDS, N_SHUFFLES = 5, 4
 _PIECE = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")
@@ -62,7 +65,8 @@ class Balance:
         mean_words: Words in a reply, positive and negative side.
         length_auc: P(a positive reply is longer than a negative one); 0.5 is even.
         shared_words: Part of the running words whose word stands on both sides.
-        words_accuracy: Held-out accuracy of a bag-of-words classifier; 0.5 is chance. None of fewer than 8 pairs.
+        words_accuracy: Held-out accuracy of a bag-of-words classifier; 0.5 is chance. None with fewer than 8 pairs,
+            or without scikit-learn.
         uneven: Marks that lean to one side by `MIN_GAP` or more, the most uneven first.
     """
 
@@ -84,20 +88,18 @@ def measure_balance(dataset: TraitDataset) -> Balance | None:
 
     Returns:
         The balance; None of instructed scenarios with fewer than 5 different pairs of system prompts.
-
-    Raises:
-        DatasetError: scikit-learn is not installed.
     """
     texts = _compared(dataset)
     if texts is None:
         return None
     positive, negative = texts
+    classified = len(positive) >= MIN_SCENARIOS and is_installed("sklearn")
     lengths = [np.array([len(text.split()) for text in side], np.float64) for side in (positive, negative)]
     return Balance(
         mean_words=(float(lengths[0].mean()), float(lengths[1].mean())),
         length_auc=auc(lengths[0], lengths[1]),
         shared_words=_shared_words(positive, negative),
-        words_accuracy=_words_accuracy(positive, negative) if len(positive) >= MIN_SCENARIOS else None,
+        words_accuracy=_words_accuracy(positive, negative) if classified else None,
         uneven=_uneven(positive, negative),
     )
 
@@ -163,15 +165,11 @@ def _uneven(positive: Sequence[str], negative: Sequence[str]) -> tuple[Mark, ...
 
 
 def _words_accuracy(positive: Sequence[str], negative: Sequence[str]) -> float:
-    try:  # Here, not above: two seconds that no other command need wait for.
-        from sklearn.feature_extraction.text import CountVectorizer  # noqa: PLC0415
-        from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
-        from sklearn.model_selection import GroupKFold, cross_val_score  # noqa: PLC0415
-        from sklearn.pipeline import make_pipeline  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise DatasetError(
-            "the balance is measured with scikit-learn: pip install 'trait-steering[extraction]'"
-        ) from error
+    # Imported here: it takes two seconds, and the base installation does not have it.
+    from sklearn.feature_extraction.text import CountVectorizer  # noqa: PLC0415
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+    from sklearn.model_selection import GroupKFold, cross_val_score  # noqa: PLC0415
+    from sklearn.pipeline import make_pipeline  # noqa: PLC0415
 
     texts = [*positive, *negative]
     labels = np.repeat([1, 0], [len(positive), len(negative)])

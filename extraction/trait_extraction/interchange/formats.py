@@ -12,6 +12,7 @@ import numpy.typing as npt
 from trait_core.errors import VectorFileError
 from trait_core.storage import MAX_HEADER_BYTES, HeaderError, read_header
 
+from trait_extraction.extra import INSTALL, is_installed
 from trait_extraction.interchange.foreign_vectors import (
     MAX_FILE_BYTES,
     MAX_VECTORS,
@@ -60,6 +61,8 @@ def read_gguf(path: Path) -> ForeignVectors:
 def read_torch(path: Path) -> ForeignVectors:
     """What `torch.save` wrote: a tensor `(n, d)` or `(d,)`, or a dict of layers, or one with `layer_activations`."""
     _check_torch_zip(path)
+    if not is_installed("torch"):
+        raise VectorFileError(f"torch files are read with torch: {INSTALL}")
     import torch  # noqa: PLC0415 - two seconds, in the child only
 
     try:

@@ -42,6 +42,7 @@ from trait_client.sweeps.experiment.precision import PrecisionService
 from trait_client.sweeps.experiment.section import Coefficients, Label, Layers, Name, Section
 from trait_core.errors import InvalidRequestError, first_fault
 from trait_core.schema import Operation, Scope, Unit, VectorReference
+from trait_core.traits import default_traits_folder
 
 T = TypeVar("T")
 
@@ -82,7 +83,8 @@ class Experiment(Section):
     Attributes:
         name: Stands in the table `runs`.
         traits: Traits with a registered vector each.
-        datasets: Folder of `<category>/<trait>/steering.json`; relative to the experiment's file.
+        datasets: Folder of `<category>/<trait>/steering.json`; relative to the experiment's file. If it is left out and
+            the default does not exist, `default_traits_folder()` is used.
         methods: Extraction methods, each with a vector a trait.
         layers: 0-based decoder blocks, one cell each; a list among them is one cell that steers those layers together,
             each with the coefficient; `chosen` takes each vector file's choice.
@@ -227,13 +229,17 @@ class Experiment(Section):
         override = self.trait.get(trait)
         return override.vector if override else None
 
+    def _traits_folder(self) -> Path:
+        folder = self._folder / self.datasets
+        return folder if "datasets" in self.model_fields_set or folder.is_dir() else default_traits_folder()
+
     def evaluation(self, trait: str) -> EvaluationSpec:
         """The trait's questions and metric.
 
         Raises:
             DatasetError: The datasets do not hold the trait.
         """
-        return EvaluationSpec.load(self._folder / self.datasets, trait)
+        return EvaluationSpec.load(self._traits_folder(), trait)
 
     def rubrics(self) -> dict[str, Rubric]:
         """What the judge rates by, by trait; `*` is coherence. Empty without a judge.
@@ -243,7 +249,7 @@ class Experiment(Section):
         """
         if self.judge is None:
             return {}
-        rubrics = {trait: Rubric.load(self._folder / self.datasets, trait) for trait in self.traits}
+        rubrics = {trait: Rubric.load(self._traits_folder(), trait) for trait in self.traits}
         return rubrics | ({COHERENCE: Rubric.coherence()} if self.judge.coherence else {})
 
     def prompts_of(self, trait: str) -> list[str]:
