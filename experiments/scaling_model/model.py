@@ -17,9 +17,9 @@ CALIBRATION = HERE / "calibration.json"
 
 FLOAT32 = 4
 BFLOAT16 = 2
-MAX_WATCHES = 32
+MAX_MONITORED = 32
 BYTES_OF_A_TERM = 4 + 2 * 4 + 4 * 4
-BYTES_OF_A_WATCH = 2 * 4
+BYTES_OF_A_COLUMN = 2 * 4
 TERMS_PER_LAYER = 8
 
 
@@ -142,8 +142,8 @@ def bank_bytes(model: Model, rows: int = 4096) -> int:
 
 
 def table_bytes(model: Model, n_requests: int) -> int:
-    """`[requests, layers, terms]` and `[requests, layers, watches]`, on every GPU."""
-    row = TERMS_PER_LAYER * BYTES_OF_A_TERM + MAX_WATCHES * BYTES_OF_A_WATCH
+    """`[requests, layers, terms]` and `[requests, layers, monitored]`, on every GPU."""
+    row = TERMS_PER_LAYER * BYTES_OF_A_TERM + MAX_MONITORED * BYTES_OF_A_COLUMN
     return n_requests * model.n_layers * row
 
 

@@ -67,7 +67,7 @@ class Stopwatch:
             (SteeringState, "ending_indices", "step"),
             (SteeringState, "remove", "requests"),
             (SteeringState, "collect", "requests"),
-            (scheduler, "isolate", "requests"),
+            (scheduler, "branch_hashes", "requests"),
         ):
             setattr(owner, name, self.timed(part, getattr(owner, name)))
 

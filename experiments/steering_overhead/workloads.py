@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from trait_service.engine.spec import CaptureSpec, MonitorSpec, RequestSpec, TermSpec, WatchSpec
+from trait_service.engine.spec import CaptureSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
 
 STOCK = "stock"
 CONFIGURATIONS = (1, 8, 64, 256)
@@ -110,10 +110,11 @@ def _spec(variant: str, i: int, model: Model, bank: list[str]) -> RequestSpec | 
     if variant == "capture":
         return RequestSpec(key=key, capture=CaptureSpec(positions=["all[:]"]))
     if variant == "monitor":
-        watches = [
-            WatchSpec(layer=(3 * j + 2) % model.n_layers, direction=bank[j], cosine=False) for j in range(N_MONITORED)
+        columns = [
+            MonitorColumn(layer=(3 * j + 2) % model.n_layers, direction=bank[j], cosine=False)
+            for j in range(N_MONITORED)
         ]
-        return RequestSpec(key=key, monitor=MonitorSpec(watches=watches))
+        return RequestSpec(key=key, monitor=MonitorSpec(columns=columns))
     raise ValueError(f"variant {variant!r} is not known")
 
 

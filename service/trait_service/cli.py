@@ -141,11 +141,11 @@ def _run(args: Namespace) -> None:
     import uvloop  # noqa: PLC0415 - comes with vLLM
     from vllm.entrypoints.launchers.api_server.entry import run_server  # noqa: PLC0415
 
-    from trait_service.access.drain import Ending  # noqa: PLC0415 - imports vLLM
+    from trait_service.access.drain import ShutdownCause  # noqa: PLC0415 - imports vLLM
 
     load_plugins()
     uvloop.run(run_server(args))
-    if not Ending.of(args).signals:
+    if not ShutdownCause.of(args).signals:
         fail("the engine has died: see the log above", label="trait-service")
 
 

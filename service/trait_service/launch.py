@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trait_service.engine.refusals import EngineChoices, refusal
+from trait_service.engine.refusals import EngineOptions, refusal
 from trait_service.engine.settings import EngineSettings, engine_args
 from trait_service.environment import (
     cpu_dtype,
@@ -100,7 +100,7 @@ def refusals(args: Namespace) -> list[str]:
         ),
         "the Rust front end (VLLM_USE_RUST_FRONTEND)": os.environ.get("VLLM_USE_RUST_FRONTEND", "0") == "1",
     }
-    engine = EngineChoices.of_arguments(args).refusals()
+    engine = EngineOptions.of_arguments(args).refusals()
     return engine + [refusal(what) for what, chosen in of_the_server.items() if chosen]
 
 

@@ -51,7 +51,7 @@ def count_positions(prompt: int, generated: int) -> None:
     POSITIONS.labels("generated").inc(generated)
 
 
-def watch_bank(rows: int, held: Callable[[], int], resident: Callable[[], int]) -> None:
+def expose_bank(rows: int, held: Callable[[], int], resident: Callable[[], int]) -> None:
     """Read the bank's occupancy whenever the metrics are scraped."""
     BANK_ROWS.labels("all").set(rows)
     BANK_ROWS.labels("held").set_function(held)

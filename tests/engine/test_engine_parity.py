@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from engine_harness import Direction, EngineResult, Job, Reference, Req, direction, largest_difference
-from trait_service.engine.spec import CaptureSpec, MonitorSpec, RequestSpec, TermSpec, WatchSpec
+from trait_service.engine.spec import CaptureSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
 
 pytestmark = pytest.mark.engine
 
@@ -46,9 +46,9 @@ class Lab:
         """All in one batch: steered at each layer, generated-only, coefficient 0, unsteered, captured."""
         steered = [Req(self.prompts[0], self.spec(f"layer-{layer}", layer, self.a[layer])) for layer in self.layers]
         middle = self.layers[1]
-        watches = [WatchSpec(layer=layer, direction=self.direction.sha256) for layer in self.layers]
+        columns = [MonitorColumn(layer=layer, direction=self.direction.sha256) for layer in self.layers]
         read = RequestSpec(
-            key="read", capture=CaptureSpec(positions=CAPTURED), monitor=MonitorSpec(watches=watches)
+            key="read", capture=CaptureSpec(positions=CAPTURED), monitor=MonitorSpec(columns=columns)
         ).model_dump_json()
         return [
             *steered,

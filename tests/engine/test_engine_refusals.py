@@ -57,8 +57,8 @@ def test_a_worker_refuses_int4_weights_in_float32(config):
 
 def test_experts_in_several_engines_are_refused():
     """Their engines run dummy steps beside each other's; no such model is at hand to test."""
-    choices = dict.fromkeys(refusals.EngineChoices.__dataclass_fields__, False)
-    (problem,) = refusals.EngineChoices(**{**choices, "lockstep": True}).refusals()
+    choices = dict.fromkeys(refusals.EngineOptions.__dataclass_fields__, False)
+    (problem,) = refusals.EngineOptions(**{**choices, "lockstep": True}).refusals()
     assert "mixture of experts" in problem
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 from engine_harness import Job, Req, difference, direction, largest_difference
-from trait_service.engine.spec import CaptureSpec, MonitorSpec, RequestSpec, TermSpec, WatchSpec
+from trait_service.engine.spec import CaptureSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
 
 pytestmark = pytest.mark.engine
 
@@ -25,8 +25,8 @@ def requests(reference, smollm2_path):
             scope="generated" if i % 3 == 2 else "all",
         )
         capture = CaptureSpec(positions=["prompt[:]", "response[:]", "all[4:]"]) if i % 2 else None
-        watches = [WatchSpec(layer=layer, direction=made.sha256) for layer in (2, term.layer)]
-        monitor = MonitorSpec(watches=watches) if i % 2 else None
+        columns = [MonitorColumn(layer=layer, direction=made.sha256) for layer in (2, term.layer)]
+        monitor = MonitorSpec(columns=columns) if i % 2 else None
         spec = RequestSpec(key=f"r{i}", terms=[term], capture=capture, monitor=monitor)
         batch.append(Req(ids, spec.model_dump_json(), N_TOKENS, salt=f"configuration {i}"))
     return directions, batch

@@ -1,4 +1,4 @@
-"""Vectors of other tools: what they mean, what of them is refused, and that ours survive the trip."""
+"""Vectors of other tools: what they mean, what of them is refused, and that ours survive the hit."""
 
 import json
 import os

@@ -7,7 +7,7 @@ import pytest
 from asgi_harness import call
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
-from trait_service.access.admission import AdmissionGuard, Load, Rates, claim_completions
+from trait_service.access.admission import AdmissionGuard, InFlight, RateLimits, claim_completions
 from trait_service.access.keys import ANYONE, Keyring, plain_key
 from trait_service.access.middleware import ApiKeyGuard
 from trait_service.settings import ServiceSettings
@@ -41,7 +41,7 @@ def header(reached, name: bytes) -> str | None:
 
 def test_a_minutes_worth_may_come_at_once_and_then_evenly():
     now = [0.0]
-    rates = Rates(60, clock=lambda: now[0])
+    rates = RateLimits(60, clock=lambda: now[0])
     assert [rates.wait(ANYONE) for _ in range(61)] == [0] * 60 + [1]
     now[0] += 1.0
     assert [rates.wait(ANYONE) for _ in range(2)] == [0, 1]
@@ -51,21 +51,21 @@ def test_a_minutes_worth_may_come_at_once_and_then_evenly():
 
 def test_keys_do_not_spend_each_others_requests():
     now = [0.0]
-    rates = Rates(1, clock=lambda: now[0])
+    rates = RateLimits(1, clock=lambda: now[0])
     generous = key("generous", requests_per_minute=1000)
     assert [rates.wait(key("a")), rates.wait(key("a")), rates.wait(key("b"))] == [0, 60, 0]
     assert [rates.wait(generous) for _ in range(20)] == [0] * 20
 
 
 def test_without_a_limit_nothing_is_counted():
-    rates = Rates(None)
+    rates = RateLimits(None)
     assert [rates.wait(ANYONE) for _ in range(1000)] == [0] * 1000
 
 
 def test_a_key_over_its_rate_gets_429_and_when_to_come_back():
     gate = Gate()
     gate.open.set()
-    gate.app.add_middleware(AdmissionGuard, settings=ServiceSettings(requests_per_minute=2), load=Load(8))
+    gate.app.add_middleware(AdmissionGuard, settings=ServiceSettings(requests_per_minute=2), in_flight=InFlight(8))
     gate.app.add_middleware(ApiKeyGuard, keys=Keyring([key("one"), key("two", requests_per_minute=30)]))
 
     async def go():
@@ -83,8 +83,8 @@ def test_a_key_over_its_rate_gets_429_and_when_to_come_back():
 
 def test_a_full_service_answers_503_at_once_and_takes_requests_again_when_streams_end():
     gate = Gate()
-    load = Load(3)
-    gate.app.add_middleware(AdmissionGuard, settings=ServiceSettings(), load=load)
+    in_flight = InFlight(3)
+    gate.app.add_middleware(AdmissionGuard, settings=ServiceSettings(), in_flight=in_flight)
 
     async def go():
         streams = [asyncio.create_task(call(gate.app, "POST", "/v1/completions")) for _ in range(3)]
@@ -92,7 +92,7 @@ def test_a_full_service_answers_503_at_once_and_takes_requests_again_when_stream
         refused = [await call(gate.app, "POST", "/v1/completions") for _ in range(5)]
         read = asyncio.create_task(call(gate.app, "GET", "/v1/completions"))
         await asyncio.sleep(0.05)
-        counted = load.in_flight
+        counted = in_flight.count
         gate.open.set()
         done = await asyncio.gather(*streams, read)
         return refused, done, counted, await call(gate.app, "POST", "/v1/completions")
@@ -102,23 +102,23 @@ def test_a_full_service_answers_503_at_once_and_takes_requests_again_when_stream
     assert {header(reached, b"retry-after") for reached in refused} == {"2"}
     assert json.loads(refused[0].body)["error"]["type"] == "ServiceUnavailableError"
     assert [reached.status for reached in done] == [200] * 4
-    assert (counted, after.status, load.in_flight) == (3, 200, 0)
+    assert (counted, after.status, in_flight.count) == (3, 200, 0)
 
 
 def test_a_client_that_goes_frees_its_place():
     gate = Gate()
-    load = Load(1)
-    gate.app.add_middleware(AdmissionGuard, settings=ServiceSettings(), load=load)
+    in_flight = InFlight(1)
+    gate.app.add_middleware(AdmissionGuard, settings=ServiceSettings(), in_flight=in_flight)
 
     async def go():
         stream = asyncio.create_task(call(gate.app, "POST", "/v1/completions"))
         await asyncio.sleep(0.05)
-        assert load.in_flight == 1
+        assert in_flight.count == 1
         stream.cancel()
         await asyncio.gather(stream, return_exceptions=True)
 
     asyncio.run(go())
-    assert load.in_flight == 0
+    assert in_flight.count == 0
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_the_completions_of_one_request_are_bounded_whatever_the_route(asked, me
         except VLLMValidationError as error:
             refused.append(str(error))
 
-    app.add_middleware(AdmissionGuard, settings=ServiceSettings(max_completions=1024), load=Load(8))
+    app.add_middleware(AdmissionGuard, settings=ServiceSettings(max_completions=1024), in_flight=InFlight(8))
     asyncio.run(call(app, "POST", "/inference/v1/generate"))
     assert message in refused[0]
 
@@ -149,7 +149,7 @@ def test_requests_are_counted_apart():
         for _ in range(8):
             claim_completions(1)
 
-    app.add_middleware(AdmissionGuard, settings=ServiceSettings(max_completions=8), load=Load(8))
+    app.add_middleware(AdmissionGuard, settings=ServiceSettings(max_completions=8), in_flight=InFlight(8))
 
     async def go():
         return await asyncio.gather(*(call(app, "POST", "/v1/completions") for _ in range(8)))

@@ -15,8 +15,8 @@ import httpx
 import pytest
 from asgi_harness import call
 from fastapi import FastAPI
-from trait_service.access.admission import AdmissionGuard, Load
-from trait_service.access.drain import DrainGuard, Ending
+from trait_service.access.admission import AdmissionGuard, InFlight
+from trait_service.access.drain import DrainGuard, ShutdownCause
 from trait_service.settings import ServiceSettings
 
 
@@ -25,15 +25,15 @@ class Service:
 
     def __init__(self, seconds: float = 5.0) -> None:
         self.go = asyncio.Event()
-        self.load = Load(8)
-        self.ending = Ending.of(Namespace())
+        self.in_flight = InFlight(8)
+        self.cause = ShutdownCause.of(Namespace())
         self.app = FastAPI()
         self.app.state.server = self.server = SimpleNamespace(should_exit=False, force_exit=False)
         self.app.add_api_route("/v1/completions", self.work, methods=["POST"])
         for path in ("/health", "/v1/health/ready", "/v1/health/live", "/v1/models"):
             self.app.add_api_route(path, self.look, methods=["GET"])
-        self.app.add_middleware(AdmissionGuard, settings=ServiceSettings(), load=self.load)
-        self.app.add_middleware(DrainGuard, load=self.load, ending=self.ending, seconds=seconds)
+        self.app.add_middleware(AdmissionGuard, settings=ServiceSettings(), in_flight=self.in_flight)
+        self.app.add_middleware(DrainGuard, in_flight=self.in_flight, cause=self.cause, seconds=seconds)
 
     async def work(self) -> dict:
         await self.go.wait()
@@ -52,10 +52,10 @@ class Service:
         assert await answers.get() == {"type": "lifespan.startup.complete"}
 
     async def signalled(self, number: signal.Signals) -> None:
-        before = len(self.ending.signals)
+        before = len(self.cause.signals)
         os.kill(os.getpid(), number)
         async with asyncio.timeout(5):
-            while len(self.ending.signals) == before:  # noqa: ASYNC110 - of objects that know no event
+            while len(self.cause.signals) == before:  # noqa: ASYNC110 - of objects that know no event
                 await asyncio.sleep(0)
 
     async def end(self) -> None:
@@ -78,7 +78,7 @@ def test_running_work_is_finished_before_the_server_ends(number):
         service = Service()
         await service.start()
         running = asyncio.create_task(call(service.app, "POST", "/v1/completions"))
-        await until(lambda: service.load.in_flight == 1)
+        await until(lambda: service.in_flight.count == 1)
         await service.signalled(number)
         refused = await call(service.app, "POST", "/v1/completions")
         assert refused.status == 503
@@ -106,7 +106,7 @@ def test_work_that_takes_too_long_is_cut_off():
         service = Service(seconds=0.05)
         await service.start()
         running = asyncio.create_task(call(service.app, "POST", "/v1/completions"))
-        await until(lambda: service.load.in_flight == 1)
+        await until(lambda: service.in_flight.count == 1)
         await service.signalled(signal.SIGTERM)
         await until(lambda: service.server.should_exit and service.server.force_exit)
         await service.end()
@@ -120,7 +120,7 @@ def test_a_second_signal_ends_at_once():
         service = Service(seconds=3600)
         await service.start()
         running = asyncio.create_task(call(service.app, "POST", "/v1/completions"))
-        await until(lambda: service.load.in_flight == 1)
+        await until(lambda: service.in_flight.count == 1)
         await service.signalled(signal.SIGTERM)
         await service.signalled(signal.SIGTERM)
         assert service.server.should_exit
@@ -136,12 +136,12 @@ import asyncio, socket, sys
 from argparse import Namespace
 import uvloop
 from fastapi import FastAPI
-from trait_service.access.admission import AdmissionGuard, Load
-from trait_service.access.drain import DrainGuard, Ending
+from trait_service.access.admission import AdmissionGuard, InFlight
+from trait_service.access.drain import DrainGuard, ShutdownCause
 from trait_service.settings import ServiceSettings
 from vllm.entrypoints.launchers.launcher import serve_http
 
-args, load, app = Namespace(), Load(8), FastAPI()
+args, in_flight, app = Namespace(), InFlight(8), FastAPI()
 app.state.engine_client = None
 
 @app.post("/v1/completions")
@@ -150,8 +150,8 @@ async def work():
     await asyncio.sleep(1.5)
     return {"done": True}
 
-app.add_middleware(AdmissionGuard, settings=ServiceSettings(), load=load)
-app.add_middleware(DrainGuard, load=load, ending=Ending.of(args), seconds=30)
+app.add_middleware(AdmissionGuard, settings=ServiceSettings(), in_flight=in_flight)
+app.add_middleware(DrainGuard, in_flight=in_flight, cause=ShutdownCause.of(args), seconds=30)
 
 async def main():
     sock = socket.socket()
@@ -160,7 +160,7 @@ async def main():
     await (await serve_http(app, sock, host="127.0.0.1", port=sock.getsockname()[1], log_level="warning"))
 
 uvloop.run(main())
-sys.exit(0 if Ending.of(args).signals else 1)
+sys.exit(0 if ShutdownCause.of(args).signals else 1)
 """
 
 
@@ -182,6 +182,6 @@ def test_under_vllms_own_server_the_signal_is_ours():
 
 def test_an_ending_without_a_signal_is_told_from_a_farewell():
     args = Namespace()
-    assert Ending.of(args).signals == []
-    Ending.of(args).signals.append("SIGTERM")
-    assert Ending.of(args).signals == ["SIGTERM"]
+    assert ShutdownCause.of(args).signals == []
+    ShutdownCause.of(args).signals.append("SIGTERM")
+    assert ShutdownCause.of(args).signals == ["SIGTERM"]

@@ -8,9 +8,9 @@ import pytest
 from trait_core.errors import SteeringFailedError
 from trait_core.schema import Steering
 from trait_service.engine.spec import CaptureSpec, RequestSpec
-from trait_service.engine_link.bank_lease import BankLease
-from trait_service.engine_link.collector import Collector
+from trait_service.engine_link.bank_client import BankClient
 from trait_service.engine_link.engine_client import Run, SteeredEngineClient, reads_prompt, steered
+from trait_service.engine_link.result_fetcher import ResultFetcher
 from trait_service.engine_link.workers import Workers
 from trait_service.errors import PromptRefusedError
 from trait_service.http.openai import stream_with_report
@@ -50,7 +50,7 @@ class MemoryEngine:
                     "steered_generated": 1,
                     "steered_cached": 2,
                     "error": self.error,
-                    "tripped": (),
+                    "bound_hits": (),
                 }
             yield SimpleNamespace(finished=True, text="two", outputs=[])
         except GeneratorExit:
@@ -77,9 +77,9 @@ def setup(memory_workers):
         workers = memory_workers()
         memory_engine = MemoryEngine(workers, **engine)
         rpc = Workers(workers)
-        lease = BankLease(rpc.update_bank, workers.rows)
-        collector = Collector(rpc.collect, rpc.discard, rpc.projections)
-        return memory_engine, SteeredEngineClient(memory_engine, lease, collector, VectorUses(), BOS, str)
+        bank = BankClient(rpc.update_bank, workers.rows)
+        fetcher = ResultFetcher(rpc.collect, rpc.discard, rpc.projections)
+        return memory_engine, SteeredEngineClient(memory_engine, bank, fetcher, VectorUses(), BOS, str)
 
     return make
 
@@ -173,7 +173,7 @@ def test_a_client_that_leaves_frees_its_rows_and_its_result(setup, steering):
             await asyncio.sleep(0)
         assert engine.aborted == 1
         assert len(engine.workers.called("trait_discard")) == 1
-        assert client._lease._references == {}
+        assert client._bank._references == {}
 
     asyncio.run(scenario())
 

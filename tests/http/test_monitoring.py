@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from trait_core.errors import InvalidRequestError, SteeringFailedError, UnknownVectorError
 from trait_core.schema import Monitor
-from trait_service.engine.spec import Trip
+from trait_service.engine.spec import BoundHit
 from trait_service.registry.registry import VectorRegistry
 from trait_service.resolving.monitoring import MonitoredPrompt, TokenTexts, resolve_monitor, stop_reason
 from trait_service.resolving.resolve import Resolver
@@ -27,15 +27,15 @@ def test_each_vector_is_projected_on_its_own_layer_or_on_those_asked_for(resolve
     assert [(c.vector, c.layer, c.centre) for c in monitor.columns] == [("tone", 2, 1.0), ("other", 3, 1.0)]
     monitor = resolved(resolver, vectors=["tone"], layers=[4, 2], centred=False)
     assert [(c.layer, c.centre) for c in monitor.columns] == [(4, 0.0), (2, 0.0)]
-    assert {watch.direction for watch in monitor.spec.watches} == monitor.directions.keys()
+    assert {column.direction for column in monitor.spec.columns} == monitor.directions.keys()
 
 
 def test_a_bound_is_moved_by_the_centre_since_workers_see_raw_projections(resolver):
     bounds = [{"vector": "tone", "above": 2.5}]
-    (watch,) = resolved(resolver, vectors=["tone"], bounds=bounds).spec.watches
-    assert (watch.above, watch.below, watch.stop) == (3.5, None, True)
-    (watch,) = resolved(resolver, vectors=["tone"], cosine=True, bounds=bounds).spec.watches
-    assert (watch.above, watch.cosine) == (2.5, True)
+    (column,) = resolved(resolver, vectors=["tone"], bounds=bounds).spec.columns
+    assert (column.above, column.below, column.stop) == (3.5, None, True)
+    (column,) = resolved(resolver, vectors=["tone"], cosine=True, bounds=bounds).spec.columns
+    assert (column.above, column.cosine) == (2.5, True)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_token_without_its_projection_fails_the_request(prompt):
 def test_a_crossed_bound_is_said_once_in_the_unit_of_the_answer(prompt):
     prompt.add(0, rows(0, 6), 0)
     out(prompt, 0, 4)
-    prompt.trips = {0: Trip(completion=0, watch=1, position=5, value=-5.0, stop=True)}
+    prompt.hits = {0: BoundHit(completion=0, column=1, position=5, value=-5.0, stop=True)}
     (choice,) = prompt.take()
     assert (choice.crossed.vector, choice.crossed.token, choice.crossed.position) == ("other", 3, 5)
     assert (choice.crossed.value, choice.crossed.below) == (-6.0, -5.5)

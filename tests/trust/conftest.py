@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
-from fake_collector import Collector, collecting
+from fake_collector import ResultFetcher, collecting
 from trust_harness import Target, target
 
 
 @pytest.fixture(scope="session")
-def collector() -> Iterator[Collector]:
+def collector() -> Iterator[ResultFetcher]:
     with collecting() as found:
         yield found
 

@@ -1,7 +1,7 @@
 """Which block hashes a steered request gets, on vLLM's own requests and hasher: nothing runs."""
 
 import pytest
-from trait_service.engine.scheduler import fork_of, isolate
+from trait_service.engine.scheduler import branch_hashes, branch_of
 from trait_service.engine.spec import EXTRA_ARGS_KEY, RequestSpec, TermSpec
 
 SIZE = 16
@@ -41,7 +41,7 @@ def hashes(hashing):
             mm_features=mm,
             resumable=resumable,
         )
-        isolate(request, size, function)
+        branch_hashes(request, size, function)
         for start in range(n_prompt, len(TOKENS), by):
             request.append_output_token_ids(TOKENS[start : start + by])
         return request.block_hashes
@@ -162,5 +162,5 @@ def test_an_image_is_not_cut_in_two(hashes):
     assert shared(hashes(term([60, 70]), mm=[image]), hashes(mm=[image])) == 60 // SIZE
 
 
-def test_nothing_touched_is_no_fork():
-    assert fork_of([term([4, 4]), term([9, 3])], 60) is None
+def test_nothing_touched_is_no_branch():
+    assert branch_of([term([4, 4]), term([9, 3])], 60) is None

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load
 from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
-from trait_service.engine.spec import CaptureSpec, MonitorSpec, RequestSpec, TermSpec, WatchSpec
+from trait_service.engine.spec import CaptureSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
 from trait_service.engine.state import SteeringState
 
 N_LAYERS, D_MODEL = 3, 4
@@ -237,17 +237,17 @@ def test_a_dummy_run_between_steps_touches_nothing_and_steering_goes_on_after_it
 # ----------------------------------------------------------------------------------------------------- monitoring
 
 
-def watch(layer=1, **options) -> WatchSpec:
-    return WatchSpec(layer=layer, direction=digest(EAST), **options)
+def column(layer=1, **options) -> MonitorColumn:
+    return MonitorColumn(layer=layer, direction=digest(EAST), **options)
 
 
-def monitor_spec(*watches, key="k", **kw) -> RequestSpec:
-    return RequestSpec(key=key, monitor=MonitorSpec(watches=list(watches)), **kw)
+def monitor_spec(*columns, key="k", **kw) -> RequestSpec:
+    return RequestSpec(key=key, monitor=MonitorSpec(columns=list(columns)), **kw)
 
 
 def test_every_position_is_projected_once_on_each_monitored_direction_after_steering(state):
     term = TermSpec(layer=1, direction=digest(EAST), value=2.0)
-    spec = monitor_spec(watch(0), watch(1), watch(2, cosine=True), terms=[term])
+    spec = monitor_spec(column(0), column(1), column(2, cosine=True), terms=[term])
     step(state, {"plain": (None, 2, 0, 2), "r": (spec, 3, 0, 3)})
     step(state, {"r": (spec, 3, 3, 1), "plain": (None, 2, 2, 1)})
     step(state, {"plain": (None, 2, 3, 1)})  # preempted
@@ -261,9 +261,9 @@ def test_every_position_is_projected_once_on_each_monitored_direction_after_stee
 def test_two_requests_monitor_their_own_directions_in_one_batch(state):
     north = np.eye(D_MODEL, dtype=np.float32)[1] * -1
     state.bank.put(digest(north), north.tobytes())
-    first = RequestSpec(key="first", monitor=MonitorSpec(watches=[watch(1)], prompt=False))
-    both = [WatchSpec(layer=1, direction=digest(north)), watch(1)]
-    other = RequestSpec(key="other", monitor=MonitorSpec(watches=both, prompt=False))
+    first = RequestSpec(key="first", monitor=MonitorSpec(columns=[column(1)], prompt=False))
+    both = [MonitorColumn(layer=1, direction=digest(north)), column(1)]
+    other = RequestSpec(key="other", monitor=MonitorSpec(columns=both, prompt=False))
     step(state, {"a": (first, 1, 4, 1), "p": (None, 1, 0, 3), "b": (other, 1, 7, 2)})
     captures = load(state.collect(["first", "other"])["captures"])
     assert captures["first/projections/0"].tolist() == [[5.0]]
@@ -271,26 +271,26 @@ def test_two_requests_monitor_their_own_directions_in_one_batch(state):
 
 
 def test_a_bound_holds_from_the_position_that_produces_the_first_generated_token(state):
-    spec = monitor_spec(watch(0), watch(1, above=5.5, stop=True))
+    spec = monitor_spec(column(0), column(1, above=5.5, stop=True))
     step(state, {"r": (spec, 4, 0, 4)})  # projections 1..4: the prompt but for its last position is not looked at
     assert state.ending_indices() == []
     step(state, {"r": (spec, 4, 4, 1)})
     assert state.ending_indices() == []
     step(state, {"r": (spec, 4, 5, 1)})
     assert state.ending_indices() == [0]
-    tripped = state.collect(["k"])["reports"]["k"]["tripped"]
-    assert tripped == ({"completion": 0, "watch": 1, "position": 5, "value": 6.0, "stop": True},)
+    bound_hits = state.collect(["k"])["reports"]["k"]["bound_hits"]
+    assert bound_hits == ({"completion": 0, "column": 1, "position": 5, "value": 6.0, "stop": True},)
 
 
 def test_a_bound_that_only_marks_lets_the_request_go_on(state):
-    spec = monitor_spec(watch(1, below=100.0))
+    spec = monitor_spec(column(1, below=100.0))
     step(state, {"r": (spec, 4, 0, 4)})
     assert state.ending_indices() == []
-    assert state.collect(["k"])["reports"]["k"]["tripped"][0]["position"] == 3
+    assert state.collect(["k"])["reports"]["k"]["bound_hits"][0]["position"] == 3
 
 
 def test_a_direction_that_is_not_in_the_bank_fails_its_monitor(state):
-    spec = RequestSpec(key="k", monitor=MonitorSpec(watches=[WatchSpec(layer=0, direction="0" * 64)]))
+    spec = RequestSpec(key="k", monitor=MonitorSpec(columns=[MonitorColumn(layer=0, direction="0" * 64)]))
     step(state, {"r": (spec, 1, 0, 1)})
     assert "not in the vector bank" in state.collect(["k"])["reports"]["k"]["error"]
 
@@ -313,7 +313,7 @@ def test_decoding_steps_of_one_batch_and_a_batch_that_moved_are_steered_alike(st
 
 
 def test_a_monitored_prompt_that_came_from_the_prefix_cache_fails(state):
-    step(state, {"r": (monitor_spec(watch(0)), 8, 4, 4)})
+    step(state, {"r": (monitor_spec(column(0)), 8, 4, 4)})
     assert "prefix cache" in state.collect(["k"])["reports"]["k"]["error"]
 
 

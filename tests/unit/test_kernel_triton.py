@@ -19,7 +19,7 @@ from trait_service.engine.batch import LiveBatch, Step
 from trait_service.engine.buffers import CaptureRows, VectorBank
 from trait_service.engine.cpu_step import CpuStep
 from trait_service.engine.cuda_step import CudaStep
-from trait_service.engine.requests import TERM, WATCH, LiveRequest
+from trait_service.engine.requests import MONITORED, TERM, LiveRequest
 from trait_service.engine.spec import RequestSpec, TermSpec
 
 D_MODEL, N_LAYERS, LAYER = 24, 3, 1
@@ -52,7 +52,7 @@ def batch():
         SPEC,
         3,
         terms=np.array([term(0, "scale", -1.5, 1), term(1, "add", 3.0, 2, preserve_norm=True)], dtype=TERM),
-        watches=np.array([(0, 1, 0, 0, False), (LAYER, 3, 1, 0, True), (LAYER, 0, 2, 0, False)], dtype=WATCH),
+        monitored=np.array([(0, 1, 0, 0, False), (LAYER, 3, 1, 0, True), (LAYER, 0, 2, 0, False)], dtype=MONITORED),
     )
     return LiveBatch(4, [(0, 2, steered), (2, 0, limited), (3, 1, rescaled)])
 

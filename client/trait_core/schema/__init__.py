@@ -4,7 +4,15 @@ Requests are strict: an unknown field, a wrong type or a non-finite number is re
 (unknown fields are ignored), so that a client meets a newer service.
 """
 
-from trait_core.schema.activations import ActivationInput, ActivationsMetadata, ActivationsRequest, Generation, Message
+from trait_core.schema.activations import (
+    MAX_INPUTS,
+    MAX_POSITIONS,
+    ActivationInput,
+    ActivationsMetadata,
+    ActivationsRequest,
+    Generation,
+    Message,
+)
 from trait_core.schema.base import (
     MAX_LAYERS,
     MAX_TERMS,
@@ -52,8 +60,10 @@ from trait_core.schema.vectors import (
 )
 
 __all__ = [
+    "MAX_INPUTS",
     "MAX_LAYERS",
     "MAX_MONITORED",
+    "MAX_POSITIONS",
     "MAX_TERMS",
     "NAME_PATTERN",
     "SHA256_PATTERN",

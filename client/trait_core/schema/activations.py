@@ -7,6 +7,12 @@ from pydantic import Field, model_validator
 from trait_core.schema.base import MAX_LAYERS, Layer, Request, Response
 from trait_core.schema.steering import Steering, SteeringReport
 
+MAX_INPUTS = 8192
+"""Texts of one request."""
+
+MAX_POSITIONS = 8
+"""Pools of one request."""
+
 
 class Message(Request):
     """One chat message."""
@@ -71,11 +77,11 @@ class ActivationsRequest(Request):
     """
 
     model: str | None = None
-    inputs: Annotated[list[ActivationInput], Field(min_length=1, max_length=8192)]
+    inputs: Annotated[list[ActivationInput], Field(min_length=1, max_length=MAX_INPUTS)]
     layers: Annotated[list[Layer], Field(min_length=1, max_length=MAX_LAYERS)] | None = None
     positions: Annotated[
         list[Annotated[str, Field(max_length=64)]],
-        Field(min_length=1, max_length=8, default_factory=lambda: ["response[:]"]),
+        Field(min_length=1, max_length=MAX_POSITIONS, default_factory=lambda: ["response[:]"]),
     ]
     pooling: Literal["mean", "none"] = "mean"
     before_steering: bool = False

@@ -26,7 +26,7 @@ FULL_RETRY_S = 2
 _FREE = frozenset({"POST /ping"})
 
 
-class Rates:
+class RateLimits:
     """A token bucket for each key: a minute's worth at once, refilled evenly.
 
     Args:
@@ -54,7 +54,7 @@ class Rates:
         return math.ceil((1 - left) * 60 / limit)
 
 
-class Load:
+class InFlight:
     """Requests in flight, waiting ones included.
 
     Args:
@@ -67,7 +67,7 @@ class Load:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.in_flight = 0
+        self.count = 0
         self.closing = False
         self.idle = asyncio.Event()
         self.idle.set()
@@ -75,16 +75,16 @@ class Load:
     @contextmanager
     def slot(self) -> Iterator[bool]:
         """Whether the request may run; it counts while it does."""
-        if self.closing or self.in_flight >= self.most:
+        if self.closing or self.count >= self.most:
             yield False
             return
-        self.in_flight += 1
+        self.count += 1
         self.idle.clear()
         try:
             yield True
         finally:
-            self.in_flight -= 1
-            if self.in_flight == 0:
+            self.count -= 1
+            if self.count == 0:
                 self.idle.set()
 
 
@@ -129,14 +129,14 @@ class AdmissionGuard:
     Args:
         app: The application behind.
         settings: The limits.
-        load: Requests in flight.
+        in_flight: Requests in flight.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServiceSettings, load: Load) -> None:
+    def __init__(self, app: ASGIApp, settings: ServiceSettings, in_flight: InFlight) -> None:
         self._app = app
         self._settings = settings
-        self._rates = Rates(settings.requests_per_minute)
-        self._load = load
+        self._rates = RateLimits(settings.requests_per_minute)
+        self._in_flight = in_flight
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 429 or 503, or pass the request on."""
@@ -149,12 +149,12 @@ class AdmissionGuard:
             reason = f"{caller.name!r} may send {limit} requests a minute; come back in {seconds} s"
             await _later(scope, receive, send, 429, seconds, reason)
             return
-        with self._load.slot() as free:
+        with self._in_flight.slot() as free:
             if not free:
                 reason = (
                     "the service is ending, and takes no more requests"
-                    if self._load.closing
-                    else f"{self._load.most} requests are in flight (--max-in-flight), and no more are taken; come back in {FULL_RETRY_S} s"
+                    if self._in_flight.closing
+                    else f"{self._in_flight.most} requests are in flight (--max-in-flight), and no more are taken; come back in {FULL_RETRY_S} s"
                 )
                 await _later(scope, receive, send, 503, FULL_RETRY_S, reason)
                 return

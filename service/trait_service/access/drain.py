@@ -13,20 +13,20 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from trait_service.access.admission import Load
+from trait_service.access.admission import InFlight
 from trait_service.access.scopes import operation_of
 from trait_service.errors import error_response
 
 logger = logging.getLogger(__name__)
 
-ARGS_ENTRY = "trait_ending"
-"""Attribute of vLLM's parsed arguments that holds the `Ending`."""
+ARGS_ENTRY = "trait_shutdown_cause"
+"""Attribute of vLLM's parsed arguments that holds the `ShutdownCause`."""
 
 READINESS = frozenset({"GET /health", "GET /v1/health/ready"})
 
 
 @dataclass
-class Ending:
+class ShutdownCause:
     """What ended the server.
 
     Attributes:
@@ -36,7 +36,7 @@ class Ending:
     signals: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, args: Namespace) -> "Ending":
+    def of(cls, args: Namespace) -> "ShutdownCause":
         """The one of these arguments."""
         found = vars(args).setdefault(ARGS_ENTRY, cls())
         assert isinstance(found, cls)
@@ -48,15 +48,15 @@ class DrainGuard:
 
     Args:
         app: The application behind.
-        load: Requests in flight.
-        ending: Notes the signals.
+        in_flight: Requests in flight.
+        cause: Notes the signals.
         seconds: That requests have to finish.
     """
 
-    def __init__(self, app: ASGIApp, load: Load, ending: Ending, seconds: float) -> None:
+    def __init__(self, app: ASGIApp, in_flight: InFlight, cause: ShutdownCause, seconds: float) -> None:
         self._app = app
-        self._load = load
-        self._ending = ending
+        self._in_flight = in_flight
+        self._cause = cause
         self._seconds = seconds
         self._drain: asyncio.Task[None] | None = None
 
@@ -66,16 +66,16 @@ class DrainGuard:
             # vLLM's handlers stand by now, and these replace them.
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, self._end, number, scope["app"].state)
-        elif self._load.closing and scope["type"] == "http" and operation_of(scope) in READINESS:
+        elif self._in_flight.closing and scope["type"] == "http" and operation_of(scope) in READINESS:
             await error_response("the service is ending", 503)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
     def _end(self, number: signal.Signals, state: Any) -> None:
-        self._ending.signals.append(number.name)
-        self._load.closing = True
+        self._cause.signals.append(number.name)
+        self._in_flight.closing = True
         if self._drain is None:
-            logger.info("%s: %d requests are in flight; no more are taken", number.name, self._load.in_flight)
+            logger.info("%s: %d requests are in flight; no more are taken", number.name, self._in_flight.count)
             self._drain = asyncio.create_task(self._wait(state))
         else:
             state.server.force_exit = state.server.should_exit = True
@@ -83,8 +83,8 @@ class DrainGuard:
     async def _wait(self, state: Any) -> None:
         try:
             async with asyncio.timeout(self._seconds):
-                await self._load.idle.wait()
+                await self._in_flight.idle.wait()
         except TimeoutError:
-            logger.warning("%d requests are aborted after %g s", self._load.in_flight, self._seconds)
+            logger.warning("%d requests are aborted after %g s", self._in_flight.count, self._seconds)
             state.server.force_exit = True
         state.server.should_exit = True

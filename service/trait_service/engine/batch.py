@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from trait_service.engine.requests import TERM, WATCH, LiveRequest
+from trait_service.engine.requests import MONITORED, TERM, LiveRequest
 from trait_service.engine.runner_view import StepView
 
 
@@ -95,7 +95,9 @@ class LiveBatch:
         working = [(index, request) for index, request in self.live if request.error is None]
         # Even where its capture failed: a request with equal steering may read its blocks from the prefix cache.
         self.terms, self.term_owner = _joined([(index, request.terms) for index, request in self.live], TERM)
-        self.watches, self.watch_owner = _joined([(index, request.watches) for index, request in working], WATCH)
+        self.monitored, self.monitored_owner = _joined(
+            [(index, request.monitored) for index, request in working], MONITORED
+        )
         self.pools = [
             (index, pool, slot, interval)
             for index, request in working
@@ -104,7 +106,7 @@ class LiveBatch:
         self.captured_layers = {
             layer for _, request in working if request.capture_rows for layer in request.captured_layers
         }
-        self.watched = [(index, request) for index, request in working if len(request.watches)]
+        self.monitored_requests = [(index, request) for index, request in working if len(request.monitored)]
 
     def __bool__(self) -> bool:
         return bool(self.live)

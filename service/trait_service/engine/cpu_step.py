@@ -10,13 +10,13 @@ from itertools import pairwise
 import numpy as np
 import torch
 from trait_core.positions import UNBOUNDED
+from trait_core.schema import MAX_MONITORED
 
 from trait_service.engine import kernel_torch
 from trait_service.engine.arithmetic import LINEAR
 from trait_service.engine.batch import Intervals, LiveBatch, Spans, Step
 from trait_service.engine.buffers import CaptureRows, VectorBank
-from trait_service.engine.kernel_torch import Places, Pooled, Terms, Watched
-from trait_service.engine.spec import MAX_WATCHES
+from trait_service.engine.kernel_torch import Monitored, Places, Pooled, Terms
 
 MAX_KEPT_BYTES = 1 << 28
 """Of what additive terms add, worked out once for all decoding steps of a batch."""
@@ -35,20 +35,20 @@ class CpuStep:
     def __init__(self, bank: VectorBank, pools: CaptureRows, n_layers: int, max_tokens: int) -> None:
         self._bank = bank
         self._pools = pools
-        self._values = torch.zeros((max_tokens, MAX_WATCHES), dtype=torch.float32)
+        self._values = torch.zeros((max_tokens, MAX_MONITORED), dtype=torch.float32)
         self._n_layers = n_layers
         self._terms: list[list[Terms]] = [[] for _ in range(n_layers)]
         self._kept = False
         self._pooled: list[Pooled] = []
         self._captured = [False] * n_layers
-        self._watched: list[Watched | None] = [None] * n_layers
+        self._monitored: list[Monitored | None] = [None] * n_layers
         self.regroup(LiveBatch(0, []))
 
     def regroup(self, batch: LiveBatch) -> None:
         """Batch membership changed."""
         self._term_groups = _TermGroups(batch)
         self._pool_groups = _PoolGroups(batch)
-        self._watch_groups = _WatchGroups(batch, self._bank)
+        self._monitor_groups = _MonitorGroups(batch, self._bank)
         self._captured = [layer in batch.captured_layers for layer in range(self._n_layers)]
 
     def prepare(self, step: Step, computed_to: np.ndarray) -> None:
@@ -66,13 +66,13 @@ class CpuStep:
         elif not self._kept:
             self._keep()
         self._pooled = self._pool_groups.on_step(step, computed_to, self._pools)
-        self._watched = [None] * self._n_layers
-        watches = self._watch_groups.on_step(step)
-        if watches:
+        self._monitored = [None] * self._n_layers
+        groups = self._monitor_groups.on_step(step)
+        if groups:
             # A stage of a pipeline writes the columns of its own layers; the others are summed from theirs.
             self._values[: step.n_tokens] = 0
-        for layer, watched in watches:
-            self._watched[layer] = watched
+        for layer, monitored in groups:
+            self._monitored[layer] = monitored
 
     def _keep(self) -> None:
         """The terms have come back on the same tokens (a batch decodes): what they add is not made again."""
@@ -91,12 +91,12 @@ class CpuStep:
         if self._captured[layer]:
             for pooled in self._pooled:
                 kernel_torch.capture(residual, hidden, pooled, self._pools.sums[layer], self._pools.norms[layer])
-        watched = self._watched[layer]
-        if watched is not None:
-            kernel_torch.watch(residual, hidden, watched, self._values)
+        monitored = self._monitored[layer]
+        if monitored is not None:
+            kernel_torch.monitor(residual, hidden, monitored, self._values)
 
     def read_values(self, n_tokens: int) -> np.ndarray:
-        """`(n_tokens, MAX_WATCHES)` float32: the step's projections, until the next step."""
+        """`(n_tokens, MAX_MONITORED)` float32: the step's projections, until the next step."""
         values: np.ndarray = self._values[:n_tokens].numpy()
         return values
 
@@ -180,7 +180,7 @@ class _PoolGroups:
 
 
 @dataclass(frozen=True)
-class _LayerWatches:
+class _LayerColumns:
     layer: int
     intervals: Intervals
     directions: torch.Tensor
@@ -189,27 +189,27 @@ class _LayerWatches:
     cosine: np.ndarray
 
 
-class _WatchGroups:
+class _MonitorGroups:
     """The batch's monitored directions by layer; each distinct direction is multiplied once for all tokens."""
 
     def __init__(self, batch: LiveBatch, bank: VectorBank) -> None:
         self._layers = []
-        for layer in np.unique(batch.watches["layer"]).tolist():
-            here = batch.watches["layer"] == layer
-            watches = batch.watches[here]
-            rows, which = np.unique(watches["bank_row"], return_inverse=True)
+        for layer in np.unique(batch.monitored["layer"]).tolist():
+            here = batch.monitored["layer"] == layer
+            columns = batch.monitored[here]
+            rows, which = np.unique(columns["bank_row"], return_inverse=True)
             self._layers.append(
-                _LayerWatches(
+                _LayerColumns(
                     layer,
-                    Intervals(batch.watch_owner[here], watches["start"], np.full(len(watches), UNBOUNDED)),
+                    Intervals(batch.monitored_owner[here], columns["start"], np.full(len(columns), UNBOUNDED)),
                     bank.rows[torch.from_numpy(rows)].T.contiguous(),
                     which,
-                    watches["column"],
-                    watches["cosine"],
+                    columns["column"],
+                    columns["cosine"],
                 )
             )
 
-    def on_step(self, step: Step) -> list[tuple[int, Watched]]:
+    def on_step(self, step: Step) -> list[tuple[int, Monitored]]:
         """What each layer projects."""
         made = []
         for group in self._layers:
@@ -221,7 +221,7 @@ class _WatchGroups:
             made.append(
                 (
                     group.layer,
-                    Watched(
+                    Monitored(
                         slice(first, int(places.max()) + 1),
                         group.directions,
                         torch.from_numpy(places - first),

@@ -5,13 +5,13 @@ All kernels are always launched, so that CUDA graphs hold them. Untested until a
 
 import numpy as np
 import torch
+from trait_core.schema import MAX_MONITORED, MAX_POSITIONS
 
 from trait_service.engine.batch import Intervals, LiveBatch, Step
 from trait_service.engine.buffers import NO_ROW, CaptureRows, Mirrored, VectorBank
 from trait_service.engine.request_table import RequestTable
-from trait_service.engine.spec import MAX_POOLS, MAX_WATCHES
 
-STEER, CAPTURE, WATCH = range(3)
+STEER, CAPTURE, MONITOR = range(3)
 """Columns of a layer's flags: terms in use, whether it is captured, whether it is monitored."""
 
 
@@ -44,9 +44,9 @@ class CudaStep:
         self.table = RequestTable(n_layers, max_requests, terms_per_layer, device)
         self.row = Mirrored((max_tokens,), np.int32, device, fill=NO_ROW)
         self.position = Mirrored((max_tokens,), np.int32, device)
-        self.pool_slot = Mirrored((max_tokens, MAX_POOLS), np.int32, device, fill=NO_ROW)
+        self.pool_slot = Mirrored((max_tokens, MAX_POSITIONS), np.int32, device, fill=NO_ROW)
         self.flags = Mirrored((n_layers, 3), np.int32, device)
-        self._values = torch.zeros((max_tokens, MAX_WATCHES), dtype=torch.float32, device=device)
+        self._values = torch.zeros((max_tokens, MAX_MONITORED), dtype=torch.float32, device=device)
         self._rows = np.empty(0, dtype=np.int32)
         self._in_table: dict[int, object] = {}
         self._pool_intervals = Intervals.of([])
@@ -61,14 +61,14 @@ class CudaStep:
             self.table.clear(row)
         for row, request in present.items():
             if self._in_table.get(row) is not request:
-                watches = request.watches if request.error is None else request.watches[:0]
-                self.table.write(row, request.terms, watches)
+                monitored = request.monitored if request.error is None else request.monitored[:0]
+                self.table.write(row, request.terms, monitored)
         self._in_table = dict(present)
         self.table.flush()
         self.flags.array[:] = 0
         np.maximum.at(self.flags.array[:, STEER], batch.terms["layer"], (batch.terms["k"] + 1).astype(np.int32))
         self.flags.array[sorted(batch.captured_layers), CAPTURE] = 1
-        self.flags.array[batch.watches["layer"], WATCH] = 1
+        self.flags.array[batch.monitored["layer"], MONITOR] = 1
         self.flags.flush()
         self._pool_intervals = Intervals.of([(owner, *interval) for owner, _, _, interval in batch.pools])
         self._pool_order = np.array([order for _, order, _, _ in batch.pools], dtype=np.int64)
@@ -89,7 +89,7 @@ class CudaStep:
         self.row.flush(filled)
         self.position.flush(n)
         self.pool_slot.flush(filled)
-        if self.flags.array[:, WATCH].any():
+        if self.flags.array[:, MONITOR].any():
             # A stage of a pipeline writes the columns of its own layers; the others are summed from theirs.
             self._values[:n] = 0
         self._filled = n
@@ -113,9 +113,9 @@ class CudaStep:
         kernel_triton.capture(
             residual, hidden, self.pool_slot.tensor, self._pools.sums[layer], self._pools.norms[layer], flags
         )
-        kernel_triton.watch(residual, hidden, bank, table, self.row.tensor, self._values, flags)
+        kernel_triton.monitor(residual, hidden, bank, table, self.row.tensor, self._values, flags)
 
     def read_values(self, n_tokens: int) -> np.ndarray:
-        """`(n_tokens, MAX_WATCHES)` float32: the step's projections; waits for the device."""
+        """`(n_tokens, MAX_MONITORED)` float32: the step's projections; waits for the device."""
         values: np.ndarray = self._values[:n_tokens].cpu().numpy()
         return values

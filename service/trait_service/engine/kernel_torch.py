@@ -89,7 +89,7 @@ class Pooled:
 
 
 @dataclass(frozen=True)
-class Watched:
+class Monitored:
     """The monitored directions of one layer, and where each projection goes.
 
     Args:
@@ -159,20 +159,20 @@ def capture(
         norms.index_add_(0, pooled.slots.index, norm)
 
 
-def watch(residual: torch.Tensor, hidden: torch.Tensor | None, watched: Watched, values: torch.Tensor) -> None:
+def monitor(residual: torch.Tensor, hidden: torch.Tensor | None, monitored: Monitored, values: torch.Tensor) -> None:
     """Write the projections of one layer.
 
     Args:
         residual: `(n_tokens, d_model)`.
         hidden: `(n_tokens, d_model)` or None: the other half of the stream.
-        watched: Tokens and directions.
-        values: `(max_tokens, MAX_WATCHES)` float32, changed in place.
+        monitored: Tokens and directions.
+        values: `(max_tokens, MAX_MONITORED)` float32, changed in place.
     """
-    stream = residual[watched.span].to(torch.float32)
+    stream = residual[monitored.span].to(torch.float32)
     if hidden is not None:
-        stream = stream + hidden[watched.span]
-    projections = (stream @ watched.directions)[watched.place, watched.direction]
-    if watched.cosine is not None:
+        stream = stream + hidden[monitored.span]
+    projections = (stream @ monitored.directions)[monitored.place, monitored.direction]
+    if monitored.cosine is not None:
         norms = torch.linalg.vector_norm(stream, dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
-        projections = torch.where(watched.cosine, projections / norms[watched.place], projections)
-    values[watched.place + watched.span.start, watched.column] = projections
+        projections = torch.where(monitored.cosine, projections / norms[monitored.place], projections)
+    values[monitored.place + monitored.span.start, monitored.column] = projections

@@ -116,11 +116,11 @@ def _capture_kernel(
 
 
 @triton.jit
-def _watch_kernel(
+def _monitor_kernel(
     residual,
     hidden,
     bank,
-    watched,
+    monitored,
     row_of,
     values,
     flags,
@@ -129,7 +129,7 @@ def _watch_kernel(
     residual_stride,
     hidden_stride,
     d_model: tl.constexpr,
-    n_watches: tl.constexpr,
+    n_columns: tl.constexpr,
     has_hidden: tl.constexpr,
     block: tl.constexpr,
 ):
@@ -146,14 +146,14 @@ def _watch_kernel(
     if has_hidden:
         stream += tl.load(hidden + token * hidden_stride + columns, mask=inside, other=0.0).to(tl.float32)
     norm = tl.maximum(tl.sqrt(tl.sum(stream * stream)), 1e-38)
-    for column in range(n_watches):
-        entry = ((row.to(tl.int64) * n_layers + layer) * n_watches + column) * 2
-        bank_row = tl.load(watched + entry)
+    for column in range(n_columns):
+        entry = ((row.to(tl.int64) * n_layers + layer) * n_columns + column) * 2
+        bank_row = tl.load(monitored + entry)
         if bank_row >= 0:
             direction = tl.load(bank + bank_row.to(tl.int64) * d_model + columns, mask=inside, other=0.0)
             projection = tl.sum(stream * direction)
-            cosine = tl.load(watched + entry + 1)
-            tl.store(values + token * n_watches + column, tl.where(cosine != 0, projection / norm, projection))
+            cosine = tl.load(monitored + entry + 1)
+            tl.store(values + token * n_columns + column, tl.where(cosine != 0, projection / norm, projection))
 
 
 def steer(
@@ -229,7 +229,7 @@ def capture(
     )
 
 
-def watch(
+def monitor(
     residual: torch.Tensor,
     hidden: torch.Tensor | None,
     bank: torch.Tensor,
@@ -238,7 +238,7 @@ def watch(
     values: torch.Tensor,
     flags: torch.Tensor,
 ) -> None:
-    """As `kernel_torch.watch`, over every token of the step.
+    """As `kernel_torch.monitor`, over every token of the step.
 
     Args:
         residual: `(n_tokens_padded, d_model)`, columns contiguous.
@@ -246,23 +246,23 @@ def watch(
         bank: `(n_bank_rows, d_model)` float32.
         table: The request table, on one layer.
         row: `(max_tokens,)` int32: each token's row of the table, -1 where nothing is asked.
-        values: `(max_tokens, n_watches)` float32, changed in place.
+        values: `(max_tokens, n_columns)` float32, changed in place.
         flags: `(3,)` int32 of the layer: terms used, whether it is captured, whether it is monitored.
     """
     other, options = _launch_options(residual, hidden)
-    _watch_kernel[(min(residual.shape[0], row.shape[0]),)](
+    _monitor_kernel[(min(residual.shape[0], row.shape[0]),)](
         residual,
         other,
         bank,
-        table.watched,
+        table.monitored,
         row,
         values,
         flags,
         table.layer,
-        table.watched.shape[1],
+        table.monitored.shape[1],
         residual.stride(0),
         other.stride(0),
-        n_watches=table.watched.shape[2],
+        n_columns=table.monitored.shape[2],
         **options,
     )
 

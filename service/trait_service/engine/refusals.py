@@ -16,7 +16,7 @@ _INT4_IN_FLOAT32 = "INT4 weights run in bfloat16 on the CPU, not in float32: sta
 
 
 @dataclass(frozen=True)
-class EngineChoices:
+class EngineOptions:
     """An engine's configuration, as far as steering depends on it.
 
     Args:
@@ -98,7 +98,7 @@ def check(config: Any) -> EngineSettings:
     Raises:
         UnsupportedEngineError: With every reason.
     """
-    problems = EngineChoices.of_config(config).refusals()
+    problems = EngineOptions.of_config(config).refusals()
     settings = EngineSettings.from_additional_config(config.additional_config)
     if settings is None:
         problems.append("worker_cls is the trait-steering worker, but additional_config holds no block for it")

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from trait_core.schema import MAX_MONITORED
 
 from trait_service.engine.buffers import NO_ROW, Mirrored
-from trait_service.engine.spec import MAX_WATCHES
 
 
 class LayerTable(NamedTuple):
@@ -16,7 +16,7 @@ class LayerTable(NamedTuple):
         vector: `(n_rows, n_layers, n_terms)` int32: bank rows, -1 for none.
         numbers: `(n_rows, n_layers, n_terms, 2)` float32: a and b.
         rules: `(n_rows, n_layers, n_terms, 4)` int32: mode, start, stop, whether the norm is kept.
-        watched: `(n_rows, n_layers, MAX_WATCHES, 2)` int32: bank row of each monitored direction, -1 for none, and
+        monitored: `(n_rows, n_layers, MAX_MONITORED, 2)` int32: bank row of each monitored direction, -1 for none, and
             whether its cosine is asked for.
         layer: 0-based decoder block.
     """
@@ -24,7 +24,7 @@ class LayerTable(NamedTuple):
     vector: torch.Tensor
     numbers: torch.Tensor
     rules: torch.Tensor
-    watched: torch.Tensor
+    monitored: torch.Tensor
     layer: int
 
 
@@ -39,33 +39,33 @@ class RequestTable:
         self.vector = Mirrored(shape, np.int32, device, fill=NO_ROW)
         self.numbers = Mirrored((*shape, 2), np.float32, device)
         self.rules = Mirrored((*shape, 4), np.int32, device)
-        self.watched = Mirrored((n_rows, n_layers, MAX_WATCHES, 2), np.int32, device, fill=NO_ROW)
+        self.monitored = Mirrored((n_rows, n_layers, MAX_MONITORED, 2), np.int32, device, fill=NO_ROW)
         self._dirty: set[int] = set()
 
-    def write(self, row: int, terms: np.ndarray, watches: np.ndarray) -> None:
-        """Replace a row by arrays of `TERM` and `WATCH`."""
+    def write(self, row: int, terms: np.ndarray, monitored: np.ndarray) -> None:
+        """Replace a row by arrays of `TERM` and `MONITORED`."""
         self.clear(row)
         at = (row, terms["layer"], terms["k"])
         self.vector.array[at] = terms["bank_row"]
         self.numbers.array[at] = np.stack([terms["a"], terms["b"]], axis=-1)
         self.rules.array[at] = np.stack([terms[name] for name in ("mode", "start", "stop", "preserve_norm")], axis=-1)
-        self.watched.array[row, watches["layer"], watches["column"]] = np.stack(
-            [watches["bank_row"], watches["cosine"]], axis=-1
+        self.monitored.array[row, monitored["layer"], monitored["column"]] = np.stack(
+            [monitored["bank_row"], monitored["cosine"]], axis=-1
         )
 
     def clear(self, row: int) -> None:
         """Make a row do nothing."""
         self.vector.array[row] = NO_ROW
-        self.watched.array[row] = NO_ROW
+        self.monitored.array[row] = NO_ROW
         self._dirty.add(row)
 
     def flush(self) -> None:
         """Bring the device up to date after a change of membership."""
         for row in self._dirty:
-            for mirrored in (self.vector, self.numbers, self.rules, self.watched):
+            for mirrored in (self.vector, self.numbers, self.rules, self.monitored):
                 mirrored.flush_row(row)
         self._dirty.clear()
 
     def on(self, layer: int) -> LayerTable:
         """The table, for a kernel on one layer."""
-        return LayerTable(self.vector.tensor, self.numbers.tensor, self.rules.tensor, self.watched.tensor, layer)
+        return LayerTable(self.vector.tensor, self.numbers.tensor, self.rules.tensor, self.monitored.tensor, layer)

@@ -1,4 +1,4 @@
-"""One live request as the engine side knows it: its terms, pools and watched directions, and how far it has come."""
+"""One live request as the engine side knows it: its terms, pools and monitored directions, and how far it has come."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from trait_core.positions import UNBOUNDED
 
 from trait_service.engine.arithmetic import coefficients
 from trait_service.engine.buffers import VectorBank
-from trait_service.engine.spec import CaptureSpec, MonitorSpec, RequestReport, RequestSpec, TermSpec, Trip
+from trait_service.engine.spec import BoundHit, CaptureSpec, MonitorSpec, RequestReport, RequestSpec, TermSpec
 from trait_service.engine.spool import Spool
 
 TERM = np.dtype(
@@ -30,7 +30,7 @@ TERM = np.dtype(
 """One term of one request, as the operation reads it: `k` terms of the request act on the layer before it; mode, a and b as
 in `arithmetic`; it touches absolute positions `[start, stop)`."""
 
-WATCH = np.dtype(
+MONITORED = np.dtype(
     [("layer", np.int64), ("bank_row", np.int64), ("column", np.int64), ("start", np.int64), ("cosine", np.bool_)]
 )
 """One monitored direction of one request: projected from position `start` on, into its column of the projections."""
@@ -49,9 +49,9 @@ class LiveRequest:
         captured_layers: Layers of its pools.
         capture_rows: Row of each pool.
         spool: Where every position of its one pool is kept instead.
-        watches: `(n_watches,)` of `WATCH`.
-        projections: For each step, `(n_tokens, n_watches)` float32; together every computed position once, in order.
-        tripped: The first bound that a generated position crossed.
+        monitored: `(n_columns,)` of `MONITORED`.
+        projections: For each step, `(n_tokens, n_columns)` float32; together every computed position once, in order.
+        bound_hit: The first bound that a generated position crossed.
         first_computed: Position of the first token that went through the model; what lies before came from the cache.
         computed_to: One past the highest position that went through the model: each position counts once, whatever
             is preempted and computed again.
@@ -67,9 +67,9 @@ class LiveRequest:
     captured_layers: list[int] = field(default_factory=list)
     capture_rows: list[int] = field(default_factory=list)
     spool: Spool | None = None
-    watches: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=WATCH))
+    monitored: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=MONITORED))
     projections: list[np.ndarray] = field(default_factory=list)
-    tripped: Trip | None = None
+    bound_hit: BoundHit | None = None
     first_computed: int = 0
     computed_to: int = 0
     error: str | None = None
@@ -78,7 +78,7 @@ class LiveRequest:
     @property
     def ends_now(self) -> bool:
         """Whether it must not get another token of text: it failed, or a bound that stops was crossed."""
-        return self.error is not None or (self.tripped is not None and self.tripped.stop)
+        return self.error is not None or (self.bound_hit is not None and self.bound_hit.stop)
 
     def report(self) -> RequestReport:
         """What was done so far."""
@@ -93,32 +93,34 @@ class LiveRequest:
             steered_prompt=overlap(touched, 0, min(self.n_prompt, self.computed_to)),
             steered_generated=overlap(touched, self.n_prompt, self.computed_to),
             steered_cached=overlap(touched, 0, min(self.n_prompt, self.first_computed)),
-            tripped=() if self.tripped is None else (self.tripped,),
+            bound_hits=() if self.bound_hit is None else (self.bound_hit,),
         )
 
     def all_projections(self) -> torch.Tensor:
-        """`(n_positions, n_watches)` float32, from the first position that is projected."""
+        """`(n_positions, n_columns)` float32, from the first position that is projected."""
         if len(self.projections) != 1:
-            self.projections = [np.concatenate([np.empty((0, len(self.watches)), np.float32), *self.projections])]
+            self.projections = [np.concatenate([np.empty((0, len(self.monitored)), np.float32), *self.projections])]
         return torch.from_numpy(self.projections[0])
 
     def note_projections(self, values: np.ndarray, first_position: int) -> None:
         """Keep a step's projections and look at the bounds.
 
         Args:
-            values: `(n_tokens, n_watches)` float32.
+            values: `(n_tokens, n_columns)` float32.
             first_position: Absolute position of the first of them.
         """
         self.projections.append(values)
         monitor = self.spec.monitor
-        if self.tripped is not None or monitor is None or not monitor.has_bounds:
+        if self.bound_hit is not None or monitor is None or not monitor.has_bounds:
             return
         generating = max(self.n_prompt - 1 - first_position, 0)
         for i, row in enumerate(values[generating:].tolist()):
-            for column, (value, watch) in enumerate(zip(row, monitor.watches, strict=True)):
-                if watch.crossed_by(value):
+            for column, (value, bound) in enumerate(zip(row, monitor.columns, strict=True)):
+                if bound.crossed_by(value):
                     position = first_position + generating + i
-                    self.tripped = Trip(self.completion, watch=column, position=position, value=value, stop=watch.stop)
+                    self.bound_hit = BoundHit(
+                        self.completion, column=column, position=position, value=value, stop=bound.stop
+                    )
                     return
 
 
@@ -160,10 +162,10 @@ def pool_intervals(capture: CaptureSpec, n_prompt: int, first_computed: int) -> 
     return intervals
 
 
-def watch_array(
+def monitored_array(
     monitor: MonitorSpec, n_prompt: int, n_layers: int, first_computed: int, bank: VectorBank
 ) -> np.ndarray:
-    """A request's monitored directions, `(n_watches,)` of `WATCH`.
+    """A request's monitored directions, `(n_columns,)` of `MONITORED`.
 
     Raises:
         SteeringFailedError: A layer the model lacks, a direction that is not in the bank, or a prompt from the cache.
@@ -172,10 +174,10 @@ def watch_array(
         raise SteeringFailedError("prompt positions were read from the prefix cache: set skip_reading_prefix_cache")
     start = 0 if monitor.prompt else n_prompt - 1
     rows = [
-        (known_layer(watch.layer, n_layers), bank.row(watch.direction), column, start, watch.cosine)
-        for column, watch in enumerate(monitor.watches)
+        (known_layer(column.layer, n_layers), bank.row(column.direction), i, start, column.cosine)
+        for i, column in enumerate(monitor.columns)
     ]
-    return np.array(rows, dtype=WATCH)
+    return np.array(rows, dtype=MONITORED)
 
 
 def completion_of(request_id: str, n: int) -> int:

@@ -54,7 +54,7 @@ class Results:
         Returns:
             `reports`: key -> `RequestReport` as a dictionary. `captures`: safetensors bytes with `<key>/mean`
             float32 `(n_pools, n_layers_kept, d_model)`, `<key>/norm` float32 `(n_pools, n_layers_kept)` and
-            `<key>/count` int32 `(n_pools,)`; `<key>/projections/<completion>` float32 `(n_positions, n_watches)`;
+            `<key>/count` int32 `(n_pools,)`; `<key>/projections/<completion>` float32 `(n_positions, n_columns)`;
             `<key>/each` float32 `(n_positions, n_layers_kept, d_model)`.
             A key that is not known is missing.
         """

@@ -46,7 +46,7 @@ class TraitScheduler(Scheduler):
         """As vLLM does, after the request's steering has entered its block hashes."""
         # A request that continues a streaming session brings tokens only: its hasher is never called.
         if request.request_id not in self.requests:
-            isolate(request, self.hash_block_size, self._hash)
+            branch_hashes(request, self.hash_block_size, self._hash)
         super().add_request(request)
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput) -> Any:
@@ -60,19 +60,19 @@ class TraitScheduler(Scheduler):
         return super().update_from_output(scheduler_output, model_runner_output)
 
 
-class Fork(NamedTuple):
+class CacheBranch(NamedTuple):
     """Where a request's blocks part from the baseline's, and by what."""
 
     position: int
     key: bytes
 
     @classmethod
-    def private(cls) -> "Fork":
+    def private(cls) -> "CacheBranch":
         """Blocks that nobody ever shares."""
         return cls(0, secrets.token_bytes(32))
 
 
-def isolate(request: Request, hash_block_size: int, hash_function: Callable[[Any], bytes]) -> None:
+def branch_hashes(request: Request, hash_block_size: int, hash_function: Callable[[Any], bytes]) -> None:
     """Let a new request's steering enter its block hashes: those it has, and those it will get.
 
     Args:
@@ -81,16 +81,16 @@ def isolate(request: Request, hash_block_size: int, hash_function: Callable[[Any
         hash_function: The engine's.
     """
     vllms = request._block_hasher  # noqa: SLF001 - vLLM hands it to the constructor only
-    fork = fork_of_request(request)
-    if fork is None or vllms is None:
+    branch = branch_of_request(request)
+    if branch is None or vllms is None:
         return
-    block = fork.position // hash_block_size
-    request._block_hasher = ForkingHasher(vllms, hash_function, block, fork.key)  # noqa: SLF001
+    block = branch.position // hash_block_size
+    request._block_hasher = BranchingHasher(vllms, hash_function, block, branch.key)  # noqa: SLF001
     del request.block_hashes[block:]
     request.update_block_hashes()
 
 
-class ForkingHasher:
+class BranchingHasher:
     """vLLM's hasher, but for one block whose hash gets a key; all that follow are chained to it.
 
     Args:
@@ -118,27 +118,27 @@ class ForkingHasher:
         return self._vllms(request)
 
 
-def fork_of_request(request: Request) -> Fork | None:
-    """The fork of a request as vLLM holds it; None where it is not steered."""
+def branch_of_request(request: Request) -> CacheBranch | None:
+    """The branch of a request as vLLM holds it; None where it is not steered."""
     params = request.sampling_params
     try:
         spec = RequestSpec.from_extra_args(None if params is None else params.extra_args)
     except SteeringFailedError:
-        return Fork.private()  # the worker fails it and says why
+        return CacheBranch.private()  # the worker fails it and says why
     if spec is None or not spec.terms:
         return None
     if request.resumable:
-        return Fork.private()  # a session's prompt grows while its scopes stay
-    fork = fork_of(spec.terms, request.num_prompt_tokens)
-    if fork is None:
+        return CacheBranch.private()  # a session's prompt grows while its scopes stay
+    branch = branch_of(spec.terms, request.num_prompt_tokens)
+    if branch is None:
         return None
     # Tokens of one image may attend to each other in both directions.
     spans = [feature.mm_position for feature in request.mm_features]
-    starts = [span.offset for span in spans if span.offset <= fork.position < span.offset + span.length]
-    return fork._replace(position=min([fork.position, *starts]))
+    starts = [span.offset for span in spans if span.offset <= branch.position < span.offset + span.length]
+    return branch._replace(position=min([branch.position, *starts]))
 
 
-def fork_of(terms: Sequence[TermSpec], n_prompt: int) -> Fork | None:
+def branch_of(terms: Sequence[TermSpec], n_prompt: int) -> CacheBranch | None:
     """The first position that a term touches, and a digest of all that changes the residual stream.
 
     Args:
@@ -157,4 +157,4 @@ def fork_of(terms: Sequence[TermSpec], n_prompt: int) -> Fork | None:
             acting.append((start, stop, term.layer, term.direction, mode, bits, term.preserve_norm))
     if not acting:
         return None
-    return Fork(min(start for start, *_ in acting), hashlib.sha256(repr(acting).encode()).digest())
+    return CacheBranch(min(start for start, *_ in acting), hashlib.sha256(repr(acting).encode()).digest())

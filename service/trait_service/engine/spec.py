@@ -11,13 +11,10 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from trait_core.errors import SteeringFailedError
 from trait_core.positions import Positions
-from trait_core.schema import MAX_LAYERS, FiniteFloat, NamedScope, Operation
+from trait_core.schema import MAX_LAYERS, MAX_MONITORED, MAX_POSITIONS, FiniteFloat, NamedScope, Operation
 
 EXTRA_ARGS_KEY = "trait_steering"
 """Key of `SamplingParams.extra_args`; also the plugin's name and its block in `additional_config`."""
-
-MAX_POOLS = 8
-"""Pools of one request; the wire schema's limit."""
 
 DIRECTION_PATTERN = r"^[0-9a-f]{64}$"
 
@@ -58,7 +55,7 @@ class CaptureSpec(_Strict):
         n_total: Length of a given text; None while it is being generated.
     """
 
-    positions: Annotated[list[Annotated[str, Field(max_length=64)]], Field(min_length=1, max_length=MAX_POOLS)]
+    positions: Annotated[list[Annotated[str, Field(max_length=64)]], Field(min_length=1, max_length=MAX_POSITIONS)]
     layers: list[Annotated[int, Field(ge=0, lt=MAX_LAYERS)]] | None = None
     n_prompt: Annotated[int, Field(ge=0)] | None = None
     n_total: Annotated[int, Field(ge=1)] | None = None
@@ -71,11 +68,7 @@ class CaptureSpec(_Strict):
         return [Positions.parse(text).interval(first, self.n_total) for text in self.positions]
 
 
-MAX_WATCHES = 32
-"""Monitored directions of one request, over all layers."""
-
-
-class WatchSpec(_Strict):
+class MonitorColumn(_Strict):
     """One monitored direction on one layer.
 
     Attributes:
@@ -101,7 +94,7 @@ class WatchSpec(_Strict):
 
 
 class MonitorSpec(_Strict):
-    """Projections to keep: `(n_positions, n_watches)` float32, of every position from the first one on.
+    """Projections to keep: `(n_positions, n_columns)` float32, of every position from the first one on.
 
     Attributes:
         prompt: The first one is 0, and the prompt may not come from the prefix cache; else it is the last prompt
@@ -109,12 +102,12 @@ class MonitorSpec(_Strict):
     """
 
     prompt: bool = True
-    watches: Annotated[list[WatchSpec], Field(min_length=1, max_length=MAX_WATCHES)]
+    columns: Annotated[list[MonitorColumn], Field(min_length=1, max_length=MAX_MONITORED)]
 
     @property
     def has_bounds(self) -> bool:
         """Whether any direction has one."""
-        return any(watch.above is not None or watch.below is not None for watch in self.watches)
+        return any(column.above is not None or column.below is not None for column in self.columns)
 
 
 class RequestSpec(_Strict):
@@ -166,19 +159,19 @@ class RequestSpec(_Strict):
 
 
 @dataclass(frozen=True)
-class Trip:
+class BoundHit:
     """The first bound that a completion crossed.
 
     Args:
         completion: Index of the completion.
-        watch: Index of the monitored direction.
+        column: Index of the monitored direction.
         position: Absolute position; the token that it produced is the one after it.
         value: The projection there.
         stop: Whether it ended the request.
     """
 
     completion: int
-    watch: int
+    column: int
     position: int
     value: float
     stop: bool
@@ -194,7 +187,7 @@ class RequestReport:
         steered_generated: Generated positions that at least one term touched.
         steered_cached: How many of `steered_prompt` were read from the prefix cache.
         error: Why the request could not be steered as asked; its text is then empty.
-        tripped: The first bound of its monitor that each completion crossed, where it did.
+        bound_hits: The first bound of its monitor that each completion crossed, where it did.
     """
 
     key: str
@@ -203,12 +196,12 @@ class RequestReport:
     steered_generated: int = 0
     steered_cached: int = 0
     error: str | None = None
-    tripped: tuple[Trip, ...] = ()
+    bound_hits: tuple[BoundHit, ...] = ()
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Self:
         """From `dataclasses.asdict`, as it travels."""
-        return cls(**{**fields, "tripped": tuple(Trip(**trip) for trip in fields["tripped"])})
+        return cls(**{**fields, "bound_hits": tuple(BoundHit(**hit) for hit in fields["bound_hits"])})
 
     def plus(self, other: Self) -> Self:
         """The report of both: of requests that share a key (`n > 1`)."""
@@ -218,5 +211,5 @@ class RequestReport:
             steered_generated=self.steered_generated + other.steered_generated,
             steered_cached=self.steered_cached + other.steered_cached,
             error=self.error or other.error,
-            tripped=self.tripped + other.tripped,
+            bound_hits=self.bound_hits + other.bound_hits,
         )

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 from trait_core.errors import SteeringFailedError, TraitError
+from trait_core.schema import MAX_POSITIONS
 
 from trait_service.engine.batch import LiveBatch, Step
 from trait_service.engine.buffers import CaptureRows, VectorBank
@@ -21,14 +22,14 @@ from trait_service.engine.requests import (
     LiveRequest,
     completion_of,
     known_layer,
+    monitored_array,
     pool_intervals,
     term_array,
-    watch_array,
 )
 from trait_service.engine.results import Captured, Results
 from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
-from trait_service.engine.spec import MAX_POOLS, RequestSpec
+from trait_service.engine.spec import RequestSpec
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,9 @@ class SteeringState:
         self.max_requests = max_requests
         self.captures = captures
         self.bank = VectorBank(settings.bank_rows, d_model, device)
-        self.pools = CaptureRows(n_layers, settings.capture_rows or max(2 * max_requests, MAX_POOLS), d_model, device)
+        self.pools = CaptureRows(
+            n_layers, settings.capture_rows or max(2 * max_requests, MAX_POSITIONS), d_model, device
+        )
         self.idle = True
         self._step: CpuStep | CudaStep
         if device.type == "cpu":
@@ -129,7 +132,7 @@ class SteeringState:
         if self.idle:
             return
         step, batch = self._current, self._batch
-        if batch.watched and self.captures:
+        if batch.monitored_requests and self.captures:
             self._keep_projections(step)
         batch.advance(step)
 
@@ -190,7 +193,7 @@ class SteeringState:
             after: `RequestSpec.key` -> positions that the caller has already.
 
         Returns:
-            safetensors bytes, `<key>/projections/<completion>` float32 `(n_positions, n_watches)`: the rest. A key that
+            safetensors bytes, `<key>/projections/<completion>` float32 `(n_positions, n_columns)`: the rest. A key that
             is not live is missing.
         """
         found = {
@@ -198,7 +201,7 @@ class SteeringState:
                 after[request.spec.key] :
             ].clone()
             for request in self._live.values()
-            if len(request.watches) and request.error is None and request.spec.key in after
+            if len(request.monitored) and request.error is None and request.spec.key in after
         }
         return save(found) if found else b""
 
@@ -270,7 +273,7 @@ class SteeringState:
         if spec.monitor is not None:
             if spec.monitor.has_bounds and not self.sees_all_layers:
                 raise SteeringFailedError("bounds of a monitor do not go with pipeline parallelism")
-            request.watches = watch_array(
+            request.monitored = monitored_array(
                 spec.monitor, request.n_prompt, self.n_layers, request.first_computed, self.bank
             )
         if spec.capture is not None:
@@ -287,11 +290,11 @@ class SteeringState:
     def _keep_projections(self, step: Step) -> None:
         """Hand each monitored request its part of the step's projections; positions computed again are left out."""
         values = self._step.read_values(step.n_tokens)
-        for index, request in self._batch.watched:
+        for index, request in self._batch.monitored_requests:
             computed = int(step.n_computed[index])
-            first = max(computed, int(self._batch.computed_to[index]), int(request.watches["start"][0]))
+            first = max(computed, int(self._batch.computed_to[index]), int(request.monitored["start"][0]))
             place = int(step.first_place[index])
-            fresh = values[place + first - computed : place + int(step.n_scheduled[index]), : len(request.watches)]
+            fresh = values[place + first - computed : place + int(step.n_scheduled[index]), : len(request.monitored)]
             if len(fresh):
                 request.note_projections(fresh.copy(), first)
 
@@ -302,7 +305,7 @@ class SteeringState:
         captured = self._read_pools(request) if request.capture_rows else {}
         if request.spool is not None:
             captured["each"] = torch.from_numpy(request.spool.read())
-        if len(request.watches) and self.captures:
+        if len(request.monitored) and self.captures:
             captured[f"projections/{request.completion}"] = request.all_projections()
         self._results.keep(request.report(), captured or None)
 

@@ -20,8 +20,8 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from trait_service.access.admission import claim_completions
 from trait_service.engine.spec import EXTRA_ARGS_KEY, CaptureSpec, RequestSpec
-from trait_service.engine_link.bank_lease import BankLease
-from trait_service.engine_link.collector import Collector, NoReportError
+from trait_service.engine_link.bank_client import BankClient
+from trait_service.engine_link.result_fetcher import NoReportError, ResultFetcher
 from trait_service.engine_link.spans import SteeringSpan
 from trait_service.engine_link.workers import Collected
 from trait_service.errors import AbortedError, PromptRefusedError
@@ -86,7 +86,7 @@ class Run:
         self.collected.append(collected)
         for prompt in self.monitored:
             if prompt.key == key:
-                prompt.trips = {trip.completion: trip for trip in collected.report.tripped}
+                prompt.hits = {hit.completion: hit for hit in collected.report.bound_hits}
                 for completion, rows in collected.projections.items():
                     prompt.add(completion, rows, 0)
 
@@ -145,8 +145,8 @@ class SteeredEngineClient:
 
     Args:
         engine: vLLM's `AsyncLLM`.
-        lease: Rows of the vector bank.
-        collector: Reports and captures.
+        bank: Rows of the vector bank.
+        fetcher: Reports and captures.
         uses: Vector files that running requests use.
         bos_token_id: The tokenizer's; None where it has none.
         decode: Text of token ids, special ones included.
@@ -155,15 +155,15 @@ class SteeredEngineClient:
     def __init__(
         self,
         engine: Any,
-        lease: BankLease,
-        collector: Collector,
+        bank: BankClient,
+        fetcher: ResultFetcher,
         uses: VectorUses,
         bos_token_id: int | None,
         decode: Decode,
     ) -> None:
         self._engine = engine
-        self._lease = lease
-        self._collector = collector
+        self._bank = bank
+        self._fetcher = fetcher
         self._uses = uses
         self._bos = bos_token_id
         self._decode = decode
@@ -221,7 +221,7 @@ class SteeredEngineClient:
                     prompt.note_tokens(completion.index, completion.token_ids)
                 if in_pieces and not output.finished:
                     after = prompt.received
-                    for index, rows in (await self._collector.projections(prompt.key, after)).items():
+                    for index, rows in (await self._fetcher.projections(prompt.key, after)).items():
                         prompt.add(index, rows, after)
                 yield output
 
@@ -230,7 +230,7 @@ class SteeredEngineClient:
     ) -> AsyncGenerator[RequestOutput, None]:
         span = SteeringSpan(request_id, options.get("trace_headers"))
         with self._uses.hold(run.vectors):
-            async with self._lease.acquire(run.directions):
+            async with self._bank.acquire(run.directions):
                 span.leased()
                 async with aclosing(self._reported(run, spec, prompt, params, request_id, span, options)) as outputs:
                     async for output in outputs:
@@ -261,7 +261,7 @@ class SteeredEngineClient:
                     yield output
         finally:
             if not collected:
-                self._collector.discard(spec.key)
+                self._fetcher.discard(spec.key)
 
     async def _report(self, key: str, output: RequestOutput) -> Collected:
         """What the workers say of a request that has ended.
@@ -271,7 +271,7 @@ class SteeredEngineClient:
             SteeringFailedError: They failed it, or know nothing of it.
         """
         try:
-            return await self._collector.collect(key)
+            return await self._fetcher.collect(key)
         except NoReportError:
             if {completion.finish_reason for completion in output.outputs} == {"abort"}:
                 raise AbortedError("the request was aborted before it had begun; send it again") from None
@@ -302,8 +302,8 @@ class SteeredEngineClient:
 def _with_spec(params: SamplingParams, spec: RequestSpec, n_prompt: int) -> SamplingParams:
     params = params.clone()
     params.extra_args = {**(params.extra_args or {}), **spec.to_extra_args()}
-    watches_prompt = spec.monitor is not None and spec.monitor.prompt
-    if watches_prompt or (spec.capture is not None and reads_prompt(spec.capture, n_prompt)):
+    monitors_prompt = spec.monitor is not None and spec.monitor.prompt
+    if monitors_prompt or (spec.capture is not None and reads_prompt(spec.capture, n_prompt)):
         # Positions that come from the prefix cache never pass the layers, so that nothing could be captured there.
         params.skip_reading_prefix_cache = True
     return params

@@ -43,7 +43,7 @@ class Collected:
 
     Args:
         each: `(n_positions, n_layers_read, d_model)` float32, residual units; None where pools were kept, or nothing.
-        projections: Completion -> `(n_positions, n_watches)` float32; see `http.monitoring`.
+        projections: Completion -> `(n_positions, n_columns)` float32; see `http.monitoring`.
     """
 
     report: RequestReport

@@ -11,17 +11,17 @@ from starlette.datastructures import State
 from starlette.exceptions import HTTPException
 from vllm import envs
 
-from trait_service.access.admission import AdmissionGuard, Load
-from trait_service.access.drain import DrainGuard, Ending
+from trait_service.access.admission import AdmissionGuard, InFlight
+from trait_service.access.drain import DrainGuard, ShutdownCause
 from trait_service.access.keys import configured_keyring
 from trait_service.access.middleware import ApiKeyGuard, BodyGuard
 from trait_service.access.observe import Observer
 from trait_service.engine.spec import EXTRA_ARGS_KEY
 from trait_service.errors import http_exception_response
+from trait_service.http.bad_request import KINDS as UNREADABLE
+from trait_service.http.bad_request import bad_request_response
 from trait_service.http.routes import activations, chat, completions, health, models, steering, vectors
 from trait_service.http.service import TraitService
-from trait_service.http.unreadable import KINDS as UNREADABLE
-from trait_service.http.unreadable import unreadable_response
 from trait_service.metrics import IN_FLIGHT
 from trait_service.settings import ServiceSettings
 
@@ -54,12 +54,12 @@ class TraitEndpoints:
             app.include_router(router)
         app.add_exception_handler(HTTPException, http_exception_response)
         for kind in UNREADABLE:
-            app.add_exception_handler(kind, unreadable_response)
+            app.add_exception_handler(kind, bad_request_response)
         settings = ServiceSettings.from_args(args)
-        load = Load(settings.max_in_flight)
-        IN_FLIGHT.set_function(lambda: load.in_flight)
+        in_flight = InFlight(settings.max_in_flight)
+        IN_FLIGHT.set_function(lambda: in_flight.count)
         app.add_middleware(BodyGuard, max_bytes=settings.max_body_bytes)
-        app.add_middleware(AdmissionGuard, settings=settings, load=load)
+        app.add_middleware(AdmissionGuard, settings=settings, in_flight=in_flight)
         keyring = configured_keyring(api_keys(args), settings.keys, os.environ)
         if keyring:
             app.add_middleware(ApiKeyGuard, keys=keyring)
@@ -68,7 +68,9 @@ class TraitEndpoints:
             args.api_key = [""]
         elif not is_local(args):
             logger.warning("no API key is configured: everyone who reaches this address may use every route")
-        app.add_middleware(DrainGuard, load=load, ending=Ending.of(args), seconds=settings.drain_seconds)
+        app.add_middleware(
+            DrainGuard, in_flight=in_flight, cause=ShutdownCause.of(args), seconds=settings.drain_seconds
+        )
         app.add_middleware(Observer, log_requests=settings.log_requests)
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:

@@ -9,18 +9,18 @@ from typing import Annotated, Any, Self, get_args
 from fastapi import Depends, Request
 from starlette.datastructures import State
 from trait_core import __version__
-from trait_core.schema import MAX_TERMS, NamedScope, ServiceInfo, SteeringLimits, Unit
+from trait_core.schema import MAX_INPUTS, MAX_POSITIONS, MAX_TERMS, NamedScope, ServiceInfo, SteeringLimits, Unit
 
 from trait_service.access.keys import ApiKey
 from trait_service.engine.settings import EngineSettings
-from trait_service.engine_link.bank_lease import BankLease
-from trait_service.engine_link.collector import Collector
+from trait_service.engine_link.bank_client import BankClient
 from trait_service.engine_link.engine_client import SteeredEngineClient
+from trait_service.engine_link.result_fetcher import ResultFetcher
 from trait_service.engine_link.workers import Workers
-from trait_service.metrics import watch_bank
+from trait_service.metrics import expose_bank
 from trait_service.models.identity import chat_template_digest, config_digest, registry_folder
 from trait_service.models.weights import checkpoint_digest, weights_digest
-from trait_service.reading.reader import MAX_INPUTS, MAX_POSITIONS, ActivationReader
+from trait_service.reading.reader import ActivationReader
 from trait_service.reading.residual_norms import measure_residual_norms
 from trait_service.registry.registry import VectorRegistry
 from trait_service.registry.uses import VectorUses
@@ -61,11 +61,11 @@ class TraitService:
         workers = Workers(engine)
         shape = await workers.info()
         tokenizer = engine.renderer.get_tokenizer()
-        lease = BankLease(workers.update_bank, engine_settings.bank_rows)
-        watch_bank(engine_settings.bank_rows, lambda: lease.held, lambda: lease.resident)
-        collector = Collector(workers.collect, workers.discard, workers.projections)
+        bank = BankClient(workers.update_bank, engine_settings.bank_rows)
+        expose_bank(engine_settings.bank_rows, lambda: bank.held, lambda: bank.resident)
+        fetcher = ResultFetcher(workers.collect, workers.discard, workers.projections)
         uses = VectorUses()
-        client = SteeredEngineClient(engine, lease, collector, uses, tokenizer.bos_token_id, tokenizer.decode)
+        client = SteeredEngineClient(engine, bank, fetcher, uses, tokenizer.bos_token_id, tokenizer.decode)
         _hand_over(state, engine, client)
         reader = ActivationReader(client, state, shape, settings.max_activation_bytes)
         digest = config_digest(engine.model_config.hf_config.to_dict())

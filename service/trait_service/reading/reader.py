@@ -26,13 +26,10 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from trait_service.engine.spec import CaptureSpec
 from trait_service.engine_link.engine_client import Run, SteeredEngineClient, last_output
 from trait_service.reading.answer import Reading, ReadText, answer
-from trait_service.reading.pool_gate import PoolGate
+from trait_service.reading.capture_slots import CaptureSlots
 from trait_service.resolving.resolve import ResolvedSteering
 
 Result = TypeVar("Result")
-
-MAX_INPUTS = 8192
-MAX_POSITIONS = 8
 
 
 class ActivationReader:
@@ -50,7 +47,7 @@ class ActivationReader:
         self._state = state
         self._n_layers: int = shape["n_layers"]
         self._d_model: int = shape["d_model"]
-        self._pools = PoolGate(shape["capture_rows"])
+        self._pools = CaptureSlots(shape["capture_rows"])
         self._max_bytes = max_bytes
 
     async def read(

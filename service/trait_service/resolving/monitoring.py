@@ -12,7 +12,7 @@ import numpy as np
 from trait_core.errors import InvalidRequestError, SteeringFailedError
 from trait_core.schema import MAX_MONITORED, CrossedBound, Monitor, MonitorBound, MonitoredChoice, MonitoredDirection
 
-from trait_service.engine.spec import MonitorSpec, Trip, WatchSpec
+from trait_service.engine.spec import BoundHit, MonitorColumn, MonitorSpec
 from trait_service.resolving.resolve import Resolver
 
 Decode = Callable[[list[int]], str]
@@ -52,7 +52,7 @@ def resolve_monitor(resolver: Resolver, monitor: Monitor) -> ResolvedMonitor:
         InvalidRequestError: A vector or layer is not there, a bound fits no column, or there are too many columns.
     """
     columns: list[MonitoredDirection] = []
-    watches: list[WatchSpec] = []
+    specs: list[MonitorColumn] = []
     bounds: list[MonitorBound | None] = []
     directions: dict[str, bytes] = {}
     used: set[int] = set()
@@ -71,7 +71,7 @@ def resolve_monitor(resolver: Resolver, monitor: Monitor) -> ResolvedMonitor:
             used.update(matching)
             bound = monitor.bounds[matching[0]] if matching else None
             bounds.append(bound)
-            watches.append(_watch(layer, digest, monitor.cosine, centre, bound))
+            specs.append(_column(layer, digest, monitor.cosine, centre, bound))
     if unused := [b for b in range(len(monitor.bounds)) if b not in used]:
         bound = monitor.bounds[unused[0]]
         raise InvalidRequestError(
@@ -79,19 +79,19 @@ def resolve_monitor(resolver: Resolver, monitor: Monitor) -> ResolvedMonitor:
             f"{', '.join(f'{c.vector} layer {c.layer}' for c in columns[:8])}",
             param=f"monitor.bounds[{unused[0]}]",
         )
-    if len(watches) > MAX_MONITORED:
+    if len(specs) > MAX_MONITORED:
         raise InvalidRequestError(
-            f"{len(watches)} directions (vectors times layers) are monitored; at most {MAX_MONITORED}", "monitor"
+            f"{len(specs)} directions (vectors times layers) are monitored; at most {MAX_MONITORED}", "monitor"
         )
     return ResolvedMonitor(
-        MonitorSpec(watches=watches, prompt=monitor.prompt), tuple(columns), tuple(bounds), directions, monitor.tokens
+        MonitorSpec(columns=specs, prompt=monitor.prompt), tuple(columns), tuple(bounds), directions, monitor.tokens
     )
 
 
-def _watch(layer: int, digest: str, cosine: bool, centre: float, bound: MonitorBound | None) -> WatchSpec:
+def _column(layer: int, digest: str, cosine: bool, centre: float, bound: MonitorBound | None) -> MonitorColumn:
     if bound is None:
-        return WatchSpec(layer=layer, direction=digest, cosine=cosine)
-    return WatchSpec(
+        return MonitorColumn(layer=layer, direction=digest, cosine=cosine)
+    return MonitorColumn(
         layer=layer,
         direction=digest,
         cosine=cosine,
@@ -147,7 +147,7 @@ class MonitoredPrompt:
     texts: dict[int, TokenTexts] = field(default_factory=dict)
     fresh_ids: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     sent: dict[int, int] = field(default_factory=lambda: defaultdict(int))
-    trips: dict[int, Trip] = field(default_factory=dict)
+    hits: dict[int, BoundHit] = field(default_factory=dict)
     prompt_sent: bool = False
 
     @property
@@ -206,24 +206,24 @@ class MonitoredPrompt:
             texts = self.texts.setdefault(completion, TokenTexts(self.decode))
             choice.generated_tokens = texts.feed(fresh)
             choice.prompt_tokens = TokenTexts(self.decode).feed(self.prompt_ids) if choice.prompt else None
-        trip = self.trips.pop(completion, None)
-        if trip is not None:
-            choice.crossed = self._crossed(trip)
+        hit = self.hits.pop(completion, None)
+        if hit is not None:
+            choice.crossed = self._crossed(hit)
         return choice
 
     def _values(self, rows: np.ndarray) -> list[list[float]]:
         values: list[list[float]] = (rows - self.monitor.centres).tolist()
         return values
 
-    def _crossed(self, trip: Trip) -> CrossedBound:
-        column, bound = self.monitor.columns[trip.watch], self.monitor.bounds[trip.watch]
+    def _crossed(self, hit: BoundHit) -> CrossedBound:
+        column, bound = self.monitor.columns[hit.column], self.monitor.bounds[hit.column]
         assert bound is not None, "a column without a bound is never crossed"
         return CrossedBound(
             vector=column.vector,
             layer=column.layer,
-            token=trip.position - (self.n_prompt - 1),
-            position=trip.position,
-            value=trip.value - column.centre,
+            token=hit.position - (self.n_prompt - 1),
+            position=hit.position,
+            value=hit.value - column.centre,
             above=bound.above,
             below=bound.below,
             action=bound.action,

@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 from trait_core.errors import SteeringFailedError
-from trait_service.engine_link.collector import Collector
+from trait_service.engine_link.result_fetcher import ResultFetcher
 from trait_service.engine_link.workers import Workers
 
 
@@ -17,21 +17,21 @@ def result(key: str, **fields: object) -> dict:
         "steered_generated": 1,
         "steered_cached": 0,
         "error": None,
-        "tripped": (),
+        "bound_hits": (),
     } | fields
 
 
-def collector_over(workers) -> Collector:
+def collector_over(workers) -> ResultFetcher:
     rpc = Workers(workers)
-    return Collector(rpc.collect, rpc.discard, rpc.projections)
+    return ResultFetcher(rpc.collect, rpc.discard, rpc.projections)
 
 
 def test_requests_that_finish_together_share_calls_and_one_is_in_flight(memory_workers):
     async def scenario() -> None:
         workers = memory_workers()
         workers.results = {f"k{i}": result(f"k{i}", steered_prompt=i) for i in range(40)}
-        collector = collector_over(workers)
-        collected = await asyncio.gather(*(collector.collect(f"k{i}") for i in range(40)))
+        fetcher = collector_over(workers)
+        collected = await asyncio.gather(*(fetcher.collect(f"k{i}") for i in range(40)))
         assert [item.report.steered_prompt for item in collected] == list(range(40))
         assert len(workers.called("trait_collect")) <= 2
         assert workers.most_in_flight == 1
@@ -55,11 +55,11 @@ def test_projections_of_requests_that_run_travel_together_after_what_is_known(me
     async def scenario() -> None:
         workers = memory_workers()
         workers.running = {f"k{i}": np.full((5, 2), i, np.float32) for i in range(3)}
-        collector = collector_over(workers)
-        rows = await asyncio.gather(*(collector.projections(f"k{i}", i) for i in range(3)))
+        fetcher = collector_over(workers)
+        rows = await asyncio.gather(*(fetcher.projections(f"k{i}", i) for i in range(3)))
         assert [(r[0].shape, float(r[0][0, 0])) for r in rows] == [((5, 2), 0.0), ((4, 2), 1.0), ((3, 2), 2.0)]
         assert len(workers.called("trait_projections")) <= 2
-        assert await collector.projections("gone", 0) == {}
+        assert await fetcher.projections("gone", 0) == {}
 
     asyncio.run(scenario())
 
@@ -86,11 +86,11 @@ def test_a_broken_call_fails_those_that_wait_and_no_one_after(memory_workers):
     async def scenario() -> None:
         workers = memory_workers()
         workers.results = {"a": result("a"), "b": result("b")}
-        collector = collector_over(workers)
+        fetcher = collector_over(workers)
         workers.fail_next = RuntimeError("the wire broke")
         with pytest.raises(SteeringFailedError, match="the wire broke"):
-            await collector.collect("a")
-        assert (await collector.collect("b")).report.key == "b"
+            await fetcher.collect("a")
+        assert (await fetcher.collect("b")).report.key == "b"
 
     asyncio.run(scenario())
 
@@ -99,8 +99,8 @@ def test_an_aborted_request_is_forgotten_in_the_workers(memory_workers):
     async def scenario() -> None:
         workers = memory_workers()
         workers.results = {"gone": result("gone")}
-        collector = collector_over(workers)
-        collector.discard("gone")
+        fetcher = collector_over(workers)
+        fetcher.discard("gone")
         for _ in range(5):
             await asyncio.sleep(0)
         assert workers.results == {}

@@ -6,7 +6,7 @@ import json
 import pytest
 from trait_service.access import admission
 from trait_service.errors import error_response
-from trait_service.http.unreadable import unreadable_response
+from trait_service.http.bad_request import bad_request_response
 
 
 def answer(cause, claimed):
@@ -17,7 +17,7 @@ def answer(cause, claimed):
         try:
             cause()
         except (AttributeError, LookupError) as error:
-            return await unreadable_response(None, error)
+            return await bad_request_response(None, error)
 
     response = asyncio.run(respond())
     return response.status_code, json.loads(response.body)["error"]["message"]

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from trait_core.errors import InvalidRequestError
-from trait_service.engine_link.bank_lease import BankLease
+from trait_service.engine_link.bank_client import BankClient
 from trait_service.engine_link.workers import Workers
 
 
@@ -21,7 +21,7 @@ async def settle() -> None:
 def test_a_direction_stands_in_the_bank_while_it_is_held_and_after(memory_workers):
     async def scenario() -> None:
         workers = memory_workers(rows=2)
-        lease = BankLease(Workers(workers).update_bank, 2)
+        lease = BankClient(Workers(workers).update_bank, 2)
         async with lease.acquire(directions("a")):
             assert set(workers.bank) == {"a"}
         async with lease.acquire(directions("a")):
@@ -34,7 +34,7 @@ def test_a_direction_stands_in_the_bank_while_it_is_held_and_after(memory_worker
 def test_the_least_recently_used_direction_makes_room(memory_workers):
     async def scenario() -> None:
         workers = memory_workers(rows=2)
-        lease = BankLease(Workers(workers).update_bank, 2)
+        lease = BankClient(Workers(workers).update_bank, 2)
         for name in ("a", "b", "a", "c"):
             async with lease.acquire(directions(name)):
                 pass
@@ -47,7 +47,7 @@ def test_the_least_recently_used_direction_makes_room(memory_workers):
 def test_concurrent_requests_for_one_new_direction_share_one_upload(memory_workers):
     async def scenario() -> None:
         workers = memory_workers(rows=2)
-        lease = BankLease(Workers(workers).update_bank, 2)
+        lease = BankClient(Workers(workers).update_bank, 2)
 
         async def use() -> None:
             async with lease.acquire(directions("a")):
@@ -63,7 +63,7 @@ def test_concurrent_requests_for_one_new_direction_share_one_upload(memory_worke
 def test_many_new_directions_travel_in_one_call(memory_workers):
     async def scenario() -> None:
         workers = memory_workers(rows=64)
-        lease = BankLease(Workers(workers).update_bank, 64)
+        lease = BankClient(Workers(workers).update_bank, 64)
         async with AsyncExitStack() as stack:
             await asyncio.gather(*(stack.enter_async_context(lease.acquire(directions(f"d{i}"))) for i in range(50)))
             assert len(workers.bank) == 50
@@ -75,7 +75,7 @@ def test_many_new_directions_travel_in_one_call(memory_workers):
 def test_a_full_bank_makes_requests_wait_in_order(memory_workers):
     async def scenario() -> None:
         workers = memory_workers(rows=2)
-        lease = BankLease(Workers(workers).update_bank, 2)
+        lease = BankClient(Workers(workers).update_bank, 2)
         order: list[str] = []
 
         async def use(name: str, *names: str) -> None:
@@ -99,7 +99,7 @@ def test_a_full_bank_makes_requests_wait_in_order(memory_workers):
 
 def test_a_request_larger_than_the_bank_is_refused_with_both_numbers(memory_workers):
     async def scenario() -> None:
-        lease = BankLease(Workers(memory_workers(rows=2)).update_bank, 2)
+        lease = BankClient(Workers(memory_workers(rows=2)).update_bank, 2)
         with pytest.raises(InvalidRequestError, match=r"3 directions.*holds 2"):
             async with lease.acquire(directions("a", "b", "c")):
                 pass
@@ -110,7 +110,7 @@ def test_a_request_larger_than_the_bank_is_refused_with_both_numbers(memory_work
 def test_a_failed_upload_fails_its_requests_and_leaves_nothing_half_known(memory_workers):
     async def scenario() -> None:
         workers = memory_workers(rows=2)
-        lease = BankLease(Workers(workers).update_bank, 2)
+        lease = BankClient(Workers(workers).update_bank, 2)
         async with lease.acquire(directions("a")):
             pass
         workers.fail_next = RuntimeError("the wire broke")
@@ -131,7 +131,7 @@ def test_a_failed_upload_fails_its_requests_and_leaves_nothing_half_known(memory
 def test_a_request_that_gives_up_while_waiting_holds_no_row(memory_workers):
     async def scenario() -> None:
         workers = memory_workers(rows=1)
-        lease = BankLease(Workers(workers).update_bank, 1)
+        lease = BankClient(Workers(workers).update_bank, 1)
 
         async def use(name: str) -> None:
             async with lease.acquire(directions(name)):
@@ -151,7 +151,7 @@ def test_a_request_that_gives_up_while_waiting_holds_no_row(memory_workers):
 def test_a_request_that_gives_up_during_its_upload_holds_no_row(memory_workers):
     async def scenario() -> None:
         workers = memory_workers(rows=1)
-        lease = BankLease(Workers(workers).update_bank, 1)
+        lease = BankClient(Workers(workers).update_bank, 1)
 
         async def use() -> None:
             async with lease.acquire(directions("a")):
@@ -172,7 +172,7 @@ def test_a_request_that_gives_up_during_its_upload_holds_no_row(memory_workers):
 def test_a_storm_of_requests_never_overfills_the_bank(memory_workers):
     async def scenario() -> None:
         workers = memory_workers(rows=5)
-        lease = BankLease(Workers(workers).update_bank, 5)
+        lease = BankClient(Workers(workers).update_bank, 5)
 
         async def use(i: int) -> None:
             wanted = directions(f"d{i % 11}", f"d{(i * 7) % 11}", f"d{(i * 3) % 11}")

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 
-class PoolGate:
+class CaptureSlots:
     """Lets requests through in order of arrival while the worker has rows for their pools.
 
     Args:

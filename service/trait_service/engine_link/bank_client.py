@@ -29,7 +29,7 @@ class _Waiter:
     granted: asyncio.Future[None]
 
 
-class BankLease:
+class BankClient:
     """Lends rows of the vector bank.
 
     Args:

@@ -23,7 +23,7 @@ OURS = frozenset({"trait_service", "trait_core"})
 """Packages whose errors are never the sender's."""
 
 
-async def unreadable_response(_request: Request, error: Exception) -> Response:
+async def bad_request_response(_request: Request, error: Exception) -> Response:
     """400 where vLLM has not asked the engine for anything yet, else 500; the log holds the place and no value."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     logger.error("%s at %s:%s", type(error).__name__, place.filename, place.lineno)

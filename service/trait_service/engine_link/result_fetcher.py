@@ -12,28 +12,28 @@ from trait_service.engine_link.workers import Collected
 Fetch = Callable[[Sequence[str]], Awaitable[dict[str, Collected]]]
 Discard = Callable[[Sequence[str]], Awaitable[None]]
 Rows = dict[int, np.ndarray]
-"""Completion -> `(n_positions, n_watches)` float32."""
-Watch = Callable[[dict[str, int]], Awaitable[dict[str, Rows]]]
+"""Completion -> `(n_positions, n_columns)` float32."""
+Follow = Callable[[dict[str, int]], Awaitable[dict[str, Rows]]]
 
 
 class NoReportError(SteeringFailedError):
     """The workers never heard of the request."""
 
 
-class Collector:
+class ResultFetcher:
     """Coalesces fetches.
 
     Args:
         fetch: Takes reports and captures from the workers.
         discard: Forgets requests in the workers.
-        watch: Reads projections of requests that still run.
+        follow: Reads projections of requests that still run.
     """
 
-    def __init__(self, fetch: Fetch, discard: Discard, watch: Watch) -> None:
+    def __init__(self, fetch: Fetch, discard: Discard, follow: Follow) -> None:
         self._fetch = fetch
         self._discard = discard
-        self._watch = watch
-        self._watched: dict[str, tuple[int, asyncio.Future[Rows]]] = {}
+        self._follow = follow
+        self._followed: dict[str, tuple[int, asyncio.Future[Rows]]] = {}
         self._wanted: dict[str, asyncio.Future[Collected]] = {}
         self._unwanted: list[str] = []
         self._task: asyncio.Task[None] | None = None
@@ -62,7 +62,7 @@ class Collector:
         Raises:
             SteeringFailedError: The workers cannot be asked.
         """
-        _, future = self._watched.setdefault(key, (after, asyncio.get_running_loop().create_future()))
+        _, future = self._followed.setdefault(key, (after, asyncio.get_running_loop().create_future()))
         self._start()
         return await future
 
@@ -76,19 +76,19 @@ class Collector:
             self._task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        while self._wanted or self._unwanted or self._watched:
+        while self._wanted or self._unwanted or self._followed:
             unwanted, self._unwanted = self._unwanted, []
             wanted, self._wanted = self._wanted, {}
-            watched, self._watched = self._watched, {}
+            followed, self._followed = self._followed, {}
             try:
                 if unwanted:
                     await self._discard(unwanted)
-                seen = await self._watch({key: after for key, (after, _) in watched.items()}) if watched else {}
+                seen = await self._follow({key: after for key, (after, _) in followed.items()}) if followed else {}
                 found = await self._fetch(list(wanted)) if wanted else {}
             except Exception as error:  # noqa: BLE001 - handed to every request that waits
-                _fail([*wanted.values(), *(future for _, future in watched.values())], error)
+                _fail([*wanted.values(), *(future for _, future in followed.values())], error)
                 continue
-            for key, (_, rows) in watched.items():
+            for key, (_, rows) in followed.items():
                 if not rows.done():
                     rows.set_result(seen.get(key, {}))
             for key, future in wanted.items():
