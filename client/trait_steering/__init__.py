@@ -4,7 +4,7 @@
 
 Everything public of the project stands here, and is loaded on first use: importing this package loads neither torch, vllm
 nor duckdb. `TraitClient` and what it takes need the base package only; `LocalEngine` needs the extra `service-cpu` or
-`service-cuda`.
+`service-cuda`, and `extract` needs `extraction`.
 """
 
 from importlib import import_module
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         VectorInfo,
     )
     from trait_core.vectors.file import VectorFile
+    from trait_steering.extraction import extract
     from trait_steering.local_engine import LocalEngine
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "VectorFileError",
     "VectorInfo",
     "__version__",
+    "extract",
 ]
 
 _FROM = {
@@ -84,11 +86,13 @@ _FROM = {
     "Positions": "trait_core.positions",
     "TraitClient": "trait_client.http",
     "VectorFile": "trait_core.vectors.file",
+    "extract": "trait_steering.extraction",
 } | dict.fromkeys((name for name in __all__ if name.endswith("Error")), "trait_core.errors")
 """Where a name is defined; those not listed are in `trait_core.schema`."""
 
 _NEEDS = {
     "LocalEngine": ("'trait-steering[service-cpu]' (on CUDA: 'trait-steering[service-cuda]')", "vllm"),
+    "extract": ("'trait-steering[extraction]'", "torch", "sklearn"),
 }
 """The extras that a name needs, and modules that come with them."""
 
@@ -106,7 +110,7 @@ def __getattr__(name: str) -> Any:
         missing = [module for module in modules if find_spec(module) is None]
         if missing:
             raise ImportError(
-                f"{name} needs {' and '.join(missing)}, which is not in the base package: pip install {extra}",
+                f"{name} needs {' and '.join(missing)}, not part of the base package: pip install {extra}",
                 name=missing[0],
             )
     value = getattr(import_module(_FROM.get(name, "trait_core.schema")), name)

@@ -56,12 +56,14 @@ def test_the_exported_names_are_these():
     assert dir(trait_steering) == EXPORTED
 
 
-@pytest.mark.parametrize("name", [name for name in EXPORTED if name not in {"__version__", "LocalEngine"}])
+@pytest.mark.parametrize("name", [name for name in EXPORTED if name not in {"__version__", "LocalEngine", "extract"}])
 def test_every_name_is_the_class_of_that_name(name):
     assert getattr(trait_steering, name).__name__ == name
 
 
-def test_the_local_engine_is_a_client():
+def test_what_needs_an_extra_is_loaded_where_it_is_installed():
+    pytest.importorskip("sklearn")
+    assert trait_steering.extract.__name__ == "extract"
     pytest.importorskip("vllm")
     assert issubclass(trait_steering.LocalEngine, trait_steering.TraitClient)
 
@@ -74,13 +76,26 @@ def test_importing_it_and_the_client_loads_nothing_heavy():
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
-def test_without_the_extra_the_client_is_there_and_the_engine_says_what_to_install():
-    done = run(WITHOUT_EXTRAS + "print(t.TraitClient)\nt.LocalEngine")
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        (
+            "LocalEngine",
+            (
+                "LocalEngine needs vllm, not part of the base package: "
+                "pip install 'trait-steering[service-cpu]' (on CUDA: 'trait-steering[service-cuda]')"
+            ),
+        ),
+        (
+            "extract",
+            "extract needs torch and sklearn, not part of the base package: pip install 'trait-steering[extraction]'",
+        ),
+    ],
+)
+def test_without_the_extra_the_client_works_and_the_error_says_what_to_install(name, says):
+    done = run(WITHOUT_EXTRAS + f"print(t.TraitClient)\nt.{name}")
     assert "TraitClient" in done.stdout
-    assert done.stderr.strip().splitlines()[-1] == (
-        "ImportError: LocalEngine needs vllm, which is not in the base package: "
-        "pip install 'trait-steering[service-cpu]' (on CUDA: 'trait-steering[service-cuda]')"
-    )
+    assert done.stderr.strip().splitlines()[-1] == f"ImportError: {says}"
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error():

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.engine
 
 PROMPT = "Tell me something about bread."
 LAYER = 12
+TRAITS = Path(__file__).resolve().parents[2] / "datasets" / "traits"
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +147,18 @@ def test_vectors_are_registered_listed_and_deleted(engine):
     engine.delete_vector("other")
     with pytest.raises(UnknownVectorError, match="other"):
         engine.vector("other")
+
+
+def test_vectors_extracted_on_it_are_of_its_model(engine):
+    from trait_steering import extract
+
+    vectors = extract(engine, "capitals", ["mean_diff", "random"], datasets=TRAITS, splits=2)
+    assert list(vectors) == ["mean_diff", "random"]
+    metadata = vectors["mean_diff"].metadata
+    assert (metadata.trait, metadata.positions) == ("capitals", "response[:]")
+    assert metadata.layers[metadata.chosen_layer].auc > 0.9
+    engine.put_vector("capitals", vectors["mean_diff"].to_bytes())
+    engine.delete_vector("capitals")
 
 
 def test_an_interrupt_does_not_end_the_engine(engine):

@@ -1,0 +1,69 @@
+"""One call from a trait's name to its vector files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trait_core.positions import Positions
+from trait_core.schema import Generation
+from trait_core.traits.folder import default_traits_folder, find_trait
+from trait_core.vectors.file import VectorFile
+from trait_extraction import pipeline
+from trait_extraction.data.datasets import load_trait
+from trait_extraction.data.scenarios import Style
+from trait_extraction.plan import Settings, default_positions
+from trait_extraction.reading.reply_check import ReplyCheck
+from trait_extraction.reading.source import Model
+
+
+def extract(
+    model: Model,
+    trait: str | Path,
+    methods: str | Sequence[str] = "mean_diff",
+    *,
+    datasets: Path | None = None,
+    style: Style | None = None,
+    positions: str | None = None,
+    seed: int = 0,
+    held_out: float = 0.25,
+    splits: int = 8,
+    max_tokens: int = 64,
+    allow_unchecked: bool = False,
+    cache: Path | None = None,
+) -> dict[str, VectorFile]:
+    """Make a trait's vectors; nothing is written or registered. The options are those of `trait-extract run`.
+
+    ::
+
+        vectors = extract(engine, "refusal", ["mean_diff", "probe"])
+        engine.put_vector("refusal", vectors["mean_diff"].to_bytes())
+
+    Args:
+        model: A `TraitClient` or a `LocalEngine`, which reads the scenarios.
+        trait: Name of a trait, or its folder as a `Path`.
+        methods: `mean_diff`, `probe`, `pca`, `gradient`, `random`: one of them, or several.
+        datasets: Folder of the traits; None takes `./datasets/traits`, or else the package's own.
+        style: `written`, `instructed` or `completions`; None takes the trait's default.
+        positions: The pool that directions are fitted on; None takes `response[:]`, or `all[4:]` for whole raw texts.
+        seed: Seed of the held-out split and of methods that draw random numbers.
+        held_out: Part of the scenarios to test on.
+        splits: How many times scenarios are held out and directions fitted, for the intervals.
+        max_tokens: Length of generated replies, where the style has none.
+        allow_unchecked: Use generated replies that fail the check, or that nothing can check.
+        cache: Folder that keeps replies and activations for a second call.
+
+    Returns:
+        Method -> vector file, in the order of `methods`.
+
+    Raises:
+        InvalidRequestError: An unknown method, or positions or a split that do not fit the trait.
+        DatasetError: The trait does not exist or is malformed, or a scenario has no token at the positions.
+        TraitError: Generated replies do not show the trait, or the activations do not define a direction.
+        ServiceError: The model failed.
+    """
+    folder = trait if isinstance(trait, Path) else find_trait(datasets or default_traits_folder(), trait)
+    dataset = load_trait(folder, style)
+    pool = default_positions(dataset) if positions is None else Positions.parse(positions)
+    settings = Settings(pool, seed, held_out, splits, Generation(max_tokens=max_tokens, seed=seed))
+    names = [methods] if isinstance(methods, str) else methods
+    check = ReplyCheck(allow_unchecked=allow_unchecked)
+    return pipeline.extract(model, dataset, names, settings, cache=cache, check=check)
