@@ -17,7 +17,7 @@ from trait_client.http.activations import Activations
 from trait_client.http.replies import ChatResult
 from trait_client.http.settings import DEFAULT_DATABASE, DEFAULT_URL
 from trait_core.console import EXIT_FAILED, EXIT_PARTIAL, ApiKey, AsJson, complain, err, plain, print_json
-from trait_core.errors import InvalidRequestError, TraitError, UnknownVectorError
+from trait_core.errors import InvalidRequestError, TraitError
 from trait_core.schema import (
     ActivationInput,
     ActivationsRequest,
@@ -26,9 +26,9 @@ from trait_core.schema import (
     Scope,
     Steering,
     SteeringTerm,
-    VectorInfo,
 )
 from trait_core.vectors.file import VectorFile
+from trait_core.vectors.lookup import find_vector
 
 T = TypeVar("T")
 
@@ -135,7 +135,9 @@ async def _steer_all(
     url: str, api_key: str | None, prompts: list[str], term: SteeringTerm, options: Options, searches: Path | None
 ) -> tuple[list[Comparison], list[tuple[str, TraitError]]]:
     async with AsyncTraitClient(url, api_key, retries=CLI_RETRIES) as client:
-        registered = _find(term.vector, await client.vectors())
+        registered = find_vector(
+            await client.vectors(), reference=term.vector, trait=term.vector, choose="give one of them as --vector"
+        )
         term = term.model_copy(update={"vector": registered.name})
         if searches is not None:
             term = _as_found(term, searches, registered.sha256)
@@ -208,24 +210,6 @@ async def _outcome(work: Awaitable[T]) -> T | TraitError:
         return await work
     except TraitError as error:
         return error
-
-
-def _find(wanted: str, registered: list[VectorInfo]) -> VectorInfo:
-    """The vector of that name or sha256, else the only one of that trait."""
-    for vector in registered:
-        if wanted in {vector.name, vector.sha256}:
-            return vector
-    of_trait = [vector for vector in registered if vector.metadata.trait == wanted]
-    if len(of_trait) == 1:
-        return of_trait[0]
-    if of_trait:
-        names = ", ".join(vector.name for vector in of_trait)
-        raise InvalidRequestError(f"trait {wanted!r} has several vectors: give --vector one of {names}", param="vector")
-    names = ", ".join(vector.name for vector in registered) or "none"
-    raise UnknownVectorError(
-        f"no vector {wanted!r} is registered (registered: {names}): add one with `trait-client vectors put NAME FILE`",
-        param="vector",
-    )
 
 
 def _scope(text: str) -> Scope:

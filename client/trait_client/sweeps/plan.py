@@ -10,12 +10,13 @@ from trait_client.results.rows import ANY_TRAIT, NOBODY, ScoreName
 from trait_client.scoring.evaluation import EvaluationSpec
 from trait_client.sweeps.cells import Cell, Intervention, Trial
 from trait_client.sweeps.experiment import Experiment, GridPoint, grid
-from trait_core.errors import InvalidRequestError, UnknownVectorError
+from trait_core.errors import InvalidRequestError
 from trait_core.model_identity import ModelIdentity, digest
 from trait_core.schema import ServiceInfo, VectorInfo
 from trait_core.storage import sha256_of
 from trait_core.units import UNITLESS, residual_units
 from trait_core.vectors.file import VectorFile
+from trait_core.vectors.lookup import find_vector
 from trait_core.vectors.random import control_name, random_vector
 
 
@@ -141,7 +142,7 @@ class Planner:
         registered = await client.vectors()
         vectors = {}
         for trait, method in product(experiment.traits, experiment.methods):
-            found = _find(registered, trait, method, experiment.vector_of(trait))
+            found = _vector_of(experiment, registered, trait, method)
             own = SweepVector(found.name, found.sha256, await client.vector_file(found.name))
             seeds = range(experiment.control.random_directions)
             controls = [await _register_control(client, registered, own, seed) for seed in seeds]
@@ -222,31 +223,12 @@ def _keys(cell: Cell, evaluation: EvaluationSpec, reader: str) -> set[Key]:
     return keys
 
 
-def _find(registered: list[VectorInfo], trait: str, method: str, reference: str | None) -> VectorInfo:
-    """The one vector of a trait and method; where several fit, the one named after the trait."""
+def _vector_of(experiment: Experiment, registered: list[VectorInfo], trait: str, method: str) -> VectorInfo:
+    reference = experiment.vector_of(trait)
     if reference is not None:
-        for vector in registered:
-            if reference in {vector.name, vector.sha256}:
-                return vector
-        raise UnknownVectorError(
-            f"vector {reference!r} is not registered: the service has {_names(registered)}",
-            param=f"trait.{trait}.vector",
-        )
-    fitting = [v for v in registered if v.metadata.trait == trait and v.metadata.method == method]
-    if len({vector.sha256 for vector in fitting}) > 1:
-        fitting = [v for v in fitting if v.name in {trait, f"{trait}.{method}"}] or fitting
-    if len({vector.sha256 for vector in fitting}) > 1:
-        raise InvalidRequestError(
-            f"trait {trait!r} has several {method} vectors ({_names(fitting)}): set vector under [trait.{trait}]",
-            param="traits",
-        )
-    if not fitting:
-        raise UnknownVectorError(
-            f"trait {trait!r} has no {method} vector: the service has {_names(registered)}. Extract one with "
-            f"`trait-extract run --trait {trait}`, or register it with `trait-client vectors put`",
-            param="traits",
-        )
-    return fitting[0]
+        return find_vector(registered, reference=reference, param=f"trait.{trait}.vector")
+    choose = f"set vector under [trait.{trait}]"
+    return find_vector(registered, trait=trait, method=method, choose=choose, param="traits")
 
 
 async def _register_control(
@@ -276,8 +258,3 @@ def _check_doses(plan: SweepPlan, info: ServiceInfo) -> None:
                     f"relative dose of {relative:.3g}: the service allows at most {limit:g}",
                     param="coefficients",
                 )
-
-
-def _names(vectors: list[VectorInfo]) -> str:
-    names = [vector.name for vector in vectors]
-    return (", ".join(names[:10]) + (", ..." if len(names) > 10 else "")) or "none"
