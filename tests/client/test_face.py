@@ -38,6 +38,7 @@ EXPORTED = [
     "VectorFileError",
     "VectorInfo",
     "__version__",
+    "extract",
 ]
 WITHOUT_EXTRAS = """
 import sys
