@@ -2,9 +2,9 @@
 import { forest } from "./charts/forest.js";
 import { field, h, select } from "./dom.js";
 import { elapsed, fixed, interval, measureName, plural, short, signed, unitOf, when, whole } from "./format.js";
+import { ReadingCard } from "./reading.js";
 import { METRICS, bestOf, heatmaps, pairList } from "./settings.js";
 import { startTheme, toggleTheme } from "./theme.js";
-import { readingCard } from "./views/dynamics.js";
 
 function start() {
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -83,7 +83,7 @@ function allSettings(settings) {
 
 function promptSetReport({ set, readings, total }) {
   const box = h("div", {});
-  const show = (index) => box.replaceChildren(readingCard({ ...readings[index], place: index, total: readings.length }, set.directions, {}, false).element);
+  const show = (index) => box.replaceChildren(new ReadingCard({ ...readings[index], place: index, total: readings.length }, set.directions, {}, false).element);
   if (!readings.length) return [h("p", { class: "empty" }, "This run stored no reading.")];
   show(0);
   const picker = select(readings.map((each, i) => [i, `${each.prompt_id}${each.outcome ? ` (${each.outcome})` : ""}`]), 0, (value) => show(Number(value)));
