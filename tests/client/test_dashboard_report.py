@@ -90,3 +90,9 @@ def test_the_page_names_no_address_outside_this_machine():
             found = re.findall(r"https?://[^\s\"'`)]+", path.read_text())
             assert [each for each in found if not each.startswith("http://www.w3.org/")] == [], path
             assert "innerHTML" not in path.read_text()
+
+
+def test_no_line_of_the_scripts_is_longer_than_a_screen():
+    scripts = ROOT / "client" / "trait_client" / "dashboard" / "static" / "js"
+    lines = {f"{path.name}:{i}": line for path in scripts.rglob("*.js") for i, line in enumerate(path.open(), 1)}
+    assert [place for place, line in lines.items() if len(line) > 200] == []

@@ -8,7 +8,8 @@ export function asCli({ url, prompt, terms, maxTokens, temperature }) {
     const layer = term.layers ? ` --layer ${term.layers[0]}` : "";
     return `trait-client steer --vector ${term.vector}${layer} --coef ${term.coefficient} ${shared} ${quoted(prompt)}`;
   }
-  const lines = [...terms.map((term) => `/steer ${term.vector} ${term.coefficient}${term.layers ? " " + term.layers[0] : ""}`), prompt.replaceAll("\n", " ")];
+  const lines = [...terms.map((term) => `/steer ${term.vector} ${term.coefficient}${term.layers ? " " + term.layers[0] : ""}`),
+    prompt.replaceAll("\n", " ")];
   return `printf '%s\\n' ${lines.map(quoted).join(" ")} | trait-client chat ${shared}`;
 }
 

@@ -36,7 +36,8 @@ export function field(label, control, after = null) {
 // A database that is not there yet is no fault: the message says how to get one.
 export function failure(error) {
   if (error.kind !== "ResultsMissingError") return h("div", { class: "notice bad", role: "alert" }, error.message);
-  return emptyState(h("p", { role: "alert" }, error.message), h("p", {}, "A sweep fills this page while it runs:"), h("code", {}, "trait-client sweep experiments/demo/experiment.toml --db results.duckdb"),
+  return emptyState(h("p", { role: "alert" }, error.message), h("p", {}, "A sweep fills this page while it runs:"),
+    h("code", {}, "trait-client sweep experiments/demo/experiment.toml --db results.duckdb"),
     h("p", {}, "Results elsewhere: ", h("code", {}, "trait-client dashboard --db PATH")));
 }
 

@@ -23,7 +23,8 @@ function start() {
   main.dataset.ready = "1";
 }
 
-function head({ name, model, n_layers: nLayers, d_model: dModel, style, n_pairs: nPairs, n_held_out: nHeldOut, positions, layer, chosen_by: by, chosen_because: why }) {
+function head({ name, model, n_layers: nLayers, d_model: dModel, style, n_pairs: nPairs, n_held_out: nHeldOut, positions, layer, chosen_by: by,
+  chosen_because: why }) {
   return h("div", {},
     h("div", { class: "head" }, h("h1", {}, name), h("button", { class: "plain", onclick: toggleTheme, "aria-label": "Light or dark" }, "◐")),
     h("p", { class: "muted" }, `${model}, ${nLayers} layers of width ${dModel}; ${style ?? "imported"}, ` +
@@ -60,13 +61,16 @@ function curves({ label, name, lowest = 0, highest = null }, drawn, marked) {
   const values = series.flatMap((each) => each.points.flatMap((point) => [point.y, point.low, point.high])).filter((value) => value !== null);
   if (!values.length) return [h("h3", {}, label), h("p", { class: "muted" }, "Not measured.")];
   const [low, high] = extent([lowest, ...values]);
-  return lineChart({ series, xLabel: "layer", yLabel: label, integers: true, marked, legend: false, yDomain: [low, highest ?? high], label: `${label} by layer` });
+  return lineChart({ series, xLabel: "layer", yLabel: label, integers: true, marked, legend: false, yDomain: [low, highest ?? high],
+    label: `${label} by layer` });
 }
 
 function separation({ layer, held_out: heldOut }) {
   const title = `The two sides at layer ${layer}`;
   if (!heldOut.length) {
-    return card(title, h("p", { class: "muted" }, "No projections are stored with the vector files: run ", h("code", {}, "trait-extract run --force"), "."));
+    return card(title,
+      h("p", { class: "muted" }, "No projections are stored with the vector files: run ",
+        h("code", {}, "trait-extract run --force"), "."));
   }
   return card(title,
     h("p", { class: "muted small" }, `Held-out texts, ${HALVES}.`),
@@ -81,7 +85,8 @@ function separation({ layer, held_out: heldOut }) {
 function neighbours({ layer, main_method: method, neighbours: found, random_cosine: random }) {
   if (!found.length) return card("Nearest traits", h("p", { class: "muted" }, "The folder holds no other trait of this model."));
   return card("Nearest traits",
-    h("p", { class: "muted small" }, `Cosine of the ${method} directions at layer ${layer}; two random directions of this width lie within ±${fixed(random, 2)}.`),
+    h("p", { class: "muted small" },
+      `Cosine of the ${method} directions at layer ${layer}; two random directions of this width lie within ±${fixed(random, 2)}.`),
     table(["trait", "cosine"], found.map(({ name, cosine }) => [name, signed(cosine, 2)])));
 }
 

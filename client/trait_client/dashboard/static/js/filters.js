@@ -7,7 +7,8 @@ export function selectionOf(params) {
 
 // change(patch, quiet): `quiet` while the reader types.
 export function filterBar(sets, set, params, change) {
-  const orders = [["id", "name"], ["length", "length in tokens"], ...set.directions.map((each) => [each.key, `mean ${labelOf(each, set.directions)} of the reply`])];
+  const orders = [["id", "name"], ["length", "length in tokens"],
+    ...set.directions.map((each) => [each.key, `mean ${labelOf(each, set.directions)} of the reply`])];
   let waiting = null;
   const search = h("input", { type: "search", "data-search": true, value: params.text ?? "", placeholder: "in prompt, reply or name  ( / )", "aria-label": "find text", spellcheck: "false",
     oninput: (event) => {
@@ -15,15 +16,22 @@ export function filterBar(sets, set, params, change) {
       waiting = setTimeout(() => change({ text: event.target.value || null, page: null, id: null }, true), 90);
     } });
   const named = set.outcomes.filter((each) => each.outcome !== null);
-  const outcomes = [{ outcome: null, label: "all", n: set.n }, ...named, ...set.outcomes.filter((each) => each.outcome === null && named.length).map((each) => ({ ...each, outcome: "", label: "no outcome" }))];
+  const outcomes = [{ outcome: null, label: "all", n: set.n }, ...named,
+    ...set.outcomes.filter((each) => each.outcome === null && named.length).map((each) => ({ ...each, outcome: "", label: "no outcome" }))];
   return h("div", {},
     h("div", { class: "row" },
-      field("prompt set", select(sets.map((each) => [each.name, `${each.name} (${each.n})`]), set.name, (value) => change({ set: value, outcome: null, text: null, order: null, page: null, id: null }))),
+      field("prompt set",
+        select(sets.map((each) => [each.name, `${each.name} (${each.n})`]), set.name,
+          (value) => change({ set: value, outcome: null, text: null, order: null, page: null, id: null }))),
       named.length ? h("span", { class: "row", role: "group", "aria-label": "outcome" }, outcomes.map((each) => h("button", {
         "aria-pressed": String((params.outcome ?? null) === each.outcome), "data-outcome": each.outcome ?? "all",
         onclick: () => change({ outcome: each.outcome, page: null, id: null }) }, `${each.label ?? each.outcome} `, h("span", { class: "num" }, String(each.n))))) : null,
-      field("order", select(orders, params.order ?? "id", (value) => change({ order: value === "id" ? null : value, desc: value === "id" ? null : "1", page: null, id: null }))),
-      h("button", { "aria-pressed": String(params.desc === "1"), onclick: () => change({ desc: params.desc === "1" ? null : "1", page: null, id: null }) }, "largest first")),
+      field("order",
+        select(orders, params.order ?? "id",
+          (value) => change({ order: value === "id" ? null : value, desc: value === "id" ? null : "1", page: null, id: null }))),
+      h("button",
+        { "aria-pressed": String(params.desc === "1"),
+          onclick: () => change({ desc: params.desc === "1" ? null : "1", page: null, id: null }) }, "largest first")),
     h("div", { class: "searchline" }, search));
 }
 

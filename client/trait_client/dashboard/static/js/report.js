@@ -15,8 +15,13 @@ function start() {
 }
 
 function head({ run, version, made_at: madeAt }) {
-  const facts = [["status", run.status + (run.message ? `: ${run.message}` : "")], ["started", when(run.started_at)], ["took", run.finished_at ? elapsed(run.started_at, run.finished_at) : "not ended"], [run.kind === "corpus" ? "prompts" : "trials", `${whole(run.done_so_far)} of ${whole(run.n_trials)}${run.failed ? `, ${run.failed} failed` : ""}`], ["run", run.run_id], ["written", `${when(madeAt)} by trait-steering ${version}`]];
-  return h("div", {}, h("div", { class: "head" }, h("h1", {}, run.experiment), h("button", { class: "plain", onclick: toggleTheme, "aria-label": "Light or dark" }, "◐")),
+  const facts = [["status", run.status + (run.message ? `: ${run.message}` : "")], ["started", when(run.started_at)],
+    ["took", run.finished_at ? elapsed(run.started_at, run.finished_at) : "not ended"],
+    [run.kind === "corpus" ? "prompts" : "trials",
+      `${whole(run.done_so_far)} of ${whole(run.n_trials)}${run.failed ? `, ${run.failed} failed` : ""}`], ["run", run.run_id],
+    ["written", `${when(madeAt)} by trait-steering ${version}`]];
+  return h("div", {}, h("div", { class: "head" }, h("h1", {}, run.experiment),
+    h("button", { class: "plain", onclick: toggleTheme, "aria-label": "Light or dark" }, "◐")),
     h("div", { class: "stats facts" }, facts.map(([name, value]) => h("div", {}, h("span", {}, name), h("div", {}, value)))));
 }
 
@@ -28,11 +33,24 @@ function sweepReport({ settings, texts }) {
   const sections = traits.map(([trait, rows]) => traitSection(trait, rows, texts, state));
   const redraw = () => sections.forEach((section) => section.draw());
   const output = h("output", { class: "num" }, String(state.bar));
-  const controls = h("div", { class: "row" }, h("span", { class: "row" }, METRICS.map(([name, label]) => h("button", { "aria-pressed": String(name === state.metric), "data-metric": name, onclick: () => { state.metric = name; controls.querySelectorAll("[data-metric]").forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.metric === name))); redraw(); } }, label))),
-    field("coherence threshold", h("input", { type: "range", min: 0, max: 100, value: state.bar, oninput: (event) => { state.bar = Number(event.target.value); output.textContent = event.target.value; redraw(); } }), output));
+  const controls = h("div", { class: "row" }, h("span", { class: "row" },
+    METRICS.map(([name, label]) => h("button",
+      { "aria-pressed": String(name === state.metric), "data-metric": name,
+        onclick: () => {
+          state.metric = name;
+          controls.querySelectorAll("[data-metric]").forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.metric === name)));
+          redraw();
+        } }, label))),
+    field("coherence threshold",
+      h("input",
+        { type: "range", min: 0, max: 100, value: state.bar,
+          oninput: (event) => { state.bar = Number(event.target.value); output.textContent = event.target.value; redraw(); } }),
+      output));
   return [
     best.length ? h("section", { class: "card" }, h("h2", {}, "Best coherent delta of each trait"),
-      h("p", { class: "muted small" }, "Mean coherence at least 75. Steered minus baseline, paired by prompt: point and 95 % bootstrap interval. Grey: the range of random directions at the same dose."),
+      h("p", { class: "muted small" },
+        "Mean coherence at least 75. Steered minus baseline, paired by prompt: point and 95 % bootstrap interval. " +
+        "Grey: the range of random directions at the same dose."),
       [...Map.groupBy(best, (row) => row.measure)].map(([measure, rows]) => forest(rows.map(forestRow), `delta of the ${measureName(measure)}, ${unitOf(measure)}`))) : null,
     h("section", { class: "card" }, controls), ...sections.map((section) => section.element), allSettings(settings)].filter(Boolean);
 }
@@ -44,8 +62,11 @@ function preferred(rows) {
 
 function forestRow(row) {
   return { delta: row.delta, low: row.ci_low, high: row.ci_high, controlLow: row.control_low, controlHigh: row.control_high, effect: row.effect, label: `${row.trait} ${signed(row.delta)}`,
-    what: [h("b", {}, row.trait), h("span", { class: "muted small" }, `${row.method}, layer ${row.layer}, ${row.unit} ${short(row.coefficient)}, ${row.precision}`)],
-    value: [h("b", {}, signed(row.delta)), h("div", { class: "muted small nowrap" }, interval(row.ci_low, row.ci_high)), h("div", { class: "muted small nowrap" }, `n ${row.n} · coherence ${fixed(row.coherence, 0)}`)] };
+    what: [h("b", {}, row.trait),
+      h("span", { class: "muted small" },
+        `${row.method}, layer ${row.layer}, ${row.unit} ${short(row.coefficient)}, ${row.precision}`)],
+    value: [h("b", {}, signed(row.delta)), h("div", { class: "muted small nowrap" }, interval(row.ci_low, row.ci_high)),
+      h("div", { class: "muted small nowrap" }, `n ${row.n} · coherence ${fixed(row.coherence, 0)}`)] };
 }
 
 function traitSection(trait, all, texts, state) {
@@ -68,17 +89,33 @@ function traitSection(trait, all, texts, state) {
   });
   const read = () => {
     const row = rowsNow().find((each) => each.setting_id === chosen);
-    pairs.replaceChildren(h("h3", {}, `${row.method}, layer ${row.layer}, coefficient ${short(row.coefficient)} ${row.unit}: ${signed(row.delta)} ${interval(row.ci_low, row.ci_high)}, ${plural(texts[chosen].length, "prompt")}`), pairList(row, texts[chosen], false));
+    pairs.replaceChildren(h("h3", {},
+        `${row.method}, layer ${row.layer}, coefficient ${short(row.coefficient)} ${row.unit}: ${signed(row.delta)} ${interval(row.ci_low, row.ci_high)}, ${plural(texts[chosen].length, "prompt")}`),
+      pairList(row, texts[chosen], false));
   };
   draw();
   read();
-  const element = h("section", { class: "card", "data-trait": trait }, h("div", { class: "row" }, h("h2", {}, trait), measures.length > 1 ? field("measure", select(measures.map((name) => [name, measureName(name)]), measure, (value) => { measure = value; draw(); read(); })) : null), maps, pairs);
+  const element = h("section", { class: "card", "data-trait": trait },
+    h("div", { class: "row" }, h("h2", {}, trait),
+      measures.length > 1 ? field("measure",
+        select(measures.map((name) => [name, measureName(name)]), measure, (value) => { measure = value; draw(); read(); })) : null),
+    maps, pairs);
   return { element, draw };
 }
 
 function allSettings(settings) {
-  const columns = [["trait", (row) => row.trait], ["method", (row) => row.method], ["layer", (row) => row.layer], ["coefficient", (row) => short(row.coefficient)], ["precision", (row) => row.precision], ["measure", (row) => row.measure], ["n", (row) => row.n], ["baseline", (row) => fixed(row.baseline)], ["steered", (row) => fixed(row.steered)], ["delta", (row) => signed(row.delta)], ["95 %", (row) => interval(row.ci_low, row.ci_high)], ["random", (row) => interval(row.control_low, row.control_high).replace("no interval", "–")], ["coherence", (row) => fixed(row.coherence, 0)], ["perplexity ×", (row) => short(row.perplexity_ratio, 3)], ["effect", (row) => ({ true: "yes", false: "no" })[String(row.effect)] ?? "–"]];
-  return h("section", { class: "card" }, h("h2", {}, "All settings"), h("div", { class: "wide" }, h("table", { class: "num" }, h("thead", {}, h("tr", {}, columns.map(([name]) => h("th", {}, name)))), h("tbody", {}, settings.map((row) => h("tr", {}, columns.map(([, value]) => h("td", { class: "nowrap" }, String(value(row))))))))));
+  const columns = [["trait", (row) => row.trait], ["method", (row) => row.method], ["layer", (row) => row.layer],
+    ["coefficient", (row) => short(row.coefficient)], ["precision", (row) => row.precision], ["measure", (row) => row.measure],
+    ["n", (row) => row.n], ["baseline", (row) => fixed(row.baseline)], ["steered", (row) => fixed(row.steered)],
+    ["delta", (row) => signed(row.delta)], ["95 %", (row) => interval(row.ci_low, row.ci_high)],
+    ["random", (row) => interval(row.control_low, row.control_high).replace("no interval", "–")],
+    ["coherence", (row) => fixed(row.coherence, 0)], ["perplexity ×", (row) => short(row.perplexity_ratio, 3)],
+    ["effect", (row) => ({ true: "yes", false: "no" })[String(row.effect)] ?? "–"]];
+  return h("section", { class: "card" }, h("h2", {}, "All settings"),
+    h("div", { class: "wide" },
+      h("table", { class: "num" }, h("thead", {}, h("tr", {}, columns.map(([name]) => h("th", {}, name)))),
+        h("tbody", {},
+          settings.map((row) => h("tr", {}, columns.map(([, value]) => h("td", { class: "nowrap" }, String(value(row))))))))));
 }
 
 function promptSetReport({ set, readings, total }) {
@@ -86,8 +123,13 @@ function promptSetReport({ set, readings, total }) {
   const show = (index) => box.replaceChildren(new ReadingCard({ ...readings[index], place: index, total: readings.length }, set.directions, {}, false).element);
   if (!readings.length) return [h("p", { class: "empty" }, "This run stored no reading.")];
   show(0);
-  const picker = select(readings.map((each, i) => [i, `${each.prompt_id}${each.outcome ? ` (${each.outcome})` : ""}`]), 0, (value) => show(Number(value)));
-  return [h("section", { class: "card" }, h("div", { class: "row" }, field("prompt", picker), h("span", { class: "muted" }, readings.length < total ? `the first ${whole(readings.length)} of ${whole(total)}: the dashboard shows all` : plural(total, "prompt")))), box];
+  const picker = select(readings.map((each, i) => [i, `${each.prompt_id}${each.outcome ? ` (${each.outcome})` : ""}`]), 0,
+    (value) => show(Number(value)));
+  return [h("section", { class: "card" },
+      h("div", { class: "row" }, field("prompt", picker),
+        h("span", { class: "muted" },
+          readings.length < total ? `the first ${whole(readings.length)} of ${whole(total)}: the dashboard shows all` : plural(total, "prompt")))),
+    box];
 }
 
 function foot({ definition }) {

@@ -5,7 +5,8 @@ import { h } from "./dom.js";
 import { coefficientUnit, fixed, interval, measureName, short, signed, unitOf } from "./format.js";
 import { diverging, hue, sequential } from "./scale.js";
 
-const VARIANT = ["method", "precision", "adapter", "model", "operation", "scope", "unit", "preserve_norm", "max_tokens", "temperature", "top_p", "system"];
+const VARIANT = ["method", "precision", "adapter", "model", "operation", "scope", "unit", "preserve_norm", "max_tokens",
+  "temperature", "top_p", "system"];
 
 export const METRICS = [["delta", "delta"], ["coherence", "coherence"], ["perplexity", "perplexity ratio"]];
 
@@ -45,18 +46,23 @@ export function heatmaps({ rows, metric, bar, chosen, href }) {
   const worst = Math.max(Math.log(4), ...ratios.map((value) => Math.abs(Math.log(value))));
   const measure = rows[0].measure;
   const view = {
-    delta: (row) => ({ value: row.delta / span, text: signed(row.delta, span < 10 ? 2 : 0), note: interval(row.ci_low, row.ci_high, span < 10 ? 1 : 0), tone: diverging }),
+    delta: (row) => ({ value: row.delta / span, text: signed(row.delta, span < 10 ? 2 : 0),
+      note: interval(row.ci_low, row.ci_high, span < 10 ? 1 : 0), tone: diverging }),
     coherence: (row) => ({ value: (row.coherence ?? 0) / 100, text: fixed(row.coherence, 0), note: `n ${row.n}`, tone: sequential }),
-    perplexity: (row) => ({ value: Math.log(row.perplexity_ratio ?? 1) / worst, text: row.perplexity_ratio === null ? "–" : "×" + short(row.perplexity_ratio, 2), note: null, tone: diverging }),
+    perplexity: (row) => ({ value: Math.log(row.perplexity_ratio ?? 1) / worst,
+      text: row.perplexity_ratio === null ? "–" : "×" + short(row.perplexity_ratio, 2), note: null, tone: diverging }),
   }[metric];
   const legend = {
     delta: ramp("diverging", `−${short(span, 2)}`, `+${short(span, 2)} ${unitOf(measure)} (${measureName(measure)}, steered minus baseline)`),
     coherence: ramp("sequential", "0", "100 coherence, mean over prompts"),
-    perplexity: ramp("diverging", `×${short(Math.exp(-worst), 2)}`, `×${short(Math.exp(worst), 2)} perplexity of the steered reply / the baseline's, median over prompts`),
+    perplexity: ramp("diverging", `×${short(Math.exp(-worst), 2)}`,
+      `×${short(Math.exp(worst), 2)} perplexity of the steered reply / the baseline's, median over prompts`),
   }[metric];
   const within = drawn(rows, metric);
   return h("div", {},
-    h("div", { class: "row small muted legendrow" }, legend, h("span", {}, "hatched: coherence below ", h("b", { class: "num" }, String(bar)), " · framed: best coherent setting · lines: 95 % bootstrap intervals, grey: random directions of the same dose")),
+    h("div", { class: "row small muted legendrow" }, legend,
+      h("span", {}, "hatched: coherence below ", h("b", { class: "num" }, String(bar)),
+        " · framed: best coherent setting · lines: 95 % bootstrap intervals, grey: random directions of the same dose")),
     h("div", { class: "panels" }, panels.map((panel) => drawPanel(panel, { metric, view, bar, chosen, href, within }))));
 }
 
@@ -69,10 +75,12 @@ function drawPanel(panel, { metric, view, bar, chosen, href, within }) {
     if (!row) return null;
     const { value, text, note, tone } = view(row);
     const faded = row.coherence === null || row.coherence < bar;
-    return { text, note, fill: tone(value), strong: Math.abs(value) > 0.62, faded, best: row === best, chosen: row.setting_id === chosen, href: href(row), title: describe(row) };
+    return { text, note, fill: tone(value), strong: Math.abs(value) > 0.62, faded, best: row === best,
+      chosen: row.setting_id === chosen, href: href(row), title: describe(row) };
   };
   const map = heatmap({ layers, coefficients, cell, xLabel: `coefficient (${coefficientUnit(panel.rows[0].unit)})`, label: panel.name });
-  return h("section", { class: "panel", "data-panel": panel.name }, h("h3", {}, panel.name), h("div", { class: "both" }, map, curves(panel.rows, metric, within)));
+  return h("section", { class: "panel", "data-panel": panel.name }, h("h3", {}, panel.name),
+    h("div", { class: "both" }, map, curves(panel.rows, metric, within)));
 }
 
 // Each value once: numbers first, then layers that are steered together ("9+13").
@@ -84,7 +92,8 @@ function inOrder(values) {
 
 export function describe(row) {
   const control = row.control_low === null ? "no random directions" : `random directions [${fixed(row.control_low)}, ${fixed(row.control_high)}]`;
-  return `layer ${row.layer}, coefficient ${short(row.coefficient)}: delta ${signed(row.delta)} ${interval(row.ci_low, row.ci_high)}, n ${row.n}, coherence ${fixed(row.coherence, 0)}, ${control}`;
+  return `layer ${row.layer}, coefficient ${short(row.coefficient)}: delta ${signed(row.delta)} ` +
+    `${interval(row.ci_low, row.ci_high)}, n ${row.n}, coherence ${fixed(row.coherence, 0)}, ${control}`;
 }
 
 function ramp(kind, low, high) {
@@ -112,11 +121,14 @@ function curves(rows, metric, within) {
   }));
   const control = places.map((x) => {
     const found = rows.filter((row) => row[along] === x && row.control_low !== null);
-    return { x, low: found.length ? Math.min(...found.map((row) => row.control_low)) : null, high: found.length ? Math.max(...found.map((row) => row.control_high)) : null };
+    return { x, low: found.length ? Math.min(...found.map((row) => row.control_low)) : null,
+      high: found.length ? Math.max(...found.map((row) => row.control_high)) : null };
   });
   const banded = metric === "delta" && control.some((point) => point.low !== null);
   const yLabel = { delta: `delta, ${unitOf(rows[0].measure)}`, coherence: "coherence, 0–100", perplexity: "perplexity, × baseline" }[metric];
-  return lineChart({ series, band: banded ? { name: "random directions", points: control } : null, xLabel: along === "layer" ? "layer" : `coefficient (${coefficientUnit(rows[0].unit)})`, yLabel, within, xTicks: places, height: 250, whiskers: true, yDomain: metric === "coherence" ? [0, 100] : null });
+  return lineChart({ series, band: banded ? { name: "random directions", points: control } : null,
+    xLabel: along === "layer" ? "layer" : `coefficient (${coefficientUnit(rows[0].unit)})`, yLabel, within, xTicks: places,
+    height: 250, whiskers: true, yDomain: metric === "coherence" ? [0, 100] : null });
 }
 
 // Baseline and steered replies, prompt by prompt; nothing is cut.
@@ -125,7 +137,8 @@ export function pairList(row, pairs, compare) {
     h("p", { class: "ask" }, pair.system ? h("span", { class: "muted" }, `${pair.system}\n`) : null, pair.prompt),
     h("div", { class: "sides" },
       side("baseline", "baseline", pair.baseline_text, pair.baseline_scores, pair.baseline_finish_reason, row),
-      side("steered", `steered: ${row.trait}, layer ${row.layer}, coefficient ${short(row.coefficient)}`, pair.text ?? pair.error, pair.scores, pair.finish_reason, row),
+      side("steered", `steered: ${row.trait}, layer ${row.layer}, coefficient ${short(row.coefficient)}`, pair.text ?? pair.error,
+        pair.scores, pair.finish_reason, row),
       compare && pair.controls.length ? controls(pair, row) : null))));
 }
 
@@ -137,7 +150,9 @@ function side(kind, title, text, scores, finish, row) {
   const order = ["lexical", "judge", "projection", "coherence", "relevance", "perplexity"];
   const names = Object.keys(scores).filter((name) => name !== "distinct3").sort((a, b) => (order.indexOf(a) + 1 || 9) - (order.indexOf(b) + 1 || 9));
   return h("section", { class: `side ${kind}` }, h("h3", {}, title),
-    h("div", { class: "text" }, text === null || text === undefined ? h("i", { class: "muted" }, "not run") : text || h("i", { class: "muted" }, "(empty reply)")),
+    h("div", { class: "text" },
+      text === null || text === undefined ? h("i", { class: "muted" }, "not run") : text || h("i", { class: "muted" },
+        "(empty reply)")),
     h("div", { class: "scores num" }, names.map((name) => h("span", {}, `${name === "lexical" ? row.trait + " (lexical)" : name} ${short(scores[name])}`)),
       finish === "length" ? h("span", {}, "stopped at the token limit") : null));
 }

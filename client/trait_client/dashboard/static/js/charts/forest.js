@@ -20,7 +20,9 @@ function lane(row, x, width) {
   return s("svg", { width, height: 40, role: "img", "aria-label": row.label },
     s("line", { class: "zero", x1: x(0), x2: x(0), y1: 0, y2: 40 }),
     row.controlLow !== null && row.controlLow !== undefined
-      ? s("rect", { x: x(row.controlLow) - 2, width: Math.max(0, x(row.controlHigh) - x(row.controlLow)) + 4, y: at - 11, height: 22, rx: 3, fill: "var(--faint)", "fill-opacity": 0.28 })
+      ? s("rect",
+        { x: x(row.controlLow) - 2, width: Math.max(0, x(row.controlHigh) - x(row.controlLow)) + 4, y: at - 11, height: 22, rx: 3,
+          fill: "var(--faint)", "fill-opacity": 0.28 })
       : null,
     row.low !== null && row.low !== undefined
       ? s("line", { x1: x(row.low), x2: x(row.high), y1: at, y2: at, stroke: tone, "stroke-width": 3, "stroke-linecap": "round" })

@@ -5,7 +5,8 @@ import { short } from "../format.js";
 // cell(layer, coefficient) -> null or {text, note, fill, strong, faded, best, chosen, href, title}
 export function heatmap({ layers, coefficients, cell, xLabel, label }) {
   const columns = `minmax(2.2rem, 3rem) repeat(${coefficients.length}, minmax(0, 5.5rem)) minmax(0, 1fr)`;
-  return h("div", { class: "heat", role: "group", "aria-label": label, style: { "grid-template-columns": columns, width: `${Math.max(22, 3.2 + 5.7 * coefficients.length)}rem` } },
+  return h("div", { class: "heat", role: "group", "aria-label": label,
+    style: { "grid-template-columns": columns, width: `${Math.max(22, 3.2 + 5.7 * coefficients.length)}rem` } },
     h("div", { class: "tick y" }, "layer"),
     h("div", { class: "title", style: { "grid-column": `2 / -1` } }, xLabel),
     h("div", { class: "first" }), coefficients.map((value) => h("div", { class: "tick" }, short(value))),

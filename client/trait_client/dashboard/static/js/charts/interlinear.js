@@ -78,7 +78,9 @@ function strip(row, width, lines, limit, marks, box) {
     marks.map((mark) => [
       s("line", { class: mark.value === 0 ? "zero" : "axis", x1: left, x2: end, y1: y(mark.value), y2: y(mark.value) }),
       s("text", { x: left - 6, y: y(mark.value) + 3.5, "text-anchor": "end", "font-size": 10 }, mark.label)]),
-    lines.map((line) => s("path", { d: course(row.points, line.values, y, limit), fill: "none", stroke: line.color, "stroke-width": 1.8, "stroke-linejoin": "round", "stroke-linecap": "round" })),
+    lines.map((line) => s("path",
+      { d: course(row.points, line.values, y, limit), fill: "none", stroke: line.color, "stroke-width": 1.8,
+        "stroke-linejoin": "round", "stroke-linecap": "round" })),
     row.points.length === 1 ? lines.map((line) => dot(row.points[0], line, y, limit)) : null,
     row.points.flatMap((point) => lines.filter((line) => Math.abs(line.values[point.token]) > limit).map((line) => arrow(point.x, line.values[point.token] > 0, line.color))));
 }

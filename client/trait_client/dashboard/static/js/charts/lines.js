@@ -35,8 +35,10 @@ export function lineChart({
       marked === null ? null : s("line", { class: "cross", x1: x(marked), x2: x(marked), y1: frame.top, y2: height - frame.bottom }),
       band ? s("path", { d: area(band.points, x, y), fill: "var(--faint)", "fill-opacity": 0.22 }) : null,
       series.map((each, i) => [
-        whiskers ? bars(each, i, series.length, x, y) : each.points.some((point) => point.low !== null && point.low !== undefined) ? s("path", { d: area(each.points, x, y), fill: each.color, "fill-opacity": 0.14 }) : null,
-        each.scatter ? null : s("path", { d: path(each.points, x, y), fill: "none", stroke: each.color, "stroke-width": 2, "stroke-dasharray": each.dashed ? "5 4" : null, "stroke-linejoin": "round" }),
+        whiskers ? bars(each, i, series.length, x, y) : shade(each, x, y),
+        each.scatter ? null : s("path",
+          { d: path(each.points, x, y), fill: "none", stroke: each.color, "stroke-width": 2,
+            "stroke-dasharray": each.dashed ? "5 4" : null, "stroke-linejoin": "round" }),
         each.dots === false ? null : each.points.filter((point) => point.y !== null).map((point) => s("circle", { cx: x(point.x), cy: y(point.y), r: point.large ? 5.5 : 3, fill: each.color }))]),
       cross);
     const places = [...new Set(xs)].sort((a, b) => a - b);
@@ -65,17 +67,29 @@ export function lineChart({
     return [svg, tip];
   };
   return h("div", {}, responsive(draw),
-    legend && (series.length > 1 || band) ? h("div", { class: "legend" }, series.map((each) => legendKey(each.name, each.color, each.dashed)), band ? legendKey(band.name, "var(--faint)") : null) : null);
+    legend && (series.length > 1 || band) ? h("div", { class: "legend" },
+      series.map((each) => legendKey(each.name, each.color, each.dashed)),
+      band ? legendKey(band.name, "var(--faint)") : null) : null);
 }
 
 export function legendKey(name, color, dashed = false) {
-  return h("span", { class: "key" }, h("i", { style: { background: dashed ? `repeating-linear-gradient(90deg, ${color} 0 0.3em, transparent 0.3em 0.5em)` : color } }), name);
+  return h("span", { class: "key" },
+    h("i",
+      { style: { background: dashed ? `repeating-linear-gradient(90deg, ${color} 0 0.3em, transparent 0.3em 0.5em)` : color } }),
+    name);
 }
 
 // Intervals as upright lines, a little apart where series share their places.
 function bars(each, i, n, x, y) {
   const aside = (i - (n - 1) / 2) * Math.min(5, 24 / n);
-  return each.points.filter((point) => point.low !== null && point.low !== undefined && point.low !== point.high).map((point) => s("line", { x1: x(point.x) + aside, x2: x(point.x) + aside, y1: y(point.low), y2: y(point.high), stroke: each.color, "stroke-width": 2, "stroke-opacity": 0.45 }));
+  return each.points.filter((point) => point.low !== null && point.low !== undefined && point.low !== point.high).map((point) => s("line",
+    { x1: x(point.x) + aside, x2: x(point.x) + aside, y1: y(point.low), y2: y(point.high), stroke: each.color, "stroke-width": 2,
+      "stroke-opacity": 0.45 }));
+}
+
+function shade(each, x, y) {
+  const known = each.points.some((point) => point.low !== null && point.low !== undefined);
+  return known ? s("path", { d: area(each.points, x, y), fill: each.color, "fill-opacity": 0.14 }) : null;
 }
 
 function path(points, x, y) {

@@ -47,10 +47,15 @@ function barNow() {
 function content(data, refresh) {
   const { counts, runs, best } = data;
   const live = runs.filter((run) => run.status === "running");
-  if (!counts.runs) return [h("h1", {}, "Overview"), emptyState(h("p", {}, "No runs yet. A sweep fills this page:"), h("code", {}, `trait-client sweep experiments/demo/experiment.toml --db ${data.path}`))];
+  if (!counts.runs) return [h("h1", {}, "Overview"),
+    emptyState(h("p", {}, "No runs yet. A sweep fills this page:"),
+      h("code", {}, `trait-client sweep experiments/demo/experiment.toml --db ${data.path}`))];
   return [
-    h("div", { class: "head" }, h("h1", {}, "Overview"), h("p", { class: "muted" }, h("code", {}, data.path), data.source === "snapshot" ? " (its snapshot: a run is writing, so this is some seconds old)" : "")),
-    h("div", { class: "stats" }, [["run", "", counts.runs], ["trait", " swept", counts.traits], ["setting", "", counts.settings], ["trial", "", counts.trials], ["prompt", " read token by token", counts.readings], ["vector", "", counts.vectors]]
+    h("div", { class: "head" }, h("h1", {}, "Overview"),
+      h("p", { class: "muted" }, h("code", {}, data.path),
+        data.source === "snapshot" ? " (its snapshot: a run is writing, so this is some seconds old)" : "")),
+    h("div", { class: "stats" }, [["run", "", counts.runs], ["trait", " swept", counts.traits], ["setting", "", counts.settings],
+      ["trial", "", counts.trials], ["prompt", " read token by token", counts.readings], ["vector", "", counts.vectors]]
       .map(([name, more, n]) => h("div", {}, h("b", {}, whole(n)), h("span", {}, `${name}${n === 1 ? "" : "s"}${more}`)))),
     ...live.map(runningCard),
     bestCard(best, refresh),
@@ -65,8 +70,10 @@ function runningCard(run) {
   return h("section", { class: "card", "data-run": run.run_id },
     h("div", { class: "row" }, h("h2", {}, run.experiment), h("span", { class: "tag live" }, "running now")),
     h("p", { class: "muted" }, `${whole(run.done_so_far)} of ${whole(run.n_trials)} ${run.kind === "corpus" ? "prompts" : "trials"} stored (${Math.round(share * 100)} %), `,
-      `${run.last_minute} in the last minute${remaining}; started ${elapsed(run.started_at)} ago`, run.failed ? h("b", { class: "bad" }, `; ${run.failed} failed`) : ""),
-    h("div", { class: "progress", role: "progressbar", "aria-valuenow": Math.round(share * 100), "aria-valuemin": 0, "aria-valuemax": 100, "aria-label": `${run.experiment}: stored` },
+      `${run.last_minute} in the last minute${remaining}; started ${elapsed(run.started_at)} ago`, run.failed ? h("b",
+        { class: "bad" }, `; ${run.failed} failed`) : ""),
+    h("div", { class: "progress", role: "progressbar", "aria-valuenow": Math.round(share * 100), "aria-valuemin": 0,
+      "aria-valuemax": 100, "aria-label": `${run.experiment}: stored` },
       h("i", { style: { width: `${share * 100}%` } })));
 }
 
@@ -79,10 +86,13 @@ function bestCard(best, refresh) {
   const groups = Map.groupBy(best, (row) => row.measure);
   return h("section", { class: "card" },
     h("div", { class: "row" }, h("h2", {}, "Best coherent delta of each trait"), field("least coherence (0–100)", slider, output)),
-    h("p", { class: "muted small" }, "Steered minus baseline, paired by prompt: point and 95 % bootstrap interval. Grey: the range of random directions at the same dose. Blue: beyond that range, and the interval excludes 0."),
+    h("p", { class: "muted small" },
+      "Steered minus baseline, paired by prompt: point and 95 % bootstrap interval. " +
+        "Grey: the range of random directions at the same dose. Blue: beyond that range, and the interval excludes 0."),
     best.length ? [...groups].map(([measure, rows]) => [
       groups.size > 1 ? h("h3", {}, measureName(measure)) : null,
-      forest(rows.map(forestRow), measure === "projection" ? "delta of the projection, residual units" : `delta of the ${measureName(measure)}, points of 100`)])
+      forest(rows.map(forestRow),
+        measure === "projection" ? "delta of the projection, residual units" : `delta of the ${measureName(measure)}, points of 100`)])
       : h("p", { class: "empty" }, "No setting is that coherent."));
 }
 
@@ -92,7 +102,9 @@ function forestRow(row) {
   return {
     delta: row.delta, low: row.ci_low, high: row.ci_high, controlLow: row.control_low, controlHigh: row.control_high, effect: row.effect,
     label: `${row.trait}: ${signed(row.delta)} ${interval(row.ci_low, row.ci_high)}`,
-    what: [h("a", { href: link("sweep", { trait: row.trait, measure: row.measure, setting: row.setting_id }), "data-row": true, "data-keep": row.setting_id }, row.trait),
+    what: [h("a",
+      { href: link("sweep", { trait: row.trait, measure: row.measure, setting: row.setting_id }), "data-row": true,
+        "data-keep": row.setting_id }, row.trait),
       h("span", { class: "muted small" }, where), h("span", { class: "muted small" }, more)],
     value: [h("b", {}, signed(row.delta)), h("div", { class: "muted small nowrap" }, interval(row.ci_low, row.ci_high)),
       h("div", { class: "muted small nowrap" }, `n ${row.n} · coherence ${fixed(row.coherence, 0)}`)],
@@ -103,11 +115,18 @@ function runsCard(runs) {
   const tone = { ok: "good", running: "live", partial: "warn", interrupted: "warn", stopped: "bad" };
   return h("section", { class: "card" }, h("h2", {}, plural(runs.length, "run")),
     h("div", { class: "wide" }, h("table", {},
-      h("thead", {}, h("tr", {}, ["experiment", "status", "started", "took"].map((name) => h("th", {}, name)), h("th", { class: "num" }, "stored by it"), h("th", { class: "num" }, "planned"), h("th", {}, "report"))),
+      h("thead", {},
+        h("tr", {}, ["experiment", "status", "started", "took"].map((name) => h("th", {}, name)),
+          h("th", { class: "num" }, "stored by it"), h("th", { class: "num" }, "planned"), h("th", {}, "report"))),
       h("tbody", {}, runs.map((run) => h("tr", {},
-        h("td", {}, h("a", { href: run.kind === "corpus" ? link("prompts", { set: run.experiment }) : link("sweep", { run: run.run_id }), "data-row": true, "data-keep": run.run_id }, run.experiment),
+        h("td", {}, h("a",
+          { href: run.kind === "corpus" ? link("prompts", { set: run.experiment }) : link("sweep", { run: run.run_id }),
+            "data-row": true, "data-keep": run.run_id }, run.experiment),
           h("div", { class: "muted small" }, run.kind === "corpus" ? "prompt set" : "sweep", run.message ? `: ${run.message}` : "")),
-        h("td", {}, h("span", { class: `tag ${tone[run.status] ?? ""}`, title: run.status === "stopped" ? "It never ended, and nobody writes the database: killed?" : null }, run.status)),
+        h("td", {},
+          h("span",
+            { class: `tag ${tone[run.status] ?? ""}`,
+              title: run.status === "stopped" ? "It never ended, and nobody writes the database: killed?" : null }, run.status)),
         h("td", { class: "nowrap" }, when(run.started_at)),
         h("td", { class: "nowrap" }, elapsed(run.started_at, run.finished_at ?? (run.status === "running" ? null : run.last_at ?? run.started_at))),
         h("td", { class: "num" }, whole(run.done), run.failed ? h("div", { class: "bad small" }, `${run.failed} failed`) : null),

@@ -19,7 +19,8 @@ export async function playgroundView(params) {
     return { element: h("div", {}, h("h1", {}, "Playground"), noService(error)) };
   }
   const vectors = service.vectors.filter((each) => each.metadata.method !== "random");
-  const given = new Map((params.s ?? "").split(",").filter(Boolean).map((part) => part.split(":")).map(([name, coefficient, layer]) => [name, { coefficient: Number(coefficient), layer: layer === undefined || layer === "" ? null : Number(layer) }]));
+  const given = new Map((params.s ?? "").split(",").filter(Boolean).map((part) => part.split(":")).map(([name, coefficient, layer]) => [name,
+    { coefficient: Number(coefficient), layer: layer === undefined || layer === "" ? null : Number(layer) }]));
   const state = {
     terms: new Map(vectors.map((each) => [each.name, given.get(each.name) ?? { coefficient: 0, layer: null }])),
     colour: vectors.some((each) => each.name === params.m) ? params.m : vectors[0]?.name ?? null,
@@ -33,13 +34,19 @@ export async function playgroundView(params) {
     const layer = found?.metadata.chosen_layer;
     return Math.abs(found?.metadata.layers[layer]?.separation ?? 2) / 2 || 1;
   };
-  const termList = () => [...state.terms].filter(([, term]) => term.coefficient !== 0).map(([vector, term]) => ({ vector, coefficient: term.coefficient, ...(term.layer === null ? {} : { layers: [term.layer] }) }));
+  const active = () => [...state.terms].filter(([, term]) => term.coefficient !== 0);
+  const termList = () => active().map(([vector, { coefficient, layer }]) => ({
+    vector, coefficient, ...(layer === null ? {} : { layers: [layer] }) }));
   const remember = () => {
-    quietly({ s: [...state.terms].filter(([, term]) => term.coefficient !== 0).map(([name, term]) => [name, term.coefficient, ...(term.layer === null ? [] : [term.layer])].join(":")).join(",") || null,
-      m: state.colour === vectors[0]?.name ? null : state.colour, tokens: state.maxTokens === 96 ? null : state.maxTokens, temp: state.temperature || null, q: ask.value || null });
+    const terms = active().map(([name, { coefficient, layer }]) => [name, coefficient, ...(layer === null ? [] : [layer])].join(":"));
+    quietly({
+      s: terms.join(",") || null, m: state.colour === vectors[0]?.name ? null : state.colour,
+      tokens: state.maxTokens === 96 ? null : state.maxTokens, temp: state.temperature || null, q: ask.value || null });
     drawCommands();
   };
-  const ask = h("textarea", { rows: 2, "data-search": true, "aria-label": "message", placeholder: "Say something…  (Enter sends, Shift+Enter breaks the line)", value: params.q ?? "" });
+  const ask = h("textarea",
+    { rows: 2, "data-search": true, "aria-label": "message",
+      placeholder: "Say something…  (Enter sends, Shift+Enter breaks the line)", value: params.q ?? "" });
   ask.addEventListener("input", () => remember());
   ask.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -74,12 +81,15 @@ export async function playgroundView(params) {
     const messages = [...turns, { role: "user", content: text }];
     const body = h("div", { class: "text" });
     const foot = h("div", { class: "scores num" });
-    const block = h("div", { class: "turn" }, h("div", { class: "who" }, "you"), h("div", { class: "text ask" }, text), h("div", { class: "who" }, side), body, foot);
+    const block = h("div", { class: "turn" }, h("div", { class: "who" }, "you"), h("div", { class: "text ask" }, text),
+      h("div", { class: "who" }, side), body, foot);
     sides[side].append(block);
     const seen = { tokens: [], directions: [], usage: null, steering: null, unread: h("span", { class: "unread" }) };
     let said = "";
     try {
-      const request = { messages, max_tokens: state.maxTokens, temperature: state.temperature, monitor: vectors.length ? { vectors: monitored(), prompt: false, tokens: true } : null, steering: terms.length ? { terms } : null };
+      const request = { messages, max_tokens: state.maxTokens, temperature: state.temperature,
+        monitor: vectors.length ? { vectors: monitored(), prompt: false, tokens: true } : null,
+        steering: terms.length ? { terms } : null };
       for await (const delta of lines("chat", request, signal)) {
         if (delta.error) throw new Error(delta.error.message);
         take(delta, seen, body);
@@ -130,49 +140,89 @@ export async function playgroundView(params) {
     const column = span.directions.findIndex((each) => each.vector === state.colour);
     if (column < 0) return;
     const value = span.values[column] / scaleOf(state.colour);
-    span.style.setProperty("background-color", `color-mix(in oklab, ${diverging(Math.sign(value))} ${Math.round(Math.min(Math.abs(value) / 1.5, 1) * 55)}%, transparent)`);
+    span.style.setProperty("background-color",
+      `color-mix(in oklab, ${diverging(Math.sign(value))} ${Math.round(Math.min(Math.abs(value) / 1.5, 1) * 55)}%, transparent)`);
     span.title = span.directions.map((each, i) => `${each.vector} (layer ${each.layer}): ${signed(span.values[i] / scaleOf(each.vector), 2)}`).join("\n");
   }
 
   function summary(seen) {
     const means = seen.directions.map((each, i) => `${each.vector} ${signed(seen.tokens.reduce((sum, row) => sum + row[i], 0) / (seen.tokens.length || 1) / scaleOf(each.vector), 2)}`);
     const applied = seen.steering?.applied?.map((each) => `${each.vector} layer ${each.layer}: a ${short(each.a, 4)}, relative dose ${short(each.relative_dose, 3)}`) ?? [];
-    return [seen.usage ? `${seen.usage.completion_tokens} tokens${seen.finish === "length" ? " (the limit)" : ""}` : null, ...means, ...applied].filter(Boolean).map((text) => h("span", {}, text));
+    return [seen.usage ? `${seen.usage.completion_tokens} tokens${seen.finish === "length" ? " (the limit)" : ""}` : null,
+      ...means, ...applied].filter(Boolean).map((text) => h("span", {}, text));
   }
 
   function drawCommands() {
     const prompt = ask.value.trim() || state.last?.text || "Can you give me a simple recipe for pancakes?";
-    const request = { url: service.url, model: service.model, prompt, messages: [{ role: "user", content: prompt }], terms: termList(), monitored: state.colour ? [state.colour] : [], maxTokens: state.maxTokens, temperature: state.temperature };
+    const request = { url: service.url, model: service.model, prompt, messages: [{ role: "user", content: prompt }],
+      terms: termList(), monitored: state.colour ? [state.colour] : [], maxTokens: state.maxTokens,
+      temperature: state.temperature };
     const forms = [["command line", asCli(request)], ["curl", asCurl(request)], ["Python", asPython(request)]];
-    commands.replaceChildren(...forms.map(([name, text]) => h("details", { "data-form": name }, h("summary", {}, name, " ", h("button", { class: "plain", onclick: (event) => { event.preventDefault(); copied(event.target, text); } }, "Copy")), h("pre", { class: "copy" }, text))));
+    commands.replaceChildren(...forms.map(([name, text]) => h("details", { "data-form": name },
+      h("summary", {}, name, " ",
+        h("button", { class: "plain", onclick: (event) => { event.preventDefault(); copied(event.target, text); } }, "Copy")),
+      h("pre", { class: "copy" }, text))));
   }
 
   const limit = service.service.limits.max_relative_dose * 10;
   const element = h("div", {},
-    h("div", { class: "head" }, h("h1", {}, "Playground"), h("p", { class: "muted" }, `${service.model}, ${service.service.n_layers} layers, ${service.service.dtype}${service.service.quantization ? ", " + service.service.quantization : ""}, at `, h("code", {}, service.url))),
+    h("div", { class: "head" }, h("h1", {}, "Playground"),
+      h("p", { class: "muted" },
+        `${service.model}, ${service.service.n_layers} layers, ${service.service.dtype}${service.service.quantization ? ", " + service.service.quantization : ""}, at `,
+        h("code", {}, service.url))),
     h("section", { class: "card" }, h("h2", {}, "Steering"),
-      vectors.length ? h("p", { class: "muted small" }, `Coefficient in tenths of the layer's residual norm: 3 moves every token by 0.3 of it. Small models stay coherent to about 3. The service allows ±${short(limit)}.`) : h("p", {}, "No vector is registered: ", h("code", {}, "trait-extract run --trait refusal --register")),
+      vectors.length ? h("p", { class: "muted small" },
+        "Coefficients are tenths of the layer's residual norm: 3 moves every token by 0.3 of it. " +
+        `Small models stay coherent up to about 3. The service allows ±${short(limit)}.`)
+        : h("p", {}, "No vector is registered: ", h("code", {}, "trait-extract run --trait refusal --register")),
       vectors.map((each) => termRow(each, state.terms.get(each.name), limit, remember)),
-      h("div", { class: "row under" }, field("colour tokens by", select(vectors.map((each) => each.name), state.colour, (value) => { state.colour = value; element.querySelectorAll(".piece").forEach((span) => span.values && paint(span)); remember(); })),
+      h("div", { class: "row under" }, field("colour tokens by",
+        select(vectors.map((each) => each.name), state.colour,
+          (value) => {
+            state.colour = value;
+            element.querySelectorAll(".piece").forEach((span) => span.values && paint(span));
+            remember();
+          })),
         h("span", { class: "ramp small" }, "−1.5", h("i", { class: "diverging" }), "+1.5 (±1: the average example of either side)"),
-        field("longest reply, tokens", h("input", { type: "number", min: 1, max: 4096, value: state.maxTokens, onchange: (event) => { state.maxTokens = Math.min(Math.max(Number(event.target.value) || 96, 1), 4096); remember(); } })),
-        field("temperature", h("input", { type: "number", min: 0, max: 2, step: 0.1, value: state.temperature, onchange: (event) => { state.temperature = Math.min(Math.max(Number(event.target.value) || 0, 0), 2); remember(); } })))),
-    h("section", { class: "card" }, ask, h("div", { class: "row under" }, sendButton, stopButton, h("button", { onclick: () => { state.chats = { baseline: [], steered: [] }; Object.values(sides).forEach((side) => side.replaceChildren()); } }, "New conversation")),
-      h("div", { class: "sides chat" }, h("section", { class: "side" }, h("h3", {}, "baseline"), sides.baseline), h("section", { class: "side steered" }, h("h3", {}, "steered"), sides.steered))),
-    h("section", { class: "card" }, h("h2", {}, "This request elsewhere"), h("p", { class: "muted small" }, "Without what was said before. The key is read from TRAIT_API_KEY."), commands));
+        field("longest reply, tokens",
+          h("input",
+            { type: "number", min: 1, max: 4096, value: state.maxTokens,
+              onchange: (event) => {
+                state.maxTokens = Math.min(Math.max(Number(event.target.value) || 96, 1), 4096);
+                remember();
+              } })),
+        field("temperature",
+          h("input",
+            { type: "number", min: 0, max: 2, step: 0.1, value: state.temperature,
+              onchange: (event) => { state.temperature = Math.min(Math.max(Number(event.target.value) || 0, 0), 2); remember(); } })))),
+    h("section", { class: "card" }, ask, h("div", { class: "row under" }, sendButton, stopButton,
+      h("button",
+        {
+          onclick: () => {
+            state.chats = { baseline: [], steered: [] };
+            Object.values(sides).forEach((side) => side.replaceChildren());
+          } }, "New conversation")),
+      h("div", { class: "sides chat" }, h("section", { class: "side" }, h("h3", {}, "baseline"), sides.baseline),
+        h("section", { class: "side steered" }, h("h3", {}, "steered"), sides.steered))),
+    h("section", { class: "card" }, h("h2", {}, "This request elsewhere"),
+      h("p", { class: "muted small" }, "Without what was said before. The key is read from TRAIT_API_KEY."), commands));
   drawCommands();
   return { element, leave: () => state.abort?.abort() };
 }
 
 function noService(error) {
   return emptyState(h("p", { role: "alert" }, error.message), h("p", {}, "Start a service here:"), h("code", {}, "trait-service serve smollm2"),
-    h("p", {}, "One that runs elsewhere: ", h("code", {}, "trait-client dashboard --service URL")), h("button", { onclick: () => dispatchEvent(new HashChangeEvent("hashchange")) }, "Try again"));
+    h("p", {}, "A service at another address: ", h("code", {}, "trait-client dashboard --service URL")),
+    h("button", { onclick: () => dispatchEvent(new HashChangeEvent("hashchange")) }, "Try again"));
 }
 
 function termRow(vector, term, limit, changed) {
   const reach = Math.min(limit, REACH);
-  const number = h("input", { type: "number", step: 0.1, min: -limit, max: limit, value: term.coefficient, "aria-label": `coefficient of ${vector.name}` });
-  const slider = h("input", { type: "range", min: -reach, max: reach, step: 0.25, value: term.coefficient, "aria-label": `${vector.name} slider`, "data-slider": vector.name });
+  const number = h("input",
+    { type: "number", step: 0.1, min: -limit, max: limit, value: term.coefficient, "aria-label": `coefficient of ${vector.name}` });
+  const slider = h("input",
+    { type: "range", min: -reach, max: reach, step: 0.25, value: term.coefficient, "aria-label": `${vector.name} slider`,
+      "data-slider": vector.name });
   const set = (value) => {
     term.coefficient = Math.min(Math.max(value, -limit), limit);
     changed();
@@ -180,8 +230,12 @@ function termRow(vector, term, limit, changed) {
   slider.addEventListener("input", () => { number.value = slider.value; set(Number(slider.value)); });
   number.addEventListener("change", () => { set(Number(number.value) || 0); number.value = term.coefficient; slider.value = term.coefficient; });
   const layers = Object.keys(vector.metadata.layers).map(Number).sort((a, b) => a - b);
-  const layer = select([["", `layer ${vector.metadata.chosen_layer} (chosen)`], ...layers.map((each) => [each, `layer ${each}`])], term.layer ?? "", (value) => { term.layer = value === "" ? null : Number(value); changed(); }, { "aria-label": `layer of ${vector.name}` });
+  const layer = select([["", `layer ${vector.metadata.chosen_layer} (chosen)`], ...layers.map((each) => [each, `layer ${each}`])],
+    term.layer ?? "", (value) => { term.layer = value === "" ? null : Number(value); changed(); },
+    { "aria-label": `layer of ${vector.name}` });
   const off = h("button", { class: "plain", onclick: () => { slider.value = 0; number.value = 0; set(0); } }, "0");
-  return h("div", { class: "term" }, h("div", { class: "name" }, h("b", {}, vector.name), h("div", { class: "muted small" }, vector.metadata.method)), h("div", { class: "slide" }, slider), number, layer, off);
+  return h("div", { class: "term" },
+    h("div", { class: "name" }, h("b", {}, vector.name), h("div", { class: "muted small" }, vector.metadata.method)),
+    h("div", { class: "slide" }, slider), number, layer, off);
 }
 

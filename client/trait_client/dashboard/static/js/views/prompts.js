@@ -44,7 +44,9 @@ export async function promptsView(params) {
   bar.append(filterBar(sets, set, params, change));
   await fillList();
   const element = h("div", {},
-    h("div", { class: "head" }, h("h1", {}, "Prompts"), h("p", { class: "muted" }, `${plural(set.n, "prompt")}, ${whole(set.prompt_tokens)} prompt and ${whole(set.tokens)} reply tokens, ${set.model}`)),
+    h("div", { class: "head" }, h("h1", {}, "Prompts"),
+      h("p", { class: "muted" },
+        `${plural(set.n, "prompt")}, ${whole(set.prompt_tokens)} prompt and ${whole(set.tokens)} reply tokens, ${set.model}`)),
     h("section", { class: "card" }, bar), byOutcome(set), h("section", { class: "card" }, list));
   const last = () => Math.max(0, Math.ceil(rows.total / rows.size) - 1);
   return {
@@ -62,8 +64,10 @@ function content(answer, set, params, turn) {
   const { total, page, size } = answer;
   const pages = Math.max(1, Math.ceil(total / size));
   const pager = () => h("nav", { class: "pager", "aria-label": "pages" },
-    h("button", { disabled: page <= 0, onclick: () => turn(page - 1) }, "previous"), h("button", { disabled: page >= pages - 1, onclick: () => turn(page + 1) }, "next"),
-    h("span", { class: "muted num" }, total ? `${whole(page * size + 1)}–${whole(Math.min(total, (page + 1) * size))} of ${whole(total)}, page ${page + 1} of ${pages}` : "0 prompts"));
+    h("button", { disabled: page <= 0, onclick: () => turn(page - 1) }, "previous"),
+    h("button", { disabled: page >= pages - 1, onclick: () => turn(page + 1) }, "next"),
+    h("span", { class: "muted num" },
+      total ? `${whole(page * size + 1)}–${whole(Math.min(total, (page + 1) * size))} of ${whole(total)}, page ${page + 1} of ${pages}` : "0 prompts"));
   if (!total) return [pager(), h("p", { class: "empty" }, "No prompt of this set fits the filter.")];
   return [pager(), ...answer.rows.map((row) => item(row, set, params)), pages > 1 ? pager() : null].filter(Boolean);
 }
@@ -71,11 +75,17 @@ function content(answer, set, params, turn) {
 function item(row, set, params) {
   const turns = row.messages ?? [{ role: "text", content: row.text ?? "" }];
   return h("article", { class: "item", tabindex: -1, "data-reading": row.reading_id },
-    h("div", { class: "row" }, h("a", { class: "open", href: link("dynamics", { ...onlySelection(params), set: set.name, id: row.reading_id }) }, row.prompt_id), outcomeTag(row.outcome),
-      h("span", { class: "muted small num" }, `${row.n_prompt} prompt + ${row.n_response} reply tokens${row.given ? ", reply given" : ""}${row.finish_reason === "length" ? ", stopped at the token limit" : ""}`)),
+    h("div", { class: "row" }, h("a",
+      { class: "open", href: link("dynamics", { ...onlySelection(params), set: set.name, id: row.reading_id }) },
+      row.prompt_id), outcomeTag(row.outcome),
+      h("span", { class: "muted small num" },
+        `${row.n_prompt} prompt + ${row.n_response} reply tokens${row.given ? ", reply given" : ""}${row.finish_reason === "length" ? ", stopped at the token limit" : ""}`)),
     h("div", { class: "sides" },
-      h("section", { class: "side" }, turns.map((each) => h("div", {}, h("h3", {}, each.role === "user" ? "prompt" : each.role), h("div", { class: "text" }, marked(each.content, params.text))))),
-      row.response === null ? null : h("section", { class: "side" }, h("h3", {}, "reply"), h("div", { class: "text" }, marked(row.response, params.text)))),
+      h("section", { class: "side" },
+        turns.map((each) => h("div", {}, h("h3", {}, each.role === "user" ? "prompt" : each.role),
+          h("div", { class: "text" }, marked(each.content, params.text))))),
+      row.response === null ? null : h("section", { class: "side" }, h("h3", {}, "reply"),
+        h("div", { class: "text" }, marked(row.response, params.text)))),
     h("div", { class: "bars" }, set.directions.map((each, i) => bar(each, row.means[each.key], i, set.directions))));
 }
 
@@ -104,7 +114,9 @@ function bar(direction, mean, index, directions) {
   const end = Math.min(Math.max(value, -1.5), 1.5) * 20;
   return h("span", { class: "bar", title: `mean projection of the reply: ${fixed(mean, 2)} residual units` }, labelOf(direction, directions),
     s("svg", { width: 62, height: 10, "aria-hidden": "true" }, s("line", { class: "axis", x1: 0, x2: 62, y1: 5, y2: 5 }),
-      s("rect", { x: Math.min(31, 31 + end), width: Math.max(1, Math.abs(end)), y: 2, height: 6, rx: 1, fill: hue(index) }), s("line", { class: "zero", x1: 31, x2: 31, y1: 0, y2: 10 })),
+      s("rect",
+        { x: Math.min(31, 31 + end), width: Math.max(1, Math.abs(end)), y: 2, height: 6, rx: 1,
+          fill: hue(index) }), s("line", { class: "zero", x1: 31, x2: 31, y1: 0, y2: 10 })),
     h("span", { class: "num" }, signed(value, 2)));
 }
 
@@ -124,19 +136,27 @@ function byOutcome(set) {
     const x = scaleOf(width);
     const step = 14;
     const height = row.groups.length * step + 8;
-    box.replaceChildren(s("svg", { width, height, role: "img", "aria-label": row.groups.map((each) => `${each.outcome} ${signed(each.mean, 2)}`).join(", ") },
+    box.replaceChildren(s("svg", { width, height, role: "img",
+      "aria-label": row.groups.map((each) => `${each.outcome} ${signed(each.mean, 2)}`).join(", ") },
       s("line", { class: "zero", x1: x(0), x2: x(0), y1: 0, y2: height }),
-      row.groups.map((each, i) => [s("line", { x1: x(each.low), x2: x(each.high), y1: 11 + i * step, y2: 11 + i * step, stroke: tone(each.outcome), "stroke-width": 3, "stroke-linecap": "round", "stroke-opacity": 0.55 }), s("circle", { cx: x(each.mean), cy: 11 + i * step, r: 4.5, fill: tone(each.outcome) })])));
+      row.groups.map((each, i) => [s("line",
+          { x1: x(each.low), x2: x(each.high), y1: 11 + i * step, y2: 11 + i * step, stroke: tone(each.outcome),
+            "stroke-width": 3, "stroke-linecap": "round", "stroke-opacity": 0.55 }),
+        s("circle", { cx: x(each.mean), cy: 11 + i * step, r: 4.5, fill: tone(each.outcome) })])));
   }, "lane");
   return h("section", { class: "card outcomes" }, h("h2", {}, "By outcome"),
-    h("p", { class: "muted small" }, "Mean projection of the replies with its 95 % interval (normal), on each vector's scale: ±1 is the average example of either side."),
+    h("p", { class: "muted small" },
+      "Mean projection of the replies with its 95 % interval (normal), on each vector's scale: ±1 is the average example of either side."),
     h("div", { class: "legend" }, outcomes.map((outcome) => h("span", { class: "key" }, h("i", { style: { background: tone(outcome) } }), outcome))),
-    h("div", { class: "forest" }, rows.map((row) => h("div", { class: "frow" }, h("div", { class: "what" }, h("b", {}, labelOf(row.direction, set.directions)), h("span", { class: "muted small" }, `${row.direction.method}, layer ${row.direction.layer}`)), lane(row),
+    h("div", { class: "forest" }, rows.map((row) => h("div", { class: "frow" }, h("div", { class: "what" },
+      h("b", {}, labelOf(row.direction, set.directions)),
+      h("span", { class: "muted small" }, `${row.direction.method}, layer ${row.direction.layer}`)), lane(row),
       h("div", { class: "value num small" }, row.groups.map((each) => h("div", { class: "nowrap" }, `${each.outcome} ${signed(each.mean, 2)}`))))),
     responsive((box, width) => {
       const x = scaleOf(width);
       box.replaceChildren(s("svg", { width, height: 38, "aria-hidden": "true" }, s("line", { class: "axis", x1: 0, x2: width, y1: 0.5, y2: 0.5 }),
-        ticks(low, high, width < 400 ? 4 : 8).map((value) => s("text", { x: x(value), y: 16, "text-anchor": "middle" }, signed(value, 2).replace(/\.?0+$/, ""))), s("text", { x: width / 2, y: 33, "text-anchor": "middle" }, "mean projection of the reply, half separations")));
+        ticks(low, high, width < 400 ? 4 : 8).map((value) => s("text", { x: x(value), y: 16, "text-anchor": "middle" }, signed(value, 2).replace(/\.?0+$/, ""))),
+        s("text", { x: width / 2, y: 33, "text-anchor": "middle" }, "mean projection of the reply, half separations")));
     }, "axisrow")));
 }
 

@@ -11,7 +11,9 @@ const STEP = 100;
 
 export async function sqlView(params) {
   const saved = await get("saved");
-  const box = h("textarea", { class: "sql", "data-search": true, spellcheck: "false", autocapitalize: "off", "aria-label": "SQL", value: params.q ?? saved[0].sql });
+  const box = h("textarea",
+    { class: "sql", "data-search": true, spellcheck: "false", autocapitalize: "off", "aria-label": "SQL",
+      value: params.q ?? saved[0].sql });
   const result = h("div", { "aria-live": "polite" });
   const run = async () => {
     const sql = box.value.trim();
@@ -33,7 +35,8 @@ export async function sqlView(params) {
   const list = h("span", {});
   const fillList = () => {
     const own = ownQueries();
-    const options = [["", "choose a query…"], ...saved.map((each, i) => [`s${i}`, each.name]), ...own.map((each, i) => [`o${i}`, `mine: ${each.name}`])];
+    const options = [["", "choose a query…"], ...saved.map((each, i) => [`s${i}`, each.name]),
+      ...own.map((each, i) => [`o${i}`, `mine: ${each.name}`])];
     list.replaceChildren(select(options, "", (key) => {
       if (!key) return;
       box.value = (key[0] === "s" ? saved : ownQueries())[Number(key.slice(1))].sql;
@@ -58,7 +61,8 @@ export async function sqlView(params) {
   const element = h("div", {},
     h("div", { class: "head" }, h("h1", {}, "SQL"), h("p", { class: "muted" }, "DuckDB, read only: no files, no network, 20 s, 10,000 rows.")),
     h("section", { class: "card" }, h("div", { class: "row" }, field("saved", list)), box,
-      h("div", { class: "row under" }, h("button", { class: "primary", onclick: run }, "Run"), h("span", { class: "muted small" }, h("kbd", {}, "Ctrl"), " ", h("kbd", {}, "Enter")),
+      h("div", { class: "row under" }, h("button", { class: "primary", onclick: run }, "Run"),
+        h("span", { class: "muted small" }, h("kbd", {}, "Ctrl"), " ", h("kbd", {}, "Enter")),
         name, h("button", { onclick: keep }, "Save in this browser"), h("button", { class: "plain", onclick: forget }, "Forget"))),
     result);
   await run();
@@ -82,16 +86,21 @@ function shown(answer, sql) {
   return [
     quickPlot(columns, rows, numeric),
     h("section", { class: "card" },
-      h("div", { class: "row" }, h("b", {}, answer.truncated ? `the first ${whole(limit)} rows: there are more` : plural(rows.length, "row")), h("span", { class: "muted small" }, `${seconds < 1 ? Math.round(seconds * 1000) + " ms" : short(seconds) + " s"}${answer.source === "snapshot" ? ", from the snapshot of a running sweep" : ""}`),
+      h("div", { class: "row" }, h("b", {}, answer.truncated ? `the first ${whole(limit)} rows: there are more` : plural(rows.length, "row")),
+        h("span", { class: "muted small" },
+        `${seconds < 1 ? Math.round(seconds * 1000) + " ms" : short(seconds) + " s"}${answer.source === "snapshot" ? ", from the snapshot of a running sweep" : ""}`),
         h("button", { onclick: () => download(columns, rows), disabled: !rows.length }, answer.truncated ? `CSV of these ${whole(limit)}` : "CSV"),
         h("button", { onclick: (event) => copied(event.target, `trait-client sql ${quoted(sql)}`) }, "Copy as command")),
-      h("div", { class: "wide" }, h("table", { class: "result" }, h("thead", {}, h("tr", {}, columns.map((column, i) => h("th", { class: numeric[i] ? "num" : "" }, column)))), body)), more),
+      h("div", { class: "wide" },
+        h("table", { class: "result" },
+          h("thead", {}, h("tr", {}, columns.map((column, i) => h("th", { class: numeric[i] ? "num" : "" }, column)))), body)), more),
   ].filter(Boolean);
 }
 
 function cell(value, isNumber) {
   if (value === null) return h("td", { class: "muted" + (isNumber ? " num" : "") }, "–");
-  if (typeof value === "number") return h("td", { class: "num", title: String(value) }, Number.isInteger(value) ? String(value).replace("-", "−") : short(value, 5));
+  if (typeof value === "number") return h("td", { class: "num", title: String(value) },
+    Number.isInteger(value) ? String(value).replace("-", "−") : short(value, 5));
   const text = typeof value === "object" ? JSON.stringify(value) : String(value);
   return h("td", { class: text.length > 40 ? "wrap" : "" }, text);
 }
@@ -102,7 +111,8 @@ function quickPlot(columns, rows, numeric) {
   const groups = [["", "none"], ...columns.map((column, i) => [i, column]).filter(([i]) => new Set(rows.map((row) => row[i])).size <= 12)];
   const { px, py, pg, pk } = here().params;
   const at = (name, other) => (columns.includes(name) ? columns.indexOf(name) : other);
-  const state = { x: at(px, numbers[0]), y: at(py, numbers.find((i) => i !== numbers[0])), group: pg === undefined ? "" : at(pg, ""), kind: pk === "line" ? "line" : "dots" };
+  const state = { x: at(px, numbers[0]), y: at(py, numbers.find((i) => i !== numbers[0])),
+    group: pg === undefined ? "" : at(pg, ""), kind: pk === "line" ? "line" : "dots" };
   const chart = h("div", {});
   const draw = () => {
     const usable = rows.filter((row) => typeof row[state.x] === "number");
@@ -112,14 +122,18 @@ function quickPlot(columns, rows, numeric) {
       points: usable.filter((row) => state.group === "" || row[state.group] === name).map((row) => ({ x: row[state.x], y: row[state.y] })).sort((a, b) => a.x - b.x),
     }));
     chart.replaceChildren(lineChart({ series, xLabel: columns[state.x], yLabel: columns[state.y], height: 300 }));
-    quietly({ px: columns[state.x], py: columns[state.y], pg: state.group === "" ? null : columns[state.group], pk: state.kind === "line" ? "line" : null });
+    quietly({ px: columns[state.x], py: columns[state.y], pg: state.group === "" ? null : columns[state.group],
+      pk: state.kind === "line" ? "line" : null });
   };
   const pick = (key) => (value) => {
     state[key] = key === "kind" || value === "" ? value : Number(value);
     draw();
   };
   const names = numbers.map((i) => [i, columns[i]]);
-  const card = h("section", { class: "card plotcard" }, h("div", { class: "row" }, h("h2", {}, "Quick plot"), field("x", select(names, state.x, pick("x"))), field("y", select(names, state.y, pick("y"))), field("colour", select(groups, state.group, pick("group"))), field("as", select([["dots", "dots"], ["line", "lines"]], state.kind, pick("kind")))), chart);
+  const card = h("section", { class: "card plotcard" },
+    h("div", { class: "row" }, h("h2", {}, "Quick plot"), field("x", select(names, state.x, pick("x"))),
+      field("y", select(names, state.y, pick("y"))), field("colour", select(groups, state.group, pick("group"))),
+      field("as", select([["dots", "dots"], ["line", "lines"]], state.kind, pick("kind")))), chart);
   draw();
   return card;
 }

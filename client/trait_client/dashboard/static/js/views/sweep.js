@@ -8,7 +8,10 @@ import { here, link, patch, quietly } from "../url.js";
 
 export async function sweepView(params) {
   const all = await get("settings");
-  if (!all.length) return { element: h("div", {}, h("h1", {}, "Sweep"), emptyState(h("p", {}, "No steered setting is stored yet. "), h("code", {}, "trait-client sweep experiments/demo/experiment.toml"))) };
+  if (!all.length) return {
+    element: h("div", {}, h("h1", {}, "Sweep"),
+      emptyState(h("p", {}, "No steered setting is stored yet. "),
+        h("code", {}, "trait-client sweep experiments/demo/experiment.toml"))) };
   const overview = params.run ? await get("overview") : null;
   const inRun = params.run ? all.filter((row) => row.runs.some((run) => run.startsWith(params.run))) : all;
   const known = inRun.length ? inRun : all;
@@ -22,7 +25,8 @@ export async function sweepView(params) {
   const bar = Number(params.bar ?? 75);
 
   const maps = h("div", {});
-  const draw = (level) => maps.replaceChildren(heatmaps({ rows, metric, bar: level, chosen: params.setting, href: (row) => link("sweep", { ...here().params, trait, setting: row.setting_id }) }), bestLine(rows, level));
+  const draw = (level) => maps.replaceChildren(heatmaps({ rows, metric, bar: level, chosen: params.setting,
+      href: (row) => link("sweep", { ...here().params, trait, setting: row.setting_id }) }), bestLine(rows, level));
   draw(bar);
   const output = h("output", { class: "num" }, String(bar));
   const slider = h("input", { type: "range", min: 0, max: 100, value: bar, "aria-label": "coherence threshold",
@@ -31,12 +35,16 @@ export async function sweepView(params) {
 
   const element = h("div", {},
     h("div", { class: "head" }, h("h1", {}, "Sweep"),
-      h("p", { class: "muted" }, run ? [`run ${run.experiment} of ${when(run.started_at)} (`, h("a", { href: link("sweep", { trait }) }, "all runs"), ")"] : plural(rows.length, "setting"))),
+      h("p", { class: "muted" },
+        run ? [`run ${run.experiment} of ${when(run.started_at)} (`, h("a", { href: link("sweep", { trait }) }, "all runs"),
+          ")"] : plural(rows.length, "setting"))),
     h("section", { class: "card" },
       h("div", { class: "row" },
         field("trait", select(traits, trait, (value) => patch({ trait: value, setting: null }), { "data-search": true })),
         field("measure", select(measures.map((name) => [name, measureName(name)]), measure, (value) => patch({ measure: value }))),
-        h("span", { class: "row", role: "group", "aria-label": "shown" }, METRICS.map(([name, label]) => h("button", { "aria-pressed": String(name === metric), onclick: () => patch({ metric: name }) }, label))),
+        h("span", { class: "row", role: "group", "aria-label": "shown" },
+          METRICS.map(([name, label]) => h("button", { "aria-pressed": String(name === metric), onclick: () => patch({ metric: name }) },
+            label))),
         field("coherence threshold", slider, output)),
       maps));
   const detail = h("div", {});
@@ -56,7 +64,9 @@ function rank(measure) {
 function bestLine(rows, bar) {
   const best = bestOf(rows, bar);
   if (!best) return h("p", { class: "muted" }, `No setting has a mean coherence of ${bar} or more.`);
-  return h("p", { class: "best" }, "Best coherent: ", h("a", { href: link("sweep", { ...here().params, trait: best.trait, setting: best.setting_id }) }, `${best.method}, layer ${best.layer}, coefficient ${short(best.coefficient)}`),
+  return h("p", { class: "best" }, "Best coherent: ", h("a",
+    { href: link("sweep", { ...here().params, trait: best.trait, setting: best.setting_id }) },
+    `${best.method}, layer ${best.layer}, coefficient ${short(best.coefficient)}`),
     `: ${signed(best.delta)} ${interval(best.ci_low, best.ci_high)} ${unitOf(best.measure)}, coherence ${fixed(best.coherence, 0)} (baseline ${fixed(best.baseline_coherence, 0)}), n ${best.n}.`);
 }
 
@@ -76,13 +86,17 @@ async function openSetting(box, rows, all, params) {
   const hasControls = found.pairs.some((pair) => pair.controls.length);
   box.replaceChildren(h("section", { class: "card", id: "texts" },
     h("h2", {}, `${row.trait}: ${row.method}, layer ${row.layer}, coefficient ${short(row.coefficient)} ${row.unit ?? ""}`),
-    h("p", { class: "muted" }, `${measureName(row.measure)} ${fixed(row.baseline)} → ${fixed(row.steered)}: delta ${signed(row.delta)} ${interval(row.ci_low, row.ci_high)} ${unitOf(row.measure)}, n ${row.n}; `,
+    h("p", { class: "muted" },
+      `${measureName(row.measure)} ${fixed(row.baseline)} → ${fixed(row.steered)}: delta ${signed(row.delta)} `,
+      `${interval(row.ci_low, row.ci_high)} ${unitOf(row.measure)}, n ${row.n}; `,
       row.control_low === null ? "no random directions; " : `random directions [${fixed(row.control_low)}, ${fixed(row.control_high)}]; `,
       `coherence ${fixed(row.coherence, 0)} (baseline ${fixed(row.baseline_coherence, 0)}); perplexity ×${short(row.perplexity_ratio, 3)}; `,
       applied ? `a = ${short(applied.a, 4)} residual units, relative dose ${short(applied.relative_dose, 3)}; ` : "",
-      row.effect === null ? "" : h("span", { class: `tag ${row.effect ? "good" : ""}` }, row.effect ? "an effect: beyond random directions, interval excludes 0" : "no effect beyond random directions")),
+      row.effect === null ? "" : h("span", { class: `tag ${row.effect ? "good" : ""}` },
+        row.effect ? "an effect: beyond random directions, interval excludes 0" : "no effect beyond random directions")),
     h("div", { class: "row" },
-      hasControls ? h("button", { "aria-pressed": String(compare), onclick: () => patch({ random: compare ? null : "1" }) }, "random directions too") : null,
+      hasControls ? h("button", { "aria-pressed": String(compare), onclick: () => patch({ random: compare ? null : "1" }) },
+        "random directions too") : null,
       h("a", { href: link("sweep", { ...params, setting: null }) }, "close")),
     pairList(row, found.pairs, compare)));
 }
