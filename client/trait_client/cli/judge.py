@@ -27,7 +27,7 @@ from trait_core.traits import default_traits_folder
 
 if TYPE_CHECKING:  # DuckDB takes a while to import
     from trait_client.judge import JudgeConfig, JudgeUsage, Rubric
-    from trait_client.judge.labels import Label
+    from trait_client.judge.labels import LabelledReply
     from trait_client.judge.measure import Measurement, TraitAgreement
     from trait_client.results import ResultStore
 
@@ -94,7 +94,7 @@ def agreement(
 
 
 async def _measure(
-    config: "JudgeConfig", labels: "list[Label]", rubrics: "dict[str, Rubric]", store: "ResultStore | None"
+    config: "JudgeConfig", labels: "list[LabelledReply]", rubrics: "dict[str, Rubric]", store: "ResultStore | None"
 ) -> "tuple[Measurement, JudgeUsage]":
     from trait_client.judge.judge import judge_row  # noqa: PLC0415
     from trait_client.judge.measure import measure_agreement  # noqa: PLC0415

@@ -4,9 +4,8 @@
 """
 
 from trait_client.judge.config import JudgeConfig
-from trait_client.judge.errors import JudgeAnswerError, JudgeBudgetError, JudgeEndpointError, JudgeError
 from trait_client.judge.judge import Judge, JudgeUsage
-from trait_client.judge.judgement import Judgement
+from trait_client.judge.judgement import JudgeAnswerError, JudgeBudgetError, JudgeEndpointError, JudgeError, Judgement
 from trait_client.judge.rubric import Rubric
 from trait_client.judge.trait_judge import TraitJudge
 

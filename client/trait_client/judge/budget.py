@@ -1,4 +1,4 @@
-from trait_client.judge.errors import JudgeBudgetError
+from trait_client.judge.judgement import JudgeBudgetError
 
 
 class Budget:

@@ -17,7 +17,7 @@ from trait_client.http.replies import TokenLogprob
 from trait_client.http.settings import RetryPolicy
 from trait_client.judge.budget import Budget
 from trait_client.judge.config import JudgeConfig
-from trait_client.judge.errors import JudgeEndpointError
+from trait_client.judge.judgement import JudgeEndpointError
 from trait_core.errors import first_fault
 from trait_core.schema import Response
 
@@ -31,6 +31,7 @@ CHARACTERS_A_TOKEN = 3
 _PASSING_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 
 
+# Not `http.replies.read_chat`, which demands what our service always sends (id, model, index, usage): other endpoints omit it.
 class _Logprobs(Response):
     content: list[TokenLogprob] | None = None
 
@@ -55,7 +56,7 @@ class _Body(Response):
 
 
 @dataclass(frozen=True)
-class Answer:
+class JudgeAnswer:
     """What an endpoint answered.
 
     Attributes:
@@ -112,7 +113,7 @@ class Endpoint:
         """Close the connections."""
         await self._http.aclose()
 
-    async def ask(self, messages: list[dict[str, str]], temperature: float = 0.0) -> Answer:
+    async def ask(self, messages: list[dict[str, str]], temperature: float = 0.0) -> JudgeAnswer:
         """One chat completion.
 
         Raises:
@@ -136,7 +137,7 @@ class Endpoint:
         self._failed_in_a_row = 0
         return answer
 
-    async def _repeat(self, content: bytes, estimate: int) -> Answer:
+    async def _repeat(self, content: bytes, estimate: int) -> JudgeAnswer:
         for attempt in itertools.count():
             try:
                 return await self._attempt(content, estimate)
@@ -149,7 +150,7 @@ class Endpoint:
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
 
-    async def _attempt(self, content: bytes, estimate: int) -> Answer:
+    async def _attempt(self, content: bytes, estimate: int) -> JudgeAnswer:
         async with self._slots:
             while (wait := self._resume_at - _now()) > 0:  # noqa: ASYNC110 - it may move on while we wait
                 await asyncio.sleep(wait)
@@ -184,7 +185,7 @@ class Endpoint:
         headers = [(k, v) for k, v in response.headers.items() if k not in {"content-encoding", "content-length"}]
         return httpx.Response(response.status_code, headers=headers, content=data, request=request)
 
-    def _read(self, response: httpx.Response) -> Answer:
+    def _read(self, response: httpx.Response) -> JudgeAnswer:
         status = response.status_code
         if not response.is_success:
             raise self._refusal(response)
@@ -196,7 +197,7 @@ class Endpoint:
             ) from error
         choice, usage = body.choices[0], body.usage or _Usage()
         tokens = (choice.logprobs.content if choice.logprobs else None) or []
-        return Answer(choice.message.content or "", tokens, usage.prompt_tokens, usage.completion_tokens)
+        return JudgeAnswer(choice.message.content or "", tokens, usage.prompt_tokens, usage.completion_tokens)
 
     def _refusal(self, response: httpx.Response) -> Exception:
         status = response.status_code

@@ -9,12 +9,11 @@ from typing import Self
 from trait_client.judge.budget import Budget
 from trait_client.judge.cache import JudgementCache, MemoryCache
 from trait_client.judge.config import JudgeConfig
-from trait_client.judge.endpoint import Answer, Endpoint
-from trait_client.judge.errors import JudgeAnswerError
-from trait_client.judge.judgement import Judgement, Mode, judgement_id
-from trait_client.judge.question import question
+from trait_client.judge.endpoint import Endpoint, JudgeAnswer
+from trait_client.judge.judgement import JudgeAnswerError, Judgement, Mode, judgement_id
+from trait_client.judge.question import judge_messages
 from trait_client.judge.rubric import Rubric
-from trait_client.judge.weighting import weighted, written
+from trait_client.judge.weighting import expected_score, written_number
 from trait_client.results.rows import JudgeRow
 
 SECOND_TEMPERATURE = 0.7
@@ -122,7 +121,7 @@ class Judge:
         if (known := await self._cache.get(identity)) is not None:
             self._cached += 1
             return known
-        messages = question(rubric, prompt, reply, self.config.scale)
+        messages = judge_messages(rubric, prompt, reply, self.config.scale)
         answer = await self._endpoint.ask(messages)
         found = self._score(answer)
         if found is None:
@@ -145,11 +144,11 @@ class Judge:
         self._cache.put(judgement, judge_row(self.config, rubric))
         return judgement
 
-    def _score(self, answer: Answer) -> tuple[float, Mode, float | None] | None:
+    def _score(self, answer: JudgeAnswer) -> tuple[float, Mode, float | None] | None:
         """Value on the scale, mode and mass."""
-        found = weighted(answer.tokens, self.config.largest)
+        found = expected_score(answer.tokens, self.config.largest)
         mass = found.mass if found is not None else None
         if found is not None and found.mass >= self.config.min_mass:
             return found.value, "logprobs", mass
-        number = written(answer.text, self.config.largest)
+        number = written_number(answer.text, self.config.largest)
         return None if number is None else (float(number), "sampled", mass)

@@ -21,7 +21,7 @@ from trait_core.schema import is_name
 Text = Annotated[str, Field(min_length=1, max_length=1_000_000)]
 
 
-class Label(BaseModel):
+class LabelledReply(BaseModel):
     """One labelled reply.
 
     Attributes:
@@ -43,13 +43,13 @@ class Label(BaseModel):
     note: str | None = None
 
 
-def read_labels(path: Path) -> list[Label]:
+def read_labels(path: Path) -> list[LabelledReply]:
     """The labels of a file.
 
     Raises:
         DatasetError: Not such a file, or the same reply twice for a trait; the message names file and line.
     """
-    labels: list[Label] = []
+    labels: list[LabelledReply] = []
     seen: dict[tuple[str, str, str], int] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -59,7 +59,7 @@ def read_labels(path: Path) -> list[Label]:
         if not line.strip():
             continue
         try:
-            label = Label.model_validate(json.loads(line))
+            label = LabelledReply.model_validate(json.loads(line))
         except ValidationError as error:
             fault = first_fault(error, whole="the line")
             raise DatasetError(f"{path}:{number}: {fault.with_value()}") from error

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from trait_client.judge.agreement import Agreement, agreement
-from trait_client.judge.errors import JudgeError
 from trait_client.judge.judge import Judge
-from trait_client.judge.judgement import Judgement
-from trait_client.judge.labels import Label
+from trait_client.judge.judgement import JudgeError, Judgement
+from trait_client.judge.labels import LabelledReply
 from trait_client.judge.rubric import Rubric
 from trait_client.results.rows import AgreementRow, utc_now
 from trait_core.model_identity import digest
@@ -57,13 +56,13 @@ class Measurement:
 
 
 async def measure_agreement(
-    judge: Judge, labels: Sequence[Label], rubrics: Mapping[str, Rubric], progress: Progress = lambda *_: None
+    judge: Judge, labels: Sequence[LabelledReply], rubrics: Mapping[str, Rubric], progress: Progress = lambda *_: None
 ) -> Measurement:
     """Judge every labelled reply and compare; `rubrics` are by trait."""
     errors: Counter[str] = Counter()
     done = 0
 
-    async def one(label: Label) -> Judgement | None:
+    async def one(label: LabelledReply) -> Judgement | None:
         nonlocal done
         try:
             return await judge.judge(rubrics[label.trait], label.prompt, label.reply)
@@ -75,7 +74,7 @@ async def measure_agreement(
             progress(done, len(labels))
 
     judgements = await asyncio.gather(*(one(label) for label in labels))
-    traits: dict[str, list[tuple[Label, Judgement | None]]] = {}
+    traits: dict[str, list[tuple[LabelledReply, Judgement | None]]] = {}
     for label, judgement in zip(labels, judgements, strict=True):
         traits.setdefault(label.trait, []).append((label, judgement))
     found = [_trait(trait, pairs) for trait, pairs in traits.items()]
@@ -86,7 +85,7 @@ async def measure_agreement(
     return Measurement(found, errors.most_common(), rows)
 
 
-def _trait(trait: str, pairs: Sequence[tuple[Label, Judgement | None]]) -> TraitAgreement:
+def _trait(trait: str, pairs: Sequence[tuple[LabelledReply, Judgement | None]]) -> TraitAgreement:
     scored = [(label.label, judgement) for label, judgement in pairs if judgement is not None]
     scores = [judgement.value for _, judgement in scored]
     return TraitAgreement(
@@ -99,7 +98,7 @@ def _trait(trait: str, pairs: Sequence[tuple[Label, Judgement | None]]) -> Trait
     )
 
 
-def _row(judge: Judge, rubric: Rubric, labels: Sequence[Label], found: TraitAgreement) -> AgreementRow:
+def _row(judge: Judge, rubric: Rubric, labels: Sequence[LabelledReply], found: TraitAgreement) -> AgreementRow:
     result = found.agreement
     rho, area = result.spearman_interval or (None, None), result.auc_interval or (None, None)
     return AgreementRow(

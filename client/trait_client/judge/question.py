@@ -12,7 +12,7 @@ _ANSWERS: dict[Scale, str] = {
 }
 
 
-def question(rubric: Rubric, prompt: str, reply: str, scale: Scale) -> list[dict[str, str]]:
+def judge_messages(rubric: Rubric, prompt: str, reply: str, scale: Scale) -> list[dict[str, str]]:
     """The messages.
 
     The texts stand between fences that they do not contain, so that a reply cannot end its own quotation and pass for

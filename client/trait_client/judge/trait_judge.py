@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Self
 
 from trait_client.judge.config import JudgeConfig
-from trait_client.judge.errors import JudgeError
 from trait_client.judge.judge import Judge, JudgeUsage
-from trait_client.judge.judgement import Judgement
+from trait_client.judge.judgement import JudgeError, Judgement
 from trait_client.judge.rubric import COHERENCE, Rubric
 from trait_client.judge.session import judging
 from trait_client.results import ResultStore

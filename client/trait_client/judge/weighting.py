@@ -23,7 +23,7 @@ _SPACES = str.maketrans({"\u0120": " ", "\u2581": " "})
 
 
 @dataclass(frozen=True)
-class Weighted:
+class ExpectedScore:
     """An expected value on the judge's scale.
 
     Attributes:
@@ -35,7 +35,7 @@ class Weighted:
     mass: float
 
 
-def weighted(tokens: Sequence[TokenLogprob], largest: int) -> Weighted | None:
+def expected_score(tokens: Sequence[TokenLogprob], largest: int) -> ExpectedScore | None:
     """The expected value at the answer token: the first generated one, or the number after `Score:` and the like.
 
     Returns:
@@ -52,10 +52,10 @@ def weighted(tokens: Sequence[TokenLogprob], largest: int) -> Weighted | None:
     mass = sum(probability for _, probability in candidates)
     if mass <= 0 or (largest > 9 and all(value <= 9 for value, _ in candidates)):
         return None
-    return Weighted(sum(value * probability for value, probability in candidates) / mass, min(1.0, mass))
+    return ExpectedScore(sum(value * probability for value, probability in candidates) / mass, min(1.0, mass))
 
 
-def written(text: str, largest: int) -> int | None:
+def written_number(text: str, largest: int) -> int | None:
     """The number that an answer begins with, after no more than `Score:` and the like; None where there is none.
 
     `70`, `**70**`, `70/100`, `70 because ...`; not `0.7`, `7,000`, `60-70`, `7/10`, `-5`, `1. First`, nor a number beyond the scale.
