@@ -1,7 +1,9 @@
 """Model aliases: `<base>+NAME@COEFFICIENT`."""
 
+from dataclasses import replace
+
 import pytest
-from trait_core.errors import InvalidRequestError
+from trait_core.errors import InvalidRequestError, UnknownVectorError
 from trait_core.schema import Steering
 from trait_service.errors import NotServedError
 from trait_service.registry.registry import VectorRegistry
@@ -60,6 +62,30 @@ def test_alias_and_steering_together_are_the_terms_of_both(resolver):
     _, alias = split_alias("org/model+tone@3", SERVED)
     body = Steering.model_validate({"terms": [{"vector": "tone", "coefficient": 1.0, "layers": [3]}]})
     assert [(t.layer, t.coefficient) for t in resolve_request(resolver, body, alias).applied] == [(2, 3.0), (3, 1.0)]
+
+
+def test_a_fault_of_the_body_names_the_bodys_own_term(resolver):
+    """Whatever number of terms the alias brings before it."""
+    _, alias = split_alias("org/model+tone@1", SERVED)
+    body = Steering.model_validate({"terms": [{"vector": "nope", "coefficient": 1.0}]})
+    with pytest.raises(UnknownVectorError) as caught:
+        resolve_request(resolver, body, alias)
+    assert caught.value.param == "steering.terms[0].vector"
+
+
+def test_a_term_of_the_alias_is_resolved_once(resolver):
+    looked_up = []
+    counting = replace(resolver, lookup=lambda name: looked_up.append(name) or resolver.lookup(name))
+    _, alias = split_alias("org/model+tone@1+tone@2", SERVED)
+    resolve_request(counting, Steering.model_validate({"terms": [{"vector": "tone", "coefficient": 1.0}]}), alias)
+    assert looked_up == ["tone"] * 3
+
+
+def test_an_alias_beyond_the_dose_limit_is_a_fault_of_the_model(resolver):
+    _, alias = split_alias("org/model+tone@21", SERVED)
+    with pytest.raises(InvalidRequestError, match=r"alias cannot be served.*2\.1") as caught:
+        resolve_request(resolver, None, alias)
+    assert caught.value.param == "model"
 
 
 def test_an_alias_of_an_unknown_vector_is_a_model_that_is_not_served(resolver):

@@ -8,13 +8,11 @@ import pytest
 from asgi_harness import call
 from fastapi import FastAPI, Request
 from prometheus_client import REGISTRY
-from trait_core.schema import AppliedTerm
 from trait_service.access.keys import Keyring, plain_key
 from trait_service.access.middleware import ApiKeyGuard
 from trait_service.access.observe import Observer
-from trait_service.engine.spec import TermSpec
 from trait_service.metrics import count_run
-from trait_service.resolving.resolve import ResolvedSteering
+from trait_service.resolving.resolve import ResolvedSteering, ResolvedTerm
 
 SECRET = "ts-hunter2"
 
@@ -88,10 +86,9 @@ def test_without_the_option_nothing_is_logged(caplog):
 
 
 def test_terms_and_doses_are_counted():
-    term = TermSpec(layer=2, direction="0" * 64, operation="add", value=3.0, scope="all", preserve_norm=False)
-    applied = AppliedTerm(
+    applied = ResolvedTerm(
         vector="tone", sha256="sha256:" + "0" * 64, layer=2, operation="add", unit="dose", coefficient=2.0, a=3.0,
-        relative_dose=0.2, scope="all",
+        relative_dose=0.2, scope="all", direction="0" * 64, raw=b"",
     )  # fmt: skip
     names = (
         ("trait_requests_total", {"kind": "steered"}),
@@ -101,6 +98,6 @@ def test_terms_and_doses_are_counted():
         ("trait_captures_total", {}),
     )
     before = [metric(name, **labels) for name, labels in names]
-    count_run(ResolvedSteering((term, term), (applied, applied), {}), monitored=False, captured=True)
+    count_run(ResolvedSteering((applied, applied)), monitored=False, captured=True)
     after = [metric(name, **labels) for name, labels in names]
     assert [b - a for a, b in zip(before, after, strict=True)] == pytest.approx([1, 1, 2, 0.4, 1])

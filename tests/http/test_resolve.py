@@ -6,7 +6,7 @@ from typing import get_args
 import numpy as np
 import pytest
 from trait_core.errors import InvalidRequestError, UnknownVectorError
-from trait_core.schema import Operation, Steering
+from trait_core.schema import AppliedTerm, Operation, SteeredPositions, Steering, SteeringReport
 from trait_core.storage import sha256_of
 from trait_service.registry.registry import VectorRegistry
 from trait_service.resolving.resolve import Resolver
@@ -120,6 +120,20 @@ def test_the_dose_limit_holds_for_the_sum_of_one_layers_terms(resolver):
 def test_more_terms_on_a_layer_than_the_engine_holds_are_refused(resolver):
     with pytest.raises(InvalidRequestError, match="3 terms act on layer 2; at most 2"):
         resolver.resolve(steering({}, {}, {}))
+
+
+def test_what_the_term_asks_reaches_the_engine_and_the_report(resolver):
+    asked = {"operation": "floor", "scope": "generated", "preserve_norm": True, "unit": "raw", "coefficient": 2.0}
+    resolved = resolver.resolve(steering(asked))
+    spec, applied = resolved.terms[0], resolved.applied[0]
+    assert (spec.operation, spec.scope, spec.preserve_norm, spec.value) == ("floor", "generated", True, 2.0)
+    assert (applied.operation, applied.scope, applied.unit, applied.coefficient) == ("floor", "generated", "raw", 2.0)
+
+
+def test_the_report_holds_nothing_of_the_engines(resolver):
+    applied = resolver.resolve(steering({})).applied[0]
+    report = SteeringReport(applied=[applied], positions=SteeredPositions(prompt=1, generated=1))
+    assert report.model_dump()["applied"][0].keys() == AppliedTerm.model_fields.keys()
 
 
 def test_units_that_come_to_the_same_number_are_the_same_steering(resolver):

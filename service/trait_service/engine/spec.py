@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from trait_core.errors import SteeringFailedError
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
+from trait_core.errors import InvalidRequestError, SteeringFailedError
 from trait_core.positions import Positions
 from trait_core.schema import MAX_LAYERS, MAX_MONITORED, MAX_POSITIONS, FiniteFloat, NamedScope, Operation
 
@@ -17,6 +17,19 @@ EXTRA_ARGS_KEY = "trait_steering"
 """Key of `SamplingParams.extra_args`; also the plugin's name and its block in `additional_config`."""
 
 DIRECTION_PATTERN = r"^[0-9a-f]{64}$"
+
+
+def _read_positions(value: object) -> Positions:
+    if isinstance(value, Positions):
+        return value
+    try:
+        return Positions.parse(str(value))
+    except InvalidRequestError as error:
+        raise ValueError(str(error)) from error
+
+
+WrittenPositions = Annotated[Positions, PlainValidator(_read_positions), PlainSerializer(str)]
+"""Positions that travel in their written form and are parsed when the spec is read."""
 
 Interval = Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=2, max_length=2)]
 
@@ -55,7 +68,7 @@ class CaptureSpec(_Strict):
         n_total: Length of a given text; None while it is being generated.
     """
 
-    positions: Annotated[list[Annotated[str, Field(max_length=64)]], Field(min_length=1, max_length=MAX_POSITIONS)]
+    positions: Annotated[list[WrittenPositions], Field(min_length=1, max_length=MAX_POSITIONS)]
     layers: list[Annotated[int, Field(ge=0, lt=MAX_LAYERS)]] | None = None
     n_prompt: Annotated[int, Field(ge=0)] | None = None
     n_total: Annotated[int, Field(ge=1)] | None = None
@@ -65,7 +78,7 @@ class CaptureSpec(_Strict):
     def intervals(self, n_prompt: int) -> list[tuple[int, int]]:
         """Absolute `[start, stop)` of each pool, given the request's own prompt length."""
         first = n_prompt if self.n_prompt is None else self.n_prompt
-        return [Positions.parse(text).interval(first, self.n_total) for text in self.positions]
+        return [positions.interval(first, self.n_total) for positions in self.positions]
 
 
 class MonitorColumn(_Strict):

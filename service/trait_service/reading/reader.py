@@ -66,14 +66,13 @@ class ActivationReader:
             SteeringFailedError: The engine failed on an input.
         """
         layers = self._layers(request.layers)
-        positions = [str(Positions.parse(text)) for text in request.positions]
+        positions = [Positions.parse(text) for text in request.positions]
+        names = [str(each) for each in positions]
         if len(set(positions)) < len(positions):
-            raise InvalidRequestError(f"positions {positions} name one pool twice", param="positions")
+            raise InvalidRequestError(f"positions {names} name one pool twice", param="positions")
         if request.pooling == "mean":
             self._check_size(len(request.inputs) * len(positions), len(layers))
-        texts = await self._tokenize(
-            request.inputs, base, turns=any(Positions.parse(p).part == "turn" for p in positions)
-        )
+        texts = await self._tokenize(request.inputs, base, turns=any(each.part == "turn" for each in positions))
         n_positions = sum(self._check_text(i, text, request, positions) for i, text in enumerate(texts))
         if request.pooling == "none":
             self._check_size(n_positions, len(layers))
@@ -81,13 +80,14 @@ class ActivationReader:
         readings = await _all(
             [self._read_one(text, request, positions, layers, steering, lora) for text in texts],
         )
-        return await asyncio.to_thread(answer, readings, request, base or info.model, info, layers, positions, steering)
+        return await asyncio.to_thread(answer, readings, request, base or info.model, info, layers, names, steering)
 
     async def mean_norms(self, text: str, positions: str) -> np.ndarray:
         """`(n_layers,)` float32: mean token norm of a text over `positions`, residual units."""
         request = ActivationsRequest(inputs=[ActivationInput(text=text)], positions=[positions])
         tokenized = await self._tokenize(request.inputs, None)
-        reading = await self._read_one(tokenized[0], request, [positions], list(range(self._n_layers)), None, None)
+        parsed = [Positions.parse(positions)]
+        reading = await self._read_one(tokenized[0], request, parsed, list(range(self._n_layers)), None, None)
         assert reading.capture is not None, "a mean was asked for"
         norms: np.ndarray = reading.capture.norm[0]
         return norms
@@ -180,7 +180,7 @@ class ActivationReader:
                 param="inputs",
             )
 
-    def _check_text(self, i: int, text: ReadText, request: ActivationsRequest, positions: list[str]) -> int:
+    def _check_text(self, i: int, text: ReadText, request: ActivationsRequest, positions: list[Positions]) -> int:
         """Refuse a text that cannot be read as asked; returns how many positions are, over all pools, at most."""
         where = f"inputs[{i}]"
         longest = self._client.model_config.max_model_len
@@ -201,11 +201,11 @@ class ActivationReader:
             )
         n_total = None if request.generate else len(text.ids)
         n_read = 0
-        for name in positions:
-            start, stop = Positions.parse(name).turn(text.turns).interval(text.n_prompt, n_total)
+        for each in positions:
+            start, stop = each.turn(text.turns).interval(text.n_prompt, n_total)
             if start >= stop:
                 raise InvalidRequestError(
-                    f"{where}: positions {name} are empty (prompt {text.n_prompt} tokens, response "
+                    f"{where}: positions {each} are empty (prompt {text.n_prompt} tokens, response "
                     f"{len(text.ids) - text.n_prompt})",
                     param=where,
                 )
@@ -218,14 +218,14 @@ class ActivationReader:
         self,
         text: ReadText,
         request: ActivationsRequest,
-        positions: list[str],
+        positions: list[Positions],
         layers: list[int],
         steering: ResolvedSteering | None,
         lora: Any,
     ) -> Reading:
         given = request.generate is None
         capture = CaptureSpec(
-            positions=[str(Positions.parse(name).turn(text.turns)) for name in positions],
+            positions=[each.turn(text.turns) for each in positions],
             layers=layers,
             n_prompt=text.n_prompt if given else None,
             n_total=len(text.ids) if given else None,

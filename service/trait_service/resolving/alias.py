@@ -11,7 +11,7 @@ from trait_core.errors import InvalidRequestError, UnknownVectorError
 from trait_core.schema import MAX_TERMS, NAME_PATTERN, SHA256_PATTERN, Steering, SteeringTerm
 
 from trait_service.errors import NotServedError
-from trait_service.resolving.resolve import ResolvedSteering, Resolver
+from trait_service.resolving.resolve import ResolvedSteering, ResolvedTerm, Resolver
 
 _REFERENCE = re.compile(rf"(?:{NAME_PATTERN})|(?:{SHA256_PATTERN})")
 _NUMBER = re.compile(r"^-?\d{1,12}(\.\d{1,12})?$")
@@ -45,17 +45,27 @@ def resolve_request(
         NotServedError: The alias names a vector that is not registered.
         InvalidRequestError: As `Resolver.resolve`; a fault of the alias has `param` "model".
     """
-    if alias_terms:
-        try:
-            resolver.resolve(Steering(terms=alias_terms))
-        except UnknownVectorError as error:
-            raise NotServedError(f"the model alias cannot be served: {error}", param="model") from error
-        except InvalidRequestError as error:
-            raise InvalidRequestError(f"the model alias cannot be served: {error}", param="model") from error
-    terms = [*alias_terms, *(steering.terms if steering else [])]
-    if len(terms) > MAX_TERMS:
-        raise InvalidRequestError(f"{len(terms)} terms with those of the model alias; at most {MAX_TERMS}", "steering")
-    return resolver.resolve(Steering(terms=terms)) if terms else None
+    resolved = _resolve_alias(resolver, alias_terms)
+    terms = steering.terms if steering else []
+    if len(alias_terms) + len(terms) > MAX_TERMS:
+        raise InvalidRequestError(
+            f"{len(alias_terms) + len(terms)} terms with those of the model alias; at most {MAX_TERMS}", "steering"
+        )
+    for i, term in enumerate(terms):
+        resolved += resolver.resolve_term(term, f"steering.terms[{i}]")
+    resolver.check_layers(resolved)
+    return ResolvedSteering(tuple(resolved)) if resolved else None
+
+
+def _resolve_alias(resolver: Resolver, terms: list[SteeringTerm]) -> list[ResolvedTerm]:
+    try:
+        resolved = [each for term in terms for each in resolver.resolve_term(term, "model")]
+        resolver.check_layers(resolved)
+    except UnknownVectorError as error:
+        raise NotServedError(f"the model alias cannot be served: {error}", param="model") from error
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"the model alias cannot be served: {error}", param="model") from error
+    return resolved
 
 
 def _term(text: str) -> SteeringTerm:

@@ -7,9 +7,12 @@ value or limit. `ablate` takes no number and `scale` no unit: its factor is the 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 from trait_core.errors import InvalidRequestError, UnknownVectorError
 from trait_core.schema import AppliedTerm, LayerEvidence, Operation, PositionScope, Steering, SteeringTerm
 from trait_core.units import UNITLESS, residual_units
@@ -21,19 +24,45 @@ MAX_FACTOR = 10.0
 """Of `scale`: beyond it the projection leaves anything that the model has seen, whatever the relative dose."""
 
 
+class ResolvedTerm(AppliedTerm):
+    """One vector on one layer: what the response reports, and what the engine needs beyond that.
+
+    Attributes:
+        preserve_norm: As the request asked.
+        direction: sha256 (hex) of the direction's float32 bytes.
+        raw: The direction's float32 little-endian bytes.
+    """
+
+    preserve_norm: Annotated[bool, Field(exclude=True)] = False
+    direction: Annotated[str, Field(exclude=True)]
+    raw: Annotated[bytes, Field(exclude=True, repr=False)]
+
+    def spec(self) -> TermSpec:
+        """The term as it travels to the workers."""
+        shared = {name: value for name, value in self if name in TermSpec.model_fields}
+        scope = self.scope.positions if isinstance(self.scope, PositionScope) else self.scope
+        return TermSpec(**shared | {"value": self.a, "scope": scope})
+
+
 @dataclass(frozen=True)
 class ResolvedSteering:
     """One request's steering, ready for the engine.
 
     Args:
-        terms: In the order given; one for each term and layer.
-        applied: What the response reports, one for each of `terms`.
-        directions: sha256 hex -> float32 bytes, all that `terms` use.
+        applied: One for each term and layer, in the order given.
     """
 
-    terms: tuple[TermSpec, ...] = ()
-    applied: tuple[AppliedTerm, ...] = ()
-    directions: dict[str, bytes] = field(default_factory=dict)
+    applied: tuple[ResolvedTerm, ...] = ()
+
+    @cached_property
+    def terms(self) -> tuple[TermSpec, ...]:
+        """What travels to the workers, one for each of `applied`."""
+        return tuple(term.spec() for term in self.applied)
+
+    @cached_property
+    def directions(self) -> dict[str, bytes]:
+        """sha256 hex -> float32 bytes of every direction in use."""
+        return {term.direction: term.raw for term in self.applied}
 
 
 @dataclass(frozen=True)
@@ -62,42 +91,30 @@ class Resolver:
         Raises:
             InvalidRequestError: A value is outside its range; names the value, the range and the field.
         """
-        terms: list[TermSpec] = []
-        applied: list[AppliedTerm] = []
-        directions: dict[str, bytes] = {}
-        for i, term in enumerate(steering.terms):
-            self._check_operation(term, i)
-            vector = self.vector(term.vector, f"steering.terms[{i}].vector")
-            for layer in self.layers(term.layers, vector, f"steering.terms[{i}].layers"):
-                digest, raw = vector.directions[layer]
-                directions[digest] = raw
-                evidence = vector.file.evidence(layer)
-                value, dose = _value(term, evidence, layer, f"steering.terms[{i}].coefficient")
-                terms.append(
-                    TermSpec(
-                        layer=layer,
-                        direction=digest,
-                        operation=term.operation,
-                        value=value,
-                        scope=term.scope.positions if isinstance(term.scope, PositionScope) else term.scope,
-                        preserve_norm=term.preserve_norm,
-                    )
-                )
-                applied.append(
-                    AppliedTerm(
-                        vector=vector.name,
-                        sha256=vector.sha256,
-                        layer=layer,
-                        operation=term.operation,
-                        unit=term.unit,
-                        coefficient=term.coefficient,
-                        a=value,
-                        relative_dose=dose,
-                        scope=term.scope,
-                    )
-                )
-        self._check_layers(applied)
-        return ResolvedSteering(tuple(terms), tuple(applied), directions)
+        terms = [
+            resolved
+            for i, term in enumerate(steering.terms)
+            for resolved in self.resolve_term(term, f"steering.terms[{i}]")
+        ]
+        self.check_layers(terms)
+        return ResolvedSteering(tuple(terms))
+
+    def resolve_term(self, term: SteeringTerm, where: str) -> list[ResolvedTerm]:
+        """Resolve one term on each of its layers; `where` is the field that holds it.
+
+        Raises:
+            InvalidRequestError: A value is outside its range; names the value, the range and the field.
+        """
+        self._check_operation(term, where)
+        vector = self.vector(term.vector, f"{where}.vector")
+        asked = {name: value for name, value in term if name in ResolvedTerm.model_fields}
+        resolved = []
+        for layer in self.layers(term.layers, vector, f"{where}.layers"):
+            direction, raw = vector.directions[layer]
+            a, dose = _value(term, vector.file.evidence(layer), layer, f"{where}.coefficient")
+            found = {"vector": vector.name, "sha256": vector.sha256, "layer": layer, "a": a, "relative_dose": dose}
+            resolved.append(ResolvedTerm(**asked | found, direction=direction, raw=raw))
+        return resolved
 
     def vector(self, name: str, where: str) -> RegisteredVector:
         """A registered vector; `where` is the field that names it.
@@ -129,15 +146,20 @@ class Resolver:
             raise InvalidRequestError(f"layers {layers[:32]} name a layer twice", param=where)
         return layers
 
-    def _check_operation(self, term: SteeringTerm, i: int) -> None:
+    def _check_operation(self, term: SteeringTerm, where: str) -> None:
         if term.operation not in self.operations:
             raise InvalidRequestError(
                 f"operation {term.operation!r} is not available in this version; available: "
                 f"{', '.join(self.operations)}",
-                param=f"steering.terms[{i}].operation",
+                param=f"{where}.operation",
             )
 
-    def _check_layers(self, applied: list[AppliedTerm]) -> None:
+    def check_layers(self, applied: Sequence[AppliedTerm]) -> None:
+        """Refuse more terms, or a larger dose, than a layer may have.
+
+        Raises:
+            InvalidRequestError: Names the layer, the number and the limit.
+        """
         by_layer: dict[int, list[AppliedTerm]] = defaultdict(list)
         for term in applied:
             by_layer[term.layer].append(term)

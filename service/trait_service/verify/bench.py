@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 from trait_core.errors import SteeringFailedError
+from trait_core.positions import Positions
 
 from trait_service.engine.spec import CaptureSpec, TermSpec
 from trait_service.verify.probe import Answer, Ask, Direction, Engine
@@ -82,7 +83,7 @@ class Bench:
             SteeringFailedError: The engine captures nothing.
         """
         prompts = [engine.encode(text) for text in TEXTS]
-        capture = CaptureSpec(positions=["all[4:]"])
+        capture = CaptureSpec(positions=[Positions.parse("all[4:]")])
         (answer,) = engine.run([Ask(prompts[0], capture=capture, max_tokens=1)])
         if answer.capture is None:
             raise SteeringFailedError("the engine captured nothing")

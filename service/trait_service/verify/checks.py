@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from trait_core.positions import Positions
 
 from trait_service.engine.spec import CaptureSpec, TermSpec
 from trait_service.verify.bench import LONG_TEXT, Bench, difference, effect
@@ -142,7 +143,7 @@ def capture_equals_hidden_states(bench: Bench) -> Finding:
     if bench.reference is None:
         return Finding("skipped", bench.no_reference)
     prompt = bench.prompts[2]
-    spec = CaptureSpec(positions=list(POOLS))
+    spec = CaptureSpec(positions=[Positions.parse(text) for text in POOLS])
     (answer,) = bench.engine.run([Ask(prompt, capture=spec)])
     if answer.capture is None:
         return Finding("failed", "nothing was captured")
