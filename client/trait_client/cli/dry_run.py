@@ -1,5 +1,6 @@
 """`trait-client sweep --dry-run`: an experiment's grid, how much it is, and about how long."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ def print_dry_run(experiment: "Experiment", db: Path, rate: float | None, *, as_
     seconds = size.generated_tokens / rate if rate else None
     if as_json:
         estimate = {"tokens_per_second": rate, "seconds": seconds}
-        print_json({"name": experiment.name} | size.model_dump() | {"grid": dimensions, "estimate": estimate})
+        print_json({"name": experiment.name} | dataclasses.asdict(size) | {"grid": dimensions, "estimate": estimate})
         return
     table = Table(box=None, show_header=False)
     for name, values in dimensions.items():

@@ -7,21 +7,54 @@ from pathlib import Path
 from typing import Any
 
 from trait_client.results.reader import ResultReader
+from trait_client.results.rows import CellRow
 from trait_client.results.runs import find_run
 from trait_client.results.store import ResultStore
 from trait_core.statistics import paired_delta
 
+SHOWN = ("trait", "method", "layers", "coefficient", "operation", "measure")
+
+_NOT_COMPARED = frozenset(
+    [
+        "cell_id",
+        "setting_id",
+        "baseline_id",
+        "control_of",
+        "kind",
+        "trait_sign",
+        "trait_sha256",
+        "sha256",
+        "layer",
+        "read_layer",
+        "seed",
+        "precision",
+        "adapter",
+        "model",
+        "config_digest",
+        "chat_template_digest",
+        "dtype",
+        "quantization",
+        "versions",
+        "checkpoint_digest",
+        "adapter_digest",
+        "weights",
+    ]
+)
+"""Columns of `cells` in which two runs may differ and still hold the same setting: ids, model, weights, seed."""
+
+_OF_SETTING = tuple(each.name for each in dataclasses.fields(CellRow) if each.name not in {*_NOT_COMPARED, *SHOWN})
+_KEY = (*SHOWN, *_OF_SETTING)
+
 # By setting, measure and prompt: the mean over seeds of a run's replies, and of their baselines.
-_SCORES = """
-SELECT c.trait, c.method, coalesce(c.layers, [c.layer]) AS layers, c.coefficient, c.unit, c.operation, c.scope,
-       c.preserve_norm, c.max_tokens, c.temperature, c.top_p, c.system, d.measure, d.prompt_id,
-       avg(d.delta) AS delta
+_SCORES = f"""
+SELECT c.trait, c.method, coalesce(c.layers, [c.layer]) AS layers, c.coefficient, c.operation, d.measure,
+       {", ".join(f"c.{name}" for name in _OF_SETTING)}, d.prompt_id, avg(d.delta) AS delta
 FROM run_cells r
 JOIN cells c ON c.cell_id = r.cell_id AND c.kind = 'steered'
 JOIN trial_deltas d ON d.cell_id = c.cell_id
 WHERE r.run_id = ? AND d.measure <> 'judge_coherence'
 GROUP BY ALL
-"""
+"""  # noqa: S608 - names of our own columns
 
 _NATURE = """
 SELECT list_sort(list(DISTINCT c.model)) AS model, list_sort(list(DISTINCT c.precision)) AS precision,
@@ -29,9 +62,6 @@ SELECT list_sort(list(DISTINCT c.model)) AS model, list_sort(list(DISTINCT c.pre
        list_sort(list(DISTINCT c.versions::VARCHAR)) AS versions
 FROM run_cells r JOIN cells c USING (cell_id) WHERE r.run_id = ?
 """
-
-SHOWN = ("trait", "method", "layers", "coefficient", "operation", "measure")
-_KEY = (*SHOWN, "unit", "scope", "preserve_norm", "max_tokens", "temperature", "top_p", "system")
 
 
 @dataclass(frozen=True)

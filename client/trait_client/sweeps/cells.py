@@ -7,10 +7,13 @@ cell without its seed; a *baseline* is the unsteered cell of the same model and 
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from trait_core.model_identity import ModelIdentity, digest
-from trait_core.schema import Operation, PositionScope, Scope, Steering, SteeringTerm, Unit
+from trait_core.schema import PositionScope, Steering, SteeringTerm
+
+_HASHED = frozenset({"coefficient", "unit", "operation", "scope", "preserve_norm"})
+"""Fields of a term that every id is made of, whatever their values."""
 
 
 @dataclass(frozen=True)
@@ -26,31 +29,35 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Intervention:
-    """What is done to the residual stream.
+    """A change of the residual stream, and the trait that it is measured by.
 
     Attributes:
         trait: The trait that is measured.
-        trait_sha256: The trait's vector file, whose projection is read.
-        sha256: The vector file that is applied: the trait's, or a random one.
-        method: Of the trait's vector file.
-        layers: 0-based decoder blocks whose output is changed, each by the coefficient.
+        trait_sha256: The trait's vector file; replies are projected on its direction.
+        method: Extraction method of the trait's vector file.
+        term: The change, as a request carries it: its vector is the trait's file or a random one, by hash; its layers are set.
     """
 
     trait: str
     trait_sha256: str
-    sha256: str
     method: str
-    layers: tuple[int, ...]
-    coefficient: float
-    unit: Unit
-    operation: Operation
-    scope: Scope
-    preserve_norm: bool
+    term: SteeringTerm
+
+    @property
+    def sha256(self) -> str:
+        """The vector file that is applied: the trait's, or a random one."""
+        return self.term.vector
 
     @property
     def is_control(self) -> bool:
-        """Whether a random direction stands in for the trait's."""
+        """Whether a random direction replaces the trait's."""
         return self.sha256 != self.trait_sha256
+
+    @property
+    def layers(self) -> list[int]:
+        """0-based decoder blocks whose output is changed, each by the coefficient."""
+        assert self.term.layers is not None, "set by the planner"
+        return self.term.layers
 
     @property
     def layer(self) -> int | None:
@@ -62,26 +69,38 @@ class Intervention:
         """The layer that replies are projected on: the last one that is steered."""
         return max(self.layers)
 
-    @property
-    def scope_text(self) -> str:
-        """The scope as the table holds it: a name, or `positions[from, to)`."""
-        if isinstance(self.scope, PositionScope):
-            start, stop = self.scope.positions
-            return f"positions[{start}, {stop})"
-        return self.scope
-
     def steering(self) -> Steering:
-        """As a request carries it."""
-        term = SteeringTerm(
-            vector=self.sha256,
-            coefficient=self.coefficient,
-            unit=self.unit,
-            layers=list(self.layers),
-            operation=self.operation,
-            scope=self.scope,
-            preserve_norm=self.preserve_norm,
-        )
-        return Steering(terms=[term])
+        """The steering block of a request."""
+        return Steering(terms=[self.term])
+
+    def columns(self) -> dict[str, Any]:
+        """Its columns in the table `cells`; the scope as a name, or `positions[from, to)`."""
+        values = self.term.model_dump(exclude={"vector"}) | {"scope": self._scope_text()}
+        own = {"trait": self.trait, "trait_sha256": self.trait_sha256, "sha256": self.sha256, "method": self.method}
+        return own | values | {"layer": self.layer, "read_layer": self.read_layer}
+
+    def as_identity(self) -> dict[str, Any]:
+        """Values hashed into the ids; a field that stored ids do not know counts only where it is not its default."""
+        columns, fields = self.columns(), type(self.term).model_fields
+        del columns["read_layer"]
+        columns["layer"] = self.layer if self.layer is not None else columns["layers"]
+        del columns["layers"]
+        return {
+            name: value
+            for name, value in columns.items()
+            if name in _HASHED or name not in fields or value != fields[name].default
+        }
+
+    def with_trait_vector(self) -> "Intervention":
+        """A control's counterpart: the same change by the trait's own direction."""
+        term = self.term.model_copy(update={"vector": self.trait_sha256})
+        return dataclasses.replace(self, term=term)
+
+    def _scope_text(self) -> str:
+        if isinstance(self.term.scope, PositionScope):
+            start, stop = self.term.scope.positions
+            return f"positions[{start}, {stop})"
+        return self.term.scope
 
 
 @dataclass(frozen=True)
@@ -114,8 +133,7 @@ class Cell:
         """A control's steered setting."""
         if self.intervention is None or not self.intervention.is_control:
             return None
-        real = dataclasses.replace(self.intervention, sha256=self.intervention.trait_sha256)
-        return self._digest(None, real)
+        return self._digest(None, self.intervention.with_trait_vector())
 
     @cached_property
     def baseline(self) -> "Cell":
@@ -124,12 +142,7 @@ class Cell:
 
     def _digest(self, seed: int | None, intervention: Intervention | None) -> str:
         sampling = dataclasses.asdict(self.sampling) | {"seed": seed}
-        change = None
-        if intervention is not None:
-            change = {field.name: getattr(intervention, field.name) for field in dataclasses.fields(intervention)}
-            change["scope"] = intervention.scope_text
-            layers = change.pop("layers")
-            change["layer"] = layers[0] if len(layers) == 1 else layers
+        change = intervention.as_identity() if intervention is not None else None
         return digest([self.model.as_identity(), sampling, change])
 
 

@@ -178,21 +178,10 @@ class Planner:
         Raises:
             InvalidRequestError: The vector has no such layer.
         """
-        layers = point.layers or (vector.file.metadata.chosen_layer,)
-        for layer in layers:
+        term = point.term(applied.sha256, vector.file.metadata.chosen_layer)
+        intervention = Intervention(trait, vector.sha256, vector.file.metadata.method, term)
+        for layer in intervention.layers:
             vector.file.evidence(layer)  # raises for a layer that the file lacks
-        intervention = Intervention(
-            trait=trait,
-            trait_sha256=vector.sha256,
-            sha256=applied.sha256,
-            method=vector.file.metadata.method,
-            layers=layers,
-            coefficient=point.coefficient,
-            unit=self.experiment.unit,
-            operation=point.operation,
-            scope=point.scope,
-            preserve_norm=self.experiment.preserve_norm,
-        )
         return Cell(self.models[point.adapter], point.sampling, intervention)
 
 
@@ -247,14 +236,15 @@ def _check_doses(plan: SweepPlan, info: ServiceInfo) -> None:
     limit = info.limits.max_relative_dose
     for cell in plan.cells:
         change = cell.intervention
-        if change is None or change.operation in UNITLESS:
+        if change is None or change.term.operation in UNITLESS:
             continue
+        coefficient, unit = change.term.coefficient, change.term.unit
         for layer in change.layers:
             evidence = plan.vectors[change.trait_sha256].file.evidence(layer)
-            relative = abs(residual_units(change.coefficient, change.unit, evidence)) / evidence.residual_norm
+            relative = abs(residual_units(coefficient, unit, evidence)) / evidence.residual_norm
             if relative > limit:
                 raise InvalidRequestError(
-                    f"coefficient {change.coefficient:g} ({change.unit}) of {change.trait} on layer {layer} is a "
+                    f"coefficient {coefficient:g} ({unit}) of {change.trait} on layer {layer} is a "
                     f"relative dose of {relative:.3g}: the service allows at most {limit:g}",
                     param="coefficients",
                 )

@@ -1,6 +1,8 @@
 """A plan's vectors, prompts and cells as rows, and what the database already holds of its trials."""
 
+import dataclasses
 import json
+from typing import Any
 
 from trait_client.results import ResultWriter
 from trait_client.results.rows import PENDING, CellRow, ProjectionRow, PromptRow, Row, ScoreRow, VectorRow
@@ -54,40 +56,18 @@ def key_of(row: ScoreRow | ProjectionRow) -> Key:
 
 
 def _cell_row(cell: Cell, plan: SweepPlan) -> CellRow:
-    change, model, sampling = cell.intervention, cell.model, cell.sampling
-    return CellRow(
-        cell_id=cell.cell_id,
-        setting_id=cell.setting_id,
-        baseline_id=cell.baseline.cell_id,
-        control_of=cell.control_of,
-        kind=cell.kind,
-        trait=change.trait if change else None,
-        trait_sign=plan.evaluations[change.trait].sign if change else None,
-        trait_sha256=change.trait_sha256 if change else None,
-        sha256=change.sha256 if change else None,
-        method=change.method if change else None,
-        layer=change.layer if change else None,
-        coefficient=change.coefficient if change else None,
-        unit=change.unit if change else None,
-        operation=change.operation if change else None,
-        scope=change.scope_text if change else None,
-        preserve_norm=change.preserve_norm if change else None,
-        precision=model.precision,
-        adapter=model.adapter,
-        seed=sampling.seed,
-        system=sampling.system,
-        max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        model=model.model,
-        config_digest=model.config_digest,
-        chat_template_digest=model.chat_template_digest,
-        dtype=model.dtype,
-        quantization=model.quantization,
-        versions=json.dumps(dict(model.versions)),
-        layers=list(change.layers) if change else None,
-        read_layer=change.read_layer if change else None,
-        checkpoint_digest=model.checkpoint_digest,
-        adapter_digest=model.adapter_digest,
-        weights=json.dumps(plan.weights),
-    )
+    change = cell.intervention
+    values: dict[str, Any] = dataclasses.asdict(cell.model) | dataclasses.asdict(cell.sampling)
+    if change is not None:
+        values |= change.columns() | {"trait_sign": plan.evaluations[change.trait].sign}
+    values |= {
+        "cell_id": cell.cell_id,
+        "setting_id": cell.setting_id,
+        "baseline_id": cell.baseline.cell_id,
+        "control_of": cell.control_of,
+        "kind": cell.kind,
+        "versions": json.dumps(dict(cell.model.versions)),
+        "weights": json.dumps(plan.weights),
+    }
+    columns: dict[str, Any] = {field.name: values.get(field.name) for field in dataclasses.fields(CellRow)}
+    return CellRow(**columns)

@@ -30,6 +30,7 @@ prompt.
 """
 
 import tomllib
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -41,13 +42,16 @@ from trait_client.scoring.evaluation import EvaluationSpec
 from trait_client.sweeps.experiment.precision import PrecisionService
 from trait_client.sweeps.experiment.section import Coefficients, Label, Layers, Name, Section
 from trait_core.errors import InvalidRequestError, first_fault
-from trait_core.schema import Operation, Scope, Unit, VectorReference
+from trait_core.schema import Operation, Scope, SteeringTerm, Unit, VectorReference
 from trait_core.traits import default_traits_folder
 
 T = TypeVar("T")
 
 Temperature = Annotated[float, Field(ge=0, le=10)]
 TopP = Annotated[float, Field(gt=0, le=1)]
+
+_OF_CELLS = frozenset({"layers", "operation"})
+"""Fields of a steering term that the grid sets for each cell."""
 
 MAX_RANDOM_DIRECTIONS = 64
 NO_ADAPTER = "none"
@@ -196,8 +200,21 @@ class Experiment(Section):
 
     @property
     def scopes(self) -> list[Scope]:
-        """Which positions are steered, one cell each."""
+        """Token positions that are steered, one cell each."""
         return _listed(self.scope)
+
+    @property
+    def term_options(self) -> list[dict[str, Any]]:
+        """Fields of a steering term that the experiment sets by their own names, `operation` aside; one cell each.
+
+        A key that is a list is a dimension.
+        """
+        names = [
+            name for name in SteeringTerm.model_fields if name in type(self).model_fields and name not in _OF_CELLS
+        ]
+        return [
+            dict(zip(names, values, strict=True)) for values in product(*(_listed(getattr(self, n)) for n in names))
+        ]
 
     @property
     def temperatures(self) -> list[float]:

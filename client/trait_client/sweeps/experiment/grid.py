@@ -3,28 +3,34 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 from trait_client.sweeps.cells import Sampling
 from trait_client.sweeps.experiment.definition import Experiment
-from trait_client.sweeps.experiment.section import Section
-from trait_core.schema import Operation, Scope
+from trait_core.schema import SteeringTerm
 
 
 @dataclass(frozen=True)
 class GridPoint:
-    """What one cell does with a trait's vector.
+    """One cell's change and sampling, without its vector.
 
     Attributes:
         layers: Steered together; None is the layer that the vector file chose.
+        coefficient: In the experiment's unit.
+        options: The other fields of the steering term, by name.
         adapter: Name of the adapter that the service has; None asks the base model.
     """
 
     layers: tuple[int, ...] | None
     coefficient: float
-    operation: Operation
-    scope: Scope
+    options: dict[str, Any]
     adapter: str | None
     sampling: Sampling
+
+    def term(self, sha256: str, chosen_layer: int) -> SteeringTerm:
+        """The point with a vector, as a request carries it."""
+        layers = list(self.layers or (chosen_layer,))
+        return SteeringTerm(vector=sha256, coefficient=self.coefficient, layers=layers, **self.options)
 
 
 def grid(experiment: Experiment, trait: str) -> list[GridPoint]:
@@ -40,9 +46,9 @@ def grid(experiment: Experiment, trait: str) -> list[GridPoint]:
         for coefficient in ([0.0] if operation == "ablate" else experiment.coefficients_of(trait))
     ]
     return [
-        GridPoint(chosen, coefficient, operation, scope, adapter, sampling)
-        for chosen, (operation, coefficient), scope, adapter, sampling in product(
-            sets, changes, experiment.scopes, experiment.served_adapters, samplings(experiment)
+        GridPoint(chosen, coefficient, {"operation": operation, **options}, adapter, sampling)
+        for chosen, (operation, coefficient), options, adapter, sampling in product(
+            sets, changes, experiment.term_options, experiment.served_adapters, samplings(experiment)
         )
     ]
 
@@ -55,7 +61,8 @@ def samplings(experiment: Experiment) -> list[Sampling]:
     ]
 
 
-class ExperimentSize(Section):
+@dataclass(frozen=True)
+class ExperimentSize:
     """What an experiment amounts to.
 
     Attributes:

@@ -1,5 +1,6 @@
 """`run_search`: step by step, all layers and traits of a step in one batch."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -192,7 +193,7 @@ class _Search:
             if found is not None:
                 change = self._cells[key][found["setting_id"]].intervention
                 assert change is not None, "only steered cells are tried"
-                points[key] = [_at(self._point[key[0]], change.layers[0], change.coefficient)]
+                points[key] = [_at(self._point[key[0]], change.layers[0], change.term.coefficient)]
         if points and any(len(vectors) > 1 for vectors in self._planner.vectors.values()):
             await self._run(writer, run_id, points, controls=True)
 
@@ -227,8 +228,8 @@ class _Search:
             trait_sha256=cell.intervention.trait_sha256,
             setting_id=cell.setting_id,
             layer=cell.intervention.layers[0],
-            coefficient=cell.intervention.coefficient,
-            unit=cell.intervention.unit,
+            coefficient=cell.intervention.term.coefficient,
+            unit=cell.intervention.term.unit,
             bar=self._settings.bar,
             n_trials=n_trials,
             found_at=utc_now(),
@@ -237,7 +238,7 @@ class _Search:
 
 
 def _at(point: GridPoint, layer: int, coefficient: float) -> GridPoint:
-    return GridPoint((layer,), coefficient, point.operation, point.scope, point.adapter, point.sampling)
+    return dataclasses.replace(point, layers=(layer,), coefficient=coefficient)
 
 
 def _check(experiment: Experiment) -> None:
