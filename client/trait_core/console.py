@@ -18,6 +18,9 @@ EXIT_USAGE = 2
 EXIT_PARTIAL = 3
 EXIT_INTERRUPTED = 130
 
+UNBOUNDED_WIDTH = 10_000
+"""Column width when stdout is not a terminal."""
+
 API_KEY_VARIABLE = "TRAIT_API_KEY"
 
 ApiKey = Annotated[

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from trait_core.schema import SHA256_PREFIX
+
 MAX_HEADER_BYTES = 8 * 1024 * 1024
 """Maximum safetensors header of a vector file, ours or another tool's."""
 
@@ -26,7 +28,7 @@ class HeaderError(ValueError):
 
 def sha256_of(data: bytes) -> str:
     """Identity of a vector file: `sha256:` and 64 hex digits."""
-    return "sha256:" + hashlib.sha256(data).hexdigest()
+    return SHA256_PREFIX + hashlib.sha256(data).hexdigest()
 
 
 def json_sha256(value: Any, *, ensure_ascii: bool = True) -> str:

@@ -9,6 +9,7 @@ import typer
 from trait_client.cli.console import Database
 from trait_client.http import AsyncTraitClient
 from trait_client.http.settings import DEFAULT_DATABASE, DEFAULT_URL, URL_VARIABLE
+from trait_core.addresses import is_loopback
 from trait_core.console import ApiKey, err, out
 from trait_core.errors import InvalidRequestError, TraitError
 
@@ -46,7 +47,7 @@ def dashboard(
     except ModuleNotFoundError as error:
         raise TraitError(f"the dashboard needs {error.name}: pip install 'trait-steering[dashboard]'") from error
     hosts = own_hosts(bind, port, host or [])
-    if not _is_loopback(bind):
+    if not is_loopback(bind):
         err.print(f"{bind} can be reached from other machines, and there is no password", style="yellow")
     address = f"http://{hosts[0]}/"
     out.print(f"dashboard of {db} at {address} (Ctrl-C ends it)", soft_wrap=True)
@@ -73,7 +74,3 @@ def own_hosts(bind: str, port: int, others: list[str]) -> list[str]:
     if port == DEFAULT_HTTP_PORT:  # browsers leave it out
         hosts += names
     return hosts + [each.lower() for each in others]
-
-
-def _is_loopback(bind: str) -> bool:
-    return bind == "localhost" or ipaddress.ip_address(bind).is_loopback

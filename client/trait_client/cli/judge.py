@@ -15,6 +15,7 @@ from trait_core.console import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_PARTIAL,
+    UNBOUNDED_WIDTH,
     AsJson,
     complain,
     fail,
@@ -30,9 +31,6 @@ if TYPE_CHECKING:  # DuckDB takes a while to import
     from trait_client.judge.labels import LabelledReply
     from trait_client.judge.measure import Measurement, TraitAgreement
     from trait_client.results import ResultStore
-
-UNBOUNDED_WIDTH = 10_000
-"""Of what is no terminal: a file or a pipe."""
 
 app = typer.Typer(no_args_is_help=True, help="Measure how good a judge is.", rich_markup_mode="markdown")
 

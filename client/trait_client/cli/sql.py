@@ -11,14 +11,11 @@ from rich.table import Table
 from trait_client.cli.console import Database
 from trait_client.http.settings import DEFAULT_DATABASE
 from trait_client.results.json_values import json_value
-from trait_core.console import AsJson, err, out, plain, print_json
+from trait_core.console import UNBOUNDED_WIDTH, AsJson, err, out, plain, print_json
 from trait_core.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from trait_client.results import QueryResult
-
-UNBOUNDED_WIDTH = 10_000
-"""Of what is no terminal: a file or a pipe."""
 
 
 def sql(

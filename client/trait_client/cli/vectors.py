@@ -11,7 +11,7 @@ from trait_client.http import TraitClient
 from trait_client.http.settings import DEFAULT_URL
 from trait_core.console import ApiKey, AsJson, out, plain, print_json
 from trait_core.errors import VectorFileError
-from trait_core.schema import VectorInfo
+from trait_core.schema import SHA256_PREFIX, VectorInfo
 from trait_core.storage import sha256_of, write_atomically
 from trait_core.vectors.file import VectorFile
 
@@ -158,7 +158,7 @@ def _registry(registered: list[VectorInfo]) -> Table:
             plain(meta.positions),
             str(meta.chosen_layer),
             _number(meta.layers[meta.chosen_layer].auc),
-            vector.sha256.removeprefix("sha256:")[:12],
+            vector.sha256.removeprefix(SHA256_PREFIX)[:12],
         )
     return table
 

@@ -1,7 +1,6 @@
 """What both clients share: routes as `Call`s, how answers are read, when a call is repeated. No I/O here."""
 
 import base64
-import ipaddress
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from trait_client.http.chat_requests import (
 )
 from trait_client.http.replies import ChatResult, ReplyStream, read_chat, read_completion
 from trait_client.http.settings import RetryPolicy, normal_url
+from trait_core.addresses import fits_header, is_loopback
 from trait_core.errors import (
     InvalidRequestError,
     ServiceError,
@@ -101,7 +101,7 @@ class Service:
         self._retry = RetryPolicy(retries)
         headers = {"user-agent": f"trait-client/{__version__}"}
         if api_key is not None:
-            if not (api_key.isascii() and api_key.isprintable()):
+            if not fits_header(api_key):
                 raise InvalidRequestError("the API key holds characters that no HTTP header takes", param="api_key")
             headers["authorization"] = f"Bearer {api_key}"
         self._options: dict[str, Any] = {
@@ -288,17 +288,6 @@ def first_base(models: list[_Model]) -> str:
     if not models:
         raise ServiceError("the service serves no model (GET /v1/models is empty)")
     return next((model.id for model in models if model.parent is None), models[0].id)
-
-
-def is_loopback(url: str) -> bool:
-    """Whether an address is this machine's own."""
-    host = httpx.URL(url).host
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _reason(error: httpx.RequestError) -> str:

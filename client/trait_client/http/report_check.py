@@ -4,9 +4,7 @@ import math
 from typing import NamedTuple
 
 from trait_core.errors import SteeringFailedError
-from trait_core.schema import Monitor, MonitorReport, Steering, SteeringReport, SteeringTerm
-
-SHA256_PREFIX = "sha256:"
+from trait_core.schema import SHA256_PREFIX, Monitor, MonitorReport, Steering, SteeringReport, SteeringTerm
 
 
 class Asked(NamedTuple):

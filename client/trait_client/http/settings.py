@@ -3,8 +3,8 @@
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from trait_core.addresses import is_http_url
 from trait_core.errors import InvalidRequestError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -18,12 +18,7 @@ def normal_url(address: str) -> str:
     Raises:
         InvalidRequestError: Not an http(s) URL with a host.
     """
-    parts = urlsplit(address)
-    try:
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
+    if not is_http_url(address):
         raise InvalidRequestError(
             f"{address!r} is not a service's address: write http://HOST:PORT, for example {DEFAULT_URL}", param="url"
         )

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from trait_client.judge.rubric import Rubric
+from trait_core.addresses import fits_header, is_http_url
 from trait_core.errors import InvalidRequestError
 from trait_core.model_identity import digest
 
@@ -75,12 +76,8 @@ class JudgeConfig(BaseModel):
     @field_validator("url")
     @classmethod
     def _usable(cls, url: str) -> str:
-        parts = urlsplit(url)
-        try:
-            usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            usable = False
-        if not usable or parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        parts = urlsplit(url) if is_http_url(url) else None
+        if parts is None or parts.username is not None or parts.password is not None or parts.query or parts.fragment:
             # The address is not repeated: it may hold a key.
             raise ValueError(
                 "write http(s)://HOST[:PORT]/PATH without user, password or query; a key goes into api_key_env"
@@ -117,7 +114,7 @@ class JudgeConfig(BaseModel):
                 f"the judge's key is expected in the environment variable {self.api_key_env}, which is not set",
                 param="judge.api_key_env",
             )
-        if not (key.isascii() and key.isprintable()):
+        if not fits_header(key):
             raise InvalidRequestError(
                 f"the key in {self.api_key_env} holds characters that no HTTP header takes", param="judge.api_key_env"
             )

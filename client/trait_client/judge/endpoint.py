@@ -11,13 +11,13 @@ from pydantic import Field, ValidationError
 
 from trait_client import __version__
 from trait_client.http.answers import error_detail, retry_after
-from trait_client.http.calls import is_loopback
 from trait_client.http.chat_requests import json_bytes
 from trait_client.http.replies import TokenLogprob
 from trait_client.http.settings import RetryPolicy
 from trait_client.judge.budget import Budget
 from trait_client.judge.config import JudgeConfig
 from trait_client.judge.judgement import JudgeEndpointError
+from trait_core.addresses import is_loopback
 from trait_core.errors import first_fault
 from trait_core.schema import Response
 

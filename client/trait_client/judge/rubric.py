@@ -5,10 +5,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Self
 
+from trait_core.schema import ANY_TRAIT
 from trait_core.traits.files import DEFINITION, read_definition
 from trait_core.traits.folder import find_trait
 
-COHERENCE = "*"
+COHERENCE = ANY_TRAIT
 """`Rubric.trait` of coherence, which belongs to no trait."""
 
 

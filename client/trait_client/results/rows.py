@@ -4,17 +4,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar, Literal, Self
 
-from trait_core.schema import VectorMetadata
+from trait_core.schema import NO_ADAPTER, VectorMetadata
 
 CellKind = Literal["baseline", "steered", "control"]
 ScoreName = Literal["lexical", "coherence", "relevance", "perplexity", "distinct3", "judge", "judge_coherence"]
 RunStatus = Literal["running", "ok", "partial", "interrupted"]
-
-ANY_TRAIT = "*"
-"""`ScoreRow.trait` of a score that no trait defines."""
-
-NOBODY = "none"
-"""Of an adapter's name: the base model."""
 
 PENDING = "pending"
 """`ScoreRow.mode` of a score that the judge failed to give: its value is None, and it is tried again."""
@@ -164,7 +158,7 @@ class ProjectionRow:
     layer: int
     positions: str
     value: float | None
-    reader: str = NOBODY
+    reader: str = NO_ADAPTER
 
 
 @dataclass(frozen=True)

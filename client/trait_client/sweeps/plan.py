@@ -6,13 +6,13 @@ from itertools import product
 from typing import Literal
 
 from trait_client.http import AsyncTraitClient
-from trait_client.results.rows import ANY_TRAIT, NOBODY, ScoreName
+from trait_client.results.rows import ScoreName
 from trait_client.scoring.evaluation import EvaluationSpec
 from trait_client.sweeps.cells import Cell, Intervention, Trial
 from trait_client.sweeps.experiment import Experiment, GridPoint, grid
 from trait_core.errors import InvalidRequestError
 from trait_core.model_identity import ModelIdentity, digest
-from trait_core.schema import ServiceInfo, VectorInfo
+from trait_core.schema import ANY_TRAIT, NO_ADAPTER, ServiceInfo, VectorInfo
 from trait_core.storage import sha256_of
 from trait_core.units import UNITLESS, residual_units
 from trait_core.vectors.file import VectorFile
@@ -44,7 +44,7 @@ class ProjectionKey:
 
     sha256: str
     layer: int
-    reader: str = NOBODY
+    reader: str = NO_ADAPTER
 
 
 Key = ScoreKey | ProjectionKey
@@ -54,9 +54,9 @@ FROM_TEXT = frozenset({"lexical", "distinct3"})
 """Scores that the text alone gives."""
 
 
-def read_scores(reader: str = NOBODY) -> frozenset[ScoreKey]:
+def read_scores(reader: str = NO_ADAPTER) -> frozenset[ScoreKey]:
     """Scores of every reply; raise the definition when a formula of `trait_client.scoring.scores` changes."""
-    read = "1" if reader == NOBODY else f"1, read by {reader}"
+    read = "1" if reader == NO_ADAPTER else f"1, read by {reader}"
     return frozenset(ScoreKey(ANY_TRAIT, name, "1" if name in FROM_TEXT else read) for name in _ALWAYS)
 
 
@@ -87,7 +87,7 @@ class SweepPlan:
 
     def reader(self, cell: Cell) -> str:
         """The adapter that reads a cell's replies back; `none` is the base model."""
-        return (cell.model.asked_as if self.read_with == "adapter" else None) or NOBODY
+        return (cell.model.asked_as if self.read_with == "adapter" else None) or NO_ADAPTER
 
     def add(self, cell: Cell, prompt: str, keys: set[Key]) -> None:
         """Take a trial in, or add to what is wanted of it."""

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from trait_client.http import AsyncTraitClient
 from trait_client.results.recorder import Recorder
-from trait_client.results.rows import NOBODY, ProjectionRow, ScoreRow
+from trait_client.results.rows import ProjectionRow, ScoreRow
 from trait_client.scoring import scores
 from trait_client.scoring.lexical import Metric
 from trait_client.sweeps.cells import Trial
 from trait_client.sweeps.plan import FROM_TEXT, Key, ProjectionKey, ScoreKey, SweepPlan
 from trait_core.errors import ServiceError, ServiceUnreachableError, TraitError
+from trait_core.schema import NO_ADAPTER
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class Scoring:
         layers = {key.layer for r in batch for key in r.missing if isinstance(key, ProjectionKey)} or {0}
         try:
             readings = await scores.read_replies(
-                self._client, replies, sorted(layers), None if reader == NOBODY else reader
+                self._client, replies, sorted(layers), None if reader == NO_ADAPTER else reader
             )
         except TraitError as error:
             refused = isinstance(error, ServiceError) and not isinstance(error, ServiceUnreachableError)

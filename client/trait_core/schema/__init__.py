@@ -14,10 +14,13 @@ from trait_core.schema.activations import (
     Message,
 )
 from trait_core.schema.base import (
+    ANY_TRAIT,
     MAX_LAYERS,
     MAX_TERMS,
     NAME_PATTERN,
+    NO_ADAPTER,
     SHA256_PATTERN,
+    SHA256_PREFIX,
     FiniteFloat,
     Layer,
     NamedScope,
@@ -60,13 +63,16 @@ from trait_core.schema.vectors import (
 )
 
 __all__ = [
+    "ANY_TRAIT",
     "MAX_INPUTS",
     "MAX_LAYERS",
     "MAX_MONITORED",
     "MAX_POSITIONS",
     "MAX_TERMS",
     "NAME_PATTERN",
+    "NO_ADAPTER",
     "SHA256_PATTERN",
+    "SHA256_PREFIX",
     "ActivationInput",
     "ActivationsMetadata",
     "ActivationsRequest",

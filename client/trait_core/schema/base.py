@@ -8,7 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
 """Names of vectors, traits and methods."""
 
-SHA256_PATTERN = r"^sha256:[0-9a-f]{64}$"
+SHA256_PREFIX = "sha256:"
+SHA256_PATTERN = rf"^{SHA256_PREFIX}[0-9a-f]{{64}}$"
+
+NO_ADAPTER = "none"
+"""Name of the adapter where there is none: the base model."""
+
+ANY_TRAIT = "*"
+"""Name of the trait for what belongs to no trait: coherence, and measures of the text alone."""
 
 MAX_TERMS = 32
 MAX_LAYERS = 512

@@ -21,6 +21,20 @@ def is_of_another_model(metadata: VectorMetadata, info: ServiceInfo) -> bool:
     return None not in digests and digests[0] != digests[1]
 
 
+def check_shape(metadata: VectorMetadata, info: ServiceInfo) -> None:
+    """Refuse a vector whose width or number of layers is not the served model's.
+
+    Raises:
+        InvalidRequestError: One of the two differs.
+    """
+    for field in ("d_model", "n_layers"):
+        of_file, of_model = getattr(metadata, field), getattr(info, field)
+        if of_file != of_model:
+            raise InvalidRequestError(
+                f"the vector has {field} {of_file}; the served model {info.model!r} has {of_model}", param=field
+            )
+
+
 def apply_to(vector: VectorFile, info: ServiceInfo) -> VectorFile:
     """The same directions in a file for the served model, with both models in its metadata.
 
@@ -38,14 +52,7 @@ def apply_to(vector: VectorFile, info: ServiceInfo) -> VectorFile:
         InvalidRequestError: The models differ in width or number of layers.
     """
     meta = vector.metadata
-    for field, of_file, of_model in (
-        ("d_model", meta.d_model, info.d_model),
-        ("n_layers", meta.n_layers, info.n_layers),
-    ):
-        if of_file != of_model:
-            raise InvalidRequestError(
-                f"the vector has {field} {of_file}; the served model {info.model!r} has {of_model}", param=field
-            )
+    check_shape(meta, info)
     if not is_of_another_model(meta, info):
         return vector
     source = meta.extracted_on or ExtractedOn(

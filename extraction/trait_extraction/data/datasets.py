@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trait_core.errors import DatasetError
-from trait_core.schema import is_name
+from trait_core.schema import SHA256_PREFIX, is_name
 from trait_core.storage import json_sha256
 from trait_core.traits import SteeringSpec, read_definition, read_steering
 
@@ -97,7 +97,7 @@ class TraitDataset:
             "positive": [s.model_dump() for s in self.positive],
             "negative": [s.model_dump() for s in self.negative],
         }
-        return "sha256:" + json_sha256(content, ensure_ascii=False)
+        return SHA256_PREFIX + json_sha256(content, ensure_ascii=False)
 
 
 def load_trait(folder: Path, style: Style | None = None) -> TraitDataset:

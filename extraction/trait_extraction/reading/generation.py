@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
-from trait_core.schema import Generation, ServiceInfo
+from trait_core.schema import SHA256_PREFIX, Generation, ServiceInfo
 from trait_core.storage import json_sha256
 
 from trait_extraction.data.scenarios import Scenario
@@ -31,7 +31,7 @@ class Replies:
     @property
     def digest(self) -> str:
         """sha256 of the texts."""
-        return "sha256:" + json_sha256([self.positive, self.negative])
+        return SHA256_PREFIX + json_sha256([self.positive, self.negative])
 
 
 def generate_replies(plan: Plan, source: Source) -> Replies:

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trait_service.access.keys import ApiKey, Keyring
 from trait_service.access.scopes import STATE_ENTRY, operation_of, refusal_of
-from trait_service.engine.spec import EXTRA_ARGS_KEY
+from trait_service.engine.spec import EXTRA_ARGS_KEY, STEERING_FIELDS, reserved_key_message
 from trait_service.errors import error_response
 
 OPEN_PATHS = frozenset({"/v1/health/live", "/v1/health/ready", "/health"})
@@ -26,7 +26,6 @@ STEERED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/activ
 MAX_DEPTH = 100
 """Of JSON: the schemas of tools are the deepest that is of use, and validators recurse."""
 
-_OUR_FIELDS = ("steering", "capture", "monitor")
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 
 
@@ -142,7 +141,9 @@ def _refusal(scope: Scope, body: bytes) -> Response | None:
     if _is_deep(body):
         return error_response(f"the body is nested deeper than {MAX_DEPTH} levels", 400)
     strange = b"NaN" in body or b"Infinity" in body or rb"\u" in body or b"\xed" in body
-    foreign = get_route_path(scope) not in STEERED_PATHS and any(f'"{name}"'.encode() in body for name in _OUR_FIELDS)
+    foreign = get_route_path(scope) not in STEERED_PATHS and any(
+        f'"{name}"'.encode() in body for name in STEERING_FIELDS
+    )
     if not (strange or foreign or EXTRA_ARGS_KEY.encode() in body):
         return None
     try:
@@ -179,8 +180,8 @@ def _refusal_of_document(document: object, *, foreign: bool) -> Response | None:
         return None
     for field in ("vllm_xargs", "extra_args", "sampling_params"):
         if _reserved_key_in(document.get(field)):
-            return error_response(f"{field}.{EXTRA_ARGS_KEY} is reserved: use the field 'steering'", 400, field)
-    named = next((name for name in _OUR_FIELDS if document.get(name) is not None), None)
+            return error_response(reserved_key_message(field), 400, field)
+    named = next((name for name in STEERING_FIELDS if document.get(name) is not None), None)
     if foreign and named is not None:
         return error_response(
             f"this route does not read {named!r}: it would be ignored. Use one of {', '.join(sorted(STEERED_PATHS))}",

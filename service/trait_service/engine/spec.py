@@ -16,6 +16,9 @@ from trait_core.schema import MAX_LAYERS, MAX_MONITORED, MAX_POSITIONS, FiniteFl
 EXTRA_ARGS_KEY = "trait_steering"
 """Key of `SamplingParams.extra_args`; also the plugin's name and its block in `additional_config`."""
 
+STEERING_FIELDS = ("steering", "capture", "monitor")
+"""Fields of our own in the body of a request to vLLM's routes."""
+
 DIRECTION_PATTERN = r"^[0-9a-f]{64}$"
 
 
@@ -32,6 +35,11 @@ WrittenPositions = Annotated[Positions, PlainValidator(_read_positions), PlainSe
 """Positions that travel in their written form and are parsed when the spec is read."""
 
 Interval = Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=2, max_length=2)]
+
+
+def reserved_key_message(field: str) -> str:
+    """Text of the error for a request that brings our key itself, in `vllm_xargs` for example."""
+    return f"{field}.{EXTRA_ARGS_KEY} is reserved: use the field 'steering'"
 
 
 class _Strict(BaseModel):

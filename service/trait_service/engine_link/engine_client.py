@@ -19,7 +19,7 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from trait_service.access.admission import claim_completions
-from trait_service.engine.spec import EXTRA_ARGS_KEY, CaptureSpec, RequestSpec
+from trait_service.engine.spec import EXTRA_ARGS_KEY, CaptureSpec, RequestSpec, reserved_key_message
 from trait_service.engine_link.bank_client import BankClient
 from trait_service.engine_link.result_fetcher import NoReportError, ResultFetcher
 from trait_service.engine_link.spans import SteeringSpan
@@ -292,9 +292,7 @@ class SteeredEngineClient:
 
     def _check(self, prompt: Any, params: SamplingParams) -> None:
         if EXTRA_ARGS_KEY in (params.extra_args or {}):
-            raise VLLMValidationError(
-                f"vllm_xargs.{EXTRA_ARGS_KEY} is reserved: use the field 'steering'", parameter="vllm_xargs"
-            )
+            raise VLLMValidationError(reserved_key_message("vllm_xargs"), parameter="vllm_xargs")
         self.check_prompt(prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None)
         claim_completions(params.n or 1)
 

@@ -21,7 +21,7 @@ from vllm.entrypoints.serve.utils.orca_metrics import metrics_header
 from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
 
 from trait_service.access.scopes import caller_of, require_steer
-from trait_service.engine.spec import EXTRA_ARGS_KEY
+from trait_service.engine.spec import EXTRA_ARGS_KEY, STEERING_FIELDS, reserved_key_message
 from trait_service.engine_link.engine_client import Run, steered
 from trait_service.http.service import TraitService
 from trait_service.resolving.alias import resolve_request, split_alias
@@ -31,7 +31,6 @@ METRICS_FORMAT_HEADER = "endpoint-load-metrics-format"
 DONE = "data: [DONE]"
 ERROR = 'data: {"error"'
 
-_FIELDS = ("steering", "capture", "monitor")
 _LATER = ("capture",)
 
 
@@ -103,13 +102,11 @@ def check_fields(request: SteeredRequest, max_n: int) -> None:
                 f"{name!r} is not available yet in this version; use POST /v1/activations", param=name
             )
     for name in extra:
-        near = difflib.get_close_matches(name.lower(), _FIELDS, n=1, cutoff=0.7)
-        if near and name not in _FIELDS:
+        near = difflib.get_close_matches(name.lower(), STEERING_FIELDS, n=1, cutoff=0.7)
+        if near and name not in STEERING_FIELDS:
             raise InvalidRequestError(f"unknown field {name[:80]!r}: did you mean {near[0]!r}?", param=name)
     if EXTRA_ARGS_KEY in (request.vllm_xargs or {}):
-        raise InvalidRequestError(
-            f"vllm_xargs.{EXTRA_ARGS_KEY} is reserved: use the field 'steering'", param="vllm_xargs"
-        )
+        raise InvalidRequestError(reserved_key_message("vllm_xargs"), param="vllm_xargs")
     if request.n is not None and not 1 <= request.n <= max_n:
         raise InvalidRequestError(f"n is {request.n}; allowed: 1..{max_n} (--max-n)", param="n")
 

@@ -1,6 +1,5 @@
 """vLLM's endpoint plugin: our routes, our guards, our engine client."""
 
-import ipaddress
 import logging
 import os
 from argparse import Namespace
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 from starlette.datastructures import State
 from starlette.exceptions import HTTPException
+from trait_core.addresses import is_loopback
 from vllm import envs
 
 from trait_service.access.admission import AdmissionGuard, InFlight
@@ -101,11 +101,4 @@ def api_keys(args: Namespace) -> list[str]:
 
 def is_local(args: Namespace) -> bool:
     """Whether only this machine can reach the address: loopback, or a Unix socket."""
-    if args.uds:
-        return True
-    if args.host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(args.host or "").is_loopback
-    except ValueError:
-        return False
+    return bool(args.uds) or is_loopback(args.host or "")

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from trait_core.schema import SHA256_PREFIX
 from trait_core.storage import sha256_of
 
 IDENTIFYING_FIELDS = (
@@ -41,8 +42,8 @@ def chat_template_digest(template: object) -> str | None:
 
 def registry_folder(config: str, weights: str | None) -> str:
     """A model's folder of registered vectors: a fine-tune must not find those of its base model there."""
-    short = config.removeprefix("sha256:")[:16]
-    return short if weights is None else f"{short}-{weights.removeprefix('sha256:')[:16]}"
+    short = config.removeprefix(SHA256_PREFIX)[:16]
+    return short if weights is None else f"{short}-{weights.removeprefix(SHA256_PREFIX)[:16]}"
 
 
 def _digest(text: str) -> str:

@@ -11,9 +11,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from trait_core.errors import VectorFileError
+from trait_core.schema import SHA256_PREFIX
 from trait_core.storage import sha256_of, write_atomically
-
-PREFIX = "sha256:"
 
 _KEPT = re.compile(r"^([0-9a-f]{64})\.safetensors$")
 _HALF_WRITTEN = re.compile(r"^\.[0-9a-f]{64}\.safetensors\..+$")
@@ -58,7 +57,7 @@ class ContentStore:
         """Drop every other file, and what a kill left half written. To be called by the one that may write."""
         for path in self._folder.iterdir():
             found = _KEPT.match(path.name)
-            unwanted = found is not None and PREFIX + found.group(1) not in wanted
+            unwanted = found is not None and SHA256_PREFIX + found.group(1) not in wanted
             if unwanted or _HALF_WRITTEN.match(path.name):
                 path.unlink(missing_ok=True)
 
@@ -70,4 +69,4 @@ class ContentStore:
         return True
 
     def _path(self, sha256: str) -> Path:
-        return self._folder / f"{sha256.removeprefix(PREFIX)}.safetensors"
+        return self._folder / f"{sha256.removeprefix(SHA256_PREFIX)}.safetensors"

@@ -17,11 +17,11 @@ from functools import cached_property
 from pathlib import Path
 
 from trait_core.errors import InvalidRequestError, TraitError, UnknownVectorError, VectorFileError
-from trait_core.schema import VectorInfo, VectorVersion, is_name
+from trait_core.schema import SHA256_PREFIX, VectorInfo, VectorVersion, is_name
 from trait_core.storage import sha256_of
 from trait_core.vectors.file import VectorFile
 
-from trait_service.registry.content_store import PREFIX, ContentStore
+from trait_service.registry.content_store import ContentStore
 from trait_service.registry.manifest import Manifest, ManifestFile
 from trait_service.registry.uses import VectorUses
 
@@ -47,7 +47,7 @@ class Content:
     def directions(self) -> dict[int, tuple[str, bytes]]:
         """Layer -> (sha256 hex, float32 little-endian bytes) of its unit direction: its identity in the bank."""
         raw = {layer: direction.astype("<f4").tobytes() for layer, direction in self.file.directions.items()}
-        return {layer: (sha256_of(data).removeprefix(PREFIX), data) for layer, data in raw.items()}
+        return {layer: (sha256_of(data).removeprefix(SHA256_PREFIX), data) for layer, data in raw.items()}
 
 
 @dataclass(frozen=True)

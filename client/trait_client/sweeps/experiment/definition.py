@@ -42,7 +42,7 @@ from trait_client.scoring.evaluation import EvaluationSpec
 from trait_client.sweeps.experiment.precision import PrecisionService
 from trait_client.sweeps.experiment.section import Coefficients, Label, Layers, Name, Section
 from trait_core.errors import InvalidRequestError, first_fault
-from trait_core.schema import Operation, Scope, SteeringTerm, Unit, VectorReference
+from trait_core.schema import NO_ADAPTER, Operation, Scope, SteeringTerm, Unit, VectorReference
 from trait_core.traits import default_traits_folder
 
 T = TypeVar("T")
@@ -54,7 +54,6 @@ _OF_CELLS = frozenset({"layers", "operation"})
 """Fields of a steering term that the grid sets for each cell."""
 
 MAX_RANDOM_DIRECTIONS = 64
-NO_ADAPTER = "none"
 
 
 class Control(Section):

@@ -13,7 +13,7 @@ from trait_core.errors import InvalidRequestError, first_fault
 from trait_core.schema import ServiceInfo, VectorInfo, VectorList, VectorMetadata, VectorPointer, VectorUpload
 from trait_core.storage import sha256_of
 from trait_core.vectors.file import VectorFile
-from trait_core.vectors.transfer import apply_to, is_of_another_model
+from trait_core.vectors.transfer import apply_to, check_shape, is_of_another_model
 
 from trait_service.errors import RegistryRoute
 from trait_service.http.service import Service
@@ -135,14 +135,7 @@ def check_fits(metadata: VectorMetadata, info: ServiceInfo, *, allow_other_model
     Raises:
         InvalidRequestError: Width, number of layers, config or weights differ, or the scale of a layer is missing.
     """
-    for field, of_file, of_model in (
-        ("d_model", metadata.d_model, info.d_model),
-        ("n_layers", metadata.n_layers, info.n_layers),
-    ):
-        if of_file != of_model:
-            raise InvalidRequestError(
-                f"the vector has {field} {of_file}; the served model {info.model!r} has {of_model}", param=field
-            )
+    check_shape(metadata, info)
     if is_of_another_model(metadata, info) and not allow_other_model:
         differing = "config_digest" if metadata.config_digest != info.config_digest else "weights_digest"
         of_file, of_model = (getattr(side, differing) for side in (metadata, info))
