@@ -8,19 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trait_client.cli.console import PromptSet, Url, checked
+from trait_client.cli.outcome import print_errors, print_outcome, resumable
 from trait_client.cli.prompt_set_bar import prompt_set_bar
 from trait_client.http import AsyncTraitClient
 from trait_client.http.settings import DEFAULT_URL
 from trait_core.console import (
     EXIT_FAILED,
-    EXIT_INTERRUPTED,
     EXIT_PARTIAL,
     ApiKey,
     AsJson,
     complain,
-    fail,
-    out,
-    plain,
     print_json,
 )
 from trait_core.schema import Generation
@@ -66,18 +63,15 @@ def capture(
         shard_size=shard_size,
     )
     corpus = read_prompts(prompts)
-    try:
+    with resumable(f"finished shards are in {to}"):
         outcome = asyncio.run(_run(corpus, options, to, url, api_key))
-    except KeyboardInterrupt:
-        fail(f"interrupted: finished shards are in {to}; run the same command to go on", EXIT_INTERRUPTED)
     if as_json:
         print_json(dataclasses.asdict(outcome) | {"out": str(to)})
     else:
-        _print_outcome(outcome, to)
+        print_outcome(outcome, f"{outcome.n_shards} shards are in {to}: read_capture({str(to)!r}) reads them")
     for name in outcome.damaged:
         complain(f"{to / name} was damaged, and is captured again")
-    for message, count in outcome.errors:
-        complain(f"{count} x {message}")
+    print_errors(outcome)
     if outcome.status == "partial":
         raise typer.Exit(EXIT_PARTIAL if outcome.n_resumed + outcome.n_captured else EXIT_FAILED)
 
@@ -90,10 +84,3 @@ async def _run(
     with prompt_set_bar() as progress:
         async with AsyncTraitClient(url, api_key, timeout=BATCH_TIMEOUT) as client:
             return await run_capture(prompts, options, client, folder, progress)
-
-
-def _print_outcome(outcome: "CaptureOutcome", folder: Path) -> None:
-    out.print(
-        plain(f"{outcome.line}\n{outcome.n_shards} shards are in {folder}: read_capture({str(folder)!r}) reads them"),
-        soft_wrap=True,
-    )

@@ -8,19 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trait_client.cli.console import Database, PromptSet, Url
+from trait_client.cli.outcome import print_errors, print_outcome, resumable
 from trait_client.cli.prompt_set_bar import prompt_set_bar
 from trait_client.http import AsyncTraitClient
 from trait_client.http.settings import DEFAULT_DATABASE, DEFAULT_URL
 from trait_core.console import (
     EXIT_FAILED,
-    EXIT_INTERRUPTED,
     EXIT_PARTIAL,
     ApiKey,
     AsJson,
-    complain,
-    fail,
-    out,
-    plain,
     print_json,
 )
 
@@ -59,16 +55,13 @@ def project(
 
     options = ProjectOptions(vector, sorted(set(layer)) if layer else None, max_tokens)
     corpus = read_prompts(prompts)
-    try:
+    with resumable(f"finished prompts are in {db}"):
         outcome = asyncio.run(_run(corpus, options, db, prompts.name, url, api_key))
-    except KeyboardInterrupt:
-        fail(f"interrupted: finished prompts are in {db}; run the same command to go on", EXIT_INTERRUPTED)
     if as_json:
         print_json(dataclasses.asdict(outcome) | {"db": str(db)})
     else:
-        _print_outcome(outcome, db)
-    for message, count in outcome.errors:
-        complain(f"{count} x {message}")
+        print_outcome(outcome, f'trait-client sql "{EXAMPLE_QUERY}" --db {db}')
+    print_errors(outcome)
     if outcome.status == "partial":
         raise typer.Exit(EXIT_PARTIAL if outcome.n_resumed + outcome.n_projected else EXIT_FAILED)
 
@@ -82,10 +75,3 @@ async def _run(
     with prompt_set_bar() as progress:
         async with AsyncTraitClient(url, api_key) as client:
             return await run_project(prompts, options, client, ResultStore(db), name, progress)
-
-
-def _print_outcome(outcome: "ProjectOutcome", db: Path) -> None:
-    out.print(
-        plain(f'{outcome.line}\ntrait-client sql "{EXAMPLE_QUERY}" --db {db}'),
-        soft_wrap=True,
-    )

@@ -9,8 +9,9 @@ import typer
 
 from trait_client.cli.console import Database, progress
 from trait_client.cli.judge_options import JudgeOptions, judge_options, usage_text
+from trait_client.cli.outcome import print_errors, print_outcome, resumable
 from trait_client.http.settings import DEFAULT_DATABASE
-from trait_core.console import EXIT_INTERRUPTED, EXIT_PARTIAL, AsJson, complain, fail, out, plain, print_json
+from trait_core.console import EXIT_PARTIAL, AsJson, print_json
 
 
 @judge_options
@@ -42,16 +43,12 @@ def rescore(
 
     store = ResultStore(db)
     config = judge.config(judge_of_run(store, run))
-    try:
-        with progress("judging"):
-            outcome = asyncio.run(rescore_run(store, run, config, datasets))
-    except KeyboardInterrupt:
-        fail(f"interrupted: what was judged is in {db}; run the same command to go on", EXIT_INTERRUPTED)
+    with resumable(f"what was judged is in {db}"), progress("judging"):
+        outcome = asyncio.run(rescore_run(store, run, config, datasets))
     if as_json:
         print_json(dataclasses.asdict(outcome) | {"db": str(db)})
     else:
-        out.print(plain(f"{outcome.line}\n{usage_text(outcome.judge)}"), soft_wrap=True)
-    for message, count in outcome.errors:
-        complain(f"{count} x {message}")
+        print_outcome(outcome, usage_text(outcome.judge))
+    print_errors(outcome)
     if outcome.status == "partial":
         raise typer.Exit(EXIT_PARTIAL)

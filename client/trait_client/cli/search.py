@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trait_client.cli.console import Database, Datasets, Url, checked, progress_bar
+from trait_client.cli.outcome import print_errors, resumable
 from trait_client.cli.sql import print_rows
 from trait_client.http import AsyncTraitClient
 from trait_client.http.settings import DEFAULT_DATABASE, DEFAULT_URL
 from trait_core.console import (
     EXIT_FAILED,
-    EXIT_INTERRUPTED,
     EXIT_PARTIAL,
     ApiKey,
     AsJson,
     complain,
-    fail,
     out,
     plain,
     print_json,
@@ -92,18 +91,15 @@ def search(
         "max_tokens": max_tokens,
         "control": {"random_directions": random_directions},
     }
-    try:
+    with resumable(f"finished trials are in {db}"):
         outcome = asyncio.run(_run(Experiment.from_values(values), settings, ResultStore(db), url, api_key))
-    except KeyboardInterrupt:
-        fail(f"interrupted: finished trials are in {db}; run the same command to go on", EXIT_INTERRUPTED)
     if as_json:
         print_json(_document(outcome, db))
     else:
         _print(outcome, db)
     for name, _, why in outcome.nothing:
         complain(f"{name}: nothing found: {why}")
-    for message, count in outcome.errors:
-        complain(f"{count} x {message}")
+    print_errors(outcome)
     if outcome.nothing or outcome.errors:
         raise typer.Exit(EXIT_PARTIAL if outcome.best else EXIT_FAILED)
 

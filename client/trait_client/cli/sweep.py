@@ -12,17 +12,16 @@ import typer
 from trait_client.cli.console import Database, Url, progress_bar
 from trait_client.cli.dry_run import print_dry_run
 from trait_client.cli.judge_options import JUDGE_PANEL, JudgeOptions, judge_options, usage_text
+from trait_client.cli.outcome import print_errors, print_outcome, resumable
 from trait_client.http import AsyncTraitReplicas
 from trait_client.http.settings import DEFAULT_DATABASE, DEFAULT_URL
 from trait_core.console import (
     EXIT_FAILED,
-    EXIT_INTERRUPTED,
     EXIT_PARTIAL,
     ApiKey,
     AsJson,
     complain,
     err,
-    fail,
     out,
     plain,
     print_json,
@@ -80,15 +79,13 @@ def sweep(
     if dry_run:
         print_dry_run(experiment, db, rate, as_json=as_json)
         return
-    try:
+    with resumable(f"finished trials are in {db}"):
         outcomes = asyncio.run(_run(experiment, ResultStore(db), service or [url], api_key))
-    except KeyboardInterrupt:
-        fail(f"interrupted: finished trials are in {db}; run the same command to go on", EXIT_INTERRUPTED)
     if as_json:
         print_json(_document(outcomes) | {"db": str(db)})
     for each in outcomes:
         if not as_json and each.outcome is not None:
-            _print_outcome(each.outcome, each.precision, db)
+            print_outcome(each.outcome, *_judge_lines(each.outcome, db), label=_label(each))
         _complain(each)
     if not as_json:
         out.print(plain(f"results are in {db}: see `trait-client sql --help`"), soft_wrap=True)
@@ -123,11 +120,15 @@ def _document(outcomes: "list[ServiceOutcome]") -> dict[str, Any]:
 
 
 def _complain(each: "ServiceOutcome") -> None:
-    where = f"precision {each.precision}: " if each.precision else ""
+    label = f"precision {_label(each)}" if each.precision else ""
     if each.error is not None:
-        complain(f"{where}nothing was run: {each.error}")
-    for message, count in each.outcome.errors if each.outcome else ():
-        complain(f"{where}{count} x {message}")
+        complain(f"{label}nothing was run: {each.error}")
+    if each.outcome is not None:
+        print_errors(each.outcome, label)
+
+
+def _label(each: "ServiceOutcome") -> str:
+    return f"{each.precision}: " if each.precision else ""
 
 
 @contextlib.contextmanager
@@ -143,15 +144,11 @@ def _progress() -> Iterator["ProgressCallback"]:
         yield show
 
 
-def _print_outcome(outcome: "SweepOutcome", precision: str, db: Path) -> None:
-    out.print((f"{precision}: " if precision else "") + outcome.line, soft_wrap=True)
-    if outcome.judge is not None:
-        out.print(plain(usage_text(outcome.judge)), soft_wrap=True)
+def _judge_lines(outcome: "SweepOutcome", db: Path) -> list[str]:
+    lines = [] if outcome.judge is None else [usage_text(outcome.judge)]
     if outcome.judge_pending:
-        out.print(
-            plain(
-                f"{outcome.judge_pending} scores of the judge are pending: "
-                f"trait-client rescore {outcome.run_id[:8]} --db {db}"
-            ),
-            soft_wrap=True,
+        lines.append(
+            f"{outcome.judge_pending} scores of the judge are pending: "
+            f"trait-client rescore {outcome.run_id[:8]} --db {db}"
         )
+    return lines
