@@ -8,6 +8,7 @@ import time
 
 import pytest
 from fake_judge import Fault, JudgeServer, completion, judge_listening, rated_reply
+from fake_service import on_a_port
 from trait_core.errors import ServiceError
 from trait_core.schema import Generation
 from trait_core.vectors.file import VectorFile
@@ -72,11 +73,11 @@ def test_replies_are_generated_once_read_in_their_context_and_recorded(instructe
 
 def test_a_run_that_broke_off_asks_only_for_what_is_missing(instructed, gaussians, tmp_path):
     service, dataset, lines = gaussians(fails_after=11), instructed(), []
-    service.info_changes = {"limits": service.info().limits.model_dump() | {"max_num_seqs": 1}}
+    service.fake.change(limits={"max_num_seqs": 1})
     with pytest.raises(ServiceError, match="the engine has stopped"):
         run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path)
     assert len(service.asked) == 11
-    service.fails_after = None
+    service.fake.fails_after = None
     run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path, RunOptions(report=lines.append))
     assert len(service.asked) == len(set(service.asked)) == 32
     assert "warmth.instructed: generating 21 replies on toy (11 of 32 stand already)" in lines
@@ -96,7 +97,7 @@ def test_replies_belong_to_a_model_and_to_a_way_of_sampling(instructed, gaussian
     assert [asked(), asked(seed=3), asked(max_tokens=8), asked(temperature=1.0), asked(temperature=1.0, seed=3)] == [
         32, 0, 32, 32, 32,
     ]  # fmt: skip
-    service.info_changes = {"weights_digest": "sha256:tuned"}
+    service.fake.change(weights_digest="sha256:tuned")
     assert asked() == 32
 
 
@@ -115,20 +116,15 @@ def test_a_line_that_a_kill_tore_is_made_again_and_those_around_it_stay(tmp_path
 
 def test_a_killed_command_goes_on_where_it_was(serve, instructed, tmp_path):
     (url, service), dataset = serve, instructed()
-    answer, service.delay = service.chat, 0.3
-    arrived = []
+    service.delay = 0.3
+    service.change(limits={"max_num_seqs": 2})
 
-    def slow(messages, **options):
-        arrived.append(messages)
-        time.sleep(service.delay)
-        return answer(messages, **options)
+    def command(url):
+        words = [sys.executable, "-c", "from trait_extraction.cli import main; main()", "run", "--trait", "warmth"]
+        words += ["--style", "instructed", "--url", url, "--api-key", "key", "--out", tmp_path / "vectors"]
+        return [*map(str, words), "--datasets", str(dataset.folder.parents[1])]
 
-    service.chat = slow
-    service.info_changes = {"limits": service.info().limits.model_dump() | {"max_num_seqs": 2}}
-    command = [sys.executable, "-c", "from trait_extraction.cli import main; main()", "run", "--trait", "warmth"]
-    command += ["--style", "instructed", "--url", url, "--api-key", "key", "--out", tmp_path / "vectors"]
-    command += ["--datasets", dataset.folder.parents[1]]
-    process = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command(url), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     store = tmp_path / "vectors" / ".stages" / "warmth" / "replies.jsonl"
     deadline = time.monotonic() + 300
     while not store.is_file() or len(KeyedLines(store)) < 4:
@@ -137,18 +133,15 @@ def test_a_killed_command_goes_on_where_it_was(serve, instructed, tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(2 * service.delay)  # what was on its way has arrived
-    while len(service.asked) < len(arrived):
-        time.sleep(0.05)
-    kept, begun = len(KeyedLines(store)), len(service.asked)
-    service.delay = 0
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300, check=False)
+    kept, again = len(KeyedLines(store)), type(service)(key="key")
+    with on_a_port(again.answer) as other_url:
+        done = subprocess.run(command(other_url), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert f"({kept} of 32 stand already)" in done.stderr
     assert kept >= 4
     # Only replies that were on their way when it was killed are asked for again: two at most, one for each connection.
-    assert len(service.asked) == begun + 32 - kept
-    assert begun - kept <= 2
+    assert len(again.asked) == 32 - kept
+    assert len(service.asked) - kept <= 2
 
 
 # ---- the check

@@ -207,7 +207,7 @@ def test_the_services_own_precision_goes_first(gaussians, tmp_path):
     sweep(path, {3: 90.0}, precision="int8")
     results = sweep(path, {6: 40.0}, precision="float32")
     assert steered_layer(results, "warmth", gaussians().info())[0] == 6
-    assert steered_layer(results, "warmth", gaussians(info_changes={"quantization": "int8"}).info())[0] == 3
+    assert steered_layer(results, "warmth", gaussians(quantization="int8").info())[0] == 3
 
 
 def test_a_standing_file_takes_the_layer_of_a_later_sweep_without_reading_the_model(trait_folder, gaussians, tmp_path):

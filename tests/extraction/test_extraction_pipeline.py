@@ -129,7 +129,7 @@ def test_what_stands_already_is_kept_until_its_inputs_change(trait_folder, gauss
     assert reused(at("response[:]", seed=5)) == [False]
     assert reused(at("all[:]", seed=5)) == [False]
     assert reused(at("all[:]", seed=5, held_out=0.5)) == [False]
-    service.info_changes = {"config_digest": "sha256:other"}
+    service.fake.change(config_digest="sha256:other")
     assert reused(at("all[:]", seed=5, held_out=0.5)) == [False]
     (folder / "positive.jsonl").write_text((folder / "positive.jsonl").read_text().replace("YES 1.", "YES 1!"))
     assert reused(at("all[:]", seed=5, held_out=0.5)) == [False]
@@ -154,7 +154,7 @@ def test_vectors_are_registered_under_the_trait_and_under_trait_dot_method(trait
 def test_requests_stay_within_the_services_limit(trait_folder, gaussians):
     dataset = load_trait(trait_folder())
     whole = read_at(gaussians(), dataset, "response[:]")
-    service = gaussians(limit=7)
+    service = gaussians(limits={"max_activation_inputs": 7})
     parts = read_at(service, dataset, "response[:]")
     assert service.n_requests == 5
     np.testing.assert_array_equal(whole.positive, parts.positive)
@@ -273,19 +273,21 @@ def test_on_smollm2_adding_the_direction_makes_refusals_likelier(smollm2, refusa
     meta = refusal["mean_diff"].metadata
     layer = meta.chosen_layer
     a = 0.15 * meta.layers[layer].residual_norm
-    prompt = smollm2.tokenizer.apply_chat_template(
+    prompt = smollm2.fake.tokenizer.apply_chat_template(
         [{"role": "user", "content": "Name a fruit that is yellow."}], tokenize=False, add_generation_prompt=True
     )
-    ids = [smollm2.tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, "I'm sorry, but I can't")]
+    ids = [
+        smollm2.fake.tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, "I'm sorry, but I can't")
+    ]
 
     def log_likelihood(sign):
         delta = torch.tensor(sign * a * refusal["mean_diff"].directions[layer])
-        hook = smollm2.layers[layer].register_forward_hook(
+        hook = smollm2.fake.layers[layer].register_forward_hook(
             lambda _m, _i, out: (out[0] + delta, *out[1:]) if isinstance(out, tuple) else out + delta
         )
         try:
             with torch.no_grad():
-                logits = smollm2.model(torch.tensor([ids[0] + ids[1]])).logits[0].log_softmax(-1)
+                logits = smollm2.fake.model(torch.tensor([ids[0] + ids[1]])).logits[0].log_softmax(-1)
         finally:
             hook.remove()
         return sum(float(logits[len(ids[0]) + i - 1, token]) for i, token in enumerate(ids[1]))

@@ -21,7 +21,7 @@ TUNED = {"model": "tuned", "weights_digest": "sha256:tuned", "residual_norms": [
 def base_vector(trait_folder, gaussians, tmp_path):
     """A vector of the base model, and the dataset that it was made of."""
     dataset = load_trait(trait_folder())
-    (result,) = run(gaussians(info_changes=BASE), [(dataset, Settings(RESPONSE))], ["mean_diff"], tmp_path / "v")
+    (result,) = run(gaussians(**BASE), [(dataset, Settings(RESPONSE))], ["mean_diff"], tmp_path / "v")
     return result.vector, dataset
 
 
@@ -37,14 +37,14 @@ def base_vector(trait_folder, gaussians, tmp_path):
 )
 def test_models_are_told_apart_by_shape_and_weights_not_by_name(base_vector, gaussians, served, other):
     vector, _ = base_vector
-    info = gaussians(info_changes=served).info()
+    info = gaussians(**served).info()
     assert is_of_another_model(vector.metadata, info) is other
     assert (apply_to(vector, info) is vector) is not other
 
 
 def test_an_applied_file_names_both_models_and_keeps_the_directions(base_vector, gaussians):
     vector, _ = base_vector
-    applied = VectorFile.from_bytes(apply_to(vector, gaussians(info_changes=TUNED).info()).to_bytes())
+    applied = VectorFile.from_bytes(apply_to(vector, gaussians(**TUNED).info()).to_bytes())
     meta, source = applied.metadata, applied.metadata.extracted_on
     assert (meta.model, meta.weights_digest) == ("tuned", "sha256:tuned")
     assert (source.model, source.weights_digest, source.config_digest) == ("base", "sha256:base", "sha256:toy")
@@ -54,7 +54,7 @@ def test_an_applied_file_names_both_models_and_keeps_the_directions(base_vector,
     assert meta.chosen_because.startswith("As on base. ")
     for layer, direction in vector.directions.items():
         np.testing.assert_array_equal(applied.directions[layer], direction)
-    third = gaussians(info_changes={"model": "third", "weights_digest": "sha256:third"}).info()
+    third = gaussians(model="third", weights_digest="sha256:third").info()
     assert apply_to(applied, third).metadata.extracted_on == source
 
 
@@ -62,13 +62,13 @@ def test_an_applied_file_names_both_models_and_keeps_the_directions(base_vector,
 def test_another_width_or_depth_is_refused(base_vector, gaussians, changes, field):
     vector, _ = base_vector
     with pytest.raises(InvalidRequestError, match=field):
-        apply_to(vector, gaussians(info_changes=TUNED, **changes).info())
+        apply_to(vector, gaussians(**TUNED | changes).info())
 
 
 def test_evidence_is_measured_on_the_other_model_over_held_out_scenarios(base_vector, gaussians):
     vector, dataset = base_vector
     # On the tuned model the trait lies the other way round in layer 3, and further apart in layer 5.
-    tuned = gaussians(info_changes=TUNED, gap=(3.0, 3.0, 3.0, -3.0, 3.0, 9.0, 3.0, 3.0, 3.0, 3.0))
+    tuned = gaussians(**TUNED, gap=(3.0, 3.0, 3.0, -3.0, 3.0, 9.0, 3.0, 3.0, 3.0, 3.0))
     measured = measure_on(tuned, apply_to(vector, tuned.info()), dataset)
     at, before = measured.metadata.layers, vector.metadata.layers
     assert measured.metadata.extracted_on.evidence == "this_model"
@@ -76,12 +76,12 @@ def test_evidence_is_measured_on_the_other_model_over_held_out_scenarios(base_ve
     assert at[5].separation > 2 * before[5].separation
     assert at[5].residual_norm == pytest.approx(6.0)
     with pytest.raises(InvalidRequestError, match="nothing to measure"):
-        measure_on(gaussians(info_changes=BASE), vector, dataset)
+        measure_on(gaussians(**BASE), vector, dataset)
 
 
 def test_other_scenarios_are_no_evidence(base_vector, gaussians, trait_folder):
     vector, _ = base_vector
-    tuned = gaussians(info_changes=TUNED)
+    tuned = gaussians(**TUNED)
     lines = [[{"prompt": f"Q {i}?", "response": f"{word} {i}."} for i in range(16)] for word in ("YES", "NO")]
     with pytest.raises(DatasetError, match="made of other scenarios"):
         measure_on(tuned, apply_to(vector, tuned.info()), load_trait(trait_folder(*lines, name="other")))
@@ -89,7 +89,7 @@ def test_other_scenarios_are_no_evidence(base_vector, gaussians, trait_folder):
 
 def test_the_command_applies_measures_registers_and_says_so(serve, trait_extract, base_vector, tmp_path):
     (url, service), (_, dataset) = serve, base_vector
-    service.info_changes = TUNED
+    service.change(**TUNED)
     file, root = tmp_path / "v" / "warmth" / "mean_diff.safetensors", dataset.folder.parents[1]
     call = ["apply", file, "--url", url, "--api-key", "key", "--datasets", root, "--out", tmp_path / "applied"]
     code, out, err = trait_extract(*call, "--register")
@@ -106,6 +106,6 @@ def test_the_command_applies_measures_registers_and_says_so(serve, trait_extract
     assert (code, "not measured on this model" in out, "made of other scenarios" in out) == (0, True, True)
     out = trait_extract("show", tmp_path / "applied" / "warmth" / "mean_diff.safetensors")[1]
     assert "applied to tuned, extracted on base" in out
-    service.info_changes = BASE
+    service.change(**BASE)
     code, _, err = trait_extract(*call, "--force")
     assert (code, "is for base already" in err) == (2, True)

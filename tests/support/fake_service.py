@@ -55,6 +55,7 @@ from trait_core.schema import (
 from trait_core.storage import sha256_of
 from trait_core.units import UNITLESS, residual_units
 from trait_core.vectors.file import METADATA_KEY, VectorFile
+from trait_core.vectors.transfer import is_of_another_model
 
 CHATS, COMPLETIONS, ACTIVATIONS = "/v1/chat/completions", "/v1/completions", "/v1/activations"
 VECTORS = "/v1/vectors"
@@ -278,9 +279,11 @@ class FakeService:
         if sha256_of(upload.file) != upload.sha256:
             raise InvalidRequestError(f"the file's sha256 is not {upload.sha256}", param="sha256")
         metadata = VectorFile.from_bytes(upload.file).metadata
-        for field in ("d_model", "n_layers", "config_digest"):
+        for field in ("d_model", "n_layers"):
             if getattr(metadata, field) != getattr(self.info, field):
                 raise InvalidRequestError(f"the vector has another {field} than the served model", param=field)
+        if is_of_another_model(metadata, self.info) and not upload.allow_other_model:
+            raise InvalidRequestError("the vector was made for another model", param="config_digest")
         return upload.file
 
     # --------------------------------------------------------------------------------------------------------- replies
@@ -491,10 +494,11 @@ class FakeService:
     def _tensors(
         self, request: ActivationsRequest, items: Sequence[ActivationInput], layers: Sequence[int]
     ) -> dict[str, np.ndarray]:
-        tensors = {}
+        tensors: dict[str, np.ndarray] = {}
         for name in request.positions:
-            Positions.parse(name)
-            pools = [self.pool(item, name, layers) for item in items]
+            Positions.parse(name)  # refuses what is not understood
+        by_text = [[self.pool(item, name, layers) for name in request.positions] for item in items]
+        for name, pools in zip(request.positions, zip(*by_text, strict=True), strict=True):
             tensors[f"count/{name}"] = np.array([pool.count for pool in pools], np.int32)
             if request.pooling == "none":
                 each = [np.repeat(pool.mean[None], pool.count, axis=0) for pool in pools]
