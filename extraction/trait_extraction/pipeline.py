@@ -41,7 +41,7 @@ class RunOptions:
 
     Args:
         register: Put every vector into the service's registry.
-        force: Make existing files again, from replies and activations that are made again.
+        force: Make existing files again, and generate and read their inputs again.
         check: How generated replies are checked.
         results: Result database. If it has a sweep of the trait, the layer that steers best there overrides the one
             chosen from evidence. The evidence is stored there.
@@ -149,7 +149,7 @@ def run(
         source = Source(service, info, stored, options.force, options.report)
         try:
             made = _reuse_or_make(plan, source, methods, folder, options)
-        except ElicitationError as error:  # the other traits are made all the same
+        except ElicitationError as error:  # the other traits are still made
             options.report(f"{plan.name}: refused")
             refused.append(str(error))
             continue
@@ -193,7 +193,7 @@ def check_methods(methods: Sequence[str]) -> None:
 def _reuse_or_make(
     plan: Plan, source: Source, methods: Sequence[str], folder: VectorFolder, options: RunOptions
 ) -> dict[str, Made]:
-    """Method -> vector: from its file where that was made from the same, else made now."""
+    """Method -> vector, from its file if that was made from the same inputs, else made now."""
     trait, results = plan.dataset.trait, options.results
     steered = None if results is None else steered_layer(results, trait, source.info)
     plan = elicit(plan, source, options.check)
@@ -205,16 +205,16 @@ def _reuse_or_make(
 def _reuse(
     plan: Plan, source: Source, methods: Sequence[str], folder: VectorFolder, steered: LayerChoice | None
 ) -> dict[str, Made]:
-    """Vectors whose files were made from the same; they steer where steering results say, if there are any."""
+    """Vectors whose files were made from the same inputs, with the layer that steering results chose, if there is one."""
     reused = {}
     for method in methods:
         vector = folder.existing(Provenance.of(plan, source.info, method))
         if vector is None:
             continue
-        source.report(f"{plan.name}: {method} exists already, made from the same ({folder.file(method)})")
+        source.report(f"{plan.name}: {method} exists already, made from the same inputs ({folder.file(method)})")
         reused[method] = Made(vector, reused=True)
         if steered is not None and (vector.metadata.chosen_layer, vector.metadata.chosen_because) != steered:
-            source.report(f"{plan.name}: {method} takes the layer that steering chose, {steered[0]}")
+            source.report(f"{plan.name}: {method} now steers on layer {steered[0]}, which steering results chose")
             reused[method] = Made(with_layer(vector, steered))
     return reused
 

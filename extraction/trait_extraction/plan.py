@@ -90,7 +90,7 @@ class Plan:
             kept: Indices of scenarios.
             positive: A reply for each scenario of this plan, positive side.
             negative: The same for the other side.
-            elicitation: What the check of the replies found.
+            elicitation: Findings of the check of the replies.
         """
         return replace(self, dataset=self.dataset.with_replies(kept, positive, negative), elicitation=elicitation)
 

@@ -80,7 +80,7 @@ def test_a_run_that_broke_off_asks_only_for_what_is_missing(instructed, gaussian
     service.fake.fails_after = None
     run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path, RunOptions(report=lines.append))
     assert len(service.asked) == len(set(service.asked)) == 32
-    assert "warmth.instructed: generating 21 replies on toy (11 of 32 stand already)" in lines
+    assert "warmth.instructed: generating 21 replies on toy (11 of 32 are stored)" in lines
     assert "warmth.instructed: 32 of 32 replies" in lines
     assert any("elicitation passed: AUC 1.00 by the metric matches" in line for line in lines)
 
@@ -137,7 +137,7 @@ def test_a_killed_command_goes_on_where_it_was(serve, instructed, tmp_path):
     with on_a_port(again.answer) as other_url:
         done = subprocess.run(command(other_url), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert f"({kept} of 32 stand already)" in done.stderr
+    assert f"({kept} of 32 are stored)" in done.stderr
     assert kept >= 4
     # Only replies that were on their way when it was killed are asked for again: two at most, one for each connection.
     assert len(again.asked) == 32 - kept

@@ -286,7 +286,7 @@ def test_projections_of_another_vector_are_not_taken_and_damaged_ones_are_an_err
     path = projections_path(made.path)
     data = path.read_bytes()
     path.write_bytes(data[:-4])
-    with pytest.raises(VectorFileError, match="not a whole file of projections"):
+    with pytest.raises(VectorFileError, match="not a complete file of projections"):
         read_projections(made.path, meta)
     path.unlink()
     assert read_projections(made.path, meta) is None

@@ -148,7 +148,7 @@ def test_persona_vectors_begin_with_the_embedding(tmp_path):
     result = imported(foreign, "hidden-state")
     assert sorted(result.vector.directions) == list(range(N_LAYERS))
     np.testing.assert_allclose(result.vector.directions[0], stacked[1] / np.linalg.norm(stacked[1]), atol=1e-6)
-    assert result.left_out == ["number 0 is the embedding, which is no layer's output: left out"]
+    assert result.left_out == ["number 0 is the embedding, which is not the output of a layer: left out"]
     with pytest.raises(VectorFileError, match=r"number 6 means layer 6.*0\.\.5.*the other numbering"):
         imported(foreign, "block")
 
@@ -245,7 +245,7 @@ def test_a_folder_with_duplicates_links_or_broken_json_is_refused(tmp_path):
         read_location(str(folder))
     folder = layer_folder(tmp_path / "b")
     (folder / "probe_layer4.pt").symlink_to(saved(tmp_path / "elsewhere.pt", torch.tensor(rows()[4])))
-    with pytest.raises(VectorFileError, match="a link that leads out of its folder"):
+    with pytest.raises(VectorFileError, match="a link out of its folder"):
         read_location(str(folder))
     folder = layer_folder(tmp_path / "c")
     (folder / "probe_layer2_metadata.json").write_text("[" * 100_000)
@@ -290,7 +290,11 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
 
 @pytest.mark.parametrize(
     ("names", "reason"),
-    [(["a/data.pkl", "a/data.pkl"], "two entries of one name"), (["../../x"], "leads out"), (["/etc/x"], "leads out")],
+    [
+        (["a/data.pkl", "a/data.pkl"], "two entries with the same name"),
+        (["../../x"], "a path outside it"),
+        (["/etc/x"], "a path outside it"),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_a_torch_file_with_tricks_in_its_zip_is_refused(tmp_path, names, reason):
@@ -305,7 +309,7 @@ def test_a_torch_file_with_tricks_in_its_zip_is_refused(tmp_path, names, reason)
     ("content", "reason"),
     [
         ({"3": [1.0, 2.0]}, "is a list, not a tensor"),
-        ({"a": torch.ones(D)}, "'a' is no layer"),
+        ({"a": torch.ones(D)}, "'a' is not a layer"),
         ({}, "0 vectors"),
         ({"3": torch.ones(D), 3: torch.ones(D)}, "two vectors have the number 3"),
         ({"3": torch.ones(D, D)}, "has the shape"),
@@ -376,7 +380,7 @@ def test_duplicate_names_are_refused(tmp_path):
         ([("direction.2", rows()[2])], "llama", "architecture 'llama', not a control vector"),
         ([("direction.0", rows()[0])], "controlvector", r"direction\.0.*counts directions from 1"),
         ([("blk.0.attn_q.weight", rows()[0])], "controlvector", "unknown tensor"),
-        ([("direction.../2", rows()[0])], "controlvector", "is no layer"),
+        ([("direction.../2", rows()[0])], "controlvector", "is not a layer"),
         ([("direction.2", rows())], "controlvector", "with 2 dimensions"),
         ([("direction.2", np.ones(D, np.int32))], "controlvector", "is I32"),
     ],
@@ -404,9 +408,9 @@ def test_a_vector_that_is_no_direction_of_the_model_is_refused(vector, reason):
 @pytest.mark.parametrize("name", ["../warmth", "a/b", "", ".hidden", "Warmth", "x" * 65])
 def test_a_name_that_is_a_path_is_refused(name):
     foreign = ForeignVectors("test", {3: rows()[3]})
-    with pytest.raises(InvalidRequestError, match="is no name"):
+    with pytest.raises(InvalidRequestError, match="is not a valid name"):
         import_vectors(foreign, SHAPE, name, "block")
-    with pytest.raises(InvalidRequestError, match="is no name"):
+    with pytest.raises(InvalidRequestError, match="is not a valid name"):
         import_vectors(foreign, SHAPE, "warmth", "block", method=name)
 
 

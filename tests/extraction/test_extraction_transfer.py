@@ -83,7 +83,7 @@ def test_other_scenarios_are_no_evidence(base_vector, gaussians, trait_folder):
     vector, _ = base_vector
     tuned = gaussians(**TUNED)
     lines = [[{"prompt": f"Q {i}?", "response": f"{word} {i}."} for i in range(16)] for word in ("YES", "NO")]
-    with pytest.raises(DatasetError, match="made of other scenarios"):
+    with pytest.raises(DatasetError, match="made from other scenarios"):
         measure_on(tuned, apply_to(vector, tuned.info()), load_trait(trait_folder(*lines, name="other")))
 
 
@@ -103,7 +103,7 @@ def test_the_command_applies_measures_registers_and_says_so(serve, trait_extract
     assert (code, json.loads(out)["extracted_on"]["evidence"]) == (0, "extraction_model")
     (dataset.folder / "positive.jsonl").write_text((dataset.folder / "positive.jsonl").read_text().replace("1.", "1!"))
     code, out, _ = trait_extract(*call, "--force")
-    assert (code, "not measured on this model" in out, "made of other scenarios" in out) == (0, True, True)
+    assert (code, "not measured on this model" in out, "made from other scenarios" in out) == (0, True, True)
     out = trait_extract("show", tmp_path / "applied" / "warmth" / "mean_diff.safetensors")[1]
     assert "applied to tuned, extracted on base" in out
     service.change(**BASE)

@@ -1,4 +1,4 @@
-"""What is known of a direction: its scale over the training scenarios, its discrimination over held-out ones."""
+"""Evidence for a direction: its scale over the training scenarios, its discrimination over held-out ones."""
 
 from dataclasses import dataclass
 
@@ -9,17 +9,17 @@ from trait_core.schema import LayerEvidence
 from trait_core.statistics import auc, cohens_d
 
 MIN_SIDE = 2
-"""Scenarios on each side of the split: one has no spread."""
+"""Least number of scenarios on each side of the split: a single one has no spread."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Scenarios to fit on and scenarios to test on; both replies of a scenario lie on the same side.
+    """Scenarios to fit on and scenarios to test on; both replies of a scenario are on the same side.
 
     Args:
         train: Indices of scenarios, ascending.
         held_out: Indices of scenarios, ascending; disjoint from `train`.
-        seed: Of the split, and of methods with chance in them that are fitted on it.
+        seed: Seed of the split, and of random methods that are fitted on it.
     """
 
     train: npt.NDArray[np.int64]
@@ -31,12 +31,12 @@ def split_scenarios(n: int, held_out: float, seed: int) -> Split:
     """Hold out a seeded random part of n scenarios.
 
     Args:
-        n: Scenarios.
-        held_out: The part of them that no direction is fitted on, above 0 and below 1.
+        n: Number of scenarios.
+        held_out: Part of them that no direction is fitted on, above 0 and below 1.
         seed: The same seed gives the same split.
 
     Returns:
-        The split; `round(n * held_out)` scenarios are held out, 2 at least.
+        The split; `round(n * held_out)` scenarios are held out, at least 2.
 
     Raises:
         InvalidRequestError: Fewer than 2 scenarios would be left on one side.
@@ -69,7 +69,7 @@ def layer_evidence(
         direction: `(d_model,)` float32, unit length.
         positive: `(n, d_model)` float32, residual units; all scenarios.
         negative: `(n, d_model)` float32, residual units; all scenarios.
-        split: Which scenarios the direction was fitted on.
+        split: The scenarios that the direction was fitted on, and those held out.
         residual_norm: Mean token norm of the layer, residual units.
 
     Returns:

@@ -1,10 +1,10 @@
-"""How directions lie to one another, and which dimensions of the residual stream rule its norm."""
+"""Geometry of directions: their cosines, and the dimensions of the residual stream that dominate its norm."""
 
 import numpy as np
 import numpy.typing as npt
 
 N_MASSIVE = 3
-"""Dimensions that the report names: in Gemma 3 as many hold 88 to 97 per cent of the squared norm."""
+"""Number of dimensions that are reported: in Gemma 3, three hold 88 to 97 per cent of the squared norm."""
 
 UnitDirection = npt.NDArray[np.float32]
 
@@ -17,8 +17,8 @@ def cosine(first: UnitDirection, second: UnitDirection) -> float:
 def massive_dimensions(activations: npt.NDArray[np.float32]) -> tuple[list[int], float]:
     """The dimensions that hold most of the squared norm (massive activations: Sun et al. 2024, arXiv 2402.17762).
 
-    `share = sum_{j in the largest 3} mean_i h_ij^2 / sum_j mean_i h_ij^2`, of pooled activations: means over positions, in
-    which what differs between tokens has partly cancelled.
+    `share = sum_{j in the largest 3} mean_i h_ij^2 / sum_j mean_i h_ij^2`, over pooled activations: means over positions, in
+    which differences between tokens partly cancel.
 
     Args:
         activations: `(n, d_model)` float32, residual units.

@@ -1,4 +1,4 @@
-"""How far held-out accuracy, AUC and Cohen's d would have come out otherwise: other splits, seeds, scenarios."""
+"""Intervals of held-out accuracy, AUC and Cohen's d, over other splits, seeds and scenarios."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,9 +31,9 @@ class HeldOutIntervals:
     """95 per cent intervals, `(low, high)` each.
 
     Args:
-        accuracy: Threshold at the centre.
+        accuracy: Accuracy with the threshold at the centre.
         auc: Area under the ROC curve.
-        cohens_d: None where most samples have no spread.
+        cohens_d: Cohen's d; None if most samples have no spread.
     """
 
     accuracy: Interval
@@ -44,12 +44,12 @@ class HeldOutIntervals:
 def held_out_intervals(splits: Sequence[HeldOut], generator: np.random.Generator) -> HeldOutIntervals:
     """95 per cent percentile bootstrap, pooled over splits (Efron and Tibshirani 1993, chapter 13).
 
-    Of every split, whole held-out scenarios are drawn with replacement 200 times. Splits share scenarios, so the interval
-    is of this dataset, not of another one that somebody else would write. A sample repeats scenarios and so varies less
-    than they do: the interval of Cohen's d leans to high values where few scenarios are held out.
+    For each split, whole held-out scenarios are drawn with replacement 200 times. Splits share scenarios, so the interval
+    is about this dataset, not about one that somebody else would write. A sample repeats scenarios and so varies less
+    than they do: the interval of Cohen's d is biased upwards if few scenarios are held out.
 
     Args:
-        splits: One at least; each fitted anew, with its own seed.
+        splits: At least one; directions are fitted separately for each, with its own seed.
         generator: Draws the samples.
     """
     accuracies, aucs, effects = [], [], []

@@ -1,4 +1,4 @@
-"""Which layer a vector steers on when a request names none: by steering results where there are some, else by evidence."""
+"""The layer that a vector steers on when a request names none: from steering results if there are any, else from evidence."""
 
 import math
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from trait_client.results import ResultStore
 from trait_core.schema import LayerEvidence, ServiceInfo, VectorMetadata
 
 LayerChoice = tuple[int, str]
-"""The layer, and why: sentences that say whether steering or evidence chose it."""
+"""`(layer, reason)`; the reason is sentences that say whether steering or evidence chose it."""
 
 BY_STEERING, BY_EVIDENCE = "By steering", "By evidence"
 
@@ -18,24 +18,24 @@ USING (trait, model, precision, adapter)
 WHERE effect"""
 
 WINDOW = (0.4, 0.6)
-"""Parts of the depth between which steering works best: earlier the trait is not formed, later little of it is used."""
+"""Range of the depth in which steering works best: earlier the trait is not formed yet, later little of it is used."""
 
 AUC_TOLERANCE = 0.02
 
 EFFECT_TOLERANCE = 0.1
-"""Part of Cohen's d that is taken for noise: of 13 held-out pairs and a d of 6, its standard error is 15 %."""
+"""Part of Cohen's d that counts as noise: with 13 held-out pairs and a d of 6, its standard error is 15 %."""
 
 
 def steered_layer(results: ResultStore, trait: str, info: ServiceInfo) -> LayerChoice | None:
     """The layer of the trait's best coherent setting in a result database (view `best_coherent`).
 
-    Only a setting that is an effect counts: beyond every random direction of its dose, its interval without 0. Among
-    precisions and adapters of the model the service's own precision goes first.
+    Only a setting that is an effect counts: beyond every random direction of its dose, with an interval that excludes 0.
+    Among precisions and adapters of the model, the service's own precision takes precedence.
 
     Args:
-        results: Sweeps; a database that is not there yet holds none.
-        trait: Its name in the sweeps.
-        info: The model; settings of others do not count.
+        results: Database with sweeps; it need not exist.
+        trait: The trait's name in the sweeps.
+        info: The model; settings of other models do not count.
 
     Returns:
         The choice; None where no sweep of the trait found an effect.
@@ -62,18 +62,18 @@ def steered_layer(results: ResultStore, trait: str, info: ServiceInfo) -> LayerC
 
 
 def choose_layer(evidence: Mapping[int, LayerEvidence]) -> LayerChoice:
-    """The layer nearest to half of the depth, among the middle layers that evidence does not set apart.
+    """The layer nearest to half of the depth, among the middle layers that evidence cannot distinguish.
 
     Those are the layers between 40 % and 60 % of the depth whose held-out AUC is within 0.02, and held-out Cohen's d
-    within 10 %, of the best of them. Discrimination does not tell which layers steer: on written pairs the held-out AUC
+    within 10 %, of the best of them. Discrimination does not show which layers steer: on written pairs the held-out AUC
     is 1 on almost every layer, late ones included, where adding the direction does little. So depth decides, and
     evidence only rules layers out. Where the choice matters, sweep the layers.
 
     Args:
-        evidence: Layer -> what is known of its direction; all layers of the model.
+        evidence: Layer -> evidence for its direction; all layers of the model.
 
     Returns:
-        `(layer, why)`; `why` is a sentence.
+        `(layer, reason)`.
     """
     window, half = middle_layers(len(evidence)), len(evidence) // 2
     best_auc = max(_auc(evidence[layer]) for layer in window)
@@ -92,7 +92,7 @@ def choose_layer(evidence: Mapping[int, LayerEvidence]) -> LayerChoice:
 
 
 def chosen_by(metadata: VectorMetadata) -> str:
-    """What chose a vector file's layer: `steering`, `evidence`, or `import` where nothing is known of its effect."""
+    """The origin of a vector file's layer: `steering`, `evidence`, or `import` if nothing is known of its effect."""
     for by, beginning in (("steering", BY_STEERING), ("evidence", BY_EVIDENCE)):
         if metadata.chosen_because.startswith(beginning):
             return by
@@ -100,7 +100,7 @@ def chosen_by(metadata: VectorMetadata) -> str:
 
 
 def middle_layers(n_layers: int) -> list[int]:
-    """Layers between 40 % and 60 % of the depth, layer l standing at l / (n_layers - 1); one at least."""
+    """Layers between 40 % and 60 % of the depth, where layer l is at l / (n_layers - 1); at least one."""
     last = n_layers - 1
     window = list(range(math.ceil(WINDOW[0] * last), math.floor(WINDOW[1] * last) + 1))
     return window or [n_layers // 2]
@@ -111,7 +111,7 @@ def _auc(evidence: LayerEvidence) -> float:
 
 
 def _effect(evidence: LayerEvidence) -> float:
-    """Cohen's d; without any spread, infinitely large in the direction of the separation."""
+    """Cohen's d; without spread, infinity with the sign of the separation."""
     if evidence.cohens_d is not None:
         return evidence.cohens_d
     return math.copysign(math.inf, evidence.separation)

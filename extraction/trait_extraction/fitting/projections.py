@@ -1,4 +1,4 @@
-"""Projections of held-out scenarios, kept beside each vector file: what reports draw without asking the model again."""
+"""Projections of held-out scenarios, stored beside each vector file, so that reports need not ask the model again."""
 
 import json
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ METADATA_KEY = "provenance"
 
 @dataclass(frozen=True)
 class HeldOutProjections:
-    """`<h, d>` of the scenarios that a vector's directions were not fitted on.
+    """Projections `<h, d>` of the scenarios that a vector's directions were not fitted on.
 
     Args:
         provenance: Fields of `Provenance`; equal to the vector file's.
@@ -41,7 +41,7 @@ class HeldOutProjections:
 
     @classmethod
     def of(cls, vector: VectorFile, activations: ContrastiveActivations, split: Split) -> "HeldOutProjections":
-        """Project the held-out scenarios of a split on a vector's directions."""
+        """Project the held-out scenarios of a split on a vector's directions, `(d_model,)` for each layer."""
         layers = sorted(vector.directions)
 
         def project(side: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -74,12 +74,12 @@ class HeldOutProjections:
 
 
 def projections_path(vector_path: Path) -> Path:
-    """Where the projections of a vector file stand: `held_out/<method>.safetensors` beside it."""
+    """Path of a vector file's projections: `held_out/<method>.safetensors` beside it."""
     return vector_path.parent / FOLDER / vector_path.name
 
 
 def read_projections(vector_path: Path, metadata: VectorMetadata) -> HeldOutProjections | None:
-    """The projections beside a vector file; None where there are none, or only those of another vector.
+    """The projections beside a vector file; None if there are none, or if they belong to another vector.
 
     Raises:
         VectorFileError: The file is damaged.
@@ -92,7 +92,7 @@ def read_projections(vector_path: Path, metadata: VectorMetadata) -> HeldOutProj
             provenance = json.loads((file.metadata() or {})[METADATA_KEY])
             found = {name: file.get_tensor(name) for name in ("layers", "scenarios", "positive", "negative")}
     except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
-        raise VectorFileError(f"{path}: not a whole file of projections: run `trait-extract run` again") from error
+        raise VectorFileError(f"{path}: not a complete file of projections: run `trait-extract run` again") from error
     if provenance != provenance_of(metadata):
         return None
     shape = (len(metadata.layers), len(found["scenarios"]))
@@ -102,6 +102,6 @@ def read_projections(vector_path: Path, metadata: VectorMetadata) -> HeldOutProj
 
 
 def provenance_of(metadata: VectorMetadata) -> dict[str, Any]:
-    """What decides a vector's directions, as JSON has it."""
+    """The fields that decide a vector's directions, as JSON values."""
     fields = set(Provenance.__dataclass_fields__)
     return json.loads(json.dumps(metadata.model_dump(include=fields)))  # type: ignore[no-any-return]

@@ -1,1 +1,1 @@
-"""Steering vectors of other tools: read with every suspicion, written the way that they read them."""
+"""Steering vectors of other tools: files are read as untrusted input, and written in their own formats."""

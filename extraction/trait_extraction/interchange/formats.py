@@ -1,4 +1,4 @@
-"""Readers of single files; they run in the child process of `sandbox` only."""
+"""Readers of the file formats; they run only in the child process of `sandbox`."""
 
 import pickle
 import struct
@@ -35,7 +35,7 @@ def read_gguf(path: Path) -> ForeignVectors:
         reader = GGUFReader(path)
         fields = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
     except (ValueError, KeyError, IndexError, TypeError, OverflowError) as error:
-        raise VectorFileError(f"not a whole GGUF file: {error}") from error
+        raise VectorFileError(f"not a complete GGUF file: {error}") from error
     if fields.get("general.architecture") != "controlvector":
         raise VectorFileError(
             f"a GGUF file of architecture {str(fields.get('general.architecture'))[:40]!r}, not a control vector"
@@ -59,7 +59,7 @@ def read_gguf(path: Path) -> ForeignVectors:
 
 
 def read_torch(path: Path) -> ForeignVectors:
-    """What `torch.save` wrote: a tensor `(n, d)` or `(d,)`, or a dict of layers, or one with `layer_activations`."""
+    """A file of `torch.save`: a tensor `(n, d)` or `(d,)`, a dict of layers, or a dict with `layer_activations`."""
     _check_torch_zip(path)
     if not is_installed("torch"):
         raise VectorFileError(f"torch files are read with torch: {INSTALL}")
@@ -74,7 +74,7 @@ def read_torch(path: Path) -> ForeignVectors:
             f"({str(error).splitlines()[0][:160]})"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise VectorFileError(f"not a whole torch file: {str(error).splitlines()[0][:200]}") from error
+        raise VectorFileError(f"not a complete torch file: {str(error).splitlines()[0][:200]}") from error
     facts = {}
     if isinstance(loaded, dict) and "layer_activations" in loaded:
         layer_type = loaded.get("layer_type", "decoder_block")
@@ -90,7 +90,7 @@ def read_torch(path: Path) -> ForeignVectors:
 
 
 def read_safetensors(path: Path) -> ForeignVectors:
-    """Plain safetensors: a tensor a layer, or one `(n, d)`."""
+    """Plain safetensors: one tensor per layer, or a single `(n, d)`."""
     import safetensors.torch  # noqa: PLC0415 - numpy has no bfloat16
 
     metadata = _check_safetensors_header(path)
@@ -99,7 +99,7 @@ def read_safetensors(path: Path) -> ForeignVectors:
     try:
         tensors = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
-        raise VectorFileError(f"not a whole safetensors file: {error}") from error
+        raise VectorFileError(f"not a complete safetensors file: {error}") from error
     facts = {str(k)[:80]: str(v)[:200] for k, v in metadata.items()}
     if len(tensors) == 1:
         ((name, tensor),) = tensors.items()
@@ -139,9 +139,9 @@ def _check_torch_zip(path: Path) -> None:
         raise VectorFileError("not a torch file, or truncated: torch.save writes a zip since version 1.6") from error
     names = [entry.filename for entry in entries]
     if len(set(names)) != len(names):
-        raise VectorFileError("the zip holds two entries of one name")
+        raise VectorFileError("the zip holds two entries with the same name")
     if bad := [name for name in names if name.startswith("/") or "\\" in name or ".." in name.split("/")]:
-        raise VectorFileError(f"the zip holds an entry that leads out of it: {bad[0][:80]!r}")
+        raise VectorFileError(f"the zip holds an entry with a path outside it: {bad[0][:80]!r}")
     if (total := sum(entry.file_size for entry in entries)) > MAX_FILE_BYTES:
         raise VectorFileError(f"unpacks to {total} bytes (at most {MAX_FILE_BYTES})")
     pickles = [entry.file_size for entry in entries if entry.filename.endswith(".pkl")]
@@ -178,7 +178,7 @@ def _rows(array: npt.NDArray[np.float32]) -> dict[int, npt.NDArray[np.float32]]:
 
 
 def _array(name: object, value: object) -> npt.NDArray[np.float32]:
-    """A tensor's numbers; its shape is checked first, since a view may claim more of them than the file holds."""
+    """A tensor as float32, same shape. The shape is checked first, since a view may claim more values than the file holds."""
     import torch  # noqa: PLC0415
 
     if not isinstance(value, torch.Tensor):

@@ -16,11 +16,11 @@ ARCHITECTURE = "controlvector"
 
 @dataclass(frozen=True)
 class ControlVector:
-    """What goes into the file.
+    """Content of the file.
 
     Args:
-        directions: 0-based block -> `(d_model,)` float32, of the length that scale 1 adds in llama.cpp.
-        left_out: What cannot be expressed, a sentence each.
+        directions: 0-based block -> `(d_model,)` float32, scaled to the length that scale 1 adds in llama.cpp.
+        left_out: One sentence for each thing that cannot be expressed.
     """
 
     directions: dict[int, npt.NDArray[np.float32]]
@@ -28,7 +28,7 @@ class ControlVector:
 
     @property
     def lengths(self) -> dict[int, float]:
-        """Layer -> what scale 1 adds, residual units."""
+        """Layer -> length that scale 1 adds, residual units."""
         return {layer: float(np.linalg.norm(d.astype(np.float64))) for layer, d in self.directions.items()}
 
     def to_bytes(self, model_hint: str) -> bytes:
@@ -60,18 +60,18 @@ def control_vector(
 ) -> ControlVector:
     """The directions that llama.cpp adds.
 
-    llama.cpp adds `scale * direction.N` to the output of decoder block N, counted from 0, for every N in the file from 1
-    on: block 0 cannot be expressed. With coefficient 1, unit raw, directions have unit length, and llama.cpp's scale is in
+    llama.cpp adds `scale * direction.N` to the output of decoder block N, counted from 0, for every N >= 1 in the
+    file: block 0 cannot be expressed. With coefficient 1, unit raw, directions have unit length, and llama.cpp's scale is in
     residual units; else scale 1 is the coefficient.
 
     Args:
         vector: The vector file.
-        layers: Blocks to write; None writes the chosen layer only, as a request that names none steers there only.
-        coefficient: What scale 1 shall be.
+        layers: Blocks to write; None writes only the chosen layer, where a request without layers steers.
+        coefficient: The coefficient that scale 1 stands for.
         unit: Its unit.
 
     Raises:
-        InvalidRequestError: A layer that the file does not have, no layer but 0, or a coefficient without effect.
+        InvalidRequestError: A layer that the file does not have, layer 0 only, or a coefficient without effect.
     """
     wanted = sorted(set([vector.metadata.chosen_layer] if layers is None else layers))
     evidence = {layer: vector.evidence(layer) for layer in wanted}

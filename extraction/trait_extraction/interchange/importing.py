@@ -1,4 +1,4 @@
-"""From another tool's vectors to a vector file."""
+"""Turns another tool's vectors into a vector file."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +19,12 @@ class ModelShape:
 
     Args:
         model: Its name.
-        config_digest: Of its configuration: a service takes vectors of its own model only.
+        config_digest: Digest of its configuration; a service takes vectors of its own model only.
         n_layers: Decoder blocks.
         d_model: Width of the residual stream.
         residual_norms: Layer -> mean token norm over positions 4 and later.
-        source: Where that was taken from, for messages.
-        weights_digest: Of its weights, if they are known.
+        source: Origin of these values, for messages.
+        weights_digest: Digest of its weights, if known.
     """
 
     model: str
@@ -37,14 +37,14 @@ class ModelShape:
 
     @classmethod
     def of_service(cls, info: ServiceInfo) -> "ModelShape":
-        """As a running service describes its model."""
+        """The model of a running service."""
         norms = dict(enumerate(info.residual_norms))
         where = "the service (GET /v1/steering)"
         return cls(info.model, info.config_digest, info.n_layers, info.d_model, norms, where, info.weights_digest)
 
     @classmethod
     def of_file(cls, vector: VectorFile) -> "ModelShape":
-        """As another vector file of the same model has it."""
+        """The model of another vector file."""
         meta = vector.metadata
         norms = {layer: at.residual_norm for layer, at in meta.layers.items()}
         where = f"the {meta.trait} vector file"
@@ -53,12 +53,12 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Imported:
-    """A vector file made of foreign vectors.
+    """A vector file made from another tool's vectors.
 
     Args:
         vector: The file's content.
         norms: Layer -> length of the vector as the other tool's file has it.
-        left_out: What was not taken over, a sentence each.
+        left_out: One sentence for each vector that was not imported.
     """
 
     vector: VectorFile
@@ -76,30 +76,32 @@ def import_vectors(
     layers: list[int] | None = None,
     chosen_layer: int | None = None,
 ) -> Imported:
-    """Check foreign vectors against a model, and make a vector file of them.
+    """Check another tool's vectors against a model, and make a vector file from them.
 
     Directions are scaled to unit length. `separation` becomes the length that the vector had, so that one unit of it adds
-    the vector as its own tool adds it; the separation of the classes is not known, nor is the centre, which becomes 0.
+    the vector as its own tool adds it; the separation of the classes is unknown, and so is the centre, which becomes 0.
 
     Args:
-        foreign: What the other file holds.
+        foreign: Content of the other tool's file.
         shape: The model.
-        trait: The name that the vector gets.
-        numbering: What the file's layer numbers mean.
+        trait: Name of the new vector.
+        numbering: Meaning of the file's layer numbers.
         method: How the vectors were made.
         layers: 0-based blocks to take; None takes all.
-        chosen_layer: Where a request steers that names no layer; None takes the one nearest to half of the depth.
+        chosen_layer: Layer for requests that name none; None takes the one nearest to half of the depth.
 
     Raises:
-        InvalidRequestError: A name, or a layer that is not there.
-        VectorFileError: A vector has another width, is zero or not finite, or lies beyond the model.
+        InvalidRequestError: An invalid name, or a layer that the file does not have.
+        VectorFileError: A vector has another width, is zero or not finite, or its layer is beyond the model.
     """
     for name in (trait, method):
         if not is_name(name):
-            raise InvalidRequestError(f"{name[:80]!r} is no name: lower case letters, digits, _ . and -, 64 at most")
+            raise InvalidRequestError(
+                f"{name[:80]!r} is not a valid name: lower case letters, digits, _ . and -, 64 at most"
+            )
     vectors, left_out = by_layer(foreign, numbering, shape.n_layers, layers)
     if not vectors:
-        raise VectorFileError("no vector is left for any layer")
+        raise VectorFileError("no vector remains for any layer")
     norms = {layer: _length(layer, vector, shape) for layer, vector in vectors.items()}
     directions = {
         layer: (vectors[layer].astype(np.float64) / norms[layer]).astype(np.float32) for layer in sorted(vectors)
@@ -163,13 +165,15 @@ def _metadata(
 def _length(layer: int, vector: npt.NDArray[np.float32], shape: ModelShape) -> float:
     if vector.shape != (shape.d_model,):
         raise VectorFileError(
-            f"layer {layer} has {vector.shape[0]} dimensions, {shape.model} has {shape.d_model}: it is another model's"
+            f"layer {layer} has {vector.shape[0]} dimensions, {shape.model} has {shape.d_model}: it belongs to another model"
         )
     if not np.isfinite(vector).all():
         raise VectorFileError(f"layer {layer} holds a value that is not finite")
     norm = float(np.linalg.norm(vector.astype(np.float64)))
     if norm == 0:
-        raise VectorFileError(f"layer {layer} is zero, which is no direction: leave it out, --layer N for the others")
+        raise VectorFileError(
+            f"layer {layer} is zero and has no direction: leave it out, with --layer N for the others"
+        )
     return norm
 
 

@@ -1,4 +1,4 @@
-"""Where foreign vectors come from: a file, a folder in trait-interp's layout, or the Hugging Face Hub."""
+"""Locations of other tools' vectors: a file, a folder in trait-interp's layout, or the Hugging Face Hub."""
 
 import json
 import re
@@ -23,10 +23,10 @@ def read_location(source: str, method: str | None = None) -> ForeignVectors:
 
     Args:
         source: A path, or `hf://org/repo@revision[/path]`.
-        method: Which method's files of a folder `{method}_layer{N}.pt` are meant; None if there is one only.
+        method: Method whose files `{method}_layer{N}.pt` are read from a folder; None if it holds only one.
 
     Raises:
-        InvalidRequestError: The source is none, or several methods lie in the folder.
+        InvalidRequestError: The source does not exist or is of an unknown kind, or the folder holds several methods.
         VectorFileError: A file cannot be read; nothing is loaded.
     """
     if source.startswith("hf:"):
@@ -64,19 +64,19 @@ def _read_folder(folder: Path, method: str | None) -> ForeignVectors:
         if layer in files:
             raise VectorFileError(f"{folder}: {files[layer].name} and {path.name} are both layer {layer}")
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise VectorFileError(f"{path}: a link that leads out of its folder is not followed")
+            raise VectorFileError(f"{path}: a link out of its folder is not followed")
         files[layer] = path
     facts = _common_facts({layer: _metadata(path, chosen, layer) for layer, path in files.items()})
     vectors = {}
     for (layer, path), found in zip(files.items(), read_apart("torch", list(files.values())), strict=True):
         if set(found.vectors) != {UNNUMBERED}:
-            raise VectorFileError(f"{path}: expected one tensor (d_model,) a file")
+            raise VectorFileError(f"{path}: expected one tensor (d_model,) per file")
         vectors[layer] = found.vectors[UNNUMBERED]
     return ForeignVectors("folder of layers", dict(sorted(vectors.items())), {"method": chosen, **facts})
 
 
 def _metadata(path: Path, method: str, layer: int) -> dict[str, Any]:
-    """The JSON beside a file; a method, layer or component that contradicts the file is an error."""
+    """The JSON beside a file. A method, layer or component that contradicts the file is an error."""
     beside = next(
         (p for p in (path.with_name(f"{path.stem}_metadata.json"), path.with_suffix(".json")) if p.is_file()), None
     )
@@ -97,7 +97,7 @@ def _metadata(path: Path, method: str, layer: int) -> dict[str, Any]:
 
 
 def _common_facts(described: dict[int, dict[str, Any]]) -> dict[str, str]:
-    """What all layers' JSON says alike of trait and model."""
+    """Trait, model and position, on which the JSON of all layers must agree."""
     facts = {}
     for key in ("trait", "model", "position"):
         values = {str(content[key])[:200] for content in described.values() if key in content}
@@ -114,7 +114,7 @@ def _common_facts(described: dict[int, dict[str, Any]]) -> dict[str, str]:
 def _read_hub(source: str, method: str | None) -> ForeignVectors:
     """A repository at a revision, downloaded into a folder that is removed again.
 
-    Not tested against a hub: there was none where this was written.
+    Not tested against a real hub yet.
     """
     match = _HUB.match(source)
     if match is None or ".." in source:
@@ -136,7 +136,7 @@ def _read_hub(source: str, method: str | None) -> ForeignVectors:
         try:
             snapshot_download(match["repo"], revision=match["revision"], allow_patterns=allowed, local_dir=folder)
         except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
-            raise VectorFileError(f"{source}: cannot be fetched: {str(error).splitlines()[0][:200]}") from error
+            raise VectorFileError(f"{source}: cannot be downloaded: {str(error).splitlines()[0][:200]}") from error
         found = Path(folder) / inside
         if not found.exists():
             raise VectorFileError(f"{source}: holds no vectors there")

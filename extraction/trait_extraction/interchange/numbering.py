@@ -1,4 +1,4 @@
-"""Which decoder block a file's layer number means. Two conventions are in use, so that it is asked for, never guessed."""
+"""The decoder block that a file's layer number means. Two conventions are in use, so the user must name one."""
 
 from typing import Literal
 
@@ -19,36 +19,38 @@ NUMBERINGS: dict[str, str] = {
 
 
 def check_numbering(numbering: str | None) -> Numbering:
-    """A convention that the caller has chosen.
+    """The convention that the caller chose.
 
     Raises:
-        InvalidRequestError: None was chosen, or one that does not exist; the message explains both.
+        InvalidRequestError: No convention was chosen, or an unknown one; the message explains both.
     """
     match numbering:
         case "block" | "hidden-state":
             return numbering
     choices = "; ".join(f"--numbering {name}: {meaning}" for name, meaning in NUMBERINGS.items())
     given = "which layer do the file's numbers mean?" if numbering is None else f"unknown numbering {numbering!r}:"
-    raise InvalidRequestError(f"{given} {choices}. A shift by one steers almost as well: look it up", param="numbering")
+    raise InvalidRequestError(
+        f"{given} {choices}. A vector shifted by one layer steers almost as well, so do not guess", param="numbering"
+    )
 
 
 def by_layer(
     foreign: ForeignVectors, numbering: Numbering, n_layers: int, wanted: list[int] | None
 ) -> tuple[dict[int, npt.NDArray[np.float32]], list[str]]:
-    """Vectors by 0-based decoder block.
+    """Vectors by 0-based decoder block, `(d,)` float32 each.
 
     Args:
-        foreign: As its file numbers them.
-        numbering: What the numbers mean.
-        n_layers: Of the model.
-        wanted: Layers to keep; None keeps all. A vector without a number goes to the one layer that is named.
+        foreign: Vectors as their file numbers them.
+        numbering: Meaning of the numbers.
+        n_layers: Number of the model's layers.
+        wanted: Layers to keep; None keeps all. A vector without a number is assigned to the one layer that is named.
 
     Returns:
-        `(layer -> vector as it stands, what was left out)`.
+        `(layer -> vector, unchanged; a sentence for each vector that was left out)`.
 
     Raises:
-        InvalidRequestError: A wanted layer is not there, or no layer is named for a vector without a number.
-        VectorFileError: A number lies beyond the model.
+        InvalidRequestError: A wanted layer does not exist, or no layer is named for a vector without a number.
+        VectorFileError: A number is beyond the model.
     """
     if UNNUMBERED in foreign.vectors:
         if wanted is None or len(wanted) != 1:
@@ -59,7 +61,7 @@ def by_layer(
     layers = {}
     for number, vector in sorted(foreign.vectors.items()):
         if number < shift:
-            left_out.append(f"number {number} is the embedding, which is no layer's output: left out")
+            left_out.append(f"number {number} is the embedding, which is not the output of a layer: left out")
             continue
         layers[_in_range(number - shift, number, n_layers)] = vector
     if wanted is None:

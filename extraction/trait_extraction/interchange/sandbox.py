@@ -1,7 +1,7 @@
-"""Reads other tools' files in a process of its own, which may take little memory and time.
+"""Reads other tools' files in a child process with limits on memory and time.
 
 The parent starts `python -P -c "..." <kind> <output> <file>...`; the child writes plain safetensors, and the parent reads
-nothing else. A pickle never runs code here (`weights_only`), and what a parser does with a hostile file dies with it.
+nothing else. A pickle never runs code here (`weights_only`), and a parser that a hostile file breaks takes only the child down.
 """
 
 import json
@@ -23,7 +23,7 @@ CPU_SECONDS = 60
 WALL_SECONDS = 300
 DATA_BYTES = 3 * 1024**3
 REFUSED = 3
-"""Exit code of a child that understood why it cannot read a file."""
+"""Exit code of a child that reports why it cannot read a file."""
 
 _PROGRAM = "from trait_extraction.interchange.sandbox import main; main()"
 
@@ -36,7 +36,7 @@ def read_apart(kind: str, paths: Sequence[Path]) -> list[ForeignVectors]:
         paths: Regular files.
 
     Returns:
-        What each holds, in order.
+        Content of each file, in order.
 
     Raises:
         VectorFileError: A file cannot be read; the message names it.
@@ -64,7 +64,7 @@ def read_apart(kind: str, paths: Sequence[Path]) -> list[ForeignVectors]:
         with safetensors.safe_open(output, framework="numpy") as file:
             described = json.loads(file.metadata()["files"])
             found = [ForeignVectors(d["kind"], {}, d["facts"]) for d in described]
-            for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+            for name in file.keys():  # noqa: SIM118 - safe_open is not a mapping
                 index, number = name.split("/")
                 found[int(index)].vectors[int(number)] = file.get_tensor(name)
     return found
@@ -75,7 +75,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    from trait_extraction.interchange import formats  # noqa: PLC0415 - torch, after the limits stand
+    from trait_extraction.interchange import formats  # noqa: PLC0415 - torch, after the limits are set
 
     kind, output, *paths = sys.argv[1:]
     tensors: dict[str, np.ndarray] = {}

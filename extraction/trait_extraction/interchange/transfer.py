@@ -1,4 +1,4 @@
-"""A vector of one model on another: its evidence measured anew, on the model that it is applied to."""
+"""Measures a vector of one model on the model that it is applied to."""
 
 from trait_core.errors import DatasetError, InvalidRequestError
 from trait_core.positions import Positions
@@ -12,19 +12,19 @@ from trait_extraction.reading.source import Model, Source
 
 
 def measure_on(model: Model, vector: VectorFile, dataset: TraitDataset) -> VectorFile:
-    """A vector that was applied to the served model, with separation, centre, norms and held-out evidence of that model.
+    """A vector that was applied to the served model, with that model's separation, centre, norms and held-out evidence.
 
-    The directions were fitted on the extraction model's activations of the training scenarios; what is held out is held out
-    here, too. Intervals and cosines are left out, since other directions would have to be fitted for them.
+    The directions were fitted on the extraction model's activations of the training scenarios; the same
+    scenarios are held out here. Intervals and cosines are left out, since they would need further directions to be fitted.
 
     Args:
         model: The model that it was applied to.
         vector: As `trait_core.vectors.transfer.apply_to` gives it.
-        dataset: The scenarios that it was made of.
+        dataset: The scenarios that the vector was made from.
 
     Raises:
-        InvalidRequestError: The vector was applied to no other model, or its file does not say how it was split.
-        DatasetError: It was made of other scenarios than these.
+        InvalidRequestError: The vector was not applied to another model, or its file does not record the split.
+        DatasetError: The vector was made from other scenarios.
         ServiceError: The service failed.
     """
     meta = vector.metadata
@@ -32,10 +32,10 @@ def measure_on(model: Model, vector: VectorFile, dataset: TraitDataset) -> Vecto
         raise InvalidRequestError(f"the {meta.trait} vector was extracted on {meta.model}: there is nothing to measure")
     held_out = meta.method_options.get("held_out")
     if meta.seed is None or not isinstance(held_out, float):
-        raise InvalidRequestError(f"the {meta.trait} vector does not say which scenarios were held out")
+        raise InvalidRequestError(f"the {meta.trait} vector does not record which scenarios were held out")
     if dataset.digest != meta.dataset_digest:
         raise DatasetError(
-            f"{dataset.origin[0]}: the {meta.trait} vector was made of other scenarios ({meta.dataset_digest}; these are "
+            f"{dataset.origin[0]}: the {meta.trait} vector was made from other scenarios ({meta.dataset_digest}; these are "
             f"{dataset.digest})"
         )
     settings = Settings(Positions.parse(meta.positions), meta.seed, held_out, splits=1)

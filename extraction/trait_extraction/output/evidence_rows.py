@@ -1,4 +1,4 @@
-"""Vectors in the result database: their evidence, and the cosines between them."""
+"""Rows of the result database about vectors: their evidence, and the cosines between them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from trait_extraction.fitting.geometry import cosine
 
 @dataclass(frozen=True)
 class StoredVector:
-    """A vector on its way into the database.
+    """A vector for the database.
 
     Args:
-        name: In the registry, or `<trait>.<method>`.
-        sha256: Its file's identity.
+        name: Its name in the registry, or `<trait>.<method>`.
+        sha256: Digest of its file.
         vector: Its content.
     """
 
@@ -27,13 +27,13 @@ class StoredVector:
 
 
 def write_evidence(results: ResultStore, vectors: Sequence[StoredVector]) -> None:
-    """Store vectors, and the cosine of every two of one model on every layer that both have.
+    """Store vectors, and the cosine of every two vectors of one model on each layer that both have.
 
-    Cosines to other traits stand here and not in the files: a file's sha256 must not change when another trait is
+    Cosines to other traits are stored here and not in the files: a file's sha256 must not change when another trait is
     extracted.
 
     Raises:
-        ResultsError: The database is written by another process, or is none.
+        ResultsError: Another process writes the database, or the file is not a database.
     """
     rows: list[Row] = [VectorRow.of(v.name, v.sha256, v.vector.metadata) for v in vectors]
     unique = {v.sha256: v for v in vectors}

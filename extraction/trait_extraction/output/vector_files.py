@@ -22,7 +22,7 @@ class Made:
     Args:
         vector: The file's content.
         held_out: Projections to write beside it; None keeps those that exist.
-        reused: The file exists already, made from the same.
+        reused: The file exists already, made from the same inputs.
     """
 
     vector: VectorFile
@@ -32,7 +32,7 @@ class Made:
 
 @dataclass(frozen=True)
 class VectorFolder:
-    """Where a dataset's vector files are: `<out>/<trait>/`, or `<out>/<trait>/<style>/` if the style is not the default.
+    """The folder of a dataset's vector files: `<out>/<trait>/`, or `<out>/<trait>/<style>/` if the style is not the default.
 
     Args:
         path: The folder.
@@ -57,7 +57,7 @@ class VectorFolder:
         try:
             vector = VectorFile.load(path)
         except VectorFileError as error:
-            logger.warning("made again, since it cannot be read: %s", error)
+            logger.warning("a vector file cannot be read, and is made again: %s", error)
             return None
         return vector if provenance.made(vector.metadata) else None
 
@@ -83,7 +83,7 @@ class Extracted:
         path: The file.
         vector: Its content.
         sha256: Its identity.
-        reused: It existed already, made from the same.
+        reused: It existed already, made from the same inputs.
         registered: Its name at the service; None if it was not registered.
         name: Its name in the result database, if it was not registered.
     """

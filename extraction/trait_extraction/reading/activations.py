@@ -1,4 +1,4 @@
-"""Activations of a trait's scenarios, read through the service."""
+"""Reads the activations of a trait's scenarios through the service."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,7 +103,7 @@ def _check_answer(answer: Activations, positions: str, info: ServiceInfo) -> Non
     if metadata.config_digest != info.config_digest or metadata.layers != list(range(info.n_layers)):
         raise ServiceError(
             f"the service answered layers {metadata.layers[:3]}.. of {metadata.model} ({metadata.config_digest}), not "
-            f"all {info.n_layers} layers of {info.model} ({info.config_digest}): was it restarted meanwhile? Run again"
+            f"all {info.n_layers} layers of {info.model} ({info.config_digest}): was it restarted? Run again"
         )
     mean = answer.mean(positions)
     if not np.isfinite(mean).all():

@@ -11,10 +11,10 @@ def elicit(plan: Plan, source: Source, check: ReplyCheck) -> Plan:
     """Generate and check the replies that a plan needs.
 
     Returns:
-        The plan with replies and the record of their check; the plan as it is, where it needs none.
+        The plan with replies and the record of their check; the same plan if it needs none.
 
     Raises:
-        ElicitationError: The replies do not show the trait, or nothing can tell, and unchecked ones are not allowed.
+        ElicitationError: The replies do not show the trait, or nothing can tell, and unchecked replies are not allowed.
         ServiceError: The service failed.
     """
     if not plan.needs_replies:
@@ -25,5 +25,5 @@ def elicit(plan: Plan, source: Source, check: ReplyCheck) -> Plan:
     replied = plan.with_replies(kept, replies.positive, replies.negative, found)
     balance = measure_balance(replied.dataset)
     for warning in [] if balance is None else balance_warnings(balance):
-        source.report(f"{plan.name}: of the generated replies, {warning}")
+        source.report(f"{plan.name}: generated replies: {warning}")
     return replied

@@ -44,11 +44,9 @@ def generate_replies(plan: Plan, source: Source) -> Replies:
     scenarios = (*plan.dataset.positive, *plan.dataset.negative)
     keys = [_key(info, scenario, generation) for scenario in scenarios]
     wanted = {key: s for key, s in zip(keys, scenarios, strict=True) if source.again or store.get(key) is None}
-    n, standing = len(keys), len(keys) - len(wanted)
+    n, stored = len(keys), len(keys) - len(wanted)
     if wanted:
-        source.report(
-            f"{plan.name}: generating {len(wanted)} replies on {info.model} ({standing} of {n} stand already)"
-        )
+        source.report(f"{plan.name}: generating {len(wanted)} replies on {info.model} ({stored} of {n} are stored)")
 
     def one(key: str, scenario: Scenario) -> None:
         reply = source.model.chat(
@@ -68,8 +66,8 @@ def generate_replies(plan: Plan, source: Source) -> Replies:
             for done, future in enumerate(as_completed(futures), start=1):
                 future.result()
                 if done % max(1, len(wanted) // 10) == 0 or done == len(futures):
-                    source.report(f"{plan.name}: {standing + done} of {n} replies")
-        except BaseException:  # the interrupt key, too: nothing that is not running yet is begun
+                    source.report(f"{plan.name}: {stored + done} of {n} replies")
+        except BaseException:  # the interrupt key, too: what is not running yet is not started
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     texts = [(store.get(key) or {})["reply"] for key in keys]
@@ -79,6 +77,6 @@ def generate_replies(plan: Plan, source: Source) -> Replies:
 
 def _key(info: ServiceInfo, scenario: Scenario, generation: Generation) -> str:
     messages = [message.model_dump() for message in chat_messages(scenario)]
-    # Greedy replies have no seed in them.
+    # Greedy replies do not depend on the seed.
     unused = {"seed"} if generation.temperature == 0 else set()
     return json_sha256([model_identity(info), messages, generation.model_dump(exclude=unused)])

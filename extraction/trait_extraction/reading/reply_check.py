@@ -26,8 +26,8 @@ MIN_JUDGED_POSITIVE, MAX_JUDGED_NEGATIVE = 60.0, 40.0
 """A pair is kept if a judge scores its positive reply at least 60 and its negative reply at most 40."""
 
 JudgeScore = Callable[[str, str, str], float]
-"""`(trait, prompt, reply) -> 0 to 100`, how much the reply shows the trait. An exception ends the run; earlier scores are
-kept."""
+"""`(trait, prompt, reply) -> 0 to 100`, how much the reply shows the trait. An exception ends the run; earlier scores
+are kept."""
 
 
 class ElicitationError(TraitError):
@@ -51,10 +51,10 @@ class ReplyJudge:
 
 @dataclass(frozen=True)
 class ReplyCheck:
-    """How generated replies are checked.
+    """The settings of the check of generated replies.
 
     Args:
-        judge: Checks replies beside the trait's metric; None: no judge is configured.
+        judge: Checks replies in addition to the trait's metric; None if no judge is configured.
         allow_unchecked: Use replies that fail the check, or that nothing can check. The vector file records it.
     """
 
@@ -84,13 +84,13 @@ def check_replies(
 ) -> tuple[list[int], Elicitation]:
     """Decide which scenarios are kept.
 
-    Pairs with an empty reply are dropped. A judge drops the pairs that it does not place. The AUC of the trait's metric must
+    Pairs with an empty reply are dropped. A judge drops the pairs whose scores are not clearly high and low. The AUC of the trait's metric must
     reach `MIN_AUC`; the judge's AUC counts where the trait has no metric.
 
     Args:
         dataset: The instructed scenarios.
         replies: The model's replies to them.
-        check: The judge, and what happens if the check fails.
+        check: The judge, and whether replies that fail are used.
         scores: Scores of the judge from earlier runs; new ones are added.
 
     Returns:
@@ -109,7 +109,7 @@ def check_replies(
     fault = _fault(dataset, found, len(kept))
     if fault is not None and not check.allow_unchecked:
         raise ElicitationError(fault)
-    if fault is not None:  # the judge's verdict is a fault, too: all pairs are used
+    if fault is not None:  # the judge's verdict is part of the fault, so all pairs are used
         kept = sides.pairs
     return kept, found.model_copy(update={"n_kept": len(kept), "passed": fault is None, "fault": fault})
 
@@ -131,7 +131,7 @@ def check_line(found: Elicitation) -> str:
     kept = f"{found.n_kept} of {found.n_generated} pairs kept"
     if found.auc is None:
         return f"replies unchecked: nothing tells whether they show the trait; {kept}"
-    verdict = "passed" if found.passed else "FAILED, and used all the same (--allow-unchecked)"
+    verdict = "passed" if found.passed else "FAILED, and used anyway (--allow-unchecked)"
     return (
         f"elicitation {verdict}: AUC {found.auc:.2f} by the {found.checked_by} {found.checked_with} (at least "
         f"{MIN_AUC:g}; means {found.mean_high:.0f} and {found.mean_low:.0f}); {kept}"
@@ -143,7 +143,7 @@ def _answered(dataset: TraitDataset, replies: Replies) -> AnsweredPairs:
     if len(pairs) < MIN_SCENARIOS:
         raise ElicitationError(
             f"trait {dataset.trait!r}: {len(pairs)} of {dataset.n_scenarios} pairs have a reply on both sides; "
-            f"{MIN_SCENARIOS} at least are needed: give --max-tokens more room, or another model"
+            f"at least {MIN_SCENARIOS} are needed: raise --max-tokens, or use another model"
         )
     positive, negative = ([side[i] for i in pairs] for side in (replies.positive, replies.negative))
     high, low = (positive, negative) if dataset.steering.direction == "positive" else (negative, positive)
@@ -165,13 +165,13 @@ def _measure_replies(sides: AnsweredPairs, found: Elicitation) -> Elicitation:
 def _judge_replies(
     sides: AnsweredPairs, found: Elicitation, judge: ReplyJudge, scores: KeyedLines
 ) -> tuple[list[int], Elicitation]:
-    """The pairs that a judge places, and its scores in the record."""
+    """The pairs that a judge keeps, and the record with its scores."""
     asked = [(i, reply) for side in (sides.high, sides.low) for i, reply in zip(sides.pairs, side, strict=True)]
     with ThreadPoolExecutor(judge.at_once, thread_name_prefix="judge") as pool:
         given = list(pool.map(lambda one: _judged(sides.dataset, judge, scores, *one), asked))
     high, low = given[: len(sides.pairs)], given[len(sides.pairs) :]
-    placed = [p >= MIN_JUDGED_POSITIVE and q <= MAX_JUDGED_NEGATIVE for p, q in zip(high, low, strict=True)]
-    kept = [i for i, one in zip(sides.pairs, placed, strict=True) if one]
+    clear = [p >= MIN_JUDGED_POSITIVE and q <= MAX_JUDGED_NEGATIVE for p, q in zip(high, low, strict=True)]
+    kept = [i for i, one in zip(sides.pairs, clear, strict=True) if one]
     found = found.model_copy(update={"judged_by": judge.name})
     return kept, _scored(found, "judge", judge.name, high, low)
 
@@ -184,7 +184,7 @@ def _judged(dataset: TraitDataset, judge: ReplyJudge, scores: KeyedLines, i: int
         return float(stored["score"])
     score = float(judge.score(dataset.trait, prompt, reply))
     if not 0 <= score <= 100:
-        raise ElicitationError(f"the judge {judge.name} scored a reply {score}: a score lies between 0 and 100")
+        raise ElicitationError(f"the judge {judge.name} scored a reply {score}: a score must be between 0 and 100")
     scores.put(key, {"score": score})
     return score
 
@@ -214,7 +214,7 @@ def _fault(dataset: TraitDataset, found: Elicitation, n_kept: int) -> str | None
             f"{trait}: the generated replies do not show the trait: the {found.checked_by} {found.checked_with} separates "
             f"the two sides with AUC {found.auc:.2f}, and {MIN_AUC:g} is needed (mean score {found.mean_high:.0f} "
             f"against {found.mean_low:.0f}, 0 to 100). Use a larger instruct model, plainer system prompts or --style "
-            "written; --allow-unchecked uses the replies all the same, and the vector file records it"
+            "written; --allow-unchecked uses the replies anyway, and the vector file records it"
         )
     if found.judged_by is not None and n_kept < MIN_SCENARIOS:
         return (

@@ -50,13 +50,13 @@ class VectorService(Model, Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """Where replies and activations come from.
+    """A model to read, with the answers that are stored already.
 
     Args:
         model: Answers what is not stored.
         info: The model's name, digests, shape and limits; stored answers of another model are not used.
         stored: Answers of earlier runs, by the digest of everything that they depend on.
-        again: Ask the model anew, and replace what is stored.
+        again: Ask the model again, and overwrite what is stored.
         report: Receives progress messages.
     """
 

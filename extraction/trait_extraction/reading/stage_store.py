@@ -1,11 +1,11 @@
-"""What the stages of a run leave behind, so that a killed run goes on where it was: content-addressed, append-only.
+"""The cache of a run's stages, from which a killed run continues: content-addressed, append-only.
 
-    <out>/.stages/<trait>/replies.jsonl           generated replies, a line each
+    <out>/.stages/<trait>/replies.jsonl           generated replies, one per line
     <out>/.stages/<trait>/judgements.jsonl        a judge's scores of them
-    <out>/.stages/<trait>/<digest>.activations    captured activations, a chunk of texts each
+    <out>/.stages/<trait>/<digest>.activations    captured activations, one chunk of texts per file
 
-A key is the digest of everything that the value depends on, the model among it. The folder may be deleted at any time:
-what is missing is made again.
+A key is the digest of everything that the value depends on, including the model. The folder may be deleted at any time:
+missing entries are made again.
 """
 
 import json
@@ -28,7 +28,7 @@ FOLDER = ".stages"
 
 
 def model_identity(info: ServiceInfo) -> dict[str, str | None]:
-    """What of a service decides its answers."""
+    """The fields of a service's description that its answers depend on."""
     return {
         "model": info.model,
         "config_digest": info.config_digest,
@@ -40,10 +40,10 @@ def model_identity(info: ServiceInfo) -> dict[str, str | None]:
 
 
 class KeyedLines:
-    """JSON objects by key, a line each, on disk as soon as they are put. Threads may put at the same time.
+    """JSON objects by key, one per line, on disk as soon as they are put. Several threads may put at once.
 
     Args:
-        path: The file; a line that was torn by a kill is left out, and its value is missing. None keeps values in memory.
+        path: The file; a line torn by a kill is skipped, and its value is missing. None keeps values in memory.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -57,7 +57,7 @@ class KeyedLines:
                 entry = json.loads(line) if line.strip() else {}
                 key, value = entry.get("key"), entry.get("value")
             except (ValueError, AttributeError):
-                logger.warning("%s: a torn line is left out", path)
+                logger.warning("%s: skipped a torn line", path)
                 continue
             if isinstance(key, str) and isinstance(value, dict):
                 self._values[key] = value
@@ -66,11 +66,11 @@ class KeyedLines:
         return len(self._values)
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """The value of a key; None if there is none."""
+        """The value of a key; None if it is not stored."""
         return self._values.get(key)
 
     def put(self, key: str, value: dict[str, Any]) -> None:
-        """Store a value for good: it is on the disk when this returns."""
+        """Store a value; it is on disk when this returns."""
         line = json.dumps({"key": key, "value": value}, ensure_ascii=True).encode() + b"\n"
         with self._mutex:
             if self._path is not None:
@@ -80,7 +80,7 @@ class KeyedLines:
 
 def _append(path: Path, line: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A line feed first, should a kill have torn the line before; readers skip empty lines.
+    # A line feed first, in case a kill tore the previous line; readers skip empty lines.
     with path.open("ab") as stream:
         stream.write(line if stream.tell() == 0 else b"\n" + line)
         stream.flush()
@@ -105,7 +105,7 @@ class CaptureStore:
         try:
             return Activations.from_bytes(path.read_bytes())
         except ServiceError as error:
-            logger.warning("%s is captured again, since it cannot be read: %s", path, error)
+            logger.warning("cannot read %s, so its texts are captured again: %s", path, error)
             return None
 
     def put(self, key: str, activations: Activations) -> None:
@@ -120,7 +120,7 @@ class CaptureStore:
 
 
 class StageStore:
-    """All that the stages of one trait keep.
+    """The cache of one trait's stages.
 
     Args:
         folder: `<out>/.stages/<trait>`; None keeps replies and scores until the end of the run, and no activations.

@@ -1,7 +1,7 @@
 """Extraction methods: each turns the two classes' activations of one layer into a unit direction.
 
 A method is one file and one line here: `<name>.py` defines the plain function `<name>` with its formula and source, and
-`OPTIONS`, which states what is fixed inside it and goes into the vector file.
+`OPTIONS`, which lists its fixed options for the vector file.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""From a method's weight to a unit direction."""
+"""Turns a method's weight into a unit direction."""
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ _NOT_FINITE = (
 
 
 def require_finite(*sides: npt.NDArray[np.float32]) -> None:
-    """Refuse activations that would end a decomposition or an optimisation with a failure of its own.
+    """Refuse activations on which a decomposition or an optimisation would fail with an error of its own.
 
     Raises:
         DirectionError: A value is not finite.

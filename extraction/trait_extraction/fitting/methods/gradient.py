@@ -28,8 +28,8 @@ def gradient(
     """Adam from a random start on `max_v <mean(h+) - mean(h-), v / |v|> - 0.01 |v|`, then `d = v / |v|`.
 
     The optimised direction of the trait-interp toolkit (github.com/ewernn/trait-interp, `GradientMethod`; no paper), with
-    Adam (Kingma and Ba 2014, arXiv 1412.6980). Its objective has the closed solution `mean_diff`: whatever lies between
-    the two is the random start that is not yet forgotten. The toolkit stops after 100 steps, half-way (cosine with
+    Adam (Kingma and Ba 2014, arXiv 1412.6980). Its objective has the closed solution `mean_diff`: any difference between
+    the two is left over from the random start. The toolkit stops after 100 steps, half-way (cosine with
     mean_diff 0.46 to 0.69 on SmolLM2, another direction for each seed); here it runs 300, which leaves 0.90 to 0.999
     there, 0.98 in the middle layers. Each file states its own (`cosine_methods`). Kept for comparison with work that
     used it.
@@ -37,7 +37,7 @@ def gradient(
     Args:
         positive: `(n, d_model)` float32, residual units.
         negative: `(m, d_model)` float32, residual units.
-        generator: Draws the start, from a stream of its own: `random` draws from the same generator.
+        generator: Draws the start, from a separate stream: `random` draws from the same generator.
 
     Returns:
         `(d_model,)` float32 unit direction.

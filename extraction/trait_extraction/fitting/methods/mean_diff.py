@@ -24,7 +24,7 @@ def mean_diff(
     Args:
         positive: `(n, d_model)` float32, residual units.
         negative: `(n, d_model)` float32, residual units.
-        generator: Not used: the method has no chance in it.
+        generator: Not used: the method is deterministic.
 
     Returns:
         `(d_model,)` float32 unit direction.

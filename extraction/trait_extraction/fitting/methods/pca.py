@@ -20,7 +20,7 @@ def pca(
     It is the first right singular vector of the matrix of differences, with the sign that puts the positives above.
     Representation engineering (Zou et al. 2023, arXiv 2310.01405); llama.cpp's control vectors. The differences are not
     centred: their mean is the trait (`pca_diff` of repeng centres them, and so keeps what varies around it). Where a few
-    huge dimensions vary more than the trait does, they are what comes out.
+    huge dimensions vary more than the trait does, the method finds those.
 
     Without pairs (unequal numbers) the second moment is that of all n m differences,
     `cov(h+) + cov(h-) + (mean h+ - mean h-)(...)^T`.
@@ -28,7 +28,7 @@ def pca(
     Args:
         positive: `(n, d_model)` float32, residual units.
         negative: `(m, d_model)` float32, residual units; with n = m paired by row.
-        generator: Not used: the method has no chance in it.
+        generator: Not used: the method is deterministic.
 
     Returns:
         `(d_model,)` float32 unit direction.

@@ -31,7 +31,7 @@ def probe(
     1610.01644); as steering directions, Li et al. 2023 (arXiv 2306.03341).
 
     The spread has a floor because a dimension that holds nearly all of the norm is almost constant in rows of unit
-    length: `w / sigma` would blow its weight up, and with it the noise of its large raw values.
+    length: `w / sigma` would inflate its weight, and with it the noise of its large raw values.
 
     Args:
         positive: `(n, d_model)` float32, residual units.
@@ -44,7 +44,7 @@ def probe(
     Raises:
         DirectionError: An activation is zero or not finite, the classes do not differ, or the fit did not converge.
     """
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - two seconds that no other method need wait for
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - takes two seconds, which other methods need not wait for
 
     rows = np.concatenate([positive, negative]).astype(np.float64)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)

@@ -15,10 +15,10 @@ def random(
     negative: npt.NDArray[np.float32],
     generator: np.random.Generator,
 ) -> npt.NDArray[np.float32]:
-    """A direction that knows nothing of the trait: `d = x / |x|`, `x ~ N(0, I)`, the sign taken from the data.
+    """A direction that is independent of the trait: `d = x / |x|`, `x ~ N(0, I)`, the sign taken from the data.
 
-    What a trait's direction does beyond directions like this one is its effect. The sign makes the separation
-    positive, as with every method; nothing else of the activations enters.
+    The effect of a trait's direction is what it does beyond directions like this one. The sign makes the separation
+    positive, as with every method; the activations decide nothing else.
 
     Args:
         positive: `(n, d_model)` float32, residual units.
