@@ -90,7 +90,7 @@ class Lab:
 
     def sql(self, query: str) -> list[dict[str, Any]]:
         """Rows of a query over the database, as `trait-client sql` gives them."""
-        columns, rows = ResultStore(self.db).query(query)
+        columns, rows, *_ = ResultStore(self.db).query(query)
         return [dict(zip(columns, row, strict=True)) for row in rows]
 
     def table(self, name: str, rows: Sequence[Row], *, commit: bool = True) -> None:

@@ -73,7 +73,7 @@ def records(swept):
     store, _, _ = swept
 
     def ask(sql):
-        columns, rows = store.query(sql)
+        columns, rows, *_ = store.query(sql)
         return [dict(zip(columns, row, strict=True)) for row in rows]
 
     return ask

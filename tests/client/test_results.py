@@ -51,7 +51,9 @@ def test_a_new_database_has_all_tables_and_the_version_of_their_schema(store):
         with store.writer():
             pass
     assert store.query("SELECT version FROM schema_version")[1] == [(layout.VERSION,)]
-    _, tables = store.query("SELECT table_name FROM duckdb_tables() WHERE table_name <> 'schema_version' ORDER BY ALL")
+    _, tables, *_ = store.query(
+        "SELECT table_name FROM duckdb_tables() WHERE table_name <> 'schema_version' ORDER BY ALL"
+    )
     assert [name for (name,) in tables] == [
         "cells",
         "cosines",
@@ -129,7 +131,7 @@ def test_a_database_of_another_version_is_refused_and_left_as_it_is(store, chang
 def test_views_of_an_empty_database_are_empty(store, view):
     with store.writer():
         pass
-    columns, rows = store.query(f"SELECT * FROM {view}")
+    columns, rows, *_ = store.query(f"SELECT * FROM {view}")
     assert {"delta", "n"} <= set(columns)
     assert rows == []
 
@@ -271,10 +273,10 @@ def test_a_query_reads_the_snapshot_while_somebody_writes(store):
         assert writer.publish_snapshot()
         assert not writer.publish_snapshot()  # nothing new
         writer.write([PromptRow("p2", "hello")])
-        read = store.read("SELECT count(*) FROM prompts")
+        read = store.query("SELECT count(*) FROM prompts")
         assert (read.rows, read.source) == ([(1,)], "snapshot")
         assert store.query("SELECT count(*) FROM best_coherent")[1] == [(0,)]
-    read = store.read("SELECT count(*) FROM prompts")
+    read = store.query("SELECT count(*) FROM prompts")
     assert (read.rows, read.source) == ([(2,)], "database")
 
 
@@ -304,7 +306,9 @@ def test_a_kill_while_writing_loses_no_committed_row_and_doubles_none(store):
     process.send_signal(signal.SIGKILL)
     reported = max((int(line) for line in process.stdout.read().split("\n")[:-1]), default=2000)
     process.wait()
-    _, [(n, distinct, highest)] = store.query("SELECT count(*), count(DISTINCT trial_id), max(n_prompt) FROM trials")
+    _, [(n, distinct, highest)], *_ = store.query(
+        "SELECT count(*), count(DISTINCT trial_id), max(n_prompt) FROM trials"
+    )
     assert n == distinct == highest + 1  # 0 .. highest, each once
     assert reported <= n <= reported + 100
     with store.writer() as writer:

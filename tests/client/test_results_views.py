@@ -60,7 +60,7 @@ class Results:
         return self
 
     def one(self, sql):
-        columns, rows = self.store.query(sql)
+        columns, rows, *_ = self.store.query(sql)
         assert len(rows) == 1, rows
         return dict(zip(columns, rows[0], strict=True))
 

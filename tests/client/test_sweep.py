@@ -192,7 +192,7 @@ def test_queries_work_while_a_sweep_runs(folder):
     def look(progress):
         if progress.trials_done and not seen:
             ResultStore(folder / "r.duckdb").query("SELECT 1")
-            seen.append(ResultStore(folder / "r.duckdb").read("SELECT count(*) FROM trials").source)
+            seen.append(ResultStore(folder / "r.duckdb").query("SELECT count(*) FROM trials").source)
 
     sweep(folder, MemoryService(delay=0.05), look)
     assert seen == ["snapshot"]

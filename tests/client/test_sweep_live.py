@@ -30,7 +30,7 @@ def sweep(experiment, url, store):
 
 
 def one(store, sql):
-    columns, rows = store.query(sql)
+    columns, rows, *_ = store.query(sql)
     assert len(rows) == 1, rows
     return dict(zip(columns, rows[0], strict=True))
 

@@ -231,7 +231,7 @@ def test_evidence_and_cosines_are_stored_and_queried(trait_folder, gaussians, tm
     results = ResultStore(tmp_path / "results.duckdb")
     extracted = run(gaussians(), jobs, ["mean_diff", "random"], tmp_path / "v", RunOptions(results=results))
     run(gaussians(), jobs, ["mean_diff", "random"], tmp_path / "v", RunOptions(results=results))
-    _, rows = results.query(
+    _, rows, *_ = results.query(
         "SELECT trait, method, layer, chosen, auc, auc_low, auc_high, polarity, cosine_methods FROM vector_layers "
         "ORDER BY ALL"
     )
@@ -245,7 +245,7 @@ def test_evidence_and_cosines_are_stored_and_queried(trait_folder, gaussians, tm
     chosen = {(r[0], r[1]): r[2] for r in rows if r[3]}
     metas = [e.vector.metadata for e in extracted]
     assert chosen == {(m.trait, m.method): m.chosen_layer for m in metas}
-    _, cosines = results.query(
+    _, cosines, *_ = results.query(
         "SELECT cosine FROM vector_cosines WHERE trait = 'warmth' AND method = 'mean_diff' AND other_trait = 'calm' "
         "AND other_method = 'mean_diff' AND layer = 4"
     )
@@ -260,7 +260,7 @@ def test_a_vector_of_an_older_file_has_empty_columns(tmp_path):
     metadata = json.dumps({"layers": {"3": {"separation": 1.0, "centre": 0.0, "residual_norm": 2.0}}})
     with results.writer() as writer:
         writer.write([VectorRow("sha256:1", "old", "old", "mean_diff", "toy", "c", 3, metadata)])
-    _, rows = results.query("SELECT separation, auc_low, chosen FROM vector_layers WHERE trait = 'old'")
+    _, rows, *_ = results.query("SELECT separation, auc_low, chosen FROM vector_layers WHERE trait = 'old'")
     assert rows == [(1.0, None, True)]
 
 

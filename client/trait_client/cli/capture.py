@@ -23,7 +23,7 @@ from trait_core.console import (
 from trait_core.schema import Generation
 
 if TYPE_CHECKING:  # commands that need no numbers start without them
-    from trait_client.prompt_sets import CaptureOptions, CaptureOutcome, CorpusPrompt
+    from trait_client.prompt_sets import CaptureOptions, CaptureOutcome, SetPrompt
 
 BATCH_TIMEOUT = 3600.0
 """Seconds for one request: hundreds of prompts on a slow machine."""
@@ -77,7 +77,7 @@ def capture(
 
 
 async def _run(
-    prompts: "list[CorpusPrompt]", options: "CaptureOptions", folder: Path, url: str, api_key: str | None
+    prompts: "list[SetPrompt]", options: "CaptureOptions", folder: Path, url: str, api_key: str | None
 ) -> "CaptureOutcome":
     from trait_client.prompt_sets import run_capture  # noqa: PLC0415
 

@@ -23,7 +23,7 @@ from trait_core.console import (
 EXAMPLE_QUERY = "select * from token_projections limit 20"
 
 if TYPE_CHECKING:  # DuckDB takes a while to import
-    from trait_client.prompt_sets import CorpusPrompt
+    from trait_client.prompt_sets import SetPrompt
     from trait_client.prompt_sets.project import ProjectOptions, ProjectOutcome
 
 
@@ -67,7 +67,7 @@ def project(
 
 
 async def _run(
-    prompts: "list[CorpusPrompt]", options: "ProjectOptions", db: Path, name: str, url: str, api_key: str | None
+    prompts: "list[SetPrompt]", options: "ProjectOptions", db: Path, name: str, url: str, api_key: str | None
 ) -> "ProjectOutcome":
     from trait_client.prompt_sets.project import run_project  # noqa: PLC0415
     from trait_client.results import ResultStore  # noqa: PLC0415

@@ -33,7 +33,7 @@ def sql(
 
     if as_json and as_csv:
         raise typer.BadParameter("give --json or --csv, not both")
-    result = ResultStore(db).read(query)
+    result = ResultStore(db).query(query)
     if as_json:
         print_json({"columns": result.columns, "rows": _records(result), "source": result.source})
     elif as_csv:

@@ -16,8 +16,8 @@ from typing import Literal
 from trait_client.http import AsyncTraitClient
 from trait_client.prompt_sets.folder import CaptureFolder, locked
 from trait_client.prompt_sets.manifest import CaptureIdentity, CaptureOptions
-from trait_client.prompt_sets.progress import CorpusProgress, ProgressCallback
-from trait_client.prompt_sets.prompts import CorpusPrompt
+from trait_client.prompt_sets.progress import ProgressCallback, PromptSetProgress
+from trait_client.prompt_sets.prompts import SetPrompt
 from trait_client.prompt_sets.shards import Shard
 from trait_core.errors import ServiceError, TraitError
 from trait_core.schema import ActivationsRequest, ServiceInfo
@@ -69,7 +69,7 @@ class CaptureOutcome:
 
 
 async def run_capture(
-    prompts: Sequence[CorpusPrompt],
+    prompts: Sequence[SetPrompt],
     options: CaptureOptions,
     client: AsyncTraitClient,
     folder: Path,
@@ -104,7 +104,7 @@ class _Capture:
 
     def __init__(
         self,
-        prompts: Sequence[CorpusPrompt],
+        prompts: Sequence[SetPrompt],
         folder: CaptureFolder,
         client: AsyncTraitClient,
         info: ServiceInfo,
@@ -202,7 +202,7 @@ class _Capture:
     def _show(self) -> None:
         if self._progress is not None:
             self._progress(
-                CorpusProgress(
+                PromptSetProgress(
                     total=len(self._prompts),
                     done=self._done,
                     failed=len(self._folder.manifest.failed),

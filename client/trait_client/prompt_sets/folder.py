@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trait_client.prompt_sets.manifest import MANIFEST, CaptureIdentity, Manifest, ShardEntry
-from trait_client.prompt_sets.prompts import CorpusPrompt
+from trait_client.prompt_sets.prompts import SetPrompt
 from trait_client.prompt_sets.shards import Shard, shard_name
 from trait_core import storage
 from trait_core.errors import DatasetError, InvalidRequestError
@@ -44,7 +44,7 @@ class CaptureFolder:
     damaged: list[str]
 
     @classmethod
-    def open(cls, path: Path, identity: CaptureIdentity, prompts: Sequence[CorpusPrompt]) -> "CaptureFolder":
+    def open(cls, path: Path, identity: CaptureIdentity, prompts: Sequence[SetPrompt]) -> "CaptureFolder":
         """Begin a capture, or take up the one that stands there: every shard is read and checked.
 
         Raises:

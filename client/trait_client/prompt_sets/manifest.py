@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError
 
-from trait_client.prompt_sets.prompts import CorpusPrompt, digest_of
+from trait_client.prompt_sets.prompts import SetPrompt, digest_of
 from trait_core.errors import DatasetError, InvalidRequestError, first_fault
 from trait_core.model_identity import digest
 from trait_core.positions import Positions
@@ -17,7 +17,7 @@ from trait_core.storage import write_atomically
 
 MANIFEST = "manifest.json"
 
-_OF_SERVICE = {"model", "config_digest", "chat_template_digest", "n_layers", "d_model", "dtype", "quantization"}
+_INFO_FIELDS = {"model", "config_digest", "chat_template_digest", "n_layers", "d_model", "dtype", "quantization"}
 _RANGE = re.compile(r"^(\d{1,4})(?:-(\d{1,4}))?$")
 
 
@@ -58,7 +58,7 @@ class CaptureIdentity(Response):
     prompts_digest: str
 
     @classmethod
-    def of(cls, options: CaptureOptions, prompts: Sequence[CorpusPrompt], info: ServiceInfo) -> Self:
+    def of(cls, options: CaptureOptions, prompts: Sequence[SetPrompt], info: ServiceInfo) -> Self:
         """Of a capture that is about to run.
 
         Raises:
@@ -81,7 +81,7 @@ class CaptureIdentity(Response):
                 f"layer {layers[-1]} is out of range: {info.model} has layers 0..{info.n_layers - 1}", param="layers"
             )
         return cls(
-            **info.model_dump(include=_OF_SERVICE),
+            **info.model_dump(include=_INFO_FIELDS),
             layers=layers,
             positions=positions,
             generate=options.generate,

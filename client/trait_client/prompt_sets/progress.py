@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class CorpusProgress:
+class PromptSetProgress:
     """Where a capture or a projection stands; everything counted here is stored.
 
     Attributes:
@@ -23,4 +23,4 @@ class CorpusProgress:
     seconds: float
 
 
-ProgressCallback = Callable[[CorpusProgress], None]
+ProgressCallback = Callable[[PromptSetProgress], None]

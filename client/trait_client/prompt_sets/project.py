@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from trait_client.http import AsyncTraitClient
-from trait_client.prompt_sets.progress import CorpusProgress, ProgressCallback
-from trait_client.prompt_sets.prompts import CorpusPrompt, digest_of
+from trait_client.prompt_sets.progress import ProgressCallback, PromptSetProgress
+from trait_client.prompt_sets.prompts import SetPrompt, digest_of
 from trait_client.prompt_sets.reading import Direction, PromptReader, StoredReading
 from trait_client.results import ResultStore, ResultWriter
 from trait_client.results.recorder import Recorder
@@ -77,7 +77,7 @@ class ProjectOutcome:
 
 
 async def run_project(
-    prompts: Sequence[CorpusPrompt],
+    prompts: Sequence[SetPrompt],
     options: ProjectOptions,
     client: AsyncTraitClient,
     store: ResultStore,
@@ -137,7 +137,7 @@ def _directions(vectors: Iterable[VectorInfo], layers: list[int] | None) -> list
     return directions
 
 
-def _by_reading(prompts: Sequence[CorpusPrompt], options: ProjectOptions, info: ServiceInfo) -> dict[str, CorpusPrompt]:
+def _by_reading(prompts: Sequence[SetPrompt], options: ProjectOptions, info: ServiceInfo) -> dict[str, SetPrompt]:
     """Reading id -> prompt: the digest of everything that the reading's tokens and values depend on."""
     model = [info.model, info.config_digest, info.chat_template_digest, info.dtype, info.quantization]
     return {
@@ -158,7 +158,7 @@ class _Projection:
 
     def __init__(
         self,
-        prompts: Mapping[str, CorpusPrompt],
+        prompts: Mapping[str, SetPrompt],
         directions: Sequence[Direction],
         options: ProjectOptions,
         client: AsyncTraitClient,
@@ -242,7 +242,7 @@ class _Projection:
         self._tokens += sum(projected.values())
         if self._progress is not None:
             self._progress(
-                CorpusProgress(
+                PromptSetProgress(
                     total=len(self._prompts),
                     done=len(self._prompts) - len(self._pending) + self._done,
                     failed=self._failures.total(),

@@ -26,7 +26,7 @@ ID_DIGITS = 16
 
 
 @dataclass(frozen=True)
-class CorpusPrompt:
+class SetPrompt:
     """One prompt of a set, with its reply where one is given; exactly one of `messages` and `text`."""
 
     prompt_id: str
@@ -61,18 +61,18 @@ class _Line(Request):
             raise ValueError(f"give exactly one of prompt, messages, text (got {' and '.join(given) or 'none'})")
         return self
 
-    def as_prompt(self) -> CorpusPrompt:
+    def as_prompt(self) -> SetPrompt:
         messages = self.messages
         if self.prompt is not None:
             messages = [Message(role="user", content=self.prompt)]
         outcome = self.outcome if isinstance(self.outcome, str | None) else json.dumps(self.outcome)
-        unnamed = CorpusPrompt("", tuple(messages) if messages is not None else None, self.text, self.response, outcome)
-        return CorpusPrompt(
+        unnamed = SetPrompt("", tuple(messages) if messages is not None else None, self.text, self.response, outcome)
+        return SetPrompt(
             self.id or digest(unnamed.content())[:ID_DIGITS], unnamed.messages, unnamed.text, self.response, outcome
         )
 
 
-def read_prompts(path: str | Path) -> list[CorpusPrompt]:
+def read_prompts(path: str | Path) -> list[SetPrompt]:
     """Read a prompt set; empty lines are left out.
 
     Raises:
@@ -103,7 +103,7 @@ def read_prompts(path: str | Path) -> list[CorpusPrompt]:
     return prompts
 
 
-def digest_of(prompts: Sequence[CorpusPrompt]) -> str:
+def digest_of(prompts: Sequence[SetPrompt]) -> str:
     """Identity of a prompt set: what is read, in order, and the ids; not the outcomes."""
     return digest([[prompt.prompt_id, prompt.content()] for prompt in prompts])
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from trait_client.http import AsyncTraitClient
 from trait_client.http.replies import ChatResult
-from trait_client.prompt_sets.prompts import CorpusPrompt
+from trait_client.prompt_sets.prompts import SetPrompt
 from trait_client.results.rows import ReadingProjectionRow, ReadingRow, Row, utc_now
 from trait_core.errors import ServiceError
 from trait_core.schema import Monitor, MonitoredChoice, MonitorReport, ServiceInfo
@@ -66,7 +66,7 @@ class PromptReader:
         self._max_tokens = max_tokens
 
     async def read(
-        self, reading_id: str, prompt: CorpusPrompt, missing: Sequence[Direction], stored: StoredReading | None
+        self, reading_id: str, prompt: SetPrompt, missing: Sequence[Direction], stored: StoredReading | None
     ) -> list[Row]:
         """Rows of one reading: what was read, unless it is stored, and a projection on each direction.
 
@@ -111,7 +111,7 @@ class PromptReader:
         choice, report = _monitored(result)
         return _Read(None, _aligned(choice.prompt, len(stored.token_ids), stored.n_response), report)
 
-    async def _read_given(self, reading_id: str, prompt: CorpusPrompt, monitor: Monitor) -> _Read:
+    async def _read_given(self, reading_id: str, prompt: SetPrompt, monitor: Monitor) -> _Read:
         """The prompt, and the response that the prompt set gives."""
         prompt_ids = await self._prompt_ids(prompt)
         response_ids = []
@@ -123,7 +123,7 @@ class PromptReader:
         row = self._row(reading_id, prompt, prompt.response, len(prompt_ids), ids, choice.prompt_tokens)
         return _Read(row, _aligned(choice.prompt, len(ids), len(response_ids)), report)
 
-    async def _read_generated(self, reading_id: str, prompt: CorpusPrompt, monitor: Monitor, max_tokens: int) -> _Read:
+    async def _read_generated(self, reading_id: str, prompt: SetPrompt, monitor: Monitor, max_tokens: int) -> _Read:
         """The prompt, and a reply that is generated."""
         prompt_ids = await self._prompt_ids(prompt)
         result = await self._client.complete(prompt_ids, monitor=monitor, max_tokens=max_tokens, token_ids=True)
@@ -141,7 +141,7 @@ class PromptReader:
         # The first generated row is that of the last prompt position again.
         return _Read(row, _aligned([*choice.prompt, *choice.generated[1:]], len(ids), len(response_ids)), report)
 
-    async def _prompt_ids(self, prompt: CorpusPrompt) -> list[int]:
+    async def _prompt_ids(self, prompt: SetPrompt) -> list[int]:
         if prompt.text is not None:
             return await self._client.tokenize(prompt.text)
         return await self._client.tokenize(prompt.messages or ())
@@ -149,7 +149,7 @@ class PromptReader:
     def _row(
         self,
         reading_id: str,
-        prompt: CorpusPrompt,
+        prompt: SetPrompt,
         response: str | None,
         n_prompt: int,
         ids: list[int],

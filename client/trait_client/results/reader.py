@@ -3,8 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import duckdb
 
@@ -23,9 +22,8 @@ class ResultsMissingError(ResultsError):
     """There is no result database yet."""
 
 
-@dataclass(frozen=True)
-class QueryResult:
-    """What a query answered.
+class QueryResult(NamedTuple):
+    """The answer to a query.
 
     Attributes:
         columns: Names, in order.

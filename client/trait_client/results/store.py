@@ -8,7 +8,6 @@ place every few seconds. A query opens the file itself when nobody writes it, an
 import contextlib
 import time
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
@@ -44,21 +43,13 @@ class ResultStore:
         """
         return ResultWriter(self.path, self.snapshot, self._patience)
 
-    def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    def query(self, sql: str) -> QueryResult:
         """Run one read-only statement, also while a sweep writes.
-
-        Returns:
-            Column names and rows.
 
         Raises:
             InvalidRequestError: The statement is wrong, or would write.
             ResultsError: There is no database.
         """
-        result = self.read(sql)
-        return result.columns, result.rows
-
-    def read(self, sql: str) -> QueryResult:
-        """As `query`, and says what was read."""
         with self.reader() as reader:
             return reader.query(sql)
 

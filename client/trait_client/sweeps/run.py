@@ -15,12 +15,12 @@ from trait_client.results.recorder import Recorder
 from trait_client.results.rows import PENDING, ProjectionRow, Row, RunCellRow, RunJudgeRow, ScoreRow, TrialRow
 from trait_client.results.runs import recorded_run
 from trait_client.sweeps.experiment import Experiment
-from trait_client.sweeps.generation import Generation
 from trait_client.sweeps.judging import Judging, Unjudged, split, want_judged
 from trait_client.sweeps.outcome import ProgressCallback, SweepOutcome, SweepProgress
 from trait_client.sweeps.plan import Key, SweepPlan, plan_sweep
 from trait_client.sweeps.rows import definition_rows, key_of, stored_keys, stored_texts
 from trait_client.sweeps.scoring import Scoring, Unscored
+from trait_client.sweeps.trial_runner import TrialRunner
 from trait_core.schema import ServiceInfo
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class _Sweep:
         self._run_id = run_id
         self._concurrency = 2 * info.limits.max_num_seqs
         self._recorder = Recorder(writer, self._committed)
-        self._generation = Generation(client, self._recorder, run_id)
+        self._runner = TrialRunner(client, self._recorder, run_id)
         self._scoring = Scoring(client, self._recorder, plan, info.limits.max_activation_inputs)
         self._judge = Judge(judge, DatabaseCache(writer, self._recorder)) if judge is not None else None
         self._judging = Judging(self._judge, rubrics, self._recorder) if self._judge is not None else None
@@ -133,7 +133,7 @@ class _Sweep:
             for trial_id in self._texts:
                 self._score_later(trial_id)
             pending = [trial for trial_id, trial in self._plan.trials.items() if trial_id not in self._texts]
-            await self._generation.run(pending, min(self._concurrency, max(1, len(pending))))
+            await self._runner.run(pending, min(self._concurrency, max(1, len(pending))))
             await self._recorder.drained()
             self._scoring.close()
             if self._judging is not None:

@@ -45,7 +45,7 @@ def steered_layer(results: ResultStore, trait: str, info: ServiceInfo) -> LayerC
     """
     if not results.path.exists():
         return None
-    columns, rows = results.query(_BEST)
+    columns, rows, *_ = results.query(_BEST)
     found = [dict(zip(columns, row, strict=True)) for row in rows]
     found = [r for r in found if (r["trait"], r["model"]) == (trait, info.model) and 0 <= r["layer"] < info.n_layers]
     if not found:

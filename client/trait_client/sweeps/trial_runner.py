@@ -16,7 +16,7 @@ from trait_core.schema import Message
 logger = logging.getLogger(__name__)
 
 
-class Generation:
+class TrialRunner:
     """Runs trials and records each as it ends, done or failed.
 
     Args:
