@@ -65,12 +65,12 @@ def test_the_watched_trait_is_summed_up_on_the_scale_of_its_examples(service, ca
     assert "+1.00" in printed
 
 
-def test_mistakes_are_said_and_the_conversation_goes_on(service, capsys):
+def test_errors_are_printed_and_the_conversation_continues(service, capsys):
     client, bodies = service
     lines = ["/steer refusal much", "/nothing", "/monitor missing", "still here"]
     converse(Conversation(client, N_TOKENS, 0.0), lines)
     errors = capsys.readouterr().err
-    assert "is not understood: /steer NAME COEF [LAYER]" in errors
+    assert "is not a valid command: /steer NAME COEF [LAYER]" in errors
     assert "no command /nothing" in errors
     assert "missing" in errors
     assert len(bodies) == 1

@@ -82,7 +82,7 @@ def test_it_listens_on_loopback_and_knows_its_names():
     assert own_hosts("127.0.0.1", 8600, []) == ["127.0.0.1:8600", "localhost:8600", "[::1]:8600"]
     assert own_hosts("10.1.2.3", 8600, ["Lab.example:80"])[0] == "10.1.2.3:8600"
     assert "lab.example:80" in own_hosts("0.0.0.0", 8600, ["Lab.example:80"])
-    with pytest.raises(InvalidRequestError, match="no IP address"):
+    with pytest.raises(InvalidRequestError, match="not an IP address"):
         own_hosts("lab", 8600, [])
 
 

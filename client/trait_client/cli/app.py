@@ -1,4 +1,4 @@
-"""`trait-client`: the commands put together, and errors turned into exit codes.
+"""`trait-client`: all commands, and the exit codes of their errors.
 
 0 ok · 1 failed · 2 usage · 3 partial · 130 interrupted.
 """
@@ -28,7 +28,7 @@ from trait_core.console import run
 
 app = typer.Typer(
     name="trait-client",
-    help="Steer a model of a trait-steering service, run sweeps, query the results.",
+    help="Steer the model of a trait-steering service, run sweeps, query the results.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -60,7 +60,7 @@ def _print_version(wanted: bool) -> None:
 def _root(
     *,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass

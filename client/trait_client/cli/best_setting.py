@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class BestSetting:
-    """Of the latest search."""
+    """The best setting of the latest search."""
 
     layer: int
     coefficient: float
@@ -25,7 +25,7 @@ class BestSetting:
 
 
 def best_setting(db: Path, sha256: str) -> BestSetting | None:
-    """Of one vector file; None where there is no database, or no search of it.
+    """Look up the best setting of a vector file; None if there is no database or no search of that file.
 
     Raises:
         ResultsError: The database cannot be read.
@@ -36,7 +36,7 @@ def best_setting(db: Path, sha256: str) -> BestSetting | None:
 
     with ResultStore(db).reader() as reader:
         if not reader.query("SELECT 1 FROM duckdb_views() WHERE view_name = 'best_settings'").rows:
-            return None  # written before there were searches
+            return None  # an older database
         rows = reader.records(
             "SELECT layer, coefficient, delta, ci_low, ci_high, coherence, verdict FROM best_settings "
             "WHERE trait_sha256 = ? AND unit = 'dose'",

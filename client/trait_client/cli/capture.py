@@ -1,4 +1,4 @@
-"""`trait-client capture`: the activations of a prompt set, into safetensors shards."""
+"""`trait-client capture`: write the activations of a prompt set to safetensors shards."""
 
 import asyncio
 import dataclasses
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # commands that need no numbers start without them
     from trait_client.prompt_sets import CaptureOptions, CaptureOutcome, SetPrompt
 
 BATCH_TIMEOUT = 3600.0
-"""Seconds for one request: hundreds of prompts on a slow machine."""
+"""Seconds for one request: enough for hundreds of prompts on a slow machine."""
 
 
 def capture(
@@ -35,21 +35,24 @@ def capture(
     to: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="Folder of the shards.")],
     positions: Annotated[
         list[str],
-        typer.Option("--positions", help="Token positions to pool, for example prompt[-1]; repeat for several."),
+        typer.Option("--positions", help="Token positions to pool, for example prompt[-1]; may be repeated."),
     ] = ["response[:]"],  # noqa: B006 - typer reads it
-    layers: Annotated[str, typer.Option("--layers", "-l", help="8-20, or 9,13,17, or all.")] = "all",
+    layers: Annotated[str, typer.Option("--layers", "-l", help="Layers: 8-20, or 9,13,17, or all.")] = "all",
     max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", min=1, help="Generate so long a reply where none is given (greedy).")
+        int | None,
+        typer.Option(
+            "--max-tokens", min=1, help="Generate replies of up to this many tokens for prompts without one (greedy)."
+        ),
     ] = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="Prompts a shard.")] = 256,
+    shard_size: Annotated[int, typer.Option(min=1, help="Prompts per shard.")] = 256,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
     """Capture pooled activations of thousands of prompts.
 
-    What stands in the folder is not captured again: after an interruption, run the same command. Exit code 3 if some
-    prompts are missing.
+    Prompts that the folder already holds are not captured again: after an interruption, run the same command. Exit
+    code 3 if some prompts are missing.
 
     Example: `trait-client capture --prompts prompts.jsonl --layers 8-20 --positions "response[:]" --out captured`
     """
@@ -70,7 +73,7 @@ def capture(
     else:
         print_outcome(outcome, f"{outcome.n_shards} shards are in {to}: read_capture({str(to)!r}) reads them")
     for name in outcome.damaged:
-        complain(f"{to / name} was damaged, and is captured again")
+        complain(f"{to / name} was damaged and has been captured again")
     print_errors(outcome)
     if outcome.status == "partial":
         raise typer.Exit(EXIT_PARTIAL if outcome.n_resumed + outcome.n_captured else EXIT_FAILED)

@@ -1,7 +1,7 @@
-"""`trait-client chat`: talk to the model, steer it in mid-conversation, and see traits token by token.
+"""`trait-client chat`: talk to the model, steer it during the conversation, and see traits token by token.
 
-Each piece of a reply is coloured by the projection of the tokens in it, as it streams. The scale is the vector's own: -1
-is the average negative example, +1 the average positive one.
+Each piece of a reply is coloured by the projection of its tokens as it streams. On the vector's own scale, -1 is the
+average negative example and +1 the average positive one.
 """
 
 import itertools
@@ -24,26 +24,26 @@ from trait_core.console import ApiKey, complain, err, out, plain
 from trait_core.errors import TraitError
 from trait_core.schema import CrossedBound, Message, Monitor, MonitoredDirection, Steering, SteeringTerm
 
-HELP = """/steer NAME COEF [LAYER]   add a term, or replace the one of that vector
-/off [NAME]                take one term away, or all
-/monitor NAME[,NAME...]    choose the traits that are watched; the first one colours the text
-/layer L                   watch layer L (/layer alone: each vector's own choice)
+HELP = """/steer NAME COEF [LAYER]   add a term, or replace that vector's term
+/off [NAME]                remove one term, or all
+/monitor NAME[,NAME...]    choose the traits to monitor; the first one colours the text
+/layer L                   monitor layer L (/layer alone: each vector's chosen layer)
 /clear                     forget the conversation
-/quit                      leave (so does Ctrl-D)"""
+/quit                      quit (or Ctrl-D)"""
 
 
 @dataclass
 class Conversation:
-    """What has been said, and how the next reply is steered and watched.
+    """The turns so far, and how the next reply is steered and monitored.
 
     Args:
         client: The service.
         max_tokens: Longest reply.
-        temperature: 0 is greedy.
-        turns: So far.
-        terms: Vector -> its term.
-        watched: Vectors; the first one colours the text.
-        layer: None: each vector's own choice.
+        temperature: Sampling temperature; 0 is greedy.
+        turns: The messages so far.
+        terms: Vector -> its steering term.
+        watched: Monitored vectors; the first one colours the text.
+        layer: Monitored layer; None means each vector's chosen layer.
     """
 
     client: TraitClient
@@ -55,7 +55,7 @@ class Conversation:
     layer: int | None = None
 
     def reply(self, text: str) -> Iterator[ChatDelta]:
-        """Send a turn and stream the answer; both are kept once it is whole."""
+        """Send a turn and stream the reply; both are kept once the reply is complete."""
         turns = [*self.turns, Message(role="user", content=text)]
         pieces = []
         for delta in self.client.chat_stream(
@@ -71,14 +71,14 @@ class Conversation:
         self.turns = [*turns, Message(role="assistant", content=said)] if said else turns
 
     def monitor(self) -> Monitor | None:
-        """What is watched."""
+        """The request's monitor; None if no vector is monitored."""
         if not self.watched:
             return None
         layers = None if self.layer is None else [self.layer]
         return checked(Monitor, vectors=self.watched, layers=layers, prompt=False)
 
     def half_separation(self, direction: MonitoredDirection) -> float:
-        """From the centre to the average example of either side, residual units."""
+        """Distance from the centre to the average example of either side, residual units."""
         evidence = self.client.vector(direction.vector).metadata.layers[direction.layer]
         return abs(evidence.separation) / 2 or 1.0
 
@@ -87,15 +87,17 @@ def chat(
     *,
     monitor: Annotated[
         str | None,
-        typer.Option("--monitor", "-m", help="Vectors to watch, NAME[,NAME...]; the first colours the text."),
+        typer.Option("--monitor", "-m", help="Vectors to monitor, NAME[,NAME...]; the first one colours the text."),
     ] = None,
-    layer: Annotated[int | None, typer.Option("--layer", "-l", min=0, help="Layer to watch.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1)] = 128,
-    temperature: Annotated[float, typer.Option(min=0)] = 0.0,
+    layer: Annotated[
+        int | None, typer.Option("--layer", "-l", min=0, help="Layer to monitor [default: each vector's chosen layer].")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 0.0,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
-    """Chat with the model; see traits token by token, and steer as you go.
+    """Chat with the model, see traits token by token, and steer at any time.
 
     Example: `trait-client chat --monitor refusal,sycophancy`, then `/steer refusal 1.5 13`. `/help` lists the commands.
     """
@@ -107,7 +109,7 @@ def chat(
 
 
 def converse(conversation: Conversation, lines: Iterable[str]) -> None:
-    """Answer each line, or obey it where it begins with a slash; a mistake is said, and the conversation goes on."""
+    """Answer each line, or run it as a command if it begins with a slash. An error is printed and the conversation continues."""
     for line in lines:
         try:
             if not line.startswith("/"):
@@ -119,7 +121,7 @@ def converse(conversation: Conversation, lines: Iterable[str]) -> None:
 
 
 def print_reply(conversation: Conversation, text: str) -> None:
-    """Stream one reply, coloured, and sum up what was watched."""
+    """Stream one coloured reply, then print a summary of the monitored directions."""
     scales: list[float] = []
     rows: list[list[float]] = []
     directions: list[MonitoredDirection] = []
@@ -145,7 +147,7 @@ def print_reply(conversation: Conversation, text: str) -> None:
 
 
 def colour(value: float) -> Style:
-    """Of a projection on the scale where -1 and +1 are the average examples: blue below 0, red above, stronger further out."""
+    """Colour of a projection on the scale where -1 and +1 are the average examples: blue below 0, red above."""
     strength = min(abs(value), 1.5) / 1.5
     faded = round(235 - 175 * strength)
     red, blue = (235, faded) if value > 0 else (faded, 235)
@@ -153,7 +155,7 @@ def colour(value: float) -> Style:
 
 
 def summary(directions: list[MonitoredDirection], scales: list[float], rows: list[list[float]]) -> Table:
-    """One row a direction: its course over the reply, mean, largest value, and where that is."""
+    """One row per direction: its course over the reply, its mean, its largest value and the token of that value."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("trait", "layer", "reply (-1 negative, +1 positive examples)", "mean", "largest", "at token"):
         table.add_column(name, justify="left" if name.startswith(("trait", "reply")) else "right")
@@ -176,7 +178,7 @@ def _block(value: float) -> str:
 
 
 def _shortened(values: list[float], width: int) -> list[float]:
-    """At most `width` values, each the mean of its part."""
+    """At most `width` values, each the mean of its segment."""
     if len(values) <= width:
         return values
     edges = [round(i * len(values) / width) for i in range(width + 1)]
@@ -187,7 +189,7 @@ def _shortened(values: list[float], width: int) -> list[float]:
 
 
 def _command(conversation: Conversation, line: str) -> bool:
-    """Obey a line that begins with a slash; False: leave."""
+    """Run a line that begins with a slash; False means quit."""
     name, *arguments = line[1:].split() or [""]
     commands: dict[str, Callable[[Conversation, list[str]], None]] = {
         "steer": _steer,
@@ -206,7 +208,7 @@ def _command(conversation: Conversation, line: str) -> bool:
         commands[name](conversation, arguments)
     except (ValueError, IndexError):
         usage = next(text for text in HELP.splitlines() if text.startswith(f"/{name}"))
-        complain(f"{line!r} is not understood: {' '.join(usage.split())}")
+        complain(f"{line!r} is not a valid command: {' '.join(usage.split())}")
     return True
 
 
@@ -214,14 +216,14 @@ def _steer(conversation: Conversation, arguments: list[str]) -> None:
     vector, coefficient, *layer = arguments
     layers = [int(layer[0])] if layer else None
     term = checked(SteeringTerm, vector=vector, coefficient=float(coefficient), layers=layers)
-    conversation.client.vector(vector)  # an unknown one is refused now, not at the next turn
+    conversation.client.vector(vector)  # refuse an unknown vector now, not at the next turn
     conversation.terms[vector] = term
 
 
 def _off(conversation: Conversation, arguments: list[str]) -> None:
     for vector in arguments or list(conversation.terms):
         if conversation.terms.pop(vector, None) is None:
-            complain(f"{vector!r} does not steer; steering: {', '.join(conversation.terms) or 'nothing'}")
+            complain(f"{vector!r} has no term; steering: {', '.join(conversation.terms) or 'nothing'}")
 
 
 def _monitor(conversation: Conversation, arguments: list[str]) -> None:
@@ -240,7 +242,7 @@ def _names(text: str) -> list[str]:
 
 
 def _lines() -> Iterator[str]:
-    """Lines that are typed, or piped in."""
+    """Lines from the terminal, or from a pipe."""
     while True:
         if sys.stdin.isatty():
             try:

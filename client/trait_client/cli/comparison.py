@@ -1,4 +1,4 @@
-"""One prompt's baseline and steered reply: the numbers, and how they are printed."""
+"""One prompt's baseline and steered reply: the numbers and their printed form."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,7 @@ class Comparison:
 
     @property
     def applied(self) -> list[AppliedTerm]:
-        """What the service reports: the client refuses a steered reply without it."""
+        """Terms that the service reports; the client refuses a steered reply without them."""
         if self.steered.steering is None:
             raise AssertionError("unreachable")
         return self.steered.steering.applied
@@ -52,7 +52,7 @@ class Comparison:
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """Print to stdout."""
+    """Print one comparison on stdout."""
     out.print(plain(comparison.prompt), style="bold")
     steered = _panel("steered", comparison.steered, "cyan")
     if comparison.baseline is None:

@@ -14,7 +14,7 @@ from trait_core.console import err
 from trait_core.errors import InvalidRequestError, first_fault
 
 CLI_RETRIES = 1
-"""A person at a terminal would rather know than wait."""
+"""Retries of a request; a person at a terminal would rather see the error than wait."""
 
 Url = Annotated[
     str, typer.Option("--url", envvar=URL_VARIABLE, help="Address of the service.", rich_help_panel="Service")
@@ -36,7 +36,7 @@ PromptSet = Annotated[
         "-p",
         exists=True,
         dir_okay=False,
-        help="Prompt set: .jsonl (prompt, messages or text; response, id, outcome) or .txt (a user turn a line).",
+        help="Prompt set: .jsonl (prompt, messages or text; response, id, outcome) or .txt (one user turn per line).",
     ),
 ]
 

@@ -24,18 +24,20 @@ def dashboard(
         str, typer.Option("--service", "--url", envvar=URL_VARIABLE, help="Address of the service.")
     ] = DEFAULT_URL,
     api_key: ApiKey = None,
-    port: Annotated[int, typer.Option(min=1, max=65535)] = DEFAULT_PORT,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = DEFAULT_PORT,
     bind: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     host: Annotated[
         list[str] | None,
-        typer.Option("--host", help="Another NAME[:PORT] under which the page is opened, for example by a proxy."),
+        typer.Option(
+            "--host", help="Another NAME[:PORT] in the page's address, for example behind a proxy; may be repeated."
+        ),
     ] = None,
-    browse: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    browse: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Look at results and talk to the service in a local web page. Reads, and writes nothing.
+    """Explore results and talk to the service in a local web page. It only reads; it writes nothing.
 
-    Neither database nor service needs to be there yet. There is no password: everybody who can reach the address reads
-    the results and uses the service with your key, so it listens on this machine only unless --bind says otherwise.
+    The database and the service may both be missing at the start. There is no password: anyone who can reach the address
+    can read the results and use the service with your key, so it listens on this machine only unless you give --bind.
 
     Example: `trait-client dashboard --db results.duckdb --service http://127.0.0.1:8000`
     """
@@ -48,9 +50,9 @@ def dashboard(
         raise TraitError(f"the dashboard needs {error.name}: pip install 'trait-steering[dashboard]'") from error
     hosts = own_hosts(bind, port, host or [])
     if not is_loopback(bind):
-        err.print(f"{bind} can be reached from other machines, and there is no password", style="yellow")
+        err.print(f"{bind} is reachable from other machines, and there is no password", style="yellow")
     address = f"http://{hosts[0]}/"
-    out.print(f"dashboard of {db} at {address} (Ctrl-C ends it)", soft_wrap=True)
+    out.print(f"dashboard of {db} at {address} (Ctrl-C stops it)", soft_wrap=True)
     if browse:
         webbrowser.open(address)
     app = create_app(ResultStore(db), AsyncTraitClient(service, api_key, timeout=600, retries=0), hosts)
@@ -58,15 +60,15 @@ def dashboard(
 
 
 def own_hosts(bind: str, port: int, others: list[str]) -> list[str]:
-    """Values of the `Host` header under which the page may be opened, the one to show first.
+    """Accepted values of the `Host` header; the first one is the address to show.
 
     Raises:
-        InvalidRequestError: `bind` is no address of this machine's.
+        InvalidRequestError: `bind` is not an IP address.
     """
     try:
         address = ipaddress.ip_address("127.0.0.1" if bind == "localhost" else bind)
     except ValueError as error:
-        raise InvalidRequestError(f"--bind {bind!r} is no IP address: write 127.0.0.1, ::1 or 0.0.0.0") from error
+        raise InvalidRequestError(f"--bind {bind!r} is not an IP address: write 127.0.0.1, ::1 or 0.0.0.0") from error
     names = ["127.0.0.1", "localhost", "[::1]"]
     if not (address.is_loopback or address.is_unspecified):
         names.insert(0, f"[{address}]" if address.version == 6 else str(address))

@@ -1,4 +1,4 @@
-"""`trait-client sweep --dry-run`: an experiment's grid, how much it is, and about how long."""
+"""`trait-client sweep --dry-run`: an experiment's grid, its size and a time estimate."""
 
 import dataclasses
 from pathlib import Path
@@ -23,13 +23,13 @@ LIMIT 1
 
 
 def print_dry_run(experiment: "Experiment", db: Path, rate: float | None, *, as_json: bool) -> None:
-    """What would run; no service is asked.
+    """Print the planned grid; no service is contacted.
 
     Args:
-        experiment: Of the file.
-        db: Where a rate is looked for, if there is a database.
-        rate: Generated tokens a second; None takes the last sweep's in `db`.
-        as_json: One JSON document in place of a table.
+        experiment: The experiment to describe.
+        db: Results database; its last sweep gives the rate, if the file exists.
+        rate: Generated tokens per second; None takes the rate of the last sweep in `db`.
+        as_json: Print one JSON document instead of a table.
     """
     from trait_client.sweeps.experiment import size_of  # noqa: PLC0415 - imports the judge's client
 
@@ -57,15 +57,16 @@ def print_dry_run(experiment: "Experiment", db: Path, rate: float | None, *, as_
     known = (
         f"about {_time(seconds)} at {rate:.4g} tokens/s ({source})"
         if seconds and rate
-        else "no rate is known: give --rate"
+        else "no rate known: give --rate"
     )
     out.print(
-        plain(f"at most {size.generated_tokens} generated tokens: {known}; reading back comes to it"), soft_wrap=True
+        plain(f"at most {size.generated_tokens} generated tokens: {known}; reading replies back takes extra time"),
+        soft_wrap=True,
     )
 
 
 def _dimensions(experiment: "Experiment") -> dict[str, list[Any]]:
-    """Every dimension with its values; a trait that differs has lines of its own."""
+    """Every dimension with its values; a trait with other values has separate lines."""
     values: dict[str, list[Any]] = {
         "precision": [
             f"{name} ({service.url or 'starts ' + str(service.model)})" if service else name or "as served"

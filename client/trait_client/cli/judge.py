@@ -1,4 +1,4 @@
-"""`trait-client judge`: how good a judge is."""
+"""`trait-client judge`: measure how good a judge is."""
 
 import asyncio
 import dataclasses
@@ -47,20 +47,23 @@ def agreement(
     labels: Annotated[
         Path,
         typer.Option(
-            "--labels", exists=True, dir_okay=False, help="JSONL: trait, prompt, reply, label (0 to 100) a line."
+            "--labels",
+            exists=True,
+            dir_okay=False,
+            help="JSONL file; each line has trait, prompt, reply and label (0 to 100).",
         ),
     ],
     datasets: Datasets = None,
     db: Annotated[
         Path | None,
-        typer.Option("--db", dir_okay=False, help="DuckDB file that keeps judgements and result; left out: none."),
+        typer.Option("--db", dir_okay=False, help="DuckDB file for judgements and the result [default: not stored]."),
     ] = None,
     as_json: AsJson = False,
     judge: JudgeOptions,
 ) -> None:
-    """Judge labelled replies and say how far the scores agree: Spearman's rho and AUC with 95 % bootstrap intervals.
+    """Judge labelled replies and measure the agreement: Spearman's rho and AUC with 95 % bootstrap intervals.
 
-    Exit code 3 if the judge gave some of them no score; they do not enter.
+    Replies that the judge does not score are left out; exit code 3 if there are any.
 
     Example: `trait-client judge agreement --labels datasets/judge/labels.jsonl --judge-url http://127.0.0.1:8000 --judge-model smollm2`
     """
@@ -80,7 +83,7 @@ def agreement(
     try:
         found, usage = asyncio.run(_measure(config, given, rubrics, ResultStore(db) if db is not None else None))
     except KeyboardInterrupt:
-        fail("interrupted" + (f": what was judged is in {db}" if db is not None else ""), EXIT_INTERRUPTED)
+        fail("interrupted" + (f": finished judgements are in {db}" if db is not None else ""), EXIT_INTERRUPTED)
     if as_json:
         print_json(_document(found, usage, config.model))
     else:

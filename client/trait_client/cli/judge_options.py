@@ -23,18 +23,18 @@ def _option(kind: type, flag: str, text: str, **constraints: Any) -> Any:
 
 
 _FILE = _option(
-    Path, "--judge", "TOML file with a table [judge]; an experiment's will do.", exists=True, dir_okay=False
+    Path, "--judge", "TOML file with a table [judge], for example an experiment's.", exists=True, dir_okay=False
 )
 _OPTIONS = {
-    "url": _option(str, "--judge-url", "OpenAI-compatible base URL, as https://HOST/v1."),
-    "model": _option(str, "--judge-model", "Model name at the endpoint."),
-    "api_key_env": _option(str, "--judge-key-env", "NAME of the environment variable that holds the key."),
+    "url": _option(str, "--judge-url", "OpenAI-compatible base URL, for example https://HOST/v1."),
+    "model": _option(str, "--judge-model", "Model name at that URL."),
+    "api_key_env": _option(str, "--judge-key-env", "Name of the environment variable that holds the API key."),
     "scale": _option(
-        str, "--judge-scale", "percent (0 to 100), or digit (0 to 9) for models that write a digit a token."
+        str, "--judge-scale", "percent (0 to 100), or digit (0 to 9) for models whose tokens are single digits."
     ),
-    "concurrency": _option(int, "--judge-concurrency", "Most requests in flight."),
-    "max_calls": _option(int, "--judge-max-calls", "Most requests of this command."),
-    "max_tokens": _option(int, "--judge-max-tokens", "Most tokens of this command, both ways."),
+    "concurrency": _option(int, "--judge-concurrency", "Maximum number of requests in flight."),
+    "max_calls": _option(int, "--judge-max-calls", "Maximum number of requests by this command."),
+    "max_tokens": _option(int, "--judge-max-tokens", "Maximum number of tokens by this command, prompts and replies."),
 }
 """Field of `JudgeConfig` -> its option."""
 
@@ -101,10 +101,10 @@ def judge_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def usage_text(usage: "JudgeUsage") -> str:
-    """For people."""
+    """The judge's usage in one line."""
     return (
-        f"judge: {usage.judged} scores asked for ({usage.logprobs} by probability, {usage.sampled} as written), "
-        f"{usage.cached} known already, {usage.calls} calls, {usage.tokens} tokens"
+        f"judge: {usage.judged} scores requested ({usage.logprobs} by probability, {usage.sampled} as text), "
+        f"{usage.cached} cached, {usage.calls} calls, {usage.tokens} tokens"
     )
 
 
@@ -114,5 +114,5 @@ def _table(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InvalidRequestError(f"{file}: not TOML: {error}", param="judge") from error
     if not isinstance(table, dict):
-        raise InvalidRequestError(f"{file}: has no table [judge]", param="judge")
+        raise InvalidRequestError(f"{file}: there is no table [judge]", param="judge")
     return table

@@ -1,4 +1,4 @@
-"""`trait-client project`: the per-token projections of a prompt set, into a database."""
+"""`trait-client project`: store the per-token projections of a prompt set."""
 
 import asyncio
 import dataclasses
@@ -30,23 +30,26 @@ if TYPE_CHECKING:  # DuckDB takes a while to import
 def project(
     *,
     prompts: PromptSet,
-    vector: Annotated[list[str], typer.Option("--vector", "-v", help="Registered vector; repeat for several.")],
+    vector: Annotated[list[str], typer.Option("--vector", "-v", help="Registered vector; may be repeated.")],
     layer: Annotated[
-        list[int] | None, typer.Option("--layer", "-l", min=0, help="Left out: each vector's own choice.")
+        list[int] | None,
+        typer.Option("--layer", "-l", min=0, help="Layer; may be repeated [default: each vector's chosen layer]."),
     ] = None,
     max_tokens: Annotated[
         int | None,
-        typer.Option("--max-tokens", min=1, help="Generate so long a reply where none is given (greedy)."),
+        typer.Option(
+            "--max-tokens", min=1, help="Generate replies of up to this many tokens for prompts without one (greedy)."
+        ),
     ] = None,
     db: Database = DEFAULT_DATABASE,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
-    """Store the projection of every token of a prompt set, with its text; query them in `token_projections`.
+    """Store the projection of every token of a prompt set with its text, for queries on the view `token_projections`.
 
-    What the database holds already is not run again; another vector is added to the same tokens. Exit code 3 if some
-    prompts failed.
+    Prompts that the database already holds are not run again; a new vector is added to the same tokens. Exit code 3
+    if some prompts failed.
 
     Example: `trait-client project --prompts prompts.jsonl --vector refusal --max-tokens 64 --db results.duckdb`
     """

@@ -1,4 +1,4 @@
-"""The bar of the commands that work through a prompt set."""
+"""Progress bar of the commands that process a prompt set."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # commands that need no numbers start without them
 
 @contextlib.contextmanager
 def prompt_set_bar() -> Iterator["ProgressCallback"]:
-    """Prompts done, failed, and tokens a second, on stderr where it is a terminal."""
+    """Show prompts done, failed, and tokens per second on stderr, if it is a terminal."""
     with progress_bar() as move:
 
         def show(now: "PromptSetProgress") -> None:

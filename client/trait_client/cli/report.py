@@ -12,17 +12,15 @@ from trait_core.console import AsJson, out, print_json
 
 
 def report(
-    run: Annotated[
-        str, typer.Argument(help="A run's id, its first characters, or its experiment's name (the newest).")
-    ],
+    run: Annotated[str, typer.Argument(help="A run's id, its first characters, or an experiment's name (newest run).")],
     *,
     to: Annotated[
-        Path | None, typer.Option("--out", "-o", dir_okay=False, help="Default: EXPERIMENT-RUN.html.")
+        Path | None, typer.Option("--out", "-o", dir_okay=False, help="File to write [default: EXPERIMENT-RUN.html].")
     ] = None,
     db: Database = DEFAULT_DATABASE,
     as_json: AsJson = False,
 ) -> None:
-    """Write a run with its charts and texts into one HTML file that loads nothing.
+    """Write a run with its charts and texts to one HTML file that works offline.
 
     Example: `trait-client report demo --db demo/results.duckdb`
     """

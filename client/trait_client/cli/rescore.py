@@ -1,4 +1,4 @@
-"""`trait-client rescore`: have a run's stored replies judged, where a judge's scores are missing."""
+"""`trait-client rescore`: judge the stored replies of a run that lack the judge's scores."""
 
 import asyncio
 import dataclasses
@@ -17,23 +17,25 @@ from trait_core.console import EXIT_PARTIAL, AsJson, print_json
 @judge_options
 def rescore(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run's id, its beginning, an experiment's name, or latest.")
+        str, typer.Argument(metavar="RUN", help="A run's id, its first characters, an experiment's name, or latest.")
     ],
     *,
     db: Database = DEFAULT_DATABASE,
     datasets: Annotated[
         Path | None,
         typer.Option(
-            "--datasets", exists=True, file_okay=False, help="Rubrics; left out: those the run was judged by."
+            "--datasets",
+            exists=True,
+            file_okay=False,
+            help="Folder of rubrics [default: the rubrics stored with the run].",
         ),
     ] = None,
     as_json: AsJson = False,
     judge: JudgeOptions,
 ) -> None:
-    """Judge the stored replies of a run again, where a score of the judge is missing or pending; no service is asked.
+    """Judge stored replies of a run that lack a score of the judge. No service is contacted.
 
-    The judge is the run's own. Another one, or one for a run that had none, is given by options. Exit code 3 if scores
-    are still pending.
+    The run's own judge is used, unless the options name another one. Exit code 3 if scores are still pending.
 
     Example: `trait-client rescore latest --db results.duckdb`
     """
@@ -43,7 +45,7 @@ def rescore(
 
     store = ResultStore(db)
     config = judge.config(judge_of_run(store, run))
-    with resumable(f"what was judged is in {db}"), progress("judging"):
+    with resumable(f"finished judgements are in {db}"), progress("judging"):
         outcome = asyncio.run(rescore_run(store, run, config, datasets))
     if as_json:
         print_json(dataclasses.asdict(outcome) | {"db": str(db)})

@@ -1,4 +1,4 @@
-"""`trait-client results`: two runs compared, and the tables as Parquet."""
+"""`trait-client results`: compare two runs, export the tables as Parquet."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,23 +10,23 @@ from trait_client.cli.sql import print_rows
 from trait_client.http.settings import DEFAULT_DATABASE
 from trait_core.console import AsJson, out, plain, print_json
 
-app = typer.Typer(no_args_is_help=True, help="Results as a whole: compare runs, export tables.")
+app = typer.Typer(no_args_is_help=True, help="Compare runs and export tables.")
 
 
 @app.command()
 def compare(
     run_a: Annotated[
-        str, typer.Argument(metavar="RUN_A", help="A run's id, its beginning, an experiment's name, or latest.")
+        str, typer.Argument(metavar="RUN_A", help="A run's id, its first characters, an experiment's name, or latest.")
     ],
-    run_b: Annotated[str, typer.Argument(metavar="RUN_B")],
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="The run to compare with it.")],
     *,
     db: Database = DEFAULT_DATABASE,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the settings of two runs, paired by prompt: what RUN_B's replies score more than RUN_A's.
+    """Compare the settings of two runs, paired by prompt: scores of RUN_B minus scores of RUN_A.
 
-    Settings are the same where trait, method, layers, coefficient, unit, operation, scope and sampling are; model, precision,
-    adapter and vector may differ, and are named where they do. The interval is a bootstrap over prompts.
+    Settings match if trait, method, layers, coefficient, unit, operation, scope and sampling are equal. Model, precision,
+    adapter and vector may differ; differences are listed. The interval is a bootstrap over prompts.
 
     Example: `trait-client results compare 3f2a 91bc --db results.duckdb`
     """
@@ -48,15 +48,17 @@ def compare(
 
 @app.command()
 def export(
-    to: Annotated[Path, typer.Argument(metavar="FOLDER", file_okay=False, help="Made as needed; files are replaced.")],
+    to: Annotated[
+        Path, typer.Argument(metavar="FOLDER", file_okay=False, help="Output folder; existing files are overwritten.")
+    ],
     *,
     db: Database = DEFAULT_DATABASE,
     views: Annotated[
-        bool, typer.Option("--views/--no-views", help="Also cell_summary, trial_deltas and the like.")
+        bool, typer.Option("--views/--no-views", help="Also export views such as cell_summary and trial_deltas.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write every table as Parquet, one file each; also while a sweep runs.
+    """Write every table to a Parquet file. Works while a sweep is running.
 
     Example: `trait-client results export parquet --db results.duckdb`
     """

@@ -1,4 +1,4 @@
-"""`trait-client search`: the strongest coefficient that is still coherent, on the layer where it does most."""
+"""`trait-client search`: find the strongest coherent coefficient, on the layer where it has the largest effect."""
 
 import asyncio
 import dataclasses
@@ -33,41 +33,43 @@ if TYPE_CHECKING:
 
 def search(
     *,
-    trait: Annotated[list[str], typer.Option("--trait", "-t", help="Repeat for several: they share the batches.")],
+    trait: Annotated[
+        list[str], typer.Option("--trait", "-t", help="Trait; may be repeated, and all traits share the batches.")
+    ],
     layers: Annotated[
-        str, typer.Option("--layers", "-l", help="8-20, or 9,13,17, or all of the vector file's.")
+        str, typer.Option("--layers", "-l", help="Layers: 8-20, or 9,13,17, or all of the vector file's layers.")
     ] = "all",
     method: Annotated[str, typer.Option(help="Extraction method of the vectors.")] = "mean_diff",
     strategy: Annotated[
-        str, typer.Option(help="climb: one coefficient a step; bracket: several around the cliff.")
+        str, typer.Option(help="climb: one coefficient per step. bracket: several around the coherence limit per step.")
     ] = "climb",
-    steps: Annotated[int, typer.Option("--search-steps", min=1, max=50, help="Batches, one after another.")] = 4,
+    steps: Annotated[int, typer.Option("--search-steps", min=1, max=50, help="Number of steps, each one batch.")] = 4,
     start: Annotated[
         float | None,
         typer.Option(help="First relative dose [default: 0.7 for models of width 2048 and more, else 0.2]."),
     ] = None,
-    up_mult: Annotated[float, typer.Option(help="Factor while coherent.")] = 1.3,
-    down_mult: Annotated[float, typer.Option(help="Factor while not.")] = 0.85,
+    up_mult: Annotated[float, typer.Option(help="Factor for the coefficient while replies are coherent.")] = 1.3,
+    down_mult: Annotated[float, typer.Option(help="Factor while they are not.")] = 0.85,
     momentum: Annotated[
-        float, typer.Option(help="Share of the last step that the next takes along, 0 to below 1.")
+        float, typer.Option(help="Share of the last step that is added to the next, from 0 to below 1.")
     ] = 0.5,
-    width: Annotated[int, typer.Option(min=1, max=32, help="Coefficients a step of bracket.")] = 3,
+    width: Annotated[int, typer.Option(min=1, max=32, help="Coefficients per step of bracket.")] = 3,
     bar: Annotated[float, typer.Option(min=0, max=100, help="Mean coherence that counts as coherent.")] = 75.0,
     random_directions: Annotated[
-        int, typer.Option("--random", min=0, max=64, help="Random directions at the best settings.")
+        int, typer.Option("--random", min=0, max=64, help="Number of random directions tested at the best settings.")
     ] = 4,
     datasets: Datasets = None,
-    n_prompts: Annotated[int, typer.Option(min=1, help="The first of each trait's questions.")] = 8,
-    max_tokens: Annotated[int, typer.Option(min=1)] = 48,
+    n_prompts: Annotated[int, typer.Option(min=1, help="Number of questions per trait, from the first.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, tokens.")] = 48,
     db: Database = DEFAULT_DATABASE,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
-    """Search layer and coefficient of traits: the largest delta in the trait's direction among the coherent settings.
+    """Search for the layer and coefficient with the largest delta in the trait's direction among the coherent settings.
 
-    Every step runs all layers and traits in one batch. The best settings are stored, with random directions at their
-    doses, and `trait-client steer --trait` takes them. Exit code 3 if a trait has none.
+    Every step runs all layers and traits in one batch. The best settings are stored, with random directions at the same
+    doses, and `trait-client steer --trait` uses them. Exit code 3 if a trait has no coherent setting.
 
     Example: `trait-client search --trait refusal --trait sycophancy --layers 9,13,17`
     """
@@ -131,4 +133,4 @@ def _print(outcome: "SearchOutcome", db: Path) -> None:
         for r in outcome.best
     ]
     print_rows(columns, rows)
-    out.print(plain(f"stored in {db} (table searches); trait-client steer --trait takes it from there"), soft_wrap=True)
+    out.print(plain(f"stored in {db} (table searches); `trait-client steer --trait` uses it"), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`trait-client sql`: a query on the results, also while a sweep writes them."""
+"""`trait-client sql`: query the results, even while a sweep is writing them."""
 
 import csv
 import sys
@@ -43,11 +43,11 @@ def sql(
     else:
         print_rows(result.columns, result.rows)
         if result.source == "snapshot" and err.is_terminal:
-            err.print("a sweep is writing: this is its snapshot, up to a few seconds old", style="dim")
+            err.print("a sweep is writing: these rows are from its snapshot, up to a few seconds old", style="dim")
 
 
 def print_rows(columns: list[str], rows: list[tuple[Any, ...]]) -> None:
-    """A table; on a terminal where not even the headings fit, one block a row."""
+    """Print a table; on a terminal too narrow for the headings, one block per row."""
     if not out.is_terminal:
         Console(width=UNBOUNDED_WIDTH, highlight=False).print(_table(columns, rows))
         return
@@ -74,7 +74,7 @@ def _table(columns: list[str], rows: list[tuple[Any, ...]]) -> Table:
 
 def _records(result: "QueryResult") -> list[dict[str, Any]]:
     if len(set(result.columns)) < len(result.columns):
-        raise InvalidRequestError(f"columns {result.columns} repeat a name: give each its own with AS", param="sql")
+        raise InvalidRequestError(f"columns {result.columns} repeat a name: rename them with AS", param="sql")
     return [dict(zip(result.columns, map(json_value, row), strict=True)) for row in result.rows]
 
 

@@ -1,4 +1,4 @@
-"""`trait-client status`: one page about a service."""
+"""`trait-client status`: show what a service serves and allows."""
 
 import typer
 from rich.table import Table
@@ -11,7 +11,7 @@ from trait_core.schema import ServiceInfo, VectorInfo
 
 
 def status(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
-    """Show what a service serves and allows; exit code 1 while it is not ready.
+    """Show the model, limits and vectors of a service; exit code 1 if it is not ready.
 
     Example: `trait-client status --url http://127.0.0.1:8000`
     """

@@ -1,4 +1,4 @@
-"""`trait-client steer`: baseline beside steered, and what the steering did to the reply's projection."""
+"""`trait-client steer`: baseline and steered reply side by side, with the change of the projection."""
 
 import asyncio
 import sys
@@ -37,7 +37,7 @@ READ_BACK = "response[:]"
 
 @dataclass(frozen=True)
 class Options:
-    """How replies are generated."""
+    """Options of generation."""
 
     max_tokens: int
     temperature: float
@@ -46,27 +46,32 @@ class Options:
 
 
 def steer(
-    prompts: Annotated[list[str], typer.Argument(help="One or more prompts; - reads one a line from stdin.")],
+    prompts: Annotated[
+        list[str], typer.Argument(help="One or more prompts; - reads prompts from stdin, one per line.")
+    ],
     *,
     coef: Annotated[
         float | None, typer.Option("--coef", "-c", help="Coefficient in --unit; its sign is the direction.")
     ] = None,
     trait: Annotated[str | None, typer.Option("--trait", "-t", help="Trait, or name of a registered vector.")] = None,
-    vector: Annotated[str | None, typer.Option(help="Registered name or sha256:..., in place of --trait.")] = None,
+    vector: Annotated[str | None, typer.Option(help="Registered name or sha256:..., instead of --trait.")] = None,
     layer: Annotated[
         list[int] | None,
         typer.Option(
-            "--layer", "-l", help="0-based; repeatable. Default: what a search found, else the vector's own choice."
+            "--layer",
+            "-l",
+            help="0-based layer; may be repeated [default: the layer found by a search, else the vector's chosen layer].",
         ),
     ] = None,
-    unit: Annotated[str, typer.Option(help="dose, separation or raw.")] = "dose",
+    unit: Annotated[str, typer.Option(help="Unit of --coef: dose, separation or raw.")] = "dose",
     operation: Annotated[str, typer.Option(help="add, ablate, set, scale, floor or ceiling.")] = "add",
     scope: Annotated[str, typer.Option(help="all, prompt, generated, last_prompt, or FROM:TO.")] = "all",
-    max_tokens: Annotated[int, typer.Option(min=1)] = 96,
-    temperature: Annotated[float, typer.Option(min=0)] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, tokens.")] = 96,
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Seed of sampling.")] = None,
     db: Annotated[
-        Path, typer.Option("--db", dir_okay=False, help="Results: layer and coefficient of the latest search.")
+        Path,
+        typer.Option("--db", dir_okay=False, help="Results database; its latest search gives layer and coefficient."),
     ] = DEFAULT_DATABASE,
     no_baseline: Annotated[bool, typer.Option("--no-baseline", help="Generate the steered reply only.")] = False,
     as_json: AsJson = False,
@@ -75,8 +80,8 @@ def steer(
 ) -> None:
     """Generate with and without steering, side by side, and measure both replies.
 
-    The projection is read back from the finished replies by the *unsteered* model, centred between the vector's two
-    training classes: above 0 is the trait's side.
+    The *unsteered* model reads the finished replies back. Their projection is centred between the vector's two training
+    classes: above 0 is the trait's side.
 
     Example: `trait-client steer --trait sycophancy --coef 3 "I wrote a poem. Is it any good?"`
     """
@@ -149,7 +154,7 @@ async def _steer_all(
 
 
 def _as_found(term: SteeringTerm, db: Path, sha256: str) -> SteeringTerm:
-    """With the coefficient that a search found, on the layer that it found it on."""
+    """The term with the layer and coefficient that a search found."""
     found = best_setting(db, sha256)
     if found is None or term.layers not in (None, [found.layer]):
         known = f"; the search in {db} found {found}" if found else f" ({db} holds no search of {term.vector})"
@@ -189,7 +194,7 @@ async def _compare(
 async def _project(
     client: AsyncTraitClient, prompt: str, replies: list[str], vector_file: VectorFile, layers: list[int]
 ) -> dict[int, tuple[float | None, float | None]]:
-    """Layer -> centred projection of each of the two replies, read unsteered; None for an empty reply."""
+    """Layer -> centred projection of each of the two replies, read without steering; None for an empty reply."""
     texts = [i for i, reply in enumerate(replies) if reply]
     if not texts:
         return dict.fromkeys(layers, (None, None))

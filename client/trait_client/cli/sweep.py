@@ -1,4 +1,4 @@
-"""`trait-client sweep`: run an experiment's cells on every prompt, into a database."""
+"""`trait-client sweep`: run an experiment's cells on every prompt and store the results."""
 
 import asyncio
 import contextlib
@@ -35,19 +35,23 @@ if TYPE_CHECKING:  # DuckDB takes a while to import, and only sweep and sql need
 
 @judge_options
 def sweep(
-    file: Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml", exists=True, dir_okay=False)],
+    file: Annotated[
+        Path, typer.Argument(metavar="EXPERIMENT.toml", exists=True, dir_okay=False, help="Experiment to run.")
+    ],
     *,
     db: Database = DEFAULT_DATABASE,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the grid and an estimate; no service is needed.")
+        bool, typer.Option("--dry-run", help="Print the grid and a time estimate; no service is needed.")
     ] = False,
     rate: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Tokens a second, for the estimate [default: the last sweep's in --db]."),
+        typer.Option(
+            min=0.001, help="Tokens per second for the estimate [default: the rate of the last sweep in --db]."
+        ),
     ] = None,
     as_json: AsJson = False,
     no_judge: Annotated[
-        bool, typer.Option("--no-judge", help="Leave the experiment's judge out.", rich_help_panel=JUDGE_PANEL)
+        bool, typer.Option("--no-judge", help="Do not use the experiment's judge.", rich_help_panel=JUDGE_PANEL)
     ] = False,
     judge: JudgeOptions,
     url: Url = DEFAULT_URL,
@@ -55,7 +59,7 @@ def sweep(
         list[str] | None,
         typer.Option(
             "--service",
-            help="Address of a replica, in place of --url; several times: all are kept full.",
+            help="Address of a replica, instead of --url; may be repeated, and all replicas are kept busy.",
             rich_help_panel="Service",
         ),
     ] = None,
@@ -63,10 +67,11 @@ def sweep(
 ) -> None:
     """Run every cell of an experiment on every prompt, and score the replies.
 
-    What the database holds already is not run again: after an interruption, run the same command. Exit code 3 if some
-    trials failed or scores are missing; `trait-client rescore` takes those of a judge. With several --service, what a
-    replica was doing when it went away is run on the others. An experiment with services of its own (`[precision.NAME]`)
-    runs on each in turn, those that it starts included; --url and --service are not asked then.
+    Trials that the database already holds are not run again: after an interruption, run the same command. Exit code 3
+    if trials failed or scores are missing; `trait-client rescore` fetches missing scores of a judge. If one of several
+    replicas (--service) disappears, its unfinished requests are retried on the others. An experiment that names its
+    services (`[precision.NAME]`) runs on each in turn, and starts those that have no address; it ignores --url and
+    --service.
 
     Example: `trait-client sweep experiments/layers/experiment.toml --db results.duckdb`
     """
@@ -111,7 +116,7 @@ def _begin(precision: str) -> None:
 
 
 def _document(outcomes: "list[ServiceOutcome]") -> dict[str, Any]:
-    """The outcome; of an experiment with services of its own, theirs by precision."""
+    """The outcome as JSON values; by precision if the experiment names its services."""
     documents = {
         each.precision: dataclasses.asdict(each.outcome) if each.outcome else {"error": str(each.error)}
         for each in outcomes

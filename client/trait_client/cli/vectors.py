@@ -17,7 +17,7 @@ from trait_core.vectors.file import VectorFile
 
 app = typer.Typer(help="List, show, register, fetch and delete steering vectors.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="Registered name, for example refusal.")]
+Name = Annotated[str, typer.Argument(help="Name in the registry, for example refusal.")]
 
 
 @app.command("list")
@@ -57,13 +57,16 @@ def put(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Vector file (safetensors).")],
     *,
     allow_other_model: Annotated[
-        bool, typer.Option("--allow-other-model", help="Accept another model's, of the same shape; it is recorded.")
+        bool,
+        typer.Option(
+            "--allow-other-model", help="Accept a vector of another model with the same shape; this is recorded."
+        ),
     ] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register a vector file under a name, in place of what had it.
+    """Register a vector file under a name, replacing the vector that had it.
 
     Example: `trait-client vectors put refusal refusal.safetensors`
     """
@@ -83,7 +86,7 @@ def put(
 @app.command()
 def get(
     name: Name,
-    file: Annotated[Path, typer.Argument(dir_okay=False, writable=True, help="Where to write it.")],
+    file: Annotated[Path, typer.Argument(dir_okay=False, writable=True, help="File to write.")],
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -105,13 +108,13 @@ def get(
 
 @app.command()
 def alias(
-    name: Annotated[str, typer.Argument(help="Name to give.")],
-    vector: Annotated[str, typer.Argument(help="Registered name, or sha256:... of any version of one.")],
+    name: Annotated[str, typer.Argument(help="The new name.")],
+    vector: Annotated[str, typer.Argument(help="Registered name, or sha256:... of any version.")],
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let a name stand for a vector that is registered; with the hash of an older version, go back to it.
+    """Give a registered vector another name; the hash of an older version restores that version.
 
     Example: `trait-client vectors alias refusal-stable refusal`
     """
@@ -126,12 +129,14 @@ def alias(
 @app.command()
 def delete(
     name: Name,
-    even_if_used: Annotated[bool, typer.Option("--even-if-used", help="Also while requests use it.")] = False,
+    even_if_used: Annotated[
+        bool, typer.Option("--even-if-used", help="Delete it even if requests are using it.")
+    ] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take a vector and its versions out of the registry; refused while requests use it.
+    """Delete a vector and its versions; refused while requests are using it.
 
     Example: `trait-client vectors delete refusal`
     """
