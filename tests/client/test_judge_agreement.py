@@ -77,7 +77,7 @@ def test_the_interval_of_the_auc_is_as_wide_as_theory_says():
         ('{"trait": "a", "prompt": "p", "reply": "r", "label": NaN}', "label"),
         ('{"trait": "A b", "prompt": "p", "reply": "r", "label": 1}', "trait"),
         ('{"trait": "a", "prompt": "p", "reply": "r", "label": 1, "lable": 1}', "lable"),
-        ('{"trait": "a", "prompt": "p", "reply": "first", "label": 1}', "line 1 already"),
+        ('{"trait": "a", "prompt": "p", "reply": "first", "label": 1}', "already labelled on line 1"),
     ],
 )
 def test_a_wrong_label_is_named_by_file_and_line(tmp_path, line, words):

@@ -64,7 +64,7 @@ def test_every_text_has_a_score_from_0_to_100(metric, text):
         ({"kind": "matches", "patterns": []}, "patterns"),
         ({"kind": "matches", "patterns": ["a"], "withn": 3}, "withn"),
         ({"kind": "language", "language": "nl"}, "got 'nl'"),
-        ({"kind": "lexicon_balance", "high": ["a"], "low": ["a"]}, "in high and in low: a"),
+        ({"kind": "lexicon_balance", "high": ["a"], "low": ["a"]}, "in both high and low: a"),
         ({"kind": "vibes"}, "vibes"),
         ("uppercase_share", "got 'uppercase_share'"),
     ],

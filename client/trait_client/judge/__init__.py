@@ -1,6 +1,6 @@
 """A judge: any OpenAI-compatible model that rates replies from 0 to 100 by a written rubric.
 
-`Judge` asks (cache, budget, limits); `TraitJudge` is the same as a plain callable `(trait, prompt, reply) -> score`.
+`Judge` asks the model, with a cache, a budget and limits; `TraitJudge` is a plain callable `(trait, prompt, reply) -> score`.
 """
 
 from trait_client.judge.config import JudgeConfig

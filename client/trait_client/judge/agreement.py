@@ -1,10 +1,10 @@
-"""How far a judge agrees with labels: rank correlation, and how well it tells high from low, with intervals.
+"""Agreement of a judge with labels: rank correlation, and the AUC of high against low labels, with intervals.
 
-- *Spearman's rho*: Pearson's correlation of average ranks. 1 the same order, 0 none, -1 the reverse.
-- *AUC*: P(a reply labelled above 50 scores higher than one labelled below), ties count half. 0.5 is chance.
+- *Spearman's rho*: Pearson's correlation of average ranks. 1 is the same order, 0 none, -1 the reverse.
+- *AUC*: P(a reply labelled above 50 scores higher than one labelled below), where ties count half. 0.5 is chance.
 
 Intervals are 95 per cent percentile bootstrap over replies (Efron & Tibshirani 1993, chapter 13), 2000 replicates, seeded;
-for the AUC within the two classes, so that both are always there. They are of these labels, not of others.
+for the AUC within the two classes, so that neither is ever empty. They hold for these labels, not for others.
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ CHANCE = 0.5
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of one trait.
+    """Agreement with the labels of one trait.
 
     Attributes:
-        n: Labelled replies that the judge gave a score for.
-        n_high: Labelled above 50.
-        n_low: Labelled below 50.
-        spearman: None where labels or scores are all the same, or fewer than three.
-        spearman_interval: None likewise.
-        auc: None where one of the two classes is empty.
-        auc_interval: None where one of them has fewer than two.
+        n: Labelled replies with a score of the judge.
+        n_high: Replies labelled above 50.
+        n_low: Replies labelled below 50.
+        spearman: None if labels or scores are all the same, or fewer than three.
+        spearman_interval: None if `spearman` is.
+        auc: None if one of the two classes is empty.
+        auc_interval: None if one of them has fewer than two replies.
     """
 
     n: int
@@ -42,7 +42,7 @@ class Agreement:
 
     @property
     def verdict(self) -> str:
-        """What the AUC's interval allows to say."""
+        """One phrase for the interval of the AUC."""
         if self.auc_interval is None:
             return "too few labels"
         low, high = self.auc_interval
@@ -52,7 +52,7 @@ class Agreement:
 
 
 def agreement(labels: Sequence[float], scores: Sequence[float], seed: int = 0) -> Agreement:
-    """Agreement of scores with labels, entry by entry."""
+    """Compare scores with labels, entry by entry."""
     given, judged = np.asarray(labels, np.float64), np.asarray(scores, np.float64)
     high, low = judged[given > 50], judged[given < 50]
     return Agreement(

@@ -2,18 +2,18 @@ from trait_client.judge.judgement import JudgeBudgetError
 
 
 class Budget:
-    """Calls and tokens that one command may spend, repetitions included.
+    """Calls and tokens that one command may use, retries included.
 
-    A call takes an estimate of its tokens before it is sent, so that calls in flight cannot overdraw it together; the
-    endpoint's own count takes its place. A call without an answer keeps its estimate: it may be billed.
+    Each call reserves an estimate of its tokens before it is sent, so that calls in flight cannot exceed the limit
+    together. The endpoint's count then replaces the estimate. A call without an answer keeps its estimate: it may be billed.
 
     Args:
-        max_calls: None sets no limit.
-        max_tokens: Prompts and answers; None sets no limit.
+        max_calls: Maximum number of calls; None sets no limit.
+        max_tokens: Maximum number of tokens, prompts and answers; None sets no limit.
 
     Attributes:
-        calls: Sent.
-        tokens: Counted by the endpoint; estimated where it did not say.
+        calls: Calls sent.
+        tokens: Tokens counted by the endpoint, or estimated if it did not say.
     """
 
     def __init__(self, max_calls: int | None, max_tokens: int | None) -> None:
@@ -23,10 +23,10 @@ class Budget:
         self._max_tokens = max_tokens
 
     def reserve(self, estimate: int) -> None:
-        """Take one call of about so many tokens.
+        """Reserve one call with an estimated number of tokens.
 
         Raises:
-            JudgeBudgetError: It would go over a limit; nothing is taken.
+            JudgeBudgetError: It would exceed a limit; nothing is reserved.
         """
         if self._max_calls is not None and self.calls >= self._max_calls:
             raise JudgeBudgetError(f"the judge's budget is spent: {self.calls} of {self._max_calls} calls (max_calls)")
@@ -38,6 +38,6 @@ class Budget:
         self.tokens += estimate
 
     def settle(self, estimate: int, actual: int | None) -> None:
-        """Put the endpoint's count in place of the estimate."""
+        """Replace the estimate by the endpoint's count."""
         if actual is not None:
             self.tokens += actual - estimate

@@ -1,4 +1,4 @@
-"""What was judged already: nothing is judged twice, whichever sweep, database session or endpoint asks."""
+"""Cache of judgements: nothing is judged twice, whichever sweep, database session or endpoint asks."""
 
 from collections import OrderedDict
 from typing import Protocol
@@ -9,33 +9,33 @@ from trait_client.results.recorder import Recorder
 from trait_client.results.rows import JudgementRow, JudgeRow, Row, utc_now
 
 RECENT = 20_000
-"""Judgements kept at hand: many more than can wait for a commit."""
+"""Judgements held in memory: many more than can wait for a commit."""
 
 
 class JudgementCache(Protocol):
-    """Where judgements are kept."""
+    """A store of judgements."""
 
     async def get(self, judgement_id: str) -> Judgement | None:
-        """A judgement that was made before."""
+        """An earlier judgement; None if there is none."""
         ...
 
     def put(self, judgement: Judgement, judge: JudgeRow) -> None:
-        """Keep a judgement, and whose it is."""
+        """Store a judgement and its judge."""
         ...
 
 
 class MemoryCache:
-    """For as long as the process lives."""
+    """Judgements of this process, held in memory."""
 
     def __init__(self) -> None:
         self._judgements: dict[str, Judgement] = {}
 
     async def get(self, judgement_id: str) -> Judgement | None:
-        """A judgement that was made before."""
+        """An earlier judgement; None if there is none."""
         return self._judgements.get(judgement_id)
 
     def put(self, judgement: Judgement, _judge: JudgeRow) -> None:
-        """Keep a judgement."""
+        """Store a judgement."""
         self._judgements[judgement.judgement_id] = judgement
 
 
@@ -43,8 +43,8 @@ class DatabaseCache:
     """The table `judgements` of a result database.
 
     Args:
-        writer: Read on the recorder's thread.
-        recorder: Commits what is new; the latest are held here too, since a commit takes a moment.
+        writer: The database, read on the recorder's thread.
+        recorder: Commits new judgements; the latest are held here too until they are committed.
     """
 
     def __init__(self, writer: ResultWriter, recorder: Recorder) -> None:
@@ -54,7 +54,7 @@ class DatabaseCache:
         self._judges: set[str] = set()
 
     async def get(self, judgement_id: str) -> Judgement | None:
-        """A judgement that was made before."""
+        """An earlier judgement; None if there is none."""
         if judgement_id in self._recent:
             return self._recent[judgement_id]
         sql = (
@@ -65,7 +65,7 @@ class DatabaseCache:
         return Judgement(*rows[0]) if rows else None
 
     def put(self, judgement: Judgement, judge: JudgeRow) -> None:
-        """Keep a judgement for good, and whose it is."""
+        """Store a judgement and its judge for good."""
         self._recent[judgement.judgement_id] = judgement
         if len(self._recent) > RECENT:
             self._recent.popitem(last=False)

@@ -1,4 +1,4 @@
-"""Which judge, how it is asked, and how much of it: the table `[judge]` of an experiment.
+"""The table `[judge]` of an experiment: the model, how it is asked, and limits.
 
 ::
 
@@ -22,34 +22,34 @@ from trait_core.errors import InvalidRequestError
 from trait_core.model_identity import digest
 
 PROTOCOL = "1"
-"""Raise it when the wording of the question or the arithmetic of the score changes: everything is judged anew."""
+"""Increment it when the wording of the question or the arithmetic of the score changes: everything is judged again."""
 
 Scale = Literal["percent", "digit"]
 
 
 class JudgeConfig(BaseModel):
-    """A judge.
+    """A judge and how it is asked.
 
     Attributes:
-        url: What an OpenAI client takes as base URL; a bare `http://HOST:PORT` means its `/v1`.
-        model: Name at the endpoint.
-        api_key_env: Environment variable that holds the key; None sends none.
+        url: Base URL, as for an OpenAI client; a bare `http://HOST:PORT` means its `/v1`.
+        model: The model's name at the endpoint.
+        api_key_env: Name of the environment variable with the key; None sends no key.
         coherence: Judge coherence too.
-        controls: Judge the replies under random directions too. Without, no judged delta is called an effect.
-        scale: `percent` asks for 0 to 100; `digit` for one digit 0 to 9 (9 is 100), for models that write one digit a
-            token: of those the first token of `70` says little.
-        logprobs: Weight the answer token's candidates by their probability; False takes the number that was written.
-        top_logprobs: Candidates asked for; 20 is the most that OpenAI takes.
-        min_mass: Least probability on numbers; below, the written number is taken.
-        max_answer_tokens: Of an answer.
-        extra: Further fields of the request, for example to turn a model's thinking off.
-        concurrency: Most requests in flight.
-        timeout: Seconds of one request, first byte to last.
-        retries: Repetitions of a request that met a time-out, a broken connection, 429, 5xx or garbage.
-        retry_pause: Seconds before the first repetition, doubled each time; Retry-After is honoured.
-        give_up_after: Failed questions in a row after which the judge is taken for gone; the rest stay pending at once.
-        max_calls: Most requests of one command, repetitions included; None sets no limit.
-        max_tokens: Most tokens of one command, prompts and answers; None sets no limit.
+        controls: Judge replies under random directions too. Without them, no judged delta is called an effect.
+        scale: `percent` asks for 0 to 100; `digit` asks for one digit 0 to 9 (9 is 100), for models that write one digit
+            per token, since the first token of `70` says little there.
+        logprobs: Weight the answer token's candidates by their probability; False takes the written number.
+        top_logprobs: Number of candidates requested; OpenAI allows at most 20.
+        min_mass: Minimum probability on numbers; below it, the written number is taken.
+        max_answer_tokens: Maximum length of an answer.
+        extra: Further fields of the request, for example to disable a model's thinking.
+        concurrency: Maximum number of requests in flight.
+        timeout: Seconds for one request, from the first byte to the last.
+        retries: Retries of a request after a time-out, a broken connection, 429, 5xx or an unreadable answer.
+        retry_pause: Seconds before the first retry, doubled each time; Retry-After is honoured.
+        give_up_after: Failed questions in a row after which the judge is given up; the rest stay pending.
+        max_calls: Maximum number of requests of one command, retries included; None sets no limit.
+        max_tokens: Maximum number of tokens of one command, prompts and answers; None sets no limit.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
@@ -78,7 +78,7 @@ class JudgeConfig(BaseModel):
     def _usable(cls, url: str) -> str:
         parts = urlsplit(url) if is_http_url(url) else None
         if parts is None or parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-            # The address is not repeated: it may hold a key.
+            # The message does not contain the address: it may hold a key.
             raise ValueError(
                 "write http(s)://HOST[:PORT]/PATH without user, password or query; a key goes into api_key_env"
             )
@@ -88,7 +88,7 @@ class JudgeConfig(BaseModel):
     @field_validator("api_key_env")
     @classmethod
     def _a_name(cls, name: str | None) -> str | None:
-        # A key pasted here by mistake is refused, and not repeated.
+        # A key pasted here by mistake is refused, and the message does not contain it.
         if name is not None and not (name.isidentifier() and name.isupper() and len(name) <= 64):
             raise ValueError("is the NAME of an environment variable (upper case), not the key")
         return name
@@ -104,7 +104,7 @@ class JudgeConfig(BaseModel):
         """The key, from the environment.
 
         Raises:
-            InvalidRequestError: The variable is not set, or holds what no HTTP header takes.
+            InvalidRequestError: The variable is not set, or holds a character that is not allowed in an HTTP header.
         """
         if self.api_key_env is None:
             return None
@@ -116,20 +116,21 @@ class JudgeConfig(BaseModel):
             )
         if not fits_header(key):
             raise InvalidRequestError(
-                f"the key in {self.api_key_env} holds characters that no HTTP header takes", param="judge.api_key_env"
+                f"the key in {self.api_key_env} holds characters that are not allowed in an HTTP header",
+                param="judge.api_key_env",
             )
         return key
 
     @property
     def largest(self) -> int:
-        """The scale's end."""
+        """The largest number of the scale."""
         return 100 if self.scale == "percent" else 9
 
     def asking(self) -> dict[str, Any]:
-        """What decides on a score beside rubric, prompt and reply; the endpoint's address does not."""
+        """Everything that a score depends on besides rubric, prompt and reply; the endpoint's address is not part of it."""
         names = ("model", "scale", "logprobs", "top_logprobs", "min_mass", "max_answer_tokens", "extra")
         return {"protocol": PROTOCOL} | {name: getattr(self, name) for name in names}
 
     def definition(self, rubric: Rubric) -> str:
-        """Digest of how a score is taken: this judge by that rubric."""
+        """Digest of this judge with a rubric: scores of one definition are comparable."""
         return digest([self.asking(), rubric.trait, rubric.text])

@@ -1,4 +1,4 @@
-"""One OpenAI-compatible endpoint: requests in flight, repetitions, and what an answer must hold."""
+"""One OpenAI-compatible endpoint: requests in flight, retries, and reading of answers."""
 
 import asyncio
 import itertools
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 CONNECT_TIMEOUT = 10.0
 MAX_ANSWER_BYTES = 4_000_000
 CHARACTERS_A_TOKEN = 3
-"""For the estimate of a prompt's tokens: English has about four, so that the estimate is rather high."""
+"""Used to estimate a prompt's tokens. English has about four, so the estimate is rather high."""
 
 _PASSING_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 
@@ -57,13 +57,13 @@ class _Body(Response):
 
 @dataclass(frozen=True)
 class JudgeAnswer:
-    """What an endpoint answered.
+    """An endpoint's answer.
 
     Attributes:
-        text: The message.
-        tokens: Its tokens with their candidates; empty where the endpoint gives none.
-        prompt_tokens: None where the endpoint does not say.
-        completion_tokens: Likewise.
+        text: Text of the message.
+        tokens: Its tokens with their candidates; empty if the endpoint gives none.
+        prompt_tokens: Tokens of the prompt; None if the endpoint does not say.
+        completion_tokens: Tokens of the answer; None if the endpoint does not say.
     """
 
     text: str
@@ -73,7 +73,7 @@ class JudgeAnswer:
 
 
 class _PassingError(Exception):
-    """A failure that may be over next time."""
+    """A temporary failure: a retry may succeed."""
 
     def __init__(self, message: str, wait: float | None = None) -> None:
         super().__init__(message)
@@ -81,12 +81,12 @@ class _PassingError(Exception):
 
 
 class Endpoint:
-    """Sends chat requests, never more at once than `config.concurrency`; one that keeps failing is not asked any more.
+    """Sends chat requests, at most `config.concurrency` at once, and none after too many failures in a row.
 
     Args:
         config: The judge.
-        api_key: Sent as a bearer token; None sends none. It is struck out of what the endpoint says.
-        budget: Every request is taken from it, repetitions too.
+        api_key: Bearer token; None sends none. It is removed from the endpoint's messages.
+        budget: Counts every request, retries included.
     """
 
     def __init__(self, config: JudgeConfig, api_key: str | None, budget: Budget) -> None:
@@ -105,7 +105,7 @@ class Endpoint:
             headers=headers,
             timeout=httpx.Timeout(config.timeout, connect=min(config.timeout, CONNECT_TIMEOUT), pool=None),
             limits=httpx.Limits(max_connections=config.concurrency),
-            follow_redirects=False,  # a key goes to the address that was given, and to no other
+            follow_redirects=False,  # the key goes to the given address only
             trust_env=not is_loopback(config.url),
         )
 
@@ -114,11 +114,11 @@ class Endpoint:
         await self._http.aclose()
 
     async def ask(self, messages: list[dict[str, str]], temperature: float = 0.0) -> JudgeAnswer:
-        """One chat completion.
+        """Request one chat completion.
 
         Raises:
-            JudgeEndpointError: No usable answer, repetitions included; or the judge was given up before.
-            JudgeBudgetError: The budget is spent.
+            JudgeEndpointError: No usable answer after all retries, or the judge was given up before.
+            JudgeBudgetError: The budget is used up.
         """
         config = self._config
         body: dict[str, Any] = {"model": config.model, "messages": messages, "temperature": temperature}
@@ -145,16 +145,16 @@ class Endpoint:
                 pause = self._retry.pause(attempt, error.wait)
                 if pause is None:
                     raise JudgeEndpointError(f"{error} ({attempt + 1} attempts)") from error
-                if error.wait is not None:  # a limit of the whole key: the others wait too
+                if error.wait is not None:  # the limit holds for the key: other requests wait too
                     self._resume_at = max(self._resume_at, _now() + error.wait)
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
 
     async def _attempt(self, content: bytes, estimate: int) -> JudgeAnswer:
         async with self._slots:
-            while (wait := self._resume_at - _now()) > 0:  # noqa: ASYNC110 - it may move on while we wait
+            while (wait := self._resume_at - _now()) > 0:  # noqa: ASYNC110 - it may be moved while we wait
                 await asyncio.sleep(wait)
-            if self._gone is not None:  # while this one waited for its turn
+            if self._gone is not None:  # given up while this request waited
                 raise self._gone
             self._budget.reserve(estimate)
             answer = self._read(await self._send(content))
@@ -163,10 +163,10 @@ class Endpoint:
         return answer
 
     async def _send(self, content: bytes) -> httpx.Response:
-        """The answer, whole, within the time-out: httpx's own counts from one piece to the next.
+        """Send a request and read the whole answer within the time-out; httpx's time-out restarts with each chunk.
 
         Raises:
-            _PassingError: None came.
+            _PassingError: No answer came.
         """
         url = f"{self._config.url}/chat/completions"
         try:
@@ -181,7 +181,7 @@ class Endpoint:
             raise _PassingError(f"the judge did not answer within {self._config.timeout:g} s") from error
         except httpx.RequestError as error:
             raise _PassingError(f"the judge cannot be reached ({str(error) or type(error).__name__})") from error
-        # What was decoded on the way must not be decoded again.
+        # The content is decoded already and must not be decoded again.
         headers = [(k, v) for k, v in response.headers.items() if k not in {"content-encoding", "content-length"}]
         return httpx.Response(response.status_code, headers=headers, content=data, request=request)
 

@@ -1,4 +1,4 @@
-"""`Judge`: one question, one score; what was judged before is not asked again."""
+"""`Judge`: one score per question; earlier judgements are reused."""
 
 import asyncio
 import json
@@ -17,20 +17,20 @@ from trait_client.judge.weighting import expected_score, written_number
 from trait_client.results.rows import JudgeRow
 
 SECOND_TEMPERATURE = 0.7
-"""An unreadable answer is asked for once more; at temperature 0 it would be the same."""
+"""For a second attempt after an unreadable answer; at temperature 0 the answer would be the same."""
 
 
 @dataclass(frozen=True)
 class JudgeUsage:
-    """What a judge did.
+    """Counts of a judge's work.
 
     Attributes:
-        judged: Scores by asking.
-        cached: Scores that were known.
-        calls: Requests sent, repetitions included.
-        tokens: Prompts and answers.
-        logprobs: Scores that were weighted by probability.
-        sampled: Scores that are the number as written.
+        judged: Scores from new answers.
+        cached: Scores from the cache.
+        calls: Requests sent, retries included.
+        tokens: Tokens of prompts and answers.
+        logprobs: Scores weighted by probability.
+        sampled: Scores taken from the written number.
     """
 
     judged: int
@@ -42,20 +42,20 @@ class JudgeUsage:
 
 
 def judge_row(config: JudgeConfig, rubric: Rubric) -> JudgeRow:
-    """A judge with a rubric, as the database holds it."""
+    """The database row of a judge with a rubric."""
     asking = json.dumps(config.asking(), sort_keys=True)
     return JudgeRow(config.definition(rubric), config.model, rubric.trait, rubric.text, asking)
 
 
 class Judge:
-    """A judge: a context manager, safe for any number of questions at once.
+    """A judge: an async context manager, safe for concurrent questions.
 
     Args:
-        config: Which, how, how much.
-        cache: What was judged before; None remembers for as long as this object lives.
+        config: The judge and its limits.
+        cache: Earlier judgements; None keeps them in memory as long as this object lives.
 
     Raises:
-        InvalidRequestError: The variable of the key is not set.
+        InvalidRequestError: The environment variable of the key is not set.
     """
 
     def __init__(self, config: JudgeConfig, cache: JudgementCache | None = None) -> None:
@@ -74,7 +74,7 @@ class Judge:
         await self.close()
 
     async def close(self) -> None:
-        """Drop what is being asked, and close the connections."""
+        """Cancel questions in flight and close the connections."""
         tasks = list(self._asking.values())
         for task in tasks:
             task.cancel()
@@ -83,7 +83,7 @@ class Judge:
 
     @property
     def usage(self) -> JudgeUsage:
-        """What was done so far."""
+        """Counts so far."""
         return JudgeUsage(
             judged=self._modes.total(),
             cached=self._cached,
@@ -97,16 +97,16 @@ class Judge:
         """Rate a reply.
 
         Raises:
-            JudgeEndpointError: No usable answer, repetitions included; or the judge was given up before.
-            JudgeAnswerError: The answer holds no number.
-            JudgeBudgetError: The budget is spent.
+            JudgeEndpointError: No usable answer after all retries, or the judge was given up before.
+            JudgeAnswerError: The answer contains no number of the scale.
+            JudgeBudgetError: The budget is used up.
         """
         definition = self.config.definition(rubric)
         identity = judgement_id(definition, prompt, reply)
         task = self._asking.get(identity)
         if task is not None:
             self._cached += 1
-        else:  # the task looks into the cache itself: between that and asking nobody else can begin
+        else:  # the task itself reads the cache, so that no second question starts in between
             task = asyncio.create_task(self._find_or_ask(identity, definition, rubric, prompt, reply))
             self._asking[identity] = task
             task.add_done_callback(lambda done: self._asked(identity, done))
@@ -115,7 +115,7 @@ class Judge:
     def _asked(self, identity: str, task: "asyncio.Task[Judgement]") -> None:
         del self._asking[identity]
         if not task.cancelled():
-            task.exception()  # looked at, whoever waited is gone or not
+            task.exception()  # retrieved, even if nobody waits for it any more
 
     async def _find_or_ask(self, identity: str, definition: str, rubric: Rubric, prompt: str, reply: str) -> Judgement:
         if (known := await self._cache.get(identity)) is not None:
@@ -145,7 +145,7 @@ class Judge:
         return judgement
 
     def _score(self, answer: JudgeAnswer) -> tuple[float, Mode, float | None] | None:
-        """Value on the scale, mode and mass."""
+        """Value on the scale, mode and mass; None if the answer has no number."""
         found = expected_score(answer.tokens, self.config.largest)
         mass = found.mass if found is not None else None
         if found is not None and found.mass >= self.config.min_mass:

@@ -7,22 +7,22 @@ from trait_core.errors import TraitError
 from trait_core.model_identity import digest
 
 Mode = Literal["logprobs", "sampled"]
-"""`logprobs`: weighted by probability. `sampled`: the number that was written."""
+"""`logprobs`: weighted by probability. `sampled`: the written number."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """One answer of a judge.
+    """A score of a judge.
 
     Attributes:
-        judgement_id: Identity (`judgement_id`).
+        judgement_id: Identity, see `judgement_id()`.
         definition: Digest of judge and rubric.
-        value: 0 to 100.
-        mode: How the value was taken.
-        mass: Probability of the candidates that were numbers; None where there were no candidates.
-        answer: The text that the judge wrote.
-        prompt_tokens: As the endpoint counts; None where it does not say.
-        completion_tokens: Likewise.
+        value: Score, 0 to 100.
+        mode: Origin of the value.
+        mass: Probability of the candidates that are numbers; None without candidates.
+        answer: The judge's text.
+        prompt_tokens: The endpoint's count; None if it does not say.
+        completion_tokens: The endpoint's count; None if it does not say.
     """
 
     judgement_id: str
@@ -36,33 +36,33 @@ class Judgement:
 
 
 def judgement_id(definition: str, prompt: str, reply: str) -> str:
-    """Identity of a question put to a judge."""
+    """Identity of a question to a judge."""
     return digest([definition, prompt, reply])
 
 
 class JudgeError(TraitError):
-    """The judge gave no score: the score stays pending, it is never 0.
+    """The judge gave no score; the score stays pending and is never 0.
 
     The tree::
 
         JudgeError
-        ├── JudgeEndpointError   no usable answer: unreachable, too slow, busy, refusing, broken
-        ├── JudgeAnswerError     an answer that holds no number of the scale
-        └── JudgeBudgetError     the calls or tokens that were allowed are used up
+        ├── JudgeEndpointError   no usable answer: unreachable, too slow, busy, refused, malformed
+        ├── JudgeAnswerError     the answer contains no number of the scale
+        └── JudgeBudgetError     the allowed calls or tokens are used up
     """
 
     @property
     def kind(self) -> str:
-        """What many failures have in common, for counting them."""
+        """The common part of similar failures, for counting them."""
         return f"{type(self).__name__}: {self}"
 
 
 class JudgeEndpointError(JudgeError):
-    """The endpoint did not answer as asked, repetitions included.
+    """The endpoint gave no usable answer after all retries.
 
     Args:
-        message: What happened, and what to do.
-        final: Whether asking again is pointless: a wrong key, model or address.
+        message: The failure and the remedy.
+        final: True if another attempt is pointless: a wrong key, model or address.
     """
 
     def __init__(self, message: str, *, final: bool = False) -> None:
@@ -71,11 +71,11 @@ class JudgeEndpointError(JudgeError):
 
 
 class JudgeAnswerError(JudgeError):
-    """The answer holds no number of the scale.
+    """The answer contains no number of the scale.
 
     Args:
-        largest: The scale's end.
-        answer: What was written instead.
+        largest: The largest number of the scale.
+        answer: The judge's text.
     """
 
     def __init__(self, largest: int, answer: str) -> None:
@@ -84,9 +84,9 @@ class JudgeAnswerError(JudgeError):
 
     @property
     def kind(self) -> str:
-        """Without the answer: each is another."""
+        """The message without the answer, which differs each time."""
         return f"{type(self).__name__}: {self._what}"
 
 
 class JudgeBudgetError(JudgeError):
-    """The calls or tokens that were allowed are used up."""
+    """The allowed calls or tokens are used up."""

@@ -1,11 +1,11 @@
-"""Labels that a judge is measured against: a JSONL file, one reply a line.
+"""Labelled replies to measure a judge against: a JSONL file, one reply per line.
 
 ::
 
     {"trait": "refusal", "prompt": "...", "reply": "...", "label": 100}
 
-`trait` is a trait with a rubric, or `*` for coherence; `label` is 0 to 100, as the rubric says. An `id` or `note` may
-stand beside them.
+`trait` is a trait with a rubric, or `*` for coherence; `label` is 0 to 100, as the rubric says. `id` and
+`note` are optional.
 """
 
 import json
@@ -25,12 +25,12 @@ class LabelledReply(BaseModel):
     """One labelled reply.
 
     Attributes:
-        trait: What is rated; `*` is coherence.
+        trait: The rated trait; `*` is coherence.
         prompt: The user's message.
         reply: The assistant's reply.
-        label: 0 to 100; above 50 counts as showing the trait, below 50 as not, 50 as neither.
-        id: Of the writer's own.
-        note: Why it is labelled so; the judge does not see it.
+        label: 0 to 100; above 50 shows the trait, below 50 does not, 50 is neither.
+        id: The author's identifier.
+        note: Reason for the label; the judge does not see it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,10 +44,10 @@ class LabelledReply(BaseModel):
 
 
 def read_labels(path: Path) -> list[LabelledReply]:
-    """The labels of a file.
+    """Read a file of labelled replies.
 
     Raises:
-        DatasetError: Not such a file, or the same reply twice for a trait; the message names file and line.
+        DatasetError: A malformed file, or the same reply twice for a trait; the message names file and line.
     """
     labels: list[LabelledReply] = []
     seen: dict[tuple[str, str, str], int] = {}
@@ -66,12 +66,14 @@ def read_labels(path: Path) -> list[LabelledReply]:
         except ValueError as error:
             raise DatasetError(f"{path}:{number}: not JSON: {error}") from error
         if label.trait != COHERENCE and not is_name(label.trait):
-            raise DatasetError(f"{path}:{number}: trait: {label.trait!r} is no trait's name, and not '*' for coherence")
+            raise DatasetError(
+                f"{path}:{number}: trait: {label.trait!r} is neither the name of a trait nor '*' for coherence"
+            )
         key = (label.trait, label.prompt, label.reply)
         if key in seen:
-            raise DatasetError(f"{path}:{number}: the same reply is labelled on line {seen[key]} already")
+            raise DatasetError(f"{path}:{number}: the same reply is already labelled on line {seen[key]}")
         seen[key] = number
         labels.append(label)
     if not labels:
-        raise DatasetError(f"{path}: holds no label")
+        raise DatasetError(f"{path}: contains no labels")
     return labels

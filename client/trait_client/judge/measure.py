@@ -1,4 +1,4 @@
-"""`measure_agreement`: every label judged, and how far the scores agree with them, trait by trait."""
+"""`measure_agreement`: judges every labelled reply and compares scores with labels, trait by trait."""
 
 import asyncio
 from collections import Counter
@@ -16,20 +16,20 @@ from trait_client.results.rows import AgreementRow, utc_now
 from trait_core.model_identity import digest
 
 Progress = Callable[[int, int], None]
-"""Called with replies done and all."""
+"""Called with the number of finished replies and of all replies."""
 
 
 @dataclass(frozen=True)
 class TraitAgreement:
-    """How far a judge agrees with the labels of one trait.
+    """Agreement of a judge with the labels of one trait.
 
     Attributes:
-        trait: `*` is coherence.
-        n_labels: Labels; those that the judge gave no score for do not enter.
-        agreement: Over the others.
-        logprobs: Scores that were weighted by probability; the others are numbers as written.
-        mean_score: Of the judge; None without any.
-        sd_score: A judge that always says the same has 0; None for fewer than two.
+        trait: The trait; `*` is coherence.
+        n_labels: Number of labels, including those without a score.
+        agreement: Agreement over the labels with a score.
+        logprobs: Number of scores weighted by probability; the others are written numbers.
+        mean_score: Mean score of the judge; None without scores.
+        sd_score: Standard deviation of the scores, 0 for a judge that always says the same; None for fewer than two.
     """
 
     trait: str
@@ -42,12 +42,12 @@ class TraitAgreement:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What came out.
+    """Result of `measure_agreement`.
 
     Attributes:
-        traits: In the labels' order.
-        errors: Why labels have no score, most frequent first, with their counts.
-        rows: For the table `judge_agreement`.
+        traits: Agreement of each trait, in the labels' order.
+        errors: Reasons for missing scores with their counts, most frequent first.
+        rows: Rows of the table `judge_agreement`.
     """
 
     traits: list[TraitAgreement]
@@ -58,7 +58,7 @@ class Measurement:
 async def measure_agreement(
     judge: Judge, labels: Sequence[LabelledReply], rubrics: Mapping[str, Rubric], progress: Progress = lambda *_: None
 ) -> Measurement:
-    """Judge every labelled reply and compare; `rubrics` are by trait."""
+    """Judge every labelled reply and compare scores with labels; `rubrics` maps traits to rubrics."""
     errors: Counter[str] = Counter()
     done = 0
 

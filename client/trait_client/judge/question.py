@@ -1,4 +1,4 @@
-"""What a judge is asked: one user message with rubric, prompt and reply. Some chat templates take no system message."""
+"""The question to a judge: one user message with rubric, prompt and reply, since some chat templates take no system message."""
 
 from trait_client.judge.config import Scale
 from trait_client.judge.rubric import Rubric
@@ -13,16 +13,16 @@ _ANSWERS: dict[Scale, str] = {
 
 
 def judge_messages(rubric: Rubric, prompt: str, reply: str, scale: Scale) -> list[dict[str, str]]:
-    """The messages.
+    """The messages that ask a judge for a score.
 
-    The texts stand between fences that they do not contain, so that a reply cannot end its own quotation and pass for
-    the rubric.
+    Fences that the texts do not contain enclose prompt and reply, so that a reply cannot end its own quotation and pose
+    as the rubric.
 
     Args:
-        rubric: What is rated.
+        rubric: The rubric to rate by.
         prompt: The user's message.
         reply: The assistant's reply.
-        scale: What is asked for.
+        scale: Form of the answer.
     """
     fence = _fence(prompt, reply)
     text = f"""You rate a reply that an assistant gave to a user. Rate by this rubric and by nothing else.

@@ -1,4 +1,4 @@
-"""Rubrics: what a judge rates by, 0 to 100."""
+"""Rubrics: the texts that a judge rates by, 0 to 100."""
 
 from dataclasses import dataclass
 from importlib import resources
@@ -10,16 +10,16 @@ from trait_core.traits.files import DEFINITION, read_definition
 from trait_core.traits.folder import find_trait
 
 COHERENCE = ANY_TRAIT
-"""`Rubric.trait` of coherence, which belongs to no trait."""
+"""`Rubric.trait` of the coherence rubric, which belongs to no trait."""
 
 
 @dataclass(frozen=True)
 class Rubric:
-    """One rubric.
+    """A rubric.
 
     Args:
         trait: The trait's name; `*` for coherence.
-        text: What is rated, and what 0 and 100 mean.
+        text: Defines what is rated, and what 0 and 100 mean.
     """
 
     trait: str
@@ -36,5 +36,5 @@ class Rubric:
 
     @classmethod
     def coherence(cls) -> Self:
-        """The rubric of coherence that comes with the judge."""
+        """The rubric of coherence, part of the package."""
         return cls(COHERENCE, (resources.files(__package__) / "coherence.txt").read_text(encoding="utf-8").strip())

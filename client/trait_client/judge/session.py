@@ -1,4 +1,4 @@
-"""A judge with its database for the length of a block."""
+"""Context managers for a judge and its database."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from trait_client.results.recorder import Recorder
 
 @asynccontextmanager
 async def recording(writer: ResultWriter) -> AsyncIterator[Recorder]:
-    """A recorder that commits for as long as the block lasts, and everything at its end."""
+    """A recorder that commits during the block, and the rest at its end."""
     recorder = Recorder(writer, lambda _: None)
     task = asyncio.create_task(recorder.run())
     try:
@@ -25,10 +25,10 @@ async def recording(writer: ResultWriter) -> AsyncIterator[Recorder]:
 
 @asynccontextmanager
 async def judging(config: JudgeConfig, store: ResultStore | None) -> AsyncIterator[Judge]:
-    """A judge; with a store it looks up and keeps its judgements there, and holds it for writing.
+    """A judge; with a store, it reads and stores judgements there and holds the store's write lock.
 
     Raises:
-        InvalidRequestError: The variable of the key is not set.
+        InvalidRequestError: The environment variable of the key is not set.
         ResultsError: Another process writes the database.
     """
     if store is None:

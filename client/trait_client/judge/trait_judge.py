@@ -1,4 +1,4 @@
-"""The judge as a plain callable, for code without an event loop of its own: the check of generated replies, notebooks."""
+"""The judge as a plain callable, for code without an event loop: checks of generated replies, notebooks."""
 
 import asyncio
 import threading
@@ -25,12 +25,12 @@ class TraitJudge:
 
         with TraitJudge(JudgeConfig(url=..., model=...)) as judge:
             judge("refusal", prompt, reply)
-            judge.score_all([("refusal", prompt, reply), ...])  # as many at once as the judge takes
+            judge.score_all([("refusal", prompt, reply), ...])  # concurrently
 
     Args:
-        config: Which judge, how, how much.
+        config: The judge and its limits.
         datasets: Folder of `<category>/<trait>/definition.txt`; None takes `default_traits_folder()`.
-        database: Results where judgements are looked up and kept; None keeps them until the end of the block.
+        database: Result database that stores judgements; None keeps them until the end of the block.
     """
 
     def __init__(self, config: JudgeConfig, datasets: Path | None = None, database: Path | None = None) -> None:
@@ -42,10 +42,10 @@ class TraitJudge:
         self._judge: Judge | None = None
 
     def __enter__(self) -> Self:
-        """Begin.
+        """Open the judge.
 
         Raises:
-            InvalidRequestError: The variable of the key is not set.
+            InvalidRequestError: The environment variable of the key is not set.
             ResultsError: Another process writes the database.
         """
         self._loop = asyncio.new_event_loop()
@@ -65,16 +65,16 @@ class TraitJudge:
             self._stop()
 
     def __call__(self, trait: str, prompt: str, reply: str) -> float:
-        """One score; `*` as the trait rates coherence.
+        """Score one reply; the trait `*` rates coherence.
 
         Raises:
-            JudgeError: The judge gave none.
+            JudgeError: The judge gave no score.
             DatasetError: The trait has no rubric.
         """
         return self._submit(trait, prompt, reply).result().value
 
     def score_all(self, replies: Iterable[tuple[str, str, str]]) -> list[float | None]:
-        """Scores of `(trait, prompt, reply)`, in their order; None where the judge gave none.
+        """Score each `(trait, prompt, reply)`, in order; None if the judge gave no score.
 
         Raises:
             DatasetError: A trait has no rubric.
@@ -84,12 +84,12 @@ class TraitJudge:
 
     @property
     def name(self) -> str:
-        """The model and how it is asked: scores of another name are not comparable. Rubrics are not part of it."""
+        """Model and digest of the settings, without rubrics: scores under different names are not comparable."""
         return f"{self._config.model}/{digest(self._config.asking())[:8]}"
 
     @property
     def usage(self) -> JudgeUsage:
-        """What was done so far."""
+        """Counts so far."""
         return self._entered.usage
 
     @property

@@ -1,7 +1,7 @@
-"""From an answer to a score: the candidates of the answer token weighted by probability, or the number as written.
+"""Score of an answer: the answer token's candidates weighted by probability, or the written number.
 
 The expected score is sum(p_i v_i) / sum(p_i) over the candidates that are numbers of the scale, as in persona vectors
-(Chen et al. 2025, arXiv 2507.21509): the number that is written knows only a handful of round values.
+(Chen et al. 2025, arXiv 2507.21509): written numbers take only a handful of round values.
 """
 
 import math
@@ -19,16 +19,16 @@ _WRITTEN = re.compile(
     re.IGNORECASE,
 )
 _SPACES = str.maketrans({"\u0120": " ", "\u2581": " "})
-"""How byte-level BPE and SentencePiece write a space, where an endpoint passes raw tokens on."""
+"""Spaces of byte-level BPE and SentencePiece, for endpoints that return raw tokens."""
 
 
 @dataclass(frozen=True)
 class ExpectedScore:
-    """An expected value on the judge's scale.
+    """An expected score on the judge's scale.
 
     Attributes:
-        value: Of the candidates that are numbers.
-        mass: Their probability, 0 to 1.
+        value: Expected value over the candidates that are numbers.
+        mass: Total probability of these candidates, 0 to 1.
     """
 
     value: float
@@ -36,11 +36,11 @@ class ExpectedScore:
 
 
 def expected_score(tokens: Sequence[TokenLogprob], largest: int) -> ExpectedScore | None:
-    """The expected value at the answer token: the first generated one, or the number after `Score:` and the like.
+    """The expected score at the answer token: the first token, or the number after `Score:` and the like.
 
     Returns:
-        None where the candidates are not whole numbers: the written number goes on in the next token, or, on a scale of
-        several digits, none of the candidates has more than one, so that a `7` may be the beginning of `70`.
+        None if the candidates are not whole numbers: the written number continues in the next token, or no candidate has
+        more than one digit on a scale of several, where a `7` may begin `70`.
     """
     if not tokens:
         return None
@@ -56,7 +56,7 @@ def expected_score(tokens: Sequence[TokenLogprob], largest: int) -> ExpectedScor
 
 
 def written_number(text: str, largest: int) -> int | None:
-    """The number that an answer begins with, after no more than `Score:` and the like; None where there is none.
+    """The number at the beginning of an answer, at most after `Score:` and the like; None if there is none.
 
     `70`, `**70**`, `70/100`, `70 because ...`; not `0.7`, `7,000`, `60-70`, `7/10`, `-5`, `1. First`, nor a number beyond the scale.
     """
@@ -67,7 +67,7 @@ def written_number(text: str, largest: int) -> int | None:
 
 
 def _answer_place(tokens: Sequence[TokenLogprob], largest: int) -> int:
-    """Of the first number, if only a preamble stands before it; else of the first token."""
+    """Index of the first number if only a preamble precedes it, else of the first token."""
     before = ""
     for i, token in enumerate(tokens):
         if _number(token.token, largest) is not None:
@@ -77,7 +77,7 @@ def _answer_place(tokens: Sequence[TokenLogprob], largest: int) -> int:
 
 
 def _candidates(token: TokenLogprob, largest: int) -> list[tuple[int, float]]:
-    """Numbers of the scale beside a token, with their probabilities."""
+    """Numbers of the scale among a token's candidates, with their probabilities."""
     tops = token.top_logprobs or [TopLogprob(token=token.token, logprob=token.logprob)]
     pairs = [(_number(top.token, largest), top.logprob) for top in tops]
     return [
@@ -86,6 +86,6 @@ def _candidates(token: TokenLogprob, largest: int) -> list[tuple[int, float]]:
 
 
 def _number(token: str, largest: int) -> int | None:
-    """`7`, `70`, ` 70`, `100`; not `070`, `7.` or a number beyond the scale."""
+    """The number that a token is: `7`, `70`, ` 70`, `100`; not `070`, `7.` or a number beyond the scale."""
     text = token.translate(_SPACES).strip()
     return int(text) if _NUMBER.fullmatch(text) and int(text) <= largest else None

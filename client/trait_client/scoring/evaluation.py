@@ -1,4 +1,4 @@
-"""How a trait is evaluated: its held-out questions and its metric, from `<datasets>/<category>/<trait>/steering.json`."""
+"""The evaluation of a trait: its held-out questions and its metric, from `<datasets>/<category>/<trait>/steering.json`."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Lexical metrics: 0 to 100 for one text, defined as JSON beside a trait's evaluation questions.
+"""Lexical metrics: 0 to 100 for one text, defined as JSON in a trait's `steering.json`.
 
-No judge and no model: the same text always gets the same number. What a metric counts is written in its docstring.
+They need no judge and no model: the same text always gets the same number. Each docstring defines its metric.
 """
 
 import re
@@ -28,11 +28,11 @@ Pattern = Annotated[str, Field(min_length=1, max_length=10_000)]
 
 
 class Matches(_Metric):
-    """100 where one of the patterns is found, else 0.
+    """100 if one of the patterns matches, else 0.
 
     Attributes:
-        patterns: Regular expressions, searched without regard to case; `^` is the beginning of the text.
-        within: Only the first so many characters are searched (leading white space is dropped first).
+        patterns: Regular expressions, case-insensitive; `^` is the beginning of the text.
+        within: Number of leading characters to search, after leading white space is dropped; None searches the whole text.
     """
 
     kind: Literal["matches"]
@@ -51,10 +51,10 @@ class Matches(_Metric):
 
 
 class SentenceShare(_Metric):
-    """Per cent of the sentences in which the pattern is found; 0 for a text without sentences.
+    """Percentage of sentences that match the pattern; 0 for a text without sentences.
 
-    A sentence ends with `.`, `!`, `?` or an ellipsis before white space, or at a line break; one without a letter or digit is
-    counted only if the pattern is found in it.
+    A sentence ends with `.`, `!`, `?` or an ellipsis before white space, or at a line break. A sentence without a letter
+    or digit counts only if it matches.
     """
 
     kind: Literal["sentence_share"]
@@ -76,7 +76,7 @@ class SentenceShare(_Metric):
 
 
 class UppercaseShare(_Metric):
-    """Per cent of the cased letters that are upper case; 0 for a text without any."""
+    """Percentage of cased letters that are upper case; 0 for a text without any."""
 
     kind: Literal["uppercase_share"]
 
@@ -88,11 +88,11 @@ class UppercaseShare(_Metric):
 
 
 class LexiconBalance(_Metric):
-    """Occurrences of `high` entries, in per cent of those of `high` and `low`; 50 where neither occurs.
+    """100 h / (h + l), where h and l count occurrences of `high` and `low` entries; 50 if there are none.
 
     Attributes:
-        high: Words or phrases, matched whole and without regard to case; a trailing `*` stands for any word ending.
-        low: As `high`.
+        high: Words or phrases, matched whole and case-insensitively; a trailing `*` matches any word ending.
+        low: The same for the other side.
     """
 
     kind: Literal["lexicon_balance"]
@@ -102,7 +102,7 @@ class LexiconBalance(_Metric):
     @model_validator(mode="after")
     def _disjoint(self) -> Self:
         if both := sorted(set(self.high) & set(self.low)):
-            raise ValueError(f"entries stand in high and in low: {', '.join(both[:5])}")
+            raise ValueError(f"entries are in both high and low: {', '.join(both[:5])}")
         return self
 
     def score(self, text: str) -> float:
@@ -113,9 +113,9 @@ class LexiconBalance(_Metric):
 
 
 class LanguageShare(_Metric):
-    """Per cent of the letters that stand in sentences which py3langid takes for the language.
+    """Percentage of letters in sentences that py3langid classifies as the language.
 
-    It chooses among English, French, German, Spanish, Italian and Portuguese. 0 for a text without letters.
+    py3langid chooses among English, French, German, Spanish, Italian and Portuguese. 0 for a text without letters.
     """
 
     kind: Literal["language"]
@@ -153,7 +153,7 @@ def parse_metric(definition: Any) -> Metric:
 
 
 def sentences(text: str) -> list[str]:
-    """The text cut after sentence-ending marks and at line breaks; closing quotes, brackets and emphasis dropped."""
+    """Split a text after sentence-ending marks and at line breaks; closing quotes, brackets and emphasis are dropped."""
     return [piece for part in _SENTENCE_END.split(text) if (piece := part.strip().rstrip(_CLOSERS))]
 
 
@@ -166,13 +166,13 @@ def _compilable(pattern: str) -> str:
 
 
 def _plain_quotes(text: str) -> str:
-    """Canonical composition, typographic apostrophes made plain, so that both spellings of `can't` are one word."""
+    """Compose characters canonically and replace typographic apostrophes, so that both spellings of `can't` are equal."""
     return unicodedata.normalize("NFC", text).replace("\u2019", "'").replace("\u2018", "'")
 
 
 @cache
 def _lexicon(entries: tuple[str, ...]) -> re.Pattern[str]:
-    """One alternation, longest entry first, so that a phrase wins over the word it begins with."""
+    """One alternation, longest entry first, so that a phrase takes precedence over its first word."""
     forms = []
     for entry in sorted(entries, key=len, reverse=True):
         stem, star = (entry[:-1], r"\w*") if entry.endswith("*") else (entry, "")

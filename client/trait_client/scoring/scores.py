@@ -1,6 +1,6 @@
-"""Scores that need no judge: replies are read back by the unsteered model, and the numbers follow from what it says.
+"""Scores that need no judge: the unsteered model reads each reply, and its likelihood and activations give the numbers.
 
-One reply is read twice in one request: after its prompt, and after an empty user message under the same template.
+Each reply is read twice in one request: after its prompt, and after an empty user message under the same template.
 """
 
 import re
@@ -29,12 +29,12 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply and what it answers.
+    """A reply with its prompt.
 
     Args:
         prompt: The user's message.
         text: The reply; not empty (`is_empty`).
-        system: The system prompt, if one was sent.
+        system: The system prompt; None if none was sent.
     """
 
     prompt: str
@@ -42,19 +42,19 @@ class Reply:
     system: str | None = None
 
     def messages(self, prompt: str) -> list[Message]:
-        """The chat that the reply follows, with another user's message in place of its own."""
+        """The messages before the reply, with `prompt` as the user's message."""
         system = [Message(role="system", content=self.system)] if self.system is not None else []
         return [*system, Message(role="user", content=prompt)]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the unsteered model makes of a reply.
+    """The unsteered model's reading of a reply.
 
     Attributes:
-        nll: Mean negative log-likelihood of a token of the reply given its prompt, nats.
+        nll: Mean negative log-likelihood per token of the reply given its prompt, nats.
         nll_unprompted: The same after an empty user message.
-        means: Layer -> `(d_model,)` float32, mean residual stream over the reply's tokens after its prompt.
+        means: Layer -> `(d_model,)` float32, mean residual stream over the reply's tokens, read after its prompt.
     """
 
     nll: float
@@ -68,28 +68,28 @@ class Reading:
 
     @property
     def relevance(self) -> float:
-        """Log p(reply | prompt) - log p(reply), nats a token: near 0 for text that ignores its prompt."""
+        """Log p(reply | prompt) - log p(reply), nats per token; near 0 for text that ignores its prompt."""
         return self.nll_unprompted - self.nll
 
 
 def is_empty(text: str) -> bool:
-    """Whether a reply says nothing: its coherence is 0, and it has no projection, relevance or perplexity."""
+    """Tell whether a reply is blank: its coherence is 0, and it has no projection, relevance or perplexity."""
     return not text.strip()
 
 
 async def read_replies(
     client: Reader, replies: Sequence[Reply], layers: Sequence[int], model: str | None = None
 ) -> list[Reading]:
-    """Read replies back, unsteered, in one request of two inputs a reply.
+    """Read replies with the unsteered model, in one request with two inputs per reply.
 
     Args:
         client: The service.
-        replies: None of them empty.
-        layers: Whose residual stream is read.
-        model: An adapter that reads; None is the base model.
+        replies: Replies that are not empty (`is_empty`).
+        layers: Layers whose residual stream is read.
+        model: Adapter that reads the replies; None is the base model.
 
     Raises:
-        ServiceError: The service's own error, or a likelihood that is not finite.
+        ServiceError: The service failed, or answered a number that is not finite.
     """
     inputs = [
         ActivationInput(messages=reply.messages(prompt), response=reply.text)
@@ -102,7 +102,7 @@ async def read_replies(
     answer = await client.activations(request)
     means, nll = answer.mean(POSITIONS), answer.nll
     if not (np.isfinite(nll).all() and np.isfinite(means).all()):
-        raise ServiceError("the service read a reply and answered a number that is not finite")
+        raise ServiceError("the service answered a number that is not finite for a reply")
     return [
         Reading(
             nll=float(nll[i]),
@@ -119,8 +119,8 @@ def coherence(text: str, nll: float) -> float:
     The first term falls from 100 at perplexity 7 to 0 at 400; the second catches loops, which have a low perplexity.
 
     Args:
-        text: The reply; an empty one has coherence 0.
-        nll: Nats a token given the prompt, unsteered.
+        text: The reply; an empty reply has coherence 0.
+        nll: Negative log-likelihood per token given the prompt, unsteered, nats.
     """
     if is_empty(text):
         return 0.0
@@ -130,10 +130,10 @@ def coherence(text: str, nll: float) -> float:
 
 
 def distinct3(text: str) -> float:
-    """Distinct word trigrams / word trigrams, without regard to case.
+    """Distinct word trigrams / word trigrams, case-insensitive.
 
-    Fewer than three words have no trigram of words: their characters are taken instead, so that `!!!!!!!` or
-    `aaaaaaaa` counts as the loop it is and `Yes.` as 1. Fewer than three characters give 1.
+    A text of fewer than three words is measured by character trigrams, so that `!!!!!!!` and `aaaaaaaa` count as loops
+    and `Yes.` gives 1. Fewer than three characters give 1.
     """
     units: Sequence[str] = _WORD.findall(text.casefold())
     if len(units) < 3:
@@ -148,6 +148,6 @@ def projection(mean: np.ndarray, direction: np.ndarray, centre: float) -> float:
     Args:
         mean: `(d_model,)` float32, residual units.
         direction: `(d_model,)` float32, unit length.
-        centre: The vector file's, at the same layer.
+        centre: The vector file's centre at the same layer, residual units.
     """
     return float(np.dot(mean.astype(np.float64), direction.astype(np.float64)) - centre)
