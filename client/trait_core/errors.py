@@ -15,21 +15,29 @@ _UNION_BRANCH = re.compile(r"[\[\](){}]|^constrained-|^(?:str|int|float|bool|Pos
 class TraitError(Exception):
     """Base of every error of trait-steering.
 
-    The tree::
+    The errors that a caller of the client can meet::
 
         TraitError
-        ├── InvalidRequestError     the caller's value is wrong: value, allowed range, what to do (HTTP 400)
-        │   └── UnknownVectorError  no vector of that name or hash (HTTP 404 on the registry, else 400)
-        ├── VectorFileError         a vector file is malformed or made for another model
-        ├── DatasetError            a dataset file is malformed; the message names file and line
+        ├── InvalidRequestError     a value is wrong; gives the value, the allowed range and what to do (HTTP 400)
+        │   └── UnknownVectorError  no vector has that name or hash (HTTP 404 in the registry, else 400)
+        ├── VectorFileError         a vector file is malformed or was made for another model
+        ├── DatasetError            a dataset file is malformed; names file and line
         ├── ServiceError            the service answered with an error, or not at all
         │   └── ServiceUnreachableError
-        └── SteeringFailedError     the engine could not steer as asked; the request has no text
+        ├── SteeringFailedError     the engine could not steer as requested; the request has no text
+        ├── ResultsError            a result database is missing, unreadable or locked (trait_client.results)
+        │   └── ResultsMissingError
+        └── JudgeError              the judge gave no score (trait_client.judge)
+            ├── JudgeEndpointError  no usable answer
+            ├── JudgeAnswerError    the answer holds no number of the scale
+            └── JudgeBudgetError    the allowed calls or tokens are used up
+
+    The service and the extraction package define further ones where they raise them.
     """
 
 
 class InvalidRequestError(TraitError):
-    """A value of the request is outside its range.
+    """A value is outside its range.
 
     Args:
         message: Names the value, the allowed range and what to do.
@@ -42,7 +50,7 @@ class InvalidRequestError(TraitError):
 
 
 class UnknownVectorError(InvalidRequestError):
-    """No vector of that name or hash is registered."""
+    """No vector with that name or hash is registered."""
 
 
 class VectorFileError(TraitError):
@@ -59,7 +67,7 @@ class ServiceError(TraitError):
     Args:
         message: The service's own message.
         status: The HTTP status.
-        param: The offending request field, where the service named one.
+        param: The offending request field, if the service named one.
     """
 
     def __init__(self, message: str, status: int | None = None, param: str | None = None) -> None:
@@ -69,11 +77,11 @@ class ServiceError(TraitError):
 
 
 class ServiceUnreachableError(ServiceError):
-    """No service answers at the address."""
+    """The address cannot be reached, or the connection broke off."""
 
 
 class SteeringFailedError(TraitError):
-    """The engine could not steer as asked: the request fails, no text is served."""
+    """The engine could not steer as requested: the request fails and returns no text."""
 
 
 class Refusal(Protocol):

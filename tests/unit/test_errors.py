@@ -1,8 +1,13 @@
+import importlib
+import pkgutil
+import re
 from typing import Annotated, Literal
 
 import pytest
+import trait_client
+import trait_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from trait_core.errors import MAX_SHOWN, MAX_WHERE, first_fault
+from trait_core.errors import MAX_SHOWN, MAX_WHERE, TraitError, first_fault
 from trait_core.schema import PositionScope
 
 
@@ -88,3 +93,31 @@ def test_a_callers_text_is_cut():
     assert fault.where == "x" * MAX_WHERE
     assert fault.with_value().endswith("...)")
     assert len(fault.with_value()) < MAX_WHERE + MAX_SHOWN + 60
+
+
+def drawn():
+    """Name of an error -> name of its parent, as the tree in the docstring shows them."""
+    above, found = {}, {}
+    for line in TraitError.__doc__.splitlines():
+        if branch := re.match(r" {8}((?:[│ ] {3})*)[├└]── (\w+)", line):
+            depth = len(branch[1]) // 4 + 1
+            found[branch[2]] = above.get(depth - 1, "TraitError")
+            above[depth] = branch[2]
+    return found
+
+
+def test_the_tree_shows_every_error_of_the_client_under_its_base():
+    for package in (trait_core, trait_client):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+
+    def below(base):
+        for error in base.__subclasses__():
+            yield error
+            yield from below(error)
+
+    mine = {
+        e for e in below(TraitError) if e.__module__.startswith(("trait_core", "trait_client")) and e.__name__[0] != "_"
+    }
+    assert drawn() == {error.__name__: error.__bases__[0].__name__ for error in mine}
