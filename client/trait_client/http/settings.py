@@ -48,5 +48,5 @@ class RetryPolicy:
         """
         if attempt >= self.retries or (retry_after is not None and retry_after > self.longest_retry_after):
             return None
-        backoff = min(self.longest_pause, self.first_pause * 2**attempt) * random.uniform(0.5, 1.0)
+        backoff: float = min(self.longest_pause, self.first_pause * 2**attempt) * random.uniform(0.5, 1.0)
         return backoff if retry_after is None else retry_after + 0.1 * backoff

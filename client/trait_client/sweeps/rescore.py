@@ -198,4 +198,4 @@ def _is_complete(writer: ResultWriter, run_id: str) -> bool:
     sql = "SELECT count(*) FROM run_cells r JOIN trials t ON t.cell_id = r.cell_id WHERE r.run_id = ?"
     ((stored,),) = writer.query(sql, [run_id])
     ((lacking,),) = writer.query(_LACKING, [run_id])
-    return stored >= planned and lacking == 0
+    return bool(stored >= planned and lacking == 0)
