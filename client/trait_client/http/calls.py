@@ -17,9 +17,9 @@ from trait_client.http.chat_requests import (
     ChatOptions,
     CompletionOptions,
     StreamOptions,
-    asked_of,
     chat_body,
     completion_body,
+    expected_of,
     json_bytes,
 )
 from trait_client.http.replies import ChatResult, ReplyStream, read_chat, read_completion
@@ -58,7 +58,7 @@ KEEPALIVE_SECONDS = 2.0
 """Below the server's 5: a connection that is closed under a POST would lose it, and a POST is not repeated."""
 
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-_BROKEN_OFF = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+_CONNECTION_LOST = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 _BUSY = frozenset({429, 503})
 
 
@@ -182,16 +182,16 @@ class Service:
         )
 
     def _chat(self, messages: ChatMessages, model: str, options: ChatOptions) -> Call[ChatResult]:
-        asked = asked_of(options)
-        return _post_json(CHAT, chat_body(messages, model, **options), lambda r: read_chat(r.content, asked))
+        expected = expected_of(options)
+        return _post_json(CHAT, chat_body(messages, model, **options), lambda r: read_chat(r.content, expected))
 
     def _chat_stream(self, messages: ChatMessages, model: str, options: StreamOptions) -> Call[ReplyStream]:
-        asked = asked_of(options)
-        return _post_json(CHAT, chat_body(messages, model, stream=True, **options), lambda _: ReplyStream(asked))
+        expected = expected_of(options)
+        return _post_json(CHAT, chat_body(messages, model, stream=True, **options), lambda _: ReplyStream(expected))
 
     def _complete(self, prompt: str | list[int], model: str, options: CompletionOptions) -> Call[ChatResult]:
-        asked, body = asked_of(options), completion_body(prompt, model, **options)
-        return _post_json("/v1/completions", body, lambda r: read_completion(r.content, asked))
+        expected, body = expected_of(options), completion_body(prompt, model, **options)
+        return _post_json("/v1/completions", body, lambda r: read_completion(r.content, expected))
 
     def _tokenize(self, text: str | Sequence[Message], *, add_special_tokens: bool) -> Call[list[int]]:
         if isinstance(text, str):
@@ -246,7 +246,7 @@ class Service:
         Raises:
             ServiceUnreachableError: It is not repeated: attempts are used up, or it is a POST that may have run.
         """
-        repeatable = isinstance(error, _NOT_SENT) or (isinstance(error, _BROKEN_OFF) and call.method != "POST")
+        repeatable = isinstance(error, _NOT_SENT) or (isinstance(error, _CONNECTION_LOST) and call.method != "POST")
         pause = self._retry.pause(attempt) if repeatable else None
         if pause is None:
             raise self._unreachable(call, error) from error

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
-from trait_client.http.report_check import Asked
+from trait_client.http.report_check import Expected
 from trait_core.errors import InvalidRequestError
 from trait_core.schema import Message, Monitor, Steering
 
@@ -50,9 +50,9 @@ class CompletionOptions(ChatOptions, total=False):
     token_ids: bool
 
 
-def asked_of(options: CommonOptions) -> Asked:
+def expected_of(options: CommonOptions) -> Expected:
     """What the answer owes a report of."""
-    return Asked(options.get("steering"), options.get("monitor"))
+    return Expected(options.get("steering"), options.get("monitor"))
 
 
 def chat_body(

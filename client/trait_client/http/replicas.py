@@ -21,11 +21,11 @@ ATTEMPTS = 4
 PROBE_SECONDS = 1.0
 """Between looks at a replica that is gone; it is used again once it is ready."""
 
-_OF_THE_REPLICA = {"limits", "residual_norms"}
+_INFO_FIELDS_IGNORED = {"limits", "residual_norms"}
 """What `GET /v1/steering` may say differently on each replica."""
 
-_CHANGES = frozenset({"PUT", "DELETE"})
-_LOST = frozenset({502, 503, 504})
+_CHANGING_METHODS = frozenset({"PUT", "DELETE"})
+_LOST_STATUSES = frozenset({502, 503, 504})
 
 
 @dataclass
@@ -84,7 +84,7 @@ class AsyncTraitReplicas(AsyncTraitClient):
     async def __aenter__(self) -> Self:
         infos = await asyncio.gather(*(replica.client.info() for replica in self._replicas))
         for replica, info in zip(self._replicas, infos, strict=True):
-            _demand_same(infos[0], info, self.base_url, replica.client.base_url)
+            _check_same(infos[0], info, self.base_url, replica.client.base_url)
             replica.room = info.limits.max_num_seqs
         return self
 
@@ -112,7 +112,7 @@ class AsyncTraitReplicas(AsyncTraitClient):
     # ---- one exchange, wherever there is room
 
     async def _exchange(self, call: Call[Any], *, stream: bool = False) -> httpx.Response:
-        if call.method in _CHANGES:
+        if call.method in _CHANGING_METHODS:
             return await self._change(call)
         tried: list[_Replica] = []
         while True:
@@ -157,10 +157,10 @@ class AsyncTraitReplicas(AsyncTraitClient):
     async def _is_lost(self, replica: _Replica, call: Call[Any], response: httpx.Response) -> bool:
         """Whether an answer is none: of a balancer that lost the replica, of a full one, or of a dead engine."""
         status = response.status_code
-        if status in call.answers or status not in _LOST | {500}:
+        if status in call.answers or status not in _LOST_STATUSES | {500}:
             return False
         ready = await self._look_at(replica)
-        return status in _LOST or not ready
+        return status in _LOST_STATUSES or not ready
 
     async def _look_at(self, replica: _Replica) -> bool:
         """Whether a replica takes requests; one that does not is left alone until it does."""
@@ -187,8 +187,8 @@ async def _is_ready(replica: _Replica) -> bool:
         return False
 
 
-def _demand_same(first: ServiceInfo, other: ServiceInfo, first_url: str, other_url: str) -> None:
-    left, right = (info.model_dump(exclude=_OF_THE_REPLICA) for info in (first, other))
+def _check_same(first: ServiceInfo, other: ServiceInfo, first_url: str, other_url: str) -> None:
+    left, right = (info.model_dump(exclude=_INFO_FIELDS_IGNORED) for info in (first, other))
     for name, value in left.items():
         if right[name] != value:
             raise InvalidRequestError(

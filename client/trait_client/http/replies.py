@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from pydantic import Field, ValidationError
 
-from trait_client.http.report_check import Asked
+from trait_client.http.report_check import Expected
 from trait_core.errors import ServiceError
 from trait_core.schema import ErrorBody, MonitorReport, Response, SteeringReport
 
@@ -136,14 +136,14 @@ class _TextCompletion(Response):
     monitor: MonitorReport | None = None
 
 
-def read_chat(data: bytes, asked: Asked) -> ChatResult:
+def read_chat(data: bytes, expected: Expected) -> ChatResult:
     """Read the answer of `POST /v1/chat/completions`.
 
     Raises:
         SteeringFailedError: A report was asked for and the answer has none.
     """
     wire = _ChatCompletion.model_validate_json(data)
-    asked.demand(wire.steering, wire.monitor)
+    expected.check_against(wire.steering, wire.monitor)
     choices = [
         Choice(
             index=choice.index,
@@ -158,14 +158,14 @@ def read_chat(data: bytes, asked: Asked) -> ChatResult:
     )
 
 
-def read_completion(data: bytes, asked: Asked) -> ChatResult:
+def read_completion(data: bytes, expected: Expected) -> ChatResult:
     """Read the answer of `POST /v1/completions`.
 
     Raises:
         SteeringFailedError: A report was asked for and the answer has none.
     """
     wire = _TextCompletion.model_validate_json(data)
-    asked.demand(wire.steering, wire.monitor)
+    expected.check_against(wire.steering, wire.monitor)
     choices = [
         Choice(
             index=choice.index,
@@ -216,8 +216,8 @@ class ReplyStream:
     Lines are split on bytes: a str splitter would also break a chunk at U+2028 or U+0085 inside the generated text.
     """
 
-    def __init__(self, asked: Asked) -> None:
-        self._asked = asked
+    def __init__(self, expected: Expected) -> None:
+        self._expected = expected
         self._buffer = b""
         self._data: list[bytes] = []
         self._report: SteeringReport | None = None
@@ -250,7 +250,7 @@ class ReplyStream:
         """
         if not self._done:
             raise ServiceError("the stream broke off before its end: the reply is not whole. Send the request again")
-        self._asked.demand(self._report, self._monitor)
+        self._expected.check_against(self._report, self._monitor)
 
     def _delta(self, event: bytes) -> ChatDelta | None:
         if event == b"[DONE]":

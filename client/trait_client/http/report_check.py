@@ -1,4 +1,4 @@
-"""What was asked of the residual stream, held against what the answer says was done."""
+"""Compares the steering and monitoring of a request with the report in its answer."""
 
 import math
 from typing import NamedTuple
@@ -7,13 +7,13 @@ from trait_core.errors import SteeringFailedError
 from trait_core.schema import SHA256_PREFIX, Monitor, MonitorReport, Steering, SteeringReport, SteeringTerm
 
 
-class Asked(NamedTuple):
-    """What the answer owes a report of."""
+class Expected(NamedTuple):
+    """The steering and monitoring of a request, which its answer must report."""
 
     steering: Steering | None = None
     monitor: Monitor | None = None
 
-    def demand(self, steering: SteeringReport | None, monitor: MonitorReport | None) -> None:
+    def check_against(self, steering: SteeringReport | None, monitor: MonitorReport | None) -> None:
         """Check that the reports are there, and that what was applied is what was asked for.
 
         Raises:
@@ -30,10 +30,10 @@ class Asked(NamedTuple):
                 "Is the server a trait-service (GET /v1/steering)?"
             )
         if self.steering is not None and steering is not None:
-            _demand_terms(self.steering, steering)
+            _check_terms(self.steering, steering)
 
 
-def _demand_terms(asked: Steering, report: SteeringReport) -> None:
+def _check_terms(asked: Steering, report: SteeringReport) -> None:
     """Compare term by term and layer by layer; a model alias puts terms of its own before those asked for."""
     expected: list[tuple[SteeringTerm, int | None]] = []
     for term in asked.terms:
@@ -44,18 +44,18 @@ def _demand_terms(asked: Steering, report: SteeringReport) -> None:
             f"{len(expected)} steering terms were asked for and {len(applied)} applied: the text is discarded"
         )
     for (term, layer), got in zip(expected, applied, strict=True):
-        _demand_equal("operation", term.operation, got.operation)
-        _demand_equal("unit", term.unit, got.unit)
+        _check_equal("operation", term.operation, got.operation)
+        _check_equal("unit", term.unit, got.unit)
         if term.vector.startswith(SHA256_PREFIX):
-            _demand_equal("vector", term.vector, got.sha256)
+            _check_equal("vector", term.vector, got.sha256)
         if layer is not None:
-            _demand_equal("layer", layer, got.layer)
+            _check_equal("layer", layer, got.layer)
         # Not to the last bit: vllm-router rewrites a request's JSON, and one number in ten moves by one unit there.
         if not math.isclose(term.coefficient, got.coefficient, rel_tol=1e-9):
-            _demand_equal("coefficient", term.coefficient, got.coefficient)
+            _check_equal("coefficient", term.coefficient, got.coefficient)
 
 
-def _demand_equal(what: str, asked: str | float, applied: str | float) -> None:
+def _check_equal(what: str, asked: str | float, applied: str | float) -> None:
     if asked != applied:
         raise SteeringFailedError(
             f"{what} {asked!r} was asked for and {applied!r} applied: the text is discarded. Does every replica behind "
