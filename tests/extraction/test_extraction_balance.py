@@ -42,7 +42,7 @@ def test_a_word_of_one_side_is_found_and_named(measure):
     assert balance.words_accuracy == 1.0
     assert {(m.text, m.positive, m.negative) for m in balance.uneven} >= {("indeed", 1.0, 0.0), ("perhaps", 0.0, 1.0)}
     (warning,) = balance_warnings(balance)
-    assert "words alone find the side of 100% of held-out replies" in warning
+    assert "words alone reveal the side of 100% of held-out replies" in warning
     assert "indeed 100%/0%" in warning
 
 
@@ -75,7 +75,7 @@ def test_a_longer_side_is_told(measure):
 def test_sides_without_a_common_word_are_told(measure):
     balance = measure(replies(1), [r.replace(" ", "s ").replace(".", "s.") for r in replies(2)])
     assert balance.shared_words == 0.0
-    assert "only 0% of the running words stand on both sides" in balance_warnings(balance)
+    assert "only 0% of the running words occur on both sides" in balance_warnings(balance)
 
 
 def test_raw_texts_are_measured_and_replies_that_are_still_to_be_generated_are_not(trait_folder):

@@ -100,8 +100,8 @@ def test_check_warns_where_words_give_the_sides_away_and_says_what_that_means(tr
     root = trait_folder().parents[1]
     code, out, _ = trait_extract("check", "--datasets", root)
     assert code == 0
-    assert "! warmth: words alone find the side of 100% of held-out replies (in +/- replies: ^no 0%/100%" in out
-    assert "A warning tells what a probe may have learnt instead of the trait." in out
+    assert "! warmth: words alone reveal the side of 100% of held-out replies (in +/- replies: ^no 0%/100%" in out
+    assert "A warning names what a probe may have learnt instead of the trait." in out
     sides = [[{"prompt": f"Q{i}?", "system_prompt": s} for i in range(9)] for s in ("Be warm.", "Be cold.")]
     trait_folder(*sides, name="told")
     code, out, _ = trait_extract("check", "--trait", "told", "--datasets", root)

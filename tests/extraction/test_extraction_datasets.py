@@ -64,9 +64,9 @@ def test_the_digest_follows_the_scenarios_and_not_the_layout(trait_folder):
         ('["x", "y"]', "JSON object"),
         ("", "blank line"),
         ('{"prompt": "\\ud800", "response": "y"}', "surrogate"),
-        ('{"prompt": "Question 1?", "response": "again"}', "stands here again"),
+        ('{"prompt": "Question 1?", "response": "again"}', "repeats the prompt of line 2"),
         ('{"prompt": "x"}', "mixed styles: 31 of 32"),
-        ('{"prompt": "Question 9?", "response": "swapped"}', "again"),
+        ('{"prompt": "Question 9?", "response": "swapped"}', "repeats the prompt"),
     ],
 )
 def test_a_bad_line_is_named(trait_folder, line, reason):
@@ -92,10 +92,10 @@ def test_unequal_sides_are_refused_with_both_counts(trait_folder):
 
 
 def test_pairs_that_do_not_differ_or_are_shuffled_are_refused(trait_folder):
-    assert "negative.jsonl:1: is the same as positive.jsonl:1" in refused(trait_folder(pairs(), pairs()))
+    assert "negative.jsonl:1: is identical to positive.jsonl:1" in refused(trait_folder(pairs(), pairs()))
     shuffled = [{"prompt": f"Question {(i + 1) % 16}?", "response": f"NO {i}."} for i in range(16)]
     message = refused(trait_folder(None, shuffled))
-    assert "negative.jsonl:1: its prompt stands at positive.jsonl:2" in message
+    assert "negative.jsonl:1: its prompt is that of positive.jsonl:2" in message
 
 
 def test_missing_and_ambiguous_sides_are_refused(trait_folder):

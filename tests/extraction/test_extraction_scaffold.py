@@ -59,13 +59,13 @@ def test_every_style_has_its_files_and_says_how_to_write_them(new_trait, trait_e
     assert "still an example of new-trait" in trait_extract("check", "--datasets", tmp_path)[2]
 
 
-def test_what_stands_already_is_not_touched(new_trait, tmp_path):
+def test_an_existing_trait_is_not_touched(new_trait, tmp_path):
     assert new_trait("calm", "--category", "tone")[0] == 0
     (tmp_path / "tone" / "calm" / "definition.txt").write_text("mine")
     for category in ("tone", "other"):
         code, _, err = new_trait("calm", "--category", category)
         assert code == 2
-        assert "stands already" in err
+        assert "already exists" in err
     assert (tmp_path / "tone" / "calm" / "definition.txt").read_text() == "mine"
     assert not (tmp_path / "other").exists()
 
@@ -74,5 +74,5 @@ def test_what_stands_already_is_not_touched(new_trait, tmp_path):
 def test_a_name_that_is_a_path_is_refused(new_trait, tmp_path, arguments):
     code, _, err = new_trait(*arguments)
     assert code == 2
-    assert "is no name" in err
+    assert "is not a valid name" in err
     assert list(tmp_path.iterdir()) == []

@@ -77,11 +77,11 @@ def test_instructed_scenarios_ask_the_written_prompts_under_each_pair_in_turn(ri
     ("content", "reason"),
     [
         (instructed(4), "system_prompts"),
-        (instructed(prompts=["Same?"] * 8), "prompt 'Same?' stands twice"),
+        (instructed(prompts=["Same?"] * 8), "prompt 'Same?' occurs twice"),
         (instructed(prompts=["How are you?", *(f"Own {i}?" for i in range(8))]), "is an evaluation question"),
         (
             instructed().replace("Say NO 3.", "Say YES 1."),
-            "instructed.json:17: system prompt 'Say YES 1.' stands twice",
+            "instructed.json:17: system prompt 'Say YES 1.' occurs twice",
         ),
         (instructed().replace('"negative"', '"negativ"', 1), "system_prompts.0.negative: Field required"),
         (instructed(questions=[]), "unknown field 'questions'"),
@@ -94,7 +94,7 @@ def test_a_fault_in_instructed_json_is_named(rich_folder, content, reason):
     assert reason in message
 
 
-def test_a_style_that_is_not_there_is_refused_with_those_that_are(trait_folder):
+def test_a_missing_style_is_refused_with_the_styles_that_exist(trait_folder):
     assert "has no instructed style: it has written. Write instructed.json" in refused(trait_folder(), "instructed")
     alone = trait_folder(name="alone", instructed__json=instructed())
     for side in ("positive", "negative"):

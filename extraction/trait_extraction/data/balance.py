@@ -1,7 +1,7 @@
-"""Balance: what, besides the trait, tells the two sides of a dataset apart.
+"""Balance: differences between the two sides of a dataset besides the trait.
 
-What differs between the sides ends up in a vector. Length and words are what a probe reads most easily, so that they are
-measured here without any model: a trait that words alone give away may have a vector of those words.
+Any difference between the sides ends up in the vector. Length and words are the easiest to read for a probe, so they are
+measured here, without a model: if words alone give a side away, the vector may be one of those words.
 """
 
 import re
@@ -18,22 +18,22 @@ from trait_extraction.data.scenarios import MIN_SCENARIOS
 from trait_extraction.extra import INSTALL, is_installed
 
 MAX_LENGTH_GAP = 0.15
-"""By which part the mean length of one side may exceed the other's."""
+"""Maximum part by which the mean length of one side exceeds the other's."""
 MAX_LENGTH_AUC = 0.7
-"""Above it, or below 1 minus it, the length of one reply tells its side."""
+"""Above it, or below 1 minus it, the length of a reply reveals its side."""
 MIN_SHARED_WORDS = 0.6
-"""Part of the running words that both sides use."""
+"""Minimum part of the running words that occur on both sides."""
 MAX_WORDS_ACCURACY = 0.75
-"""Held-out accuracy of a bag of words; chance is 0.5."""
+"""Maximum held-out accuracy of a bag-of-words classifier; chance is 0.5."""
 MIN_GAP = 0.25
-"""A mark is uneven where it stands in so much more of one side's replies than of the other's."""
+"""A mark is unbalanced if the difference in its frequency between the two sides is at least this."""
 
 MEANING = (
-    "A warning tells what a probe may have learnt instead of the trait. Where words, letters or length are the trait "
-    "(french, capitals, formality) it is expected, and steering shows whether the vector does more; elsewhere use the "
-    "same words on both sides, or write the longer side shorter."
+    "A warning names what a probe may have learnt instead of the trait. It is expected if words, letters or length are the "
+    "trait (french, capitals, formality); steering then shows whether the vector does more. Otherwise use the same words on "
+    "both sides, or shorten the longer side."
 )
-"""What a warning means, said once below all of them."""
+"""Explanation of the warnings, printed once below them."""
 
 NOT_CLASSIFIED = f"`found by words` is not measured: it needs scikit-learn: {INSTALL}"
 """Printed where the base installation cannot measure `words_accuracy`."""
@@ -47,9 +47,9 @@ class Mark:
     """A word, a punctuation mark, or (`^word`) a reply's first word.
 
     Args:
-        text: The mark, words in lower case.
-        positive: Part of the positive replies that it stands in.
-        negative: Part of the negative replies that it stands in.
+        text: The mark; words are in lower case.
+        positive: Part of the positive replies that contain it.
+        negative: Part of the negative replies that contain it.
     """
 
     text: str
@@ -59,15 +59,15 @@ class Mark:
 
 @dataclass(frozen=True)
 class Balance:
-    """How alike the two sides are.
+    """Measures of the similarity of the two sides.
 
     Args:
-        mean_words: Words in a reply, positive and negative side.
+        mean_words: Mean number of words in a reply, positive and negative side.
         length_auc: P(a positive reply is longer than a negative one); 0.5 is even.
-        shared_words: Part of the running words whose word stands on both sides.
+        shared_words: Part of the running words that occur on both sides.
         words_accuracy: Held-out accuracy of a bag-of-words classifier; 0.5 is chance. None with fewer than 8 pairs,
             or without scikit-learn.
-        uneven: Marks that lean to one side by `MIN_GAP` or more, the most uneven first.
+        uneven: Unbalanced marks (`MIN_GAP`), the most unbalanced first.
     """
 
     mean_words: tuple[float, float]
@@ -78,16 +78,16 @@ class Balance:
 
 
 def measure_balance(dataset: TraitDataset) -> Balance | None:
-    """Compare the texts that are read: the replies, or completions; of replies that are still to come, the system prompts.
+    """Compare the replies or completions; if the replies are not generated yet, compare the system prompts.
 
-    The classifier is a logistic regression (l2, C = 1) on counts of words, capitals kept beside lower case, punctuation
-    marks and first words. It is tested on whole scenarios that it has not seen (5 folds, 4 shuffles of them).
+    The classifier is a logistic regression (l2, C = 1) on counts of words (as written and in lower case),
+    punctuation marks and first words, tested on held-out scenarios (5 folds, 4 shuffles).
 
     Args:
         dataset: A validated trait.
 
     Returns:
-        The balance; None of instructed scenarios with fewer than 5 different pairs of system prompts.
+        The balance; None for instructed scenarios with fewer than 5 different pairs of system prompts.
     """
     texts = _compared(dataset)
     if texts is None:
@@ -105,7 +105,7 @@ def measure_balance(dataset: TraitDataset) -> Balance | None:
 
 
 def balance_warnings(balance: Balance) -> list[str]:
-    """Where a probe could tell the sides apart without the trait, a clause each; empty where it could not."""
+    """Differences by which a probe could distinguish the sides without the trait, one clause each."""
     warnings = []
     shorter, longer = sorted(balance.mean_words)
     if longer > shorter * (1 + MAX_LENGTH_GAP):
@@ -113,11 +113,11 @@ def balance_warnings(balance: Balance) -> list[str]:
     if not 1 - MAX_LENGTH_AUC <= balance.length_auc <= MAX_LENGTH_AUC:
         warnings.append(f"a positive reply is the longer one with probability {balance.length_auc:.2f}")
     if balance.shared_words < MIN_SHARED_WORDS:
-        warnings.append(f"only {balance.shared_words:.0%} of the running words stand on both sides")
+        warnings.append(f"only {balance.shared_words:.0%} of the running words occur on both sides")
     if balance.words_accuracy is not None and balance.words_accuracy > MAX_WORDS_ACCURACY:
         marks = ", ".join(f"{m.text} {m.positive:.0%}/{m.negative:.0%}" for m in balance.uneven[:5])
         warnings.append(
-            f"words alone find the side of {balance.words_accuracy:.0%} of held-out replies"
+            f"words alone reveal the side of {balance.words_accuracy:.0%} of held-out replies"
             + (f" (in +/- replies: {marks})" if marks else "")
         )
     return warnings
@@ -139,7 +139,7 @@ def _pieces(text: str) -> list[str]:
 
 
 def _features(text: str) -> list[str]:
-    """Words and marks in lower case, words with capitals as they stand too, and `^` before the first one."""
+    """Words and punctuation in lower case, words with capitals also as written, and `^` before the first one."""
     pieces = _pieces(text)
     lower = [piece.lower() for piece in pieces]
     return [*lower, *(p for p, low in zip(pieces, lower, strict=True) if p != low), *(f"^{p}" for p in lower[:1])]
@@ -173,7 +173,7 @@ def _words_accuracy(positive: Sequence[str], negative: Sequence[str]) -> float:
 
     texts = [*positive, *negative]
     labels = np.repeat([1, 0], [len(positive), len(negative)])
-    # Both replies of a scenario lie in one fold, else a topic's words would be fitted on and tested on.
+    # Both replies of a scenario are in one fold: otherwise a topic's words are both fitted and tested.
     scenarios = np.concatenate([np.arange(len(positive)), np.arange(len(negative))])
     classifier = make_pipeline(CountVectorizer(analyzer=_features), LogisticRegression(C=1.0, solver="liblinear"))
     scores = [

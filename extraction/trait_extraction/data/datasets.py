@@ -2,13 +2,13 @@
 
 `<root>/<category>/<trait>/` holds:
 
-- one style of contrastive pairs or more (`trait_extraction.data.styles`): `positive.jsonl` and `negative.jsonl`, a scenario a
-  line, `{"prompt", "response"?, "system_prompt"?}`; `instructed.json`, system prompts for generated replies;
-  `positive.txt` and `negative.txt`, raw text for base models, a text a line. Line i of both sides is one pair.
+- one or more styles of contrastive pairs (`trait_extraction.data.styles`): `positive.jsonl` and `negative.jsonl`, one
+  scenario per line, `{"prompt", "response"?, "system_prompt"?}`; `instructed.json`, system prompts for generated replies;
+  `positive.txt` and `negative.txt`, raw text for base models, one text per line. Line i of both sides is one pair.
 - `definition.txt`, the 0-100 rubric of the judge.
 - `steering.json`: `{"questions": [...], "direction": "positive" | "negative", "metric"?: {"kind": ..., ...}}`.
 
-Every error names file and line.
+Every error names the file and, where possible, the line.
 """
 
 from collections.abc import Sequence
@@ -30,16 +30,16 @@ class TraitDataset:
 
     Args:
         trait: The folder's name.
-        category: The name of the folder above.
-        folder: Where it stands.
-        style: `written`, `instructed` or `completions`; one for both sides.
+        category: The parent folder's name.
+        folder: Path of the folder.
+        style: `written`, `instructed` or `completions`.
         positive: Scenarios that show the trait.
         negative: Scenarios that do not; entry i is paired with `positive[i]`.
         definition: The judge's rubric.
-        steering: Questions, direction and metric.
+        steering: The evaluation: questions, direction and metric.
         origin: The files that the two sides were read from.
-        default_style: Whether this style is the folder's default.
-        derived: Completions that were made from the written pairs.
+        default_style: True if this style is the folder's default.
+        derived: True for completions that are derived from the written pairs.
     """
 
     trait: str
@@ -56,31 +56,31 @@ class TraitDataset:
 
     @property
     def n_scenarios(self) -> int:
-        """Contrastive pairs."""
+        """Number of contrastive pairs."""
         return len(self.positive)
 
     @property
     def name(self) -> str:
-        """Of its vectors: the trait's own, with the style behind it where that is not the folder's default."""
+        """Name of its vectors: the trait's name, followed by the style if that is not the folder's default."""
         return self.trait if self.default_style else f"{self.trait}.{self.style}"
 
     @property
     def is_generated(self) -> bool:
-        """Whether the model is still to write replies."""
+        """True if the model has yet to generate the replies."""
         return self.style == "instructed" and any(s.response is None for s in (*self.positive, *self.negative))
 
     def where(self, i: int) -> str:
-        """File and line of entry i of `(*positive, *negative)`; of a file that holds both sides, which one it is."""
+        """File and line of entry i of `(*positive, *negative)`; side and number in a file with both sides."""
         side, line = divmod(i, self.n_scenarios)
         path = self.origin[side]
         return f"{path}:{line + 1}" if path.suffix != ".json" else f"{path}: {SIDES[side]} scenario {line + 1}"
 
     def with_replies(self, kept: Sequence[int], positive: Sequence[str], negative: Sequence[str]) -> "TraitDataset":
-        """The kept scenarios with generated replies, to be read as if they were written.
+        """The kept scenarios with generated replies, to read like written ones.
 
         Args:
-            kept: Indices of scenarios.
-            positive: A reply for each scenario of this dataset, positive side.
+            kept: Indices of the scenarios to keep.
+            positive: One reply per scenario of this dataset, positive side.
             negative: The same for the other side.
         """
         sides = [
@@ -91,7 +91,7 @@ class TraitDataset:
 
     @property
     def digest(self) -> str:
-        """sha256 of what a vector depends on: style and scenarios, whatever the layout of the files."""
+        """sha256 of style and scenarios, which a vector depends on; independent of the layout of the files."""
         content = {
             "style": self.style,
             "positive": [s.model_dump() for s in self.positive],
@@ -105,13 +105,13 @@ def load_trait(folder: Path, style: Style | None = None) -> TraitDataset:
 
     Args:
         folder: `<root>/<category>/<trait>`.
-        style: Which of its styles; None takes its default, the first of written, instructed, completions.
+        style: One of its styles; None takes the default, the first of written, instructed, completions.
 
     Raises:
         DatasetError: A file is missing or breaks a rule; the message names file and line.
     """
     if not is_name(folder.name):
-        raise DatasetError(f"{folder}: a trait's name is lower case letters, digits, _ . and -, 64 at most")
+        raise DatasetError(f"{folder}: a trait's name has at most 64 lower case letters, digits, _ . and -")
     sides = read_sides(folder, style)
     positive, negative = sides.pairs
     dataset = TraitDataset(
@@ -133,9 +133,9 @@ def load_trait(folder: Path, style: Style | None = None) -> TraitDataset:
 
 
 def _check_questions_are_held_out(dataset: TraitDataset) -> None:
-    """Steering is tested on the questions: what the model says to them must not be in the vector."""
+    """Steering is tested on the questions, so replies to them must not be in the vector."""
     both = {s.prompt for s in dataset.positive} & set(dataset.steering.questions)
     if both:
         raise DatasetError(
-            f"{dataset.origin[0]}: prompt {min(both)[:60]!r} is an evaluation question of steering.json: ask another one"
+            f"{dataset.origin[0]}: prompt {min(both)[:60]!r} is an evaluation question of steering.json: use another prompt"
         )

@@ -1,10 +1,10 @@
-"""`instructed.json`: system prompts that ask for a trait, and their counterparts that ask for its opposite.
+"""`instructed.json`: pairs of system prompts, one asking for a trait and one for its opposite.
 
     {"system_prompts": [{"positive": "...", "negative": "..."}, ...], "prompts": ["...", ...]}
 
-Each prompt becomes one scenario: the same user's turn under both system prompts of one pair. Pairs take turns, so that
-prompt i has pair i modulo their number. Without `prompts` the prompts of the written pairs are asked: evaluation questions
-are not, since steering is tested on them. The model writes the replies (`trait_extraction.reading.generation`).
+Each prompt becomes one scenario: the same user message under both system prompts of one pair. Pairs take turns: prompt i
+uses pair i modulo their number. Without `prompts`, the prompts of the written pairs are used; evaluation questions are not
+allowed, since steering is tested on them. The model generates the replies (`trait_extraction.reading.generation`).
 """
 
 import json
@@ -20,15 +20,15 @@ from trait_extraction.data.scenarios import MIN_SCENARIOS, Pairs, Scenario
 
 FILE_NAME = "instructed.json"
 MIN_SYSTEM_PROMPTS = 5
-"""Pairs at least: a vector of fewer is one of their wording."""
+"""Minimum number of pairs: with fewer, the vector is one of their wording."""
 
 
 class SystemPrompts(BaseModel):
     """One pair of system prompts.
 
     Attributes:
-        positive: Asks for the trait.
-        negative: Asks for its opposite.
+        positive: System prompt that asks for the trait.
+        negative: System prompt that asks for its opposite.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -45,11 +45,11 @@ class _InstructedFile(BaseModel):
 
 
 def read_instructed(path: Path, written: Pairs | None) -> Pairs:
-    """The scenarios of an `instructed.json`; no responses.
+    """Read the scenarios of an `instructed.json`; they have no responses.
 
     Args:
         path: The file.
-        written: The written pairs of the folder, whose prompts are asked where the file has none.
+        written: The folder's written pairs, whose prompts are used if the file has none.
 
     Raises:
         DatasetError: The file breaks a rule; the message names file and line.
@@ -65,10 +65,10 @@ def read_instructed(path: Path, written: Pairs | None) -> Pairs:
     prompts = file.prompts
     if prompts is None:
         if written is None:
-            raise DatasetError(f"{path}: prompts are missing: write them here, or written pairs beside it")
+            raise DatasetError(f"{path}: prompts are missing: write them here, or add written pairs to the folder")
         prompts = [scenario.prompt for scenario in written[0]]
     elif repeated := next((p for i, p in enumerate(prompts) if p in prompts[:i]), None):
-        raise DatasetError(f"{path}:{_line(text, repeated, last=True)}: prompt {repeated[:60]!r} stands twice")
+        raise DatasetError(f"{path}:{_line(text, repeated, last=True)}: prompt {repeated[:60]!r} occurs twice")
     turns = [file.system_prompts[i % len(file.system_prompts)] for i in range(len(prompts))]
     asked = list(zip(prompts, turns, strict=True))
     return (
@@ -78,7 +78,7 @@ def read_instructed(path: Path, written: Pairs | None) -> Pairs:
 
 
 def system_prompt_pairs(pairs: Pairs) -> list[tuple[str, str]]:
-    """The different pairs of system prompts of instructed scenarios, in order."""
+    """The distinct pairs of system prompts of instructed scenarios, in order."""
     found = [(p.system_prompt or "", q.system_prompt or "") for p, q in zip(*pairs, strict=True)]
     return list(dict.fromkeys(found))
 
@@ -89,12 +89,12 @@ def _check_system_prompts(path: Path, text: str, pairs: Sequence[SystemPrompts])
         for prompt in (pair.positive, pair.negative):
             if prompt in seen:
                 line = _line(text, prompt, last=True)
-                raise DatasetError(f"{path}:{line}: system prompt {prompt[:60]!r} stands twice")
+                raise DatasetError(f"{path}:{line}: system prompt {prompt[:60]!r} occurs twice")
             seen.add(prompt)
 
 
 def _line(text: str, value: str, *, last: bool = False) -> int:
-    """The line on which a JSON string first (or last) stands; 1 if it stands there in another spelling."""
+    """The line of the first (or last) occurrence of a JSON string; 1 if the file spells it differently."""
     written = json.dumps(value, ensure_ascii=False)
     at = text.rfind(written) if last else text.find(written)
     return text.count("\n", 0, max(at, 0)) + 1

@@ -1,4 +1,4 @@
-"""A new trait's folder, with examples that explain themselves and are not valid until they are replaced."""
+"""A new trait's folder, with self-explanatory examples that are not valid until they are replaced."""
 
 import json
 from pathlib import Path
@@ -16,45 +16,47 @@ _README = f"""# {{trait}}
 Write, in this order:
 
 1. {{sides}}
-   Of a pair everything is alike but the trait. Same length, same words where it can be, the trait now in
-   the first word and now in the last. {MIN_SCENARIOS} pairs at least, 60 for a vector to rely on.
+   The two sides of a pair differ in nothing but the trait: same length and, where possible, the same words. Vary where
+   in the reply the trait shows. Write at least {MIN_SCENARIOS} pairs, and 60 for a reliable vector.
 2. `definition.txt`: the 0-100 rubric that a judge rates by. Say what 0, 50 and 100 look like.
-3. `steering.json`: prompts that a sweep steers on (20 or more, none of them in the pairs), which side is the trait, and,
-   if there is one, a lexical metric: `datasets/README.md` lists the kinds.
+3. `steering.json`: prompts that a sweep steers on (20 or more, none of them in the pairs), the side that is the trait, and
+   a lexical metric if there is one: `datasets/README.md` lists the kinds.
 
-`trait-extract check --trait {{trait}}` names the first thing that is missing, with file and line, and, once all is there,
-measures how balanced the sides are. Then `trait-extract run --trait {{trait}} --register`, and
+`trait-extract check --trait {{trait}}` reports the first fault with file and line; without faults it measures the balance
+of the sides. Then run `trait-extract run --trait {{trait}} --register`, and
 `trait-client steer --trait {{trait}} --coef 2 "..."`. This file is for you: delete it when you are done.
 """
 
 _SIDES = {
     "written": "`positive.jsonl`, `negative.jsonl`: the same prompt, a reply that shows the trait and one that does not.",
     "instructed": "`instructed.json`: system prompts that ask for the trait, each with one that asks for its opposite, and "
-    "prompts that are asked under both. Small models often do not obey: written replies are the better choice.",
-    "completions": "`positive.txt`, `negative.txt`: raw text for base models, a text a line, cut in mid-sentence.",
+    "prompts that are asked under both. Small models often do not comply: written replies work better.",
+    "completions": "`positive.txt`, `negative.txt`: raw text for base models, one text per line, cut in mid-sentence.",
 }
 
 
 def new_trait(root: Path, category: str, trait: str, style: Style) -> Path:
-    """Write the folder of a trait.
+    """Write the folder of a new trait.
 
     Args:
         root: The folder of categories.
-        category: The folder that it goes into; made if need be.
-        trait: Its name.
-        style: How its scenarios are written.
+        category: The parent folder; created if necessary.
+        trait: The trait's name.
+        style: The style of its scenarios.
 
     Returns:
         The folder `<root>/<category>/<trait>`.
 
     Raises:
-        InvalidRequestError: A name that is none, or a trait of that name in any category.
+        InvalidRequestError: An invalid name, or a trait of that name exists in some category.
     """
     for name in (category, trait):
         if not is_name(name):
-            raise InvalidRequestError(f"{name[:80]!r} is no name: lower case letters, digits, _ . and -, 64 at most")
-    if standing := sorted(root.glob(f"*/{trait}")):
-        raise InvalidRequestError(f"{standing[0]} stands already: choose another name", param="name")
+            raise InvalidRequestError(
+                f"{name[:80]!r} is not a valid name: use at most 64 lower case letters, digits, _ . and -"
+            )
+    if existing := sorted(root.glob(f"*/{trait}")):
+        raise InvalidRequestError(f"{existing[0]} already exists: choose another name", param="name")
     folder = root / category / trait
     folder.mkdir(parents=True)
     for name, content in _files(trait, style).items():

@@ -1,4 +1,4 @@
-"""The two sides of a trait as files: contrastive scenarios, line i of both files one pair."""
+"""Reads and checks the two sides of a trait: contrastive scenarios, where line i of both files is one pair."""
 
 import json
 from pathlib import Path
@@ -17,9 +17,9 @@ class Scenario(BaseModel):
     """One line of a side.
 
     Attributes:
-        prompt: The user's message; of a completion, the raw text.
-        response: The written reply, read as it stands; None: the model generates it. Of a completion, the part of the
-            text that the two sides do not share, if it is told apart.
+        prompt: The user's message, or the raw text of a completion.
+        response: The written reply; None if the model generates it. For a completion, the part of the text that differs
+            between the sides, if it is known.
         system_prompt: The system message; None leaves it to the model's chat template.
     """
 
@@ -35,7 +35,7 @@ Pairs = tuple[tuple[Scenario, ...], tuple[Scenario, ...]]
 
 
 def read_pairs(paths: tuple[Path, Path]) -> tuple[Style, Pairs]:
-    """Read and check both sides: `.jsonl` is written or instructed, `.txt` completions.
+    """Read and check both sides: `.jsonl` files are written or instructed, `.txt` files are completions.
 
     Raises:
         DatasetError: A side breaks a rule; the message names file and line.
@@ -62,19 +62,19 @@ def _read_texts(path: Path) -> list[Scenario]:
 
 
 def _lines(path: Path) -> list[str]:
-    """The file's lines without their ends; only the last one may be blank."""
-    # Not splitlines(): a JSON string may hold U+2028 as it stands.
+    """The file's lines without line ends; only the last one may be blank."""
+    # Not splitlines(): a JSON string may contain a literal U+2028.
     lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
     if lines and not lines[-1].strip():
         lines.pop()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
-            raise DatasetError(f"{path}:{number}: a blank line: line i of both sides is one pair, so take it out")
+            raise DatasetError(f"{path}:{number}: a blank line: line i of both sides is one pair, so remove it")
         if len(line) > MAX_CHARACTERS:
-            raise DatasetError(f"{path}:{number}: {len(line)} characters; at most {MAX_CHARACTERS}")
+            raise DatasetError(f"{path}:{number}: {len(line)} characters: at most {MAX_CHARACTERS} are allowed")
     if len(lines) < MIN_SCENARIOS:
         raise DatasetError(
-            f"{path}: {len(lines)} scenarios are too few: write {MIN_SCENARIOS} at least (40 or more is good)"
+            f"{path}: {len(lines)} scenarios are too few: write at least {MIN_SCENARIOS} (40 or more is good)"
         )
     return lines
 
@@ -83,7 +83,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _common_style(paths: tuple[Path, Path], sides: tuple[list[Scenario], list[Scenario]]) -> Style:
-    """Written if every scenario has a response, instructed if none has."""
+    """`written` if every scenario has a response, `instructed` if none has."""
     written = [
         (path, i, s.response is not None)
         for path, side in zip(paths, sides, strict=True)
@@ -113,12 +113,14 @@ def _check_pairs(paths: tuple[Path, Path], positive: list[Scenario], negative: l
     by_prompt = {s.prompt: i for (i, s) in enumerate(positive, 1)}
     for number, (first, second) in enumerate(zip(positive, negative, strict=True), start=1):
         if first == second:
-            raise DatasetError(f"{paths[1]}:{number}: is the same as {paths[0].name}:{number}: a pair must differ")
+            raise DatasetError(
+                f"{paths[1]}:{number}: is identical to {paths[0].name}:{number}: the two sides of a pair must differ"
+            )
         other = prompts.get((second.system_prompt, second.prompt), by_prompt.get(second.prompt, number))
         if first.prompt != second.prompt and other != number:
             raise DatasetError(
-                f"{paths[1]}:{number}: its prompt stands at {paths[0].name}:{other}: line i of both is one pair, and "
-                "both replies of a scenario must fall on the same side of the held-out split"
+                f"{paths[1]}:{number}: its prompt is that of {paths[0].name}:{other}: line i of both is one pair, and "
+                "both replies of a scenario must be on the same side of the held-out split"
             )
 
 
@@ -133,6 +135,6 @@ def _check_duplicates(path: Path, side: list[Scenario]) -> None:
     if repeats:
         number, first = repeats[0]
         raise DatasetError(
-            f"{path}:{number}: the prompt of line {first} stands here again ({len(repeats)} duplicates in the file): "
-            "a scenario counts once, else it would be fitted on and tested on"
+            f"{path}:{number}: repeats the prompt of line {first} ({len(repeats)} duplicates in the file): a "
+            "scenario must occur once, or it is both fitted and tested"
         )
