@@ -1,17 +1,24 @@
-"""Fixtures that several rooms share: the real models, and a real running service."""
+"""Fixtures for all tests: the real models, and a real running service; how tests are spread over workers."""
 
+import json
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import hypothesis
 import pytest
 from service_harness import BIN, serving
+from trait_core.storage import write_atomically
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 ROOT = Path(__file__).resolve().parent.parent
+SHARES_SERVICE = pytest.StashKey[Path]()
 EXTRACTED_TRAITS = ("refusal", "question_asking", "sycophancy")
 
 os.environ.pop("COLUMNS", None)  # a console that is made while it is set keeps that width, whatever a test sets later
@@ -37,22 +44,49 @@ def pytest_configure(config: pytest.Config) -> None:
         os.sched_setaffinity(0, cores[int(worker["workerid"].removeprefix("gw")) % n :: n] or cores)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts an engine comes first: a long module at the end would leave one worker idle."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Start engines first: a long module at the end would leave one worker idle."""
     items.sort(key=lambda item: item.get_closest_marker("engine") is None)
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:
+        modules = {
+            item.nodeid.partition("::")[0] for item in items if "service_url" in getattr(item, "fixturenames", ())
+        }
+        write_atomically(Path(worker["shares_service"]), json.dumps(sorted(modules)).encode())
+
+
+def pytest_configure_node(node: WorkerController) -> None:
+    """Tell each worker where to write which modules use the running service; they all write the same."""
+    node.workerinput["shares_service"] = str(shares_service(node.config))
+
+
+def shares_service(config: pytest.Config) -> Path:
+    """The file in which workers name those modules, before their tests are scheduled."""
+    if SHARES_SERVICE not in config.stash:
+        config.stash[SHARES_SERVICE] = Path(tempfile.mkdtemp(prefix="trait-tests-")) / "shares-service.json"
+    return config.stash[SHARES_SERVICE]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if SHARES_SERVICE in config.stash:
+        shutil.rmtree(shares_service(config).parent, ignore_errors=True)
 
 
 class ModuleScheduling(LoadScopeScheduling):
-    """A module stays on one worker, and all that ask for the one running service share a worker and the service.
+    """A module stays on one worker, and all modules that use the running service share a worker and the service.
 
-    xdist's own groups are not read: they are marked in a node's id, which pytest 9.2 no longer lets a plugin change.
+    xdist's own groups are not used: they are marked in a node's id, which pytest 9.2 no longer lets a plugin change.
     """
+
+    @cached_property
+    def _sharing(self) -> set[str]:
+        return set(json.loads(shares_service(self.config).read_text()))
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.partition("::")[0]
         if module.startswith("tests/trust/"):
             return "trust"  # they attack one service of their own
-        return "service" if "service_url" in (ROOT / module).read_text() else module
+        return "service" if module in self._sharing else module
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
@@ -82,7 +116,7 @@ def gemma_path() -> Path:
     try:
         return models.fetch("gemma3")
     except TraitError as error:
-        pytest.skip(f"Gemma-3-270M is not there: {error}")
+        pytest.skip(f"Gemma-3-270M cannot be fetched: {error}")
 
 
 @pytest.fixture(scope="session")
