@@ -75,11 +75,17 @@ def test_a_replica_that_comes_back_is_used_again():
                 await client.chat("hello")
             assert (len(staying.chats), len(going.chats)) == (4, 0)
             going.up = True
-            await asyncio.sleep(0.1)
-            await asyncio.gather(*(client.chat("hello") for _ in range(4)))
-            assert (len(staying.chats), len(going.chats)) == (6, 2)
+            while not going.chats:
+                await two_at_once(client)
+            staying.chats.clear()
+            going.chats.clear()
+            await asyncio.gather(two_at_once(client), two_at_once(client))
+            assert (len(staying.chats), len(going.chats)) == (2, 2)
 
-    asyncio.run(go())
+    async def two_at_once(client):
+        await asyncio.gather(client.chat("hello"), client.chat("hello"))
+
+    asyncio.run(asyncio.wait_for(go(), 60))
 
 
 def test_a_single_service_that_breaks_off_and_is_back_has_the_request_again():
@@ -88,13 +94,17 @@ def test_a_single_service_that_breaks_off_and_is_back_has_the_request_again():
     async def go():
         async with together(service) as client:
             asking = asyncio.create_task(client.chat("hello"))
-            await asyncio.sleep(0.02)
+            await until(lambda: service.at_once[CHATS] == 1)
             service.up = False
-            await asyncio.sleep(0.1)
+            await until(lambda: service.at_once[CHATS] == 0)
             service.up = True
             return await asking
 
-    assert asyncio.run(go()).text
+    async def until(holds):
+        while not holds():  # noqa: ASYNC110 - the service is no part of the event loop
+            await asyncio.sleep(0)
+
+    assert asyncio.run(asyncio.wait_for(go(), 60)).text
     assert len(service.chats) == 2
 
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -147,8 +146,12 @@ app.state.engine_client = None
 @app.post("/v1/completions")
 async def work():
     print("working", flush=True)
-    await asyncio.sleep(1.5)
+    await asyncio.to_thread(sys.stdin.readline)
     return {"done": True}
+
+@app.get("/v1/health/ready")
+async def ready():
+    return {}
 
 app.add_middleware(AdmissionGuard, settings=ServiceSettings(), in_flight=in_flight)
 app.add_middleware(DrainGuard, in_flight=in_flight, cause=ShutdownCause.of(args), seconds=30)
@@ -165,8 +168,10 @@ sys.exit(0 if ShutdownCause.of(args).signals else 1)
 
 
 def test_under_vllms_own_server_the_signal_is_ours():
-    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as server:
-        url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1/completions"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdin=pipe, stdout=pipe, text=True) as server:
+        address = f"http://127.0.0.1:{int(server.stdout.readline())}"
+        url = f"{address}/v1/completions"
         with (
             ThreadPoolExecutor() as pool,
             httpx.Client(transport=httpx.HTTPTransport(retries=10), timeout=60) as client,
@@ -174,8 +179,11 @@ def test_under_vllms_own_server_the_signal_is_ours():
             running = pool.submit(client.post, url)
             assert "working\n" in iter(server.stdout.readline, "")
             server.send_signal(signal.SIGTERM)
-            time.sleep(0.3)
+            while client.get(f"{address}/v1/health/ready").status_code != 503:
+                assert server.poll() is None
             assert client.post(url).status_code == 503
+            server.stdin.write("done\n")
+            server.stdin.flush()
             assert running.result(30).json() == {"done": True}
         assert server.wait(30) == 0
 

@@ -188,8 +188,9 @@ def test_a_double_bos_is_refused_before_a_stream_begins(setup, steering, run_of)
 
 @pytest.mark.parametrize("ids", [(BOS,), (BOS, 5, BOS, str), (5, BOS, BOS), (5, 5)])
 def test_other_prompts_are_no_double_bos(setup, ids):
-    _, client = setup()
-    client.generate(prompt(*ids), SamplingParams(), "r")
+    engine, client = setup()
+    asyncio.run(texts(client.generate(prompt(*ids), SamplingParams(), "r")))
+    assert [sent for sent, _ in engine.requests] == [prompt(*ids)]
 
 
 def test_a_spec_that_comes_from_outside_never_reaches_the_worker(setup):

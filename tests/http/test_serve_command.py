@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from importlib.metadata import entry_points
 
 import pytest
 import typer
@@ -210,6 +211,12 @@ def test_a_folder_that_does_not_exist_is_refused_with_the_bundled_models():
 
 def test_both_plugins_are_installed_and_load():
     cli.load_plugins()
+    from trait_service.engine.plugin import register
+    from trait_service.http.plugin import TraitEndpoints
+
+    groups = ("vllm.general_plugins", "vllm.endpoint_plugins")
+    (general,), (endpoint,) = (entry_points(group=group, name="trait_steering") for group in groups)
+    assert (general.load(), endpoint.load()) == (register, TraitEndpoints)
 
 
 def test_a_missing_entry_point_stops_the_start(monkeypatch):

@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -191,9 +191,12 @@ class Keyring:
         KeysError: The file cannot be read.
     """
 
-    def __init__(self, fixed: list[ApiKey], file: KeyFile | None = None) -> None:
+    def __init__(
+        self, fixed: list[ApiKey], file: KeyFile | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._fixed = fixed
         self._file = file
+        self._clock = clock
         self._mutex = threading.Lock()
         self._checked = 0.0
         self._signature: Signature = None
@@ -217,8 +220,9 @@ class Keyring:
 
     def _current(self) -> list[ApiKey]:
         with self._mutex:
-            if self._file is not None and time.monotonic() - self._checked >= _RELOAD_S:
-                self._checked = time.monotonic()
+            now = self._clock()
+            if self._file is not None and now - self._checked >= _RELOAD_S:
+                self._checked = now
                 self._reload(self._file)
             return self._of_file
 
