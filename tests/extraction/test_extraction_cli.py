@@ -148,3 +148,14 @@ def test_run_with_all_methods_writes_a_table_of_evidence_with_intervals(serve, t
     assert float(rows[1]["auc"]) == pytest.approx(at.auc, rel=1e-3)
     stored = [float(rows[1]["cohens_d_low"]), float(rows[1]["cohens_d_high"])]
     assert stored == pytest.approx(at.cohens_d_interval, rel=1e-3)
+
+
+def test_no_word_of_a_help_text_is_taken_for_markup(trait_extract, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    _, said, _ = trait_extract("run", "--help")
+    for text in (
+        "TOML file with a table [judge]",
+        "Folder of <category>/<trait>",
+        "write <out>/<trait>/<method>.safetensors",
+    ):
+        assert text in said

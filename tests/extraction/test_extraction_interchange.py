@@ -467,7 +467,7 @@ def test_import_prints_norms_and_conventions_and_replaces_nothing_unasked(trait_
     assert made.metadata.layers[2].residual_norm == 12.0
     code, out, err = trait_extract(*call)
     assert (code, out) == (2, "")
-    assert "stands already: --force replaces it" in err
+    assert "already exists: --force overwrites it" in err
     code, out, _ = trait_extract(*call, "--force", "--json", "--chosen-layer", "2")
     assert (code, json.loads(out)["chosen_layer"]) == (0, 2)
 

@@ -128,7 +128,7 @@ def test_a_changed_dataset_is_told_rather_than_shown_beside_old_projections(extr
 def test_an_unknown_trait_is_an_error_that_names_those_there_are(extracted, trait_extract):
     code, _, said = run_report(trait_extract, extracted, "warmht")
     assert code == 2
-    assert "no vectors of 'warmht': there are candour, warmth" in said
+    assert "no vectors for 'warmht': there are candour, warmth" in said
 
 
 def test_a_folder_without_vectors_is_an_error(tmp_path, trait_extract):

@@ -26,7 +26,7 @@ Datasets = Annotated[
         "--datasets",
         exists=True,
         file_okay=False,
-        help="Folder that holds <category>/<trait>. Default: ./datasets/traits if it exists, else the installed traits.",
+        help="Folder of `<category>/<trait>`. Default: ./datasets/traits if it exists, else the installed traits.",
     ),
 ]
 PromptSet = Annotated[

@@ -13,6 +13,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     help="Extract trait vectors: contrastive prompts -> captured activations -> vector files.",
+    rich_markup_mode="markdown",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -1,4 +1,4 @@
-"""The evidence of many vectors as one CSV table, a row a vector, at its chosen layer."""
+"""Evidence for many vectors as one CSV table, one row per vector at its chosen layer."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ _INTERVALS = ("accuracy", "auc", "cohens_d")
 
 
 def evidence_csv(vectors: Sequence[VectorMetadata]) -> str:
-    """One row for each vector: held-out evidence with 95 per cent intervals, scale, and what chose the layer."""
+    """CSV with one row per vector: held-out evidence with 95 % intervals, scale, and how the layer was chosen."""
     rows = [_row(metadata) for metadata in vectors]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")

@@ -36,42 +36,44 @@ from trait_extraction.reading.reply_check import ReplyCheck, ReplyJudge
 Datasets = Annotated[
     Path | None,
     typer.Option(
-        help="Folder that holds <category>/<trait>. Default: ./datasets/traits if it exists, else the installed traits."
+        help="Folder of `<category>/<trait>`. Default: ./datasets/traits if it exists, else the installed traits."
     ),
 ]
 
 
 @judge_options
 def run(
-    trait: Annotated[list[str] | None, typer.Option(help="A trait, or <category>/<trait>; repeat for more.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Every trait of the datasets.")] = False,
+    trait: Annotated[list[str] | None, typer.Option(help="Trait, or `<category>/<trait>`; may be repeated.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Extract every trait of the datasets.")] = False,
     method: Annotated[
         list[str] | None,
-        typer.Option(help=f"{', '.join(METHODS)}; repeat for more, or all. Default: mean_diff."),
+        typer.Option(help=f"{', '.join(METHODS)}; may be repeated, or all. Default: mean_diff."),
     ] = None,
     style: Annotated[
         Style | None,
         typer.Option(
-            help="written: replies as they stand. instructed: the model replies under opposite system prompts. completions: "
-            "raw text for base models. Default: the first of these that the trait has."
+            help="written: the dataset's replies. instructed: the model replies under opposite system prompts. completions: "
+            "raw text for base models. Default: the first of these styles that the trait has."
         ),
     ] = None,
-    url: Annotated[str, typer.Option(envvar="TRAIT_SERVICE_URL", help="The service.")] = DEFAULT_URL,
+    url: Annotated[str, typer.Option(envvar="TRAIT_SERVICE_URL", help="Address of the service.")] = DEFAULT_URL,
     api_key: ApiKey = None,
     datasets: Datasets = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder of the vector files.")] = Path("vectors"),
     positions: Annotated[
-        str | None, typer.Option(help="What is pooled. Default: response[:]; all[4:] for whole raw texts.")
+        str | None, typer.Option(help="Token positions to pool. Default: response[:], or all[4:] for whole raw texts.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the held-out split and of random directions.")] = 0,
-    held_out: Annotated[float, typer.Option(help="Part of the scenarios to test on.")] = 0.25,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the held-out split and of random directions.")] = 0,
+    held_out: Annotated[float, typer.Option(help="Fraction of the scenarios held out for testing.")] = 0.25,
     splits: Annotated[
-        int, typer.Option(min=1, max=256, help="How often scenarios are held out and directions fitted, for intervals.")
+        int, typer.Option(min=1, max=256, help="Number of repeated splits and fits, for the intervals.")
     ] = 8,
-    max_tokens: Annotated[int, typer.Option(min=1, max=65536, help="Length of generated replies.")] = 64,
+    max_tokens: Annotated[int, typer.Option(min=1, max=65536, help="Longest generated reply, tokens.")] = 64,
     allow_unchecked: Annotated[
         bool,
-        typer.Option("--allow-unchecked", help="Use generated replies that fail the check, or that nothing can check."),
+        typer.Option(
+            "--allow-unchecked", help="Use generated replies even if they fail the check or cannot be checked."
+        ),
     ] = False,
     unvetted: Annotated[
         bool, typer.Option("--unvetted", hidden=True, help="Former name of --allow-unchecked.")
@@ -79,22 +81,22 @@ def run(
     db: Annotated[
         Path | None,
         typer.Option(
-            help="Result database: the layer that its sweeps steer best on is chosen, and the evidence is stored there."
+            help="Results database: its sweeps choose the best-steering layer, and the evidence is stored in it."
         ),
     ] = None,
     register: Annotated[bool, typer.Option(help="Register the vectors with the service.")] = True,
     table: Annotated[
         Path | None,
-        typer.Option(help="Write the evidence at the chosen layers, intervals included, to this .csv file."),
+        typer.Option(help="Also write the evidence at the chosen layers, with intervals, to this .csv file."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Make files again that stand already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make existing files again.")] = False,
     as_json: AsJson = False,
     *,
     judge: JudgeOptions,
 ) -> None:
-    """Extract vectors, write <out>/<trait>/<method>.safetensors, register them as <trait> and <trait>.<method>.
+    """Extract vectors, write `<out>/<trait>/<method>.safetensors`, register them as `<trait>` and `<trait>.<method>`.
 
-    Generated replies (--style instructed) are checked with the trait's metric, and with a judge where one is given.
+    Generated replies (--style instructed) are checked with the trait's metric, and with a judge if the options name one.
     """
     require("sklearn", "scikit-learn", "trait-extract run")
     pool = None if positions is None else Positions.parse(positions)
@@ -136,20 +138,21 @@ def reply_judge(config: JudgeConfig | None, datasets: Path | None) -> Iterator[R
 
 
 def check(
-    trait: Annotated[list[str] | None, typer.Option(help="A trait; repeat for more. Default: all.")] = None,
+    trait: Annotated[list[str] | None, typer.Option(help="Trait; may be repeated. Default: all.")] = None,
     style: Annotated[
         Style | None,
         typer.Option(
-            help="One style only; completions are derived where none are written. Default: every style that is there."
+            help="Check this style only; completions are derived if none are written. Default: all styles of the trait."
         ),
     ] = None,
     datasets: Datasets = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check dataset folders, every style that they have; the first fault of each is told with file and line.
+    """Check trait datasets in every style; the first fault of each is reported with file and line.
 
-    Of the valid ones the balance is measured: length, shared words, and how often words alone tell the sides apart. Of the
-    instructed style the system prompts are compared, since the replies are still to come. A warning is no fault.
+    For valid datasets, the balance of the two sides is measured: length, shared words, and how well words alone
+    distinguish them. For the instructed style the system prompts are compared, because there are no replies yet. A
+    warning is not a fault.
     """
     valid: list[TraitDataset] = []
     faults: list[str] = []
@@ -176,10 +179,10 @@ def check(
 
 
 def show(
-    file: Annotated[Path, typer.Argument(help="A vector file.")],
+    file: Annotated[Path, typer.Argument(help="Vector file (safetensors).")],
     as_json: AsJson = False,
 ) -> None:
-    """Show what is known of a vector file's directions, layer by layer."""
+    """Show the evidence for a vector file's directions, layer by layer."""
     vector = VectorFile.load(file)
     meta = vector.metadata
     sha256 = sha256_of(file.read_bytes())
@@ -192,7 +195,7 @@ def show(
 
 
 def chosen_methods(methods: list[str] | None) -> list[str]:
-    """The named methods, each once; `all` stands for every one."""
+    """The named methods without repeats; `all` means every method."""
     named = methods or ["mean_diff"]
     return list(dict.fromkeys(name for given in named for name in (METHODS if given == "all" else [given])))
 
@@ -201,8 +204,8 @@ def chosen_traits(root: Path | None, traits: list[str] | None, *, every: bool) -
     """The folders of the named traits, or of all; `root` None takes the default folder.
 
     Raises:
-        InvalidRequestError: Neither, or both.
-        DatasetError: There is no such trait.
+        InvalidRequestError: Neither is given, or both.
+        DatasetError: A trait does not exist.
     """
     if every == bool(traits):
         raise InvalidRequestError("give --trait NAME (once or more) or --all", param="trait")

@@ -1,4 +1,4 @@
-"""`trait-extract import` and `export`: vectors of other tools, norms and conventions printed."""
+"""`trait-extract import` and `export`: convert vectors from and to other tools' formats."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,37 +20,43 @@ from trait_extraction.interchange.importing import Imported, ModelShape, import_
 from trait_extraction.interchange.locations import read_location
 from trait_extraction.interchange.numbering import NUMBERINGS, check_numbering
 
-Layers = Annotated[list[int] | None, typer.Option("--layer", min=0, help="0-based decoder block; repeat for more.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace a file that stands already.")]
+Layers = Annotated[list[int] | None, typer.Option("--layer", min=0, help="0-based decoder block; may be repeated.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 
 
 def import_command(
     source: Annotated[
         str,
-        typer.Argument(help=".gguf, .pt, .safetensors, a folder <method>_layer<N>.pt, or hf://org/repo@revision/path."),
+        typer.Argument(
+            help=".gguf, .pt, .safetensors, a folder of `<method>_layer<N>.pt`, or hf://org/repo@revision/path."
+        ),
     ],
-    trait: Annotated[str, typer.Option(help="The name that the vector gets.")],
+    trait: Annotated[str, typer.Option(help="Trait name of the new vector file.")],
     numbering: Annotated[
         str | None, typer.Option(help="; ".join(f"{name}: {meaning}" for name, meaning in NUMBERINGS.items()))
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="How it was made. Default: the folder's method, else imported.")
+        str | None, typer.Option(help="Method that made the vectors. Default: the folder's method, else imported.")
     ] = None,
     layer: Layers = None,
     chosen_layer: Annotated[
-        int | None, typer.Option(min=0, help="Where requests steer that name no layer. Default: nearest to half depth.")
+        int | None,
+        typer.Option(min=0, help="Layer for requests that name none. Default: the layer nearest to half depth."),
     ] = None,
     like: Annotated[
-        Path | None, typer.Option(help="A vector file of the model: its shape and norms, instead of a service's.")
+        Path | None,
+        typer.Option(help="Vector file of the same model; its shape and norms are used instead of a service's."),
     ] = None,
-    url: Annotated[str, typer.Option(envvar="TRAIT_SERVICE_URL", help="The service of the model.")] = DEFAULT_URL,
+    url: Annotated[str, typer.Option(envvar="TRAIT_SERVICE_URL", help="Address of the model's service.")] = DEFAULT_URL,
     api_key: ApiKey = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder of the vector files.")] = Path("vectors"),
-    register: Annotated[bool, typer.Option("--register", help="Register it with the service, as the trait.")] = False,
+    register: Annotated[
+        bool, typer.Option("--register", help="Register the vector with the service under the trait's name.")
+    ] = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn vectors of another tool into a vector file, <out>/<trait>/<method>.safetensors.
+    """Convert vectors of another tool to a vector file, `<out>/<trait>/<method>.safetensors`.
 
     Example: `trait-extract import happy.gguf --trait happy --numbering block --url http://127.0.0.1:8000`
     """
@@ -77,10 +83,10 @@ def import_command(
     print_lines(
         [
             *imported.left_out,
-            f"{foreign.kind}; it says of itself: {foreign.facts or 'nothing'}",
+            f"{foreign.kind}; facts in the file: {foreign.facts or 'none'}",
             f"--numbering {convention}: {NUMBERINGS[convention]}",
             f"shape and residual norms: {shape.model}, {shape.n_layers} layers, d_model {shape.d_model}, from {shape.source}",
-            "unit separation: 1 adds the vector as it stood in its file. Its centre is unknown: projections are not centred",
+            "unit separation: coefficient 1 adds the vector as stored in its file. Its centre is unknown: projections are not centred",
             f"layer {meta.chosen_layer}: {meta.chosen_because}",
             f"{path}{f', registered as {trait}' if register else ''}",
             sha256_of(data),
@@ -89,17 +95,17 @@ def import_command(
 
 
 def export_command(
-    file: Annotated[Path, typer.Argument(help="A vector file.")],
-    to: Annotated[Path, typer.Argument(help="The GGUF file to write.")],
+    file: Annotated[Path, typer.Argument(help="Vector file (safetensors).")],
+    to: Annotated[Path, typer.Argument(help="GGUF file to write.")],
     layer: Layers = None,
-    all_layers: Annotated[bool, typer.Option("--all-layers", help="Every layer of the file.")] = False,
-    coef: Annotated[float, typer.Option(help="What llama.cpp's scale 1 adds, in --unit.")] = 1.0,
-    unit: Annotated[Unit, typer.Option(help="Unit of --coef. raw: residual units.")] = "raw",
-    model_hint: Annotated[str, typer.Option(help="controlvector.model_hint, for example llama.")] = "unknown",
+    all_layers: Annotated[bool, typer.Option("--all-layers", help="Export every layer of the file.")] = False,
+    coef: Annotated[float, typer.Option(help="Coefficient that llama.cpp's scale 1 adds, in --unit.")] = 1.0,
+    unit: Annotated[Unit, typer.Option(help="Unit of --coef; raw means residual units.")] = "raw",
+    model_hint: Annotated[str, typer.Option(help="Value of controlvector.model_hint, for example llama.")] = "unknown",
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a GGUF control vector for llama.cpp and repeng; the chosen layer unless others are named.
+    """Write a GGUF control vector for llama.cpp and repeng, by default with the chosen layer only.
 
     Example: `trait-extract export vectors/refusal/mean_diff.safetensors refusal.gguf --coef 1.5 --unit dose`
     """
@@ -130,7 +136,7 @@ def _info(url: str, api_key: str | None) -> ServiceInfo:
 
 def _write(path: Path, data: bytes, *, force: bool) -> None:
     if path.exists() and not force:
-        raise InvalidRequestError(f"{path} stands already: --force replaces it", param="force")
+        raise InvalidRequestError(f"{path} already exists: --force overwrites it", param="force")
     write_atomically(path, data)
 
 

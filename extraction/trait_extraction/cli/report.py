@@ -1,4 +1,4 @@
-"""`trait-extract report`: a page for each trait."""
+"""`trait-extract report`: write a page for each trait."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,13 +19,13 @@ from trait_extraction.report.content import vector_folders
 
 def report_command(
     trait: Annotated[
-        list[str] | None, typer.Argument(help="Traits, or <trait>/<style>. Default: all there are.")
+        list[str] | None, typer.Argument(help="Traits, or `<trait>/<style>`. Default: all traits of the folder.")
     ] = None,
-    vectors: Annotated[Path, typer.Option(help="Folder of vector files, as `run` writes it.")] = Path("vectors"),
+    vectors: Annotated[Path, typer.Option(help="Folder of vector files, as written by `run`.")] = Path("vectors"),
     datasets: Datasets = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder of the pages.")] = Path("reports"),
 ) -> None:
-    """Write <out>/<trait>.html: layer curves by method, the two sides, nearest traits, extreme texts. No model is asked."""
+    """Write `<out>/<trait>.html`: evidence by layer and method, the two sides, nearest traits, extreme texts; needs no model."""
     folders = vector_folders(vectors)
     for name in trait or folders:
         report = read_report(name, folders, _dataset(datasets, name, folders))
@@ -36,7 +36,7 @@ def report_command(
 
 
 def _dataset(root: Path | None, name: str, folders: dict[str, Path]) -> TraitDataset | None:
-    """The dataset in the vectors' own style; None where it is not there or not valid: the page says so."""
+    """The dataset in the vectors' style; None if it is missing or invalid, which the page reports."""
     files = sorted(folders[name].glob("*.safetensors")) if name in folders else []
     if not files:
         return None

@@ -1,4 +1,4 @@
-"""`trait-extract new-trait`."""
+"""`trait-extract new-trait`: write the folder of a new trait."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,16 +13,16 @@ from trait_extraction.data.scenarios import Style
 
 
 def new_trait_command(
-    name: Annotated[str, typer.Argument(help="The trait's name: lower case letters, digits, _ . and -.")],
-    category: Annotated[str, typer.Option(help="Folder below the datasets; made if need be.")] = "custom",
+    name: Annotated[str, typer.Argument(help="Name of the trait: lower-case letters, digits, _ . and -.")],
+    category: Annotated[str, typer.Option(help="Folder below the datasets, created if needed.")] = "custom",
     style: Annotated[
         Style,
         typer.Option(help="written: replies to one prompt. instructed: system prompts. completions: for base models."),
     ] = "written",
-    datasets: Annotated[Path, typer.Option(help="Folder that holds <category>/<trait>.")] = LOCAL,
+    datasets: Annotated[Path, typer.Option(help="Folder of `<category>/<trait>`.")] = LOCAL,
     as_json: AsJson = False,
 ) -> None:
-    """Write the folder of a new trait, with examples to replace; `check` then tells what is missing.
+    """Write the folder of a new trait with examples to replace. `trait-extract check` then says what is missing.
 
     Example: `trait-extract new-trait warmth --category tone`
     """

@@ -1,4 +1,4 @@
-"""What the command line prints on stdout: rich tables, or the same rows as JSON."""
+"""Output of the command line on stdout: rich tables, or the same rows as JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,7 +20,7 @@ from trait_extraction.report import TraitReport
 
 
 def result_row(result: Extracted) -> dict[str, Any]:
-    """One vector file of a run, at its chosen layer."""
+    """JSON row of one vector file of a run, at its chosen layer."""
     meta = result.vector.metadata
     evidence = meta.layers[meta.chosen_layer]
     return {
@@ -43,7 +43,7 @@ def result_row(result: Extracted) -> dict[str, Any]:
 
 
 def result_table(results: Sequence[Extracted]) -> Table:
-    """The vector files of a run."""
+    """Table of the vector files of a run."""
     columns = ["trait", "method", "layer", "by", "AUC", "95 %", "Cohen's d", "separation", "/ norm"]
     table = _table("Held-out evidence at the chosen layer", columns, text={"trait", "method", "by"})
     for result in results:
@@ -64,7 +64,7 @@ def result_table(results: Sequence[Extracted]) -> Table:
 
 
 def report_table(report: TraitReport) -> Table:
-    """A trait's vectors at its chosen layer, and the trait nearest to it."""
+    """Table of a trait's vectors at its chosen layer, with the nearest trait in its title."""
     nearest = report.neighbours[0] if report.neighbours else None
     title = f"{report.name}, layer {report.layer}" + (
         f"; nearest: {nearest.name} ({nearest.cosine:+.2f})" if nearest else ""
@@ -84,16 +84,16 @@ def report_table(report: TraitReport) -> Table:
 
 
 def result_lines(results: Sequence[Extracted]) -> list[str]:
-    """Where each vector file stands, and the name it was registered under."""
+    """Path of each vector file and its registered name."""
     return [
-        f"{result.path}{' (stood already)' if result.reused else ''}"
+        f"{result.path}{' (already existed)' if result.reused else ''}"
         + (f", registered as {result.registered}" if result.registered else "")
         for result in results
     ]
 
 
 def dataset_row(dataset: TraitDataset) -> dict[str, Any]:
-    """One valid trait folder."""
+    """JSON row of one valid trait folder."""
     return {
         "trait": dataset.trait,
         "category": dataset.category,
@@ -109,7 +109,7 @@ def dataset_row(dataset: TraitDataset) -> dict[str, Any]:
 
 
 def dataset_table(datasets: Sequence[TraitDataset]) -> Table:
-    """Valid trait folders."""
+    """Table of valid trait folders."""
     columns = ["trait", "style", "pairs", "questions", "metric"]
     table = _table("Trait datasets", columns, text={"trait", "style", "metric"})
     for row in map(dataset_row, datasets):
@@ -124,12 +124,12 @@ def dataset_table(datasets: Sequence[TraitDataset]) -> Table:
 
 
 def balance_row(dataset: TraitDataset, balance: Balance | None) -> dict[str, Any] | None:
-    """How alike the sides are, and where they are not; None where there is too little to compare."""
+    """JSON row of how similar the sides are, with warnings; None if there is too little to compare."""
     return None if balance is None else {**asdict(balance), "warnings": _warnings(dataset, balance)}
 
 
 def balance_table(measured: Sequence[tuple[TraitDataset, Balance]]) -> Table:
-    """How alike the two sides of each trait are; `! ` marks a trait with warnings."""
+    """Table of how similar the two sides of each trait are; `! ` marks a trait with warnings."""
     columns = ["trait", "style", "words +/-", "longer", "shared words", "found by words"]
     table = _table("Balance of the two sides (longer, found by words: 0.5 is chance)", columns, text={"trait", "style"})
     for dataset, balance in measured:
@@ -145,21 +145,23 @@ def balance_table(measured: Sequence[tuple[TraitDataset, Balance]]) -> Table:
 
 
 def _warnings(dataset: TraitDataset, balance: Balance) -> list[str]:
-    """Of the balance, and of completions that leave nothing to complete."""
+    """Warnings about the balance, and about completions that leave nothing to complete."""
     warnings = balance_warnings(balance)
     if dataset.style == "completions" and (whole := whole_texts((*dataset.positive, *dataset.negative))):
-        warnings.append(f"{whole} of {2 * dataset.n_scenarios} texts end with a sentence: cut them in mid-sentence")
+        warnings.append(
+            f"{whole} of {2 * dataset.n_scenarios} texts end with a complete sentence: cut them mid-sentence"
+        )
     return warnings
 
 
 def balance_lines(measured: Sequence[tuple[TraitDataset, Balance]]) -> list[str]:
-    """The warnings of each trait, a line each, and what a warning means."""
+    """One line per warning, then the meaning of a warning."""
     lines = [f"! {dataset.name}: {warning}" for dataset, balance in measured for warning in _warnings(dataset, balance)]
     return [*lines, MEANING] if lines else []
 
 
 def vector_table(vector: VectorFile) -> Table:
-    """A vector file's evidence, layer by layer; the chosen layer is marked."""
+    """Table of a vector file's evidence by layer; the chosen layer is marked."""
     meta = vector.metadata
     title = f"{meta.trait}, {meta.method}, {meta.positions}, {meta.model}"
     columns = [
@@ -200,7 +202,7 @@ def vector_table(vector: VectorFile) -> Table:
 
 
 def imported_table(imported: Imported) -> Table:
-    """The layers of foreign vectors, with the length that they had."""
+    """Table of imported layers with their original length."""
     meta = imported.vector.metadata
     table = _table(
         f"{meta.trait}, {meta.method}, imported for {meta.model}", ["layer", "length", "norm", "/ norm"], set()
@@ -213,7 +215,7 @@ def imported_table(imported: Imported) -> Table:
 
 
 def control_table(control: ControlVector, vector: VectorFile) -> Table:
-    """What llama.cpp's scale 1 adds on each layer."""
+    """Table of what llama.cpp's scale 1 adds on each layer."""
     meta = vector.metadata
     table = _table(f"{meta.trait}, {meta.method}: scale 1 adds", ["direction", "layer", "length", "/ norm"], set())
     for layer, length in control.lengths.items():
@@ -223,12 +225,12 @@ def control_table(control: ControlVector, vector: VectorFile) -> Table:
 
 
 def vector_lines(vector: VectorFile) -> list[str]:
-    """Cosines with other methods at the chosen layer, and what the columns mean."""
+    """Lines below the table: cosines with other methods at the chosen layer, and the meaning of columns."""
     meta = vector.metadata
     at = meta.layers[meta.chosen_layer]
     lines = []
     if meta.extracted_on is not None:
-        evidence = {"extraction_model": "the extraction model's, norms aside", "this_model": "this model's"}
+        evidence = {"extraction_model": "the extraction model's, except for norms", "this_model": "this model's"}
         lines.append(
             f"applied to {meta.model}, extracted on {meta.extracted_on.model} ({meta.extracted_on.sha256}); evidence: "
             f"{evidence[meta.extracted_on.evidence]}"
@@ -243,8 +245,8 @@ def vector_lines(vector: VectorFile) -> list[str]:
     if at.massive_dimensions:
         dimensions = ", ".join(map(str, at.massive_dimensions))
         lines.append(
-            f"massive: part of the activations' squared norm in the three largest dimensions (layer {meta.chosen_layer}: "
-            f"{dimensions}); of d: of the direction's"
+            f"massive: share of the activations' squared norm in the three largest dimensions (layer {meta.chosen_layer}: "
+            f"{dimensions}); of d: share of the direction's squared length"
         )
     return lines
 

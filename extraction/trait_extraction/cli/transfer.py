@@ -1,4 +1,4 @@
-"""`trait-extract apply`: a vector of one model for another of the same shape."""
+"""`trait-extract apply`: adapt a vector of one model to another model of the same shape."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,42 +21,45 @@ from trait_extraction.interchange.transfer import measure_on
 
 
 def apply_command(
-    file: Annotated[Path, typer.Argument(help="A vector file of another model.")],
-    url: Annotated[str, typer.Option(envvar="TRAIT_SERVICE_URL", help="The service of the model to apply it to.")] = (
+    file: Annotated[Path, typer.Argument(help="Vector file of another model.")],
+    url: Annotated[str, typer.Option(envvar="TRAIT_SERVICE_URL", help="Address of the target model's service.")] = (
         DEFAULT_URL
     ),
     api_key: ApiKey = None,
     datasets: Datasets = None,
     measure: Annotated[
-        bool, typer.Option("--measure/--no-measure", help="Read the scenarios on this model, for its own evidence.")
+        bool,
+        typer.Option("--measure/--no-measure", help="Read the scenarios on the target model to measure its evidence."),
     ] = True,
-    folder: Annotated[Path, typer.Option("--out", help="Folder of the applied files.")] = Path("applied"),
-    register: Annotated[bool, typer.Option("--register", help="Register it with the service, as the trait.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that stands already.")] = False,
+    folder: Annotated[Path, typer.Option("--out", help="Folder of the new files.")] = Path("applied"),
+    register: Annotated[
+        bool, typer.Option("--register", help="Register the vector with the service under the trait's name.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a file for the served model of a vector that another one gave, <out>/<trait>/<method>.safetensors.
+    """Apply a vector of another model to the served model, and write `<out>/<trait>/<method>.safetensors`.
 
-    Both models are in its metadata. Width and number of layers must agree: a base model and its instruct model, say.
+    Its metadata name both models. Width and number of layers must agree, as for a base model and its instruct model.
 
     Example: `trait-extract apply vectors/refusal/completions/mean_diff.safetensors --url http://127.0.0.1:8001`
     """
     vector = VectorFile.load(file)
     path = folder / vector.metadata.trait / f"{vector.metadata.method}.safetensors"
     if path.exists() and not force:
-        raise InvalidRequestError(f"{path} stands already: --force replaces it", param="force")
+        raise InvalidRequestError(f"{path} already exists: --force overwrites it", param="force")
     with TraitClient(url, api_key=api_key) as client:
         applied = apply_to(vector, client.info())
         source = applied.metadata.extracted_on
         if source is None:
-            raise InvalidRequestError(f"{file} is for {applied.metadata.model} already, which is what is served")
-        note = "not measured on this model: all evidence but the residual norms is the extraction model's"
+            raise InvalidRequestError(f"{file} is already for {applied.metadata.model}, the served model")
+        note = "not measured on this model: all evidence except the residual norms is the extraction model's"
         if measure:
             style = vector.metadata.style
             try:
                 dataset = load_trait(find_trait(datasets or default_traits_folder(), vector.metadata.trait), style)
                 applied = measure_on(client, applied, dataset)
-                note = "measured on this model, on the scenarios that the directions were not fitted on"
+                note = "measured on this model, on the scenarios that were not used to fit the directions"
             except (DatasetError, InvalidRequestError) as error:
                 note = f"{note} ({error})"
         data = applied.to_bytes()

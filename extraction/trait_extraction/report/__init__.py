@@ -1,4 +1,4 @@
-"""`trait-extract report`: what is known of a trait's vectors, as one page."""
+"""`trait-extract report`: the evidence for a trait's vectors on one page."""
 
 from trait_extraction.report.content import TraitReport, read_report
 from trait_extraction.report.page import page

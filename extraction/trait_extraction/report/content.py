@@ -1,4 +1,4 @@
-"""What a report says, read from vector files and what stands beside them: no model is asked."""
+"""Content of a report, read from vector files and the projections stored with them; needs no model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from trait_extraction.fitting.projections import FOLDER as PROJECTIONS
 from trait_extraction.fitting.projections import HeldOutProjections, read_projections
 
 MOST_TEXTS = 4
-"""Held-out texts shown from either end."""
+"""Number of held-out texts shown at either end."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Neighbour:
     """Another vector of the same model.
 
     Args:
-        name: Its trait, and its folder's style where that is not the default.
-        cosine: Between the two directions on the chosen layer, same method.
+        name: Its trait, and its folder's style if that is not the default.
+        cosine: Cosine of the two directions of the same method on the chosen layer.
     """
 
     name: str
@@ -34,13 +34,13 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Text:
-    """A held-out text and where it lies.
+    """A held-out text and its projection.
 
     Args:
         side: `positive` or `negative`.
         value: Projection, centred, in half separations: +1 and -1 are the average training example of either side.
-        prompt: Whole.
-        response: Whole; None where the dataset has none (raw texts, and replies that the model wrote).
+        prompt: Whole prompt.
+        response: Whole response; None if the dataset has none (raw texts, and replies written by the model).
     """
 
     side: str
@@ -51,15 +51,15 @@ class Text:
 
 @dataclass(frozen=True)
 class TraitReport:
-    """All of one trait.
+    """The report of one trait.
 
     Args:
-        name: The trait, and `/style` where the folder holds another style than the default.
+        name: The trait, and `/style` if the folder's style is not the default.
         vectors: Method -> vector, in order of `METHODS`.
         held_out: Method -> positives and negatives at the chosen layer, centred, in half separations.
         neighbours: Other traits' vectors of the main method, largest |cosine| first.
-        texts: Held-out texts of the main method, highest first; None where they cannot be told.
-        texts_missing: Why not.
+        texts: Held-out texts of the main method, highest first; None if they are not known.
+        texts_missing: Why they are not known.
     """
 
     name: str
@@ -71,7 +71,7 @@ class TraitReport:
 
     @property
     def main(self) -> VectorFile:
-        """The vector that the page is about where it cannot be about all: the first method that is there."""
+        """The vector for the parts of the page that show one method: that of the first method."""
         return next(iter(self.vectors.values()))
 
     @property
@@ -84,7 +84,7 @@ def vector_folders(root: Path) -> dict[str, Path]:
     """Name -> folder of vector files: `<trait>`, or `<trait>/<style>`.
 
     Raises:
-        InvalidRequestError: There is none.
+        InvalidRequestError: The folder holds no vector files.
     """
     paths = [p for p in sorted(root.rglob("*.safetensors")) if p.parent.name != PROJECTIONS]
     found = {str(p.parent.relative_to(root)): p.parent for p in paths if p.parent != root}
@@ -98,15 +98,15 @@ def read_report(name: str, folders: Mapping[str, Path], dataset: TraitDataset | 
 
     Args:
         name: A key of `folders`.
-        folders: Of `vector_folders`.
-        dataset: Where the held-out texts stand; None if it cannot be read.
+        folders: Result of `vector_folders`.
+        dataset: Source of the held-out texts; None if it cannot be read.
 
     Raises:
-        InvalidRequestError: No such name.
+        InvalidRequestError: The name is unknown.
         VectorFileError: A file is damaged.
     """
     if name not in folders:
-        raise InvalidRequestError(f"no vectors of {name!r}: there are {', '.join(folders)}", param="trait")
+        raise InvalidRequestError(f"no vectors for {name!r}: there are {', '.join(folders)}", param="trait")
     vectors = _read_vectors(folders[name])
     main_method, main = next(iter(vectors.items()))
     projections = {
@@ -134,7 +134,7 @@ def _read_vectors(folder: Path) -> dict[str, VectorFile]:
 def _scaled(
     vector: VectorFile, kept: HeldOutProjections, main: VectorFile
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Centred, in half separations, on the main vector's layer."""
+    """Held-out projections on the main vector's layer, centred, in half separations."""
     layer = main.metadata.chosen_layer
     at = vector.evidence(layer)
     half = at.separation / 2 or 1.0
@@ -162,18 +162,18 @@ def _neighbours(name: str, method: str, main: VectorFile, folders: Mapping[str, 
 def _texts(
     vector: VectorFile, kept: HeldOutProjections | None, dataset: TraitDataset | None
 ) -> tuple[list[Text] | None, str | None]:
-    """Held-out texts of both sides by their projection, or why there are none."""
+    """Held-out texts of both sides ordered by projection, or the reason that there are none."""
     if kept is None:
-        return None, "no projections stand beside the vector file: run `trait-extract run --force`"
+        return None, "no projections are stored with the vector file: run `trait-extract run --force`"
     if dataset is None:
         return None, "the trait's dataset was not found: give --datasets"
     if dataset.digest != vector.metadata.dataset_digest:
         return None, "the dataset has changed since the vector was made: run `trait-extract run` again"
     if vector.metadata.elicitation is not None:
-        return None, "the replies were written by the model, and a part of them left out: they stand in .stages"
+        return None, "the model wrote the replies and some were dropped: they are stored in .stages"
     positive, negative = _scaled(vector, kept, vector)
     if len(dataset.positive) <= int(kept.scenarios.max()):
-        raise VectorFileError(f"{dataset.trait}: projections of scenario {kept.scenarios.max()}, which is not there")
+        raise VectorFileError(f"{dataset.trait}: projections of scenario {kept.scenarios.max()}, which does not exist")
     texts = [
         Text(side, float(value), scenarios[i].prompt, scenarios[i].response)
         for side, values, scenarios in (
