@@ -8,6 +8,9 @@ from trait_core.errors import InvalidRequestError
 from trait_core.schema import ServiceInfo
 from trait_core.storage import json_sha256
 
+ANSWERING_FIELDS = ("model", "config_digest", "chat_template_digest", "dtype", "quantization")
+"""Fields of `ServiceInfo` that decide its answers and enter every stored identity, in the order of a reading's id."""
+
 
 @dataclass(frozen=True)
 class ModelIdentity:

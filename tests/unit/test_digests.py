@@ -3,10 +3,15 @@
 from pathlib import Path
 
 import pytest
-from trait_core.model_identity import digest
+from trait_client.prompt_sets.manifest import CaptureIdentity, CaptureOptions
+from trait_client.prompt_sets.project import ProjectOptions, _by_reading
+from trait_client.prompt_sets.prompts import SetPrompt
+from trait_core.model_identity import ModelIdentity, digest
+from trait_core.schema import ServiceInfo
 from trait_core.storage import json_sha256
 from trait_extraction.data.datasets import TraitDataset
 from trait_extraction.data.scenarios import Scenario
+from trait_extraction.reading.stage_store import model_identity
 from trait_service.access.keys import key_digest
 from trait_service.models.identity import chat_template_digest, config_digest
 
@@ -51,3 +56,31 @@ def test_the_digests_of_a_served_model():
 
 def test_the_digest_of_an_api_key():
     assert key_digest("ts-secret") == "c52c92a53ebfe02517a51468f3f990a2685f54fdfe9ef14fbc8902f77b4d9899"
+
+
+def test_the_identities_of_a_served_model_in_cells_captures_readings_and_stages():
+    limits = ("max_terms", "max_relative_dose", "max_layers_per_term", "terms_per_layer", "bank_rows", "max_num_seqs")
+    info = ServiceInfo(
+        model="m",
+        config_digest="sha256:c",
+        weights_digest="sha256:w",
+        checkpoint_digest="sha256:k",
+        chat_template_digest=None,
+        n_layers=4,
+        d_model=8,
+        dtype="bfloat16",
+        quantization=None,
+        residual_norms=[1.0] * 4,
+        operations=["add"],
+        scopes=["all"],
+        units=["dose"],
+        limits=dict.fromkeys((*limits, "max_activation_inputs", "max_positions"), 1),
+        versions={"v": "1"},
+    )
+    prompt = SetPrompt("p1", None, "text")
+    assert digest(ModelIdentity.of(info, None, "none").as_identity()) == "a51fa1719ca87916b37c4187a24e5514"
+    capture = CaptureIdentity.of(CaptureOptions(positions=["prompt[-1]"]), [prompt], info)
+    assert capture.digest() == "7024446ad9380761c9b8968b8460f4c1"
+    assert list(_by_reading([prompt], ProjectOptions([]), info)) == ["e7f8cd0bcd589a0c0d785deede458c8d"]
+    stage = "e5ae37d525b5bf9d61d26197b1d7914c54557bb10899d1650ef4e052d8c7809f"
+    assert json_sha256(model_identity(info)) == stage

@@ -10,14 +10,14 @@ from pydantic import Field, ValidationError
 
 from trait_client.prompt_sets.prompts import SetPrompt, digest_of
 from trait_core.errors import DatasetError, InvalidRequestError, first_fault
-from trait_core.model_identity import digest
+from trait_core.model_identity import ANSWERING_FIELDS, digest
 from trait_core.positions import Positions
 from trait_core.schema import Generation, Request, Response, ServiceInfo
 from trait_core.storage import write_atomically
 
 MANIFEST = "manifest.json"
 
-_INFO_FIELDS = {"model", "config_digest", "chat_template_digest", "n_layers", "d_model", "dtype", "quantization"}
+_INFO_FIELDS = {*ANSWERING_FIELDS, "n_layers", "d_model"}
 _RANGE = re.compile(r"^(\d{1,4})(?:-(\d{1,4}))?$")
 
 

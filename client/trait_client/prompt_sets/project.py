@@ -20,7 +20,7 @@ from trait_client.results.recorder import Recorder
 from trait_client.results.rows import ReadingProjectionRow, Row, VectorRow
 from trait_client.results.runs import OutcomeStatus, recorded_run
 from trait_core.errors import InvalidRequestError, ServiceUnreachableError, TraitError
-from trait_core.model_identity import digest
+from trait_core.model_identity import ANSWERING_FIELDS, digest
 from trait_core.schema import MAX_MONITORED, ServiceInfo, VectorInfo
 
 
@@ -139,7 +139,7 @@ def _directions(vectors: Iterable[VectorInfo], layers: list[int] | None) -> list
 
 def _by_reading(prompts: Sequence[SetPrompt], options: ProjectOptions, info: ServiceInfo) -> dict[str, SetPrompt]:
     """Reading id -> prompt: the digest of everything that the reading's tokens and values depend on."""
-    model = [info.model, info.config_digest, info.chat_template_digest, info.dtype, info.quantization]
+    model = [getattr(info, name) for name in ANSWERING_FIELDS]
     return {
         digest(
             [

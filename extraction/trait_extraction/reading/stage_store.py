@@ -18,6 +18,7 @@ from typing import Any
 import safetensors.numpy
 from trait_client.http.activations import Activations
 from trait_core.errors import ServiceError
+from trait_core.model_identity import ANSWERING_FIELDS
 from trait_core.schema import ServiceInfo
 from trait_core.storage import write_atomically
 from trait_core.vectors.file import METADATA_KEY
@@ -29,14 +30,7 @@ FOLDER = ".stages"
 
 def model_identity(info: ServiceInfo) -> dict[str, str | None]:
     """The fields of a service's description that its answers depend on."""
-    return {
-        "model": info.model,
-        "config_digest": info.config_digest,
-        "weights_digest": info.weights_digest,
-        "chat_template_digest": info.chat_template_digest,
-        "dtype": info.dtype,
-        "quantization": info.quantization,
-    }
+    return info.model_dump(include={*ANSWERING_FIELDS, "weights_digest"})
 
 
 class KeyedLines:
