@@ -38,7 +38,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Plan:
-    """One trait: what is read, at which positions, and how directions are fitted to it; on whatever model.
+    """The plan of one trait, for any model: scenarios, positions, and how directions are fitted.
 
     Every stage of the pipeline takes a plan. `with_replies` gives the plan of a trait whose replies were generated.
 

@@ -1,4 +1,4 @@
-"""Generated replies: made once, kept over a kill, and refused where they do not show the trait."""
+"""Generated replies: made once, kept when a run is killed, and refused if they do not show the trait."""
 
 import json
 import signal
@@ -71,7 +71,7 @@ def test_replies_are_generated_once_read_in_their_context_and_recorded(instructe
     assert (again.reused, len(service.asked)) == (True, 32)
 
 
-def test_a_run_that_broke_off_asks_only_for_what_is_missing(instructed, gaussians, tmp_path):
+def test_an_interrupted_run_asks_only_for_missing_replies(instructed, gaussians, tmp_path):
     service, dataset, lines = gaussians(fails_after=11), instructed(), []
     service.fake.change(limits={"max_num_seqs": 1})
     with pytest.raises(ServiceError, match="the engine has stopped"):
@@ -101,7 +101,7 @@ def test_replies_belong_to_a_model_and_to_a_way_of_sampling(instructed, gaussian
     assert asked() == 32
 
 
-def test_a_line_that_a_kill_tore_is_made_again_and_those_around_it_stay(tmp_path):
+def test_a_torn_line_is_made_again_and_its_neighbours_stay(tmp_path):
     path = tmp_path / "replies.jsonl"
     store = KeyedLines(path)
     for key in "ab":
@@ -114,7 +114,7 @@ def test_a_line_that_a_kill_tore_is_made_again_and_those_around_it_stay(tmp_path
     assert KeyedLines(path).get("a") == {"reply": "a"}
 
 
-def test_a_killed_command_goes_on_where_it_was(serve, instructed, tmp_path):
+def test_a_killed_command_continues_where_it_stopped(serve, instructed, tmp_path):
     (url, service), dataset = serve, instructed()
     service.delay = 0.3
     service.change(limits={"max_num_seqs": 2})
@@ -170,7 +170,7 @@ def test_a_file_with_another_wording_of_the_failed_check_is_reused(instructed, g
 
 @pytest.mark.parametrize(("n_right", "passes"), [(16, True), (10, True), (9, False), (0, False)])
 def test_the_bar_is_an_auc_of_eight_tenths(instructed, n_right, passes):
-    """Of `matches`, the AUC is (1 + hits on one side - hits on the other) / 2: 10 of 16 are 0.81, 9 are 0.78."""
+    """The AUC of `matches` is (1 + hits on one side - hits on the other) / 2: 10 of 16 are 0.81, 9 are 0.78."""
     dataset = instructed()
     positive = tuple("YES" if i < n_right else "maybe" for i in range(16))
     replies = Replies(positive, ("NO",) * 16)
@@ -202,7 +202,7 @@ def test_without_metric_and_judge_nothing_is_generated_unless_unchecked_replies_
     assert "unchecked" in found.fault
 
 
-def test_a_judge_keeps_the_pairs_that_it_places_and_is_asked_once(instructed, tmp_path):
+def test_a_judge_keeps_clear_pairs_and_is_asked_once(instructed, tmp_path):
     dataset, asked = instructed(metric=None), []
 
     def score(trait, prompt, reply):
@@ -224,7 +224,7 @@ def test_a_judge_keeps_the_pairs_that_it_places_and_is_asked_once(instructed, tm
     assert len(asked) == 64
 
 
-def test_a_judge_that_places_too_few_pairs_or_tells_none_apart_refuses(instructed):
+def test_a_judge_that_keeps_too_few_pairs_or_separates_none_refuses(instructed):
     dataset = instructed(metric=None)
     picky = ReplyCheck(ReplyJudge("picky", lambda _t, _p, reply: 90 if reply in {f"YES {i}" for i in range(7)} else 10))
     with pytest.raises(ElicitationError, match=r"AUC 0\.72"):

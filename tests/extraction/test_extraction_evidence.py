@@ -202,7 +202,7 @@ def test_without_an_effect_the_evidence_chooses_and_says_so(trait_folder, gaussi
     assert chosen_by(extracted.vector.metadata) == "evidence"
 
 
-def test_the_services_own_precision_goes_first(gaussians, tmp_path):
+def test_the_services_own_precision_takes_precedence(gaussians, tmp_path):
     path = tmp_path / "results.duckdb"
     sweep(path, {3: 90.0}, precision="int8")
     results = sweep(path, {6: 40.0}, precision="float32")
@@ -210,7 +210,7 @@ def test_the_services_own_precision_goes_first(gaussians, tmp_path):
     assert steered_layer(results, "warmth", gaussians(quantization="int8").info())[0] == 3
 
 
-def test_a_standing_file_takes_the_layer_of_a_later_sweep_without_reading_the_model(trait_folder, gaussians, tmp_path):
+def test_an_existing_file_takes_the_layer_of_a_later_sweep_without_reading_the_model(trait_folder, gaussians, tmp_path):
     service, jobs = gaussians(), [(load_trait(trait_folder()), RESPONSE)]
     (before,) = run(service, jobs, ["mean_diff"], tmp_path / "v")
     results = sweep(tmp_path / "results.duckdb", {2: 20.0})
@@ -255,7 +255,7 @@ def test_evidence_and_cosines_are_stored_and_queried(trait_folder, gaussians, tm
 
 
 def test_a_vector_of_an_older_file_has_empty_columns(tmp_path):
-    """What older sweeps stored, without any of the newer fields, stands in the view with empty columns."""
+    """Rows that older sweeps stored, without the newer fields, are in the view with empty columns."""
     results = sweep(tmp_path / "results.duckdb", {2: 20.0})
     metadata = json.dumps({"layers": {"3": {"separation": 1.0, "centre": 0.0, "residual_norm": 2.0}}})
     with results.writer() as writer:
@@ -267,7 +267,7 @@ def test_a_vector_of_an_older_file_has_empty_columns(tmp_path):
 # ---- held-out projections
 
 
-def test_projections_of_held_out_scenarios_stand_beside_the_vector_and_give_its_auc(trait_folder, gaussians, tmp_path):
+def test_projections_of_held_out_scenarios_are_beside_the_vector_and_give_its_auc(trait_folder, gaussians, tmp_path):
     jobs = [(load_trait(trait_folder()), RESPONSE)]
     (made,) = run(gaussians(gap=(0.4,) * 10), jobs, ["mean_diff"], tmp_path)
     kept = read_projections(made.path, made.vector.metadata)

@@ -71,7 +71,7 @@ def imported(foreign, numbering="block", **options):
 # ---- GGUF
 
 
-def test_what_is_exported_the_gguf_library_reads_and_it_comes_back_the_same(tmp_path):
+def test_an_exported_vector_is_read_by_the_gguf_library_and_imported_unchanged(tmp_path):
     vector = vector_file()
     path = tmp_path / "warmth.gguf"
     path.write_bytes(control_vector(vector, [1, 3, 5]).to_bytes("llama"))
@@ -213,7 +213,7 @@ def layer_folder(folder, method="probe", layers=(2, 3), metadata=None):
     return folder
 
 
-def test_a_folder_of_layers_is_one_vector_with_what_its_json_says(tmp_path):
+def test_a_folder_of_layers_is_one_vector_with_the_facts_of_its_json(tmp_path):
     folder = layer_folder(tmp_path / "vectors")
     foreign = read_location(str(folder))
     assert sorted(foreign.vectors) == [2, 3]
@@ -385,7 +385,7 @@ def test_duplicate_names_are_refused(tmp_path):
         ([("direction.2", np.ones(D, np.int32))], "controlvector", "is I32"),
     ],
 )
-def test_a_gguf_file_that_is_no_control_vector_is_refused(tmp_path, tensors, architecture, reason):
+def test_a_gguf_file_that_is_not_a_control_vector_is_refused(tmp_path, tensors, architecture, reason):
     with pytest.raises(VectorFileError, match=reason):
         READERS["gguf"](write_gguf(tmp_path / "v.gguf", tensors, architecture))
 
@@ -399,7 +399,7 @@ def test_a_gguf_file_that_is_no_control_vector_is_refused(tmp_path, tensors, arc
         (np.zeros(D, np.float32), "layer 2 is zero"),
     ],
 )
-def test_a_vector_that_is_no_direction_of_the_model_is_refused(vector, reason):
+def test_a_vector_that_does_not_fit_the_model_is_refused(vector, reason):
     with pytest.raises(VectorFileError, match=reason):
         imported(ForeignVectors("test", {2: vector, 3: rows()[3]}))
     assert sorted(imported(ForeignVectors("test", {2: vector, 3: rows()[3]}), layers=[3]).vector.directions) == [3]
@@ -423,7 +423,7 @@ def test_a_hub_address_needs_a_repository_and_a_revision(source):
 
 
 def test_a_reader_that_takes_too_much_memory_dies_alone(tmp_path):
-    """The limits stand before any reader runs: the child cannot hold 4 GiB, whatever asks it to."""
+    """The limits are set before any reader runs: the child cannot hold 4 GiB, whatever asks for it."""
     program = (
         "import sys\nfrom trait_extraction.interchange import formats, sandbox\n"
         "formats.READERS['gguf'] = lambda path: bytearray(4 << 30)\n"

@@ -82,8 +82,8 @@ def test_a_vector_that_repeng_made_steers_as_its_numbers_do_in_transformers(
     np.testing.assert_allclose(logprobs, chosen, atol=1e-3)
 
 
-def test_raw_completions_of_a_base_style_are_read_and_told_apart(trait_extract, service_url, tmp_path):
-    """Written prose, no chat template: the direction tells held-out texts apart, and the file says the style."""
+def test_raw_completions_of_a_base_style_are_read_and_separated(trait_extract, service_url, tmp_path):
+    """Written prose, no chat template: the direction separates held-out texts, and the file records the style."""
     code, _, said = trait_extract(
         "run", "--trait", "refusal", "--style", "completions", "--url", service_url, "--no-register",
         "--splits", "2", "--out", tmp_path,

@@ -113,7 +113,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(trait_folder, g
     assert not set(digests("a", 0)) & set(digests("c", 1))
 
 
-def test_what_stands_already_is_kept_until_its_inputs_change(trait_folder, gaussians, tmp_path):
+def test_an_existing_file_is_reused_until_its_inputs_change(trait_folder, gaussians, tmp_path):
     folder, service, out, captured = trait_folder(), gaussians(), tmp_path / "out", []
 
     def reused(settings=RESPONSE, methods=("mean_diff",), **options):
@@ -240,7 +240,7 @@ def refusal(smollm2, traits_root, tmp_path_factory):
     return {r.vector.metadata.method: r.vector for r in results}
 
 
-def test_on_smollm2_a_middle_layer_tells_refusals_it_never_saw(refusal):
+def test_on_smollm2_a_middle_layer_separates_refusals_it_never_saw(refusal):
     for method in ("mean_diff", "probe"):
         meta = refusal[method].metadata
         at = meta.layers[meta.chosen_layer]

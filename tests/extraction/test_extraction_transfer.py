@@ -35,7 +35,7 @@ def base_vector(trait_folder, gaussians, tmp_path):
         (BASE | {"config_digest": "sha256:wider"}, True),
     ],
 )
-def test_models_are_told_apart_by_shape_and_weights_not_by_name(base_vector, gaussians, served, other):
+def test_models_are_distinguished_by_shape_and_weights_not_by_name(base_vector, gaussians, served, other):
     vector, _ = base_vector
     info = gaussians(**served).info()
     assert is_of_another_model(vector.metadata, info) is other
@@ -79,7 +79,7 @@ def test_evidence_is_measured_on_the_other_model_over_held_out_scenarios(base_ve
         measure_on(gaussians(**BASE), vector, dataset)
 
 
-def test_other_scenarios_are_no_evidence(base_vector, gaussians, trait_folder):
+def test_other_scenarios_are_refused_as_evidence(base_vector, gaussians, trait_folder):
     vector, _ = base_vector
     tuned = gaussians(**TUNED)
     lines = [[{"prompt": f"Q {i}?", "response": f"{word} {i}."} for i in range(16)] for word in ("YES", "NO")]

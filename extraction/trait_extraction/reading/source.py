@@ -53,7 +53,7 @@ class Source:
     """A model to read, with the answers that are stored already.
 
     Args:
-        model: Answers what is not stored.
+        model: Model that answers questions without a stored answer.
         info: The model's name, digests, shape and limits; stored answers of another model are not used.
         stored: Answers of earlier runs, by the digest of everything that they depend on.
         again: Ask the model again, and overwrite what is stored.
