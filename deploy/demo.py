@@ -6,16 +6,15 @@ SQL. What it makes stands in `demo/`; a second run continues from there.
 
 import os
 import shlex
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from trait_client.http import TraitClient
-from trait_core.errors import ServiceUnreachableError
+from trait_client.http.local_service import free_port, running_service
+from trait_core.errors import ServiceError
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = Path("demo")
@@ -28,7 +27,6 @@ select trait, layer, coefficient as coef, baseline::int as base, steered::int as
        coherence::int as coherence, format('[{:d}, {:d}]', control_low::int, control_high::int) as random
 from best_coherent order by trait
 """
-START_LIMIT_S = 900
 
 
 def main() -> int:
@@ -66,53 +64,19 @@ def main() -> int:
 @contextmanager
 def service() -> Iterator[str]:
     """Address of a service that is started on a free port and stopped at the end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     # Eager: ready in seconds. Compiled is about 15 % faster here and takes a minute or more to start.
-    command = [
-        "trait-service",
-        "serve",
-        "smollm2",
-        "--enforce-eager",
-        "--port",
-        str(port),
-        "--vectors",
-        "demo/registry",
-    ]
-    command += ["--max-model-len", "2048", "--max-num-seqs", "128"]
-    show(command)
-    with Path("demo/service.log").open("w") as log:
-        process = subprocess.Popen([BIN / command[0], *command[1:]], stdout=log, stderr=subprocess.STDOUT)
-        try:
-            wait_until_ready(process, f"http://127.0.0.1:{port}")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def wait_until_ready(process: subprocess.Popen, url: str) -> None:
-    """Wait for the engine; a service that died is reported with the end of its log."""
+    arguments = ["smollm2", "--enforce-eager", "--vectors", "demo/registry", "--max-model-len", "2048"]
+    arguments += ["--max-num-seqs", "128"]
+    port = free_port()
+    show(["trait-service", "serve", *arguments, "--port", str(port)])
     began = time.monotonic()
-    with TraitClient(url, retries=0) as client:
-        while not answers(client):
-            if process.poll() is not None or time.monotonic() - began > START_LIMIT_S:
-                tail = Path("demo/service.log").read_text().splitlines()[-20:]
-                sys.exit("the service did not start:\n" + "\n".join(tail))
-            time.sleep(0.5)
-    print(f"  ready after {time.monotonic() - began:.0f} s", flush=True)
-
-
-def answers(client: TraitClient) -> bool:
-    """Check that the service is running and ready."""
-    try:
-        return client.ready()
-    except ServiceUnreachableError:
-        return False
+    with ExitStack() as stack:
+        try:
+            url = stack.enter_context(running_service(arguments, DEMO / "service.log", port=port))
+        except ServiceError as error:
+            sys.exit(str(error))
+        print(f"  ready after {time.monotonic() - began:.0f} s", flush=True)
+        yield url
 
 
 def run(*command: str) -> None:

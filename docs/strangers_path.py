@@ -15,7 +15,7 @@ sys.path[:0] = [str(ROOT / "docs" / "generate"), str(ROOT / "tests" / "support")
 
 from docs_harness import PageReader  # noqa: E402 - of the checkout, found above
 from fenced_blocks import RUN, blocks  # noqa: E402
-from service_harness import free_port  # noqa: E402
+from trait_client.http.local_service import free_port  # noqa: E402
 
 PAGES = ("docs/quickstart.md", "docs/howto-new-trait.md", "docs/howto-dashboard.md")
 BASE = ROOT / "build" / "stranger"

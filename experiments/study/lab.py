@@ -3,24 +3,22 @@
 import csv
 import os
 import shlex
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
-from trait_client.http import TraitClient
+from trait_client.http.local_service import running_service
 from trait_client.results import ResultStore
 from trait_client.results.rows import ROW_TYPES
-from trait_core.errors import ServiceUnreachableError
+from trait_core.errors import ServiceError
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-START_LIMIT_S = 900
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 
 OWN_TABLES = {"runs", *(row.table for row in ROW_TYPES)}
@@ -59,34 +57,26 @@ class Lab:
 
     @contextmanager
     def serving(self, model: str | Path, *flags: str, name: str = "service") -> Iterator[str]:
-        """The address of `trait-service serve MODEL` on a free port; it is stopped at the end.
+        """Start `trait-service serve MODEL` on a free port, yield its address, and stop it at the end.
 
         Args:
             model: As the command takes it.
-            flags: Further ones.
-            name: Of its log and its registry in `work`.
+            flags: Further options of the command.
+            name: Name of its log and its registry in `work`.
         """
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            url = f"http://127.0.0.1:{probe.getsockname()[1]}"
-        command = ["trait-service", "serve", str(model), "--served-model-name", "smollm2", "--enforce-eager"]
-        command += ["--max-model-len", "1024", "--max-num-seqs", "128", "--port", url.rpartition(":")[2]]
-        command += ["--vectors", str(self.work / f"{name}-registry"), *flags]
-        print("  $ " + shlex.join(command), flush=True)
-        log = self.work / f"{name}.log"
-        with log.open("w") as stream:
-            process = subprocess.Popen(  # noqa: S603
-                [BIN / command[0], *command[1:]], stdout=stream, stderr=stream, env=os.environ | ENVIRONMENT
-            )
+        arguments = [str(model), "--served-model-name", "smollm2", "--enforce-eager", "--max-model-len", "1024"]
+        arguments += ["--max-num-seqs", "128", "--vectors", str(self.work / f"{name}-registry"), *flags]
+        print("  $ " + shlex.join(["trait-service", "serve", *arguments]), flush=True)
+        began = time.monotonic()
+        with ExitStack() as stack:
             try:
-                _wait_until_ready(process, url, log)
-                yield url
-            finally:
-                process.terminate()
-                try:
-                    process.wait(60)
-                except subprocess.TimeoutExpired:
-                    process.kill()
+                url = stack.enter_context(
+                    running_service(arguments, self.work / f"{name}.log", environment=os.environ | ENVIRONMENT)
+                )
+            except ServiceError as error:
+                sys.exit(str(error))
+            print(f"  ready at {url} after {time.monotonic() - began:.0f} s", flush=True)
+            yield url
 
     def sql(self, query: str) -> list[dict[str, Any]]:
         """Rows of a query over the database, as `trait-client sql` gives them."""
@@ -121,20 +111,3 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: f"{v:.4g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
-
-
-def _wait_until_ready(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
-    began = time.monotonic()
-    with TraitClient(url, retries=0) as client:
-        while not _answers(client):
-            if process.poll() is not None or time.monotonic() - began > START_LIMIT_S:
-                sys.exit("the service did not start:\n" + "\n".join(log.read_text().splitlines()[-20:]))
-            time.sleep(0.5)
-    print(f"  ready after {time.monotonic() - began:.0f} s", flush=True)
-
-
-def _answers(client: TraitClient) -> bool:
-    try:
-        return client.ready()
-    except ServiceUnreachableError:
-        return False

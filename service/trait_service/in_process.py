@@ -26,8 +26,12 @@ from trait_service.environment import load_plugins
 from trait_service.launch import launch_arguments, refusals, refused_flags
 from trait_service.settings import ARGS_ENTRY, ServiceSettings
 
-QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
-"""A notebook or a study has its own output; a level that is set already is kept."""
+ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "ERROR",  # a notebook or a study has its own output
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # this process has threads, which a fork would not copy
+}
+"""Variables beside those of `trait-service serve`; one that is set already is kept."""
 
 QUIET_FLAGS = ("--no-use-tqdm-on-load",)
 
@@ -35,8 +39,7 @@ QUIET_FLAGS = ("--no-use-tqdm-on-load",)
 class InProcessService:
     """One engine and the service's application on it.
 
-    vLLM runs the engine core in a child process (always started anew, never forked, on a CPU); the application runs on
-    an event loop in a thread of this process.
+    vLLM runs the engine core in a child process; the application runs on an event loop in a thread of this process.
 
     Args:
         model: Hugging Face id, folder, or `smollm2`.
@@ -72,7 +75,7 @@ class InProcessService:
         bank_rows: int = 4096,
     ) -> None:
         before = dict(os.environ)
-        for name, value in QUIET.items():
+        for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         self.api_key = secrets.token_hex(16)
         args = _arguments(model, further, options or {}, dtype, enforce_eager, bank_rows)

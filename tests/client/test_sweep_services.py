@@ -11,7 +11,7 @@ import pytest
 from cli_harness import runner
 from fake_service import on_a_port
 from sweep_fixtures import MemoryService, experiment_of, write_datasets
-from trait_client.http.local_service import started_service
+from trait_client.http.local_service import running_service, started_service
 from trait_client.results import ResultStore
 from trait_client.sweeps.experiment import Experiment, PrecisionService, size_of
 from trait_core.errors import InvalidRequestError, ServiceError
@@ -151,6 +151,11 @@ def test_a_service_that_does_not_start_says_why(tmp_path):
 
     with pytest.raises(ServiceError, match=r"ended with code 2.*--worker-cls is set by trait-service"):
         asyncio.run(go())
+    with (
+        pytest.raises(ServiceError, match=r"ended with code 2.*--worker-cls is set by trait-service"),
+        running_service(["smollm2", "--worker-cls", "x"], tmp_path / "log"),
+    ):
+        pass
 
 
 def test_what_the_client_started_stops_when_the_client_is_killed(tmp_path):

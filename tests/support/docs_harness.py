@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import typer
 from fenced_blocks import ROOT, Block
-from service_harness import free_port
+from trait_client.http.local_service import free_port
 from trait_client.results import ResultStore
 from typer import BadParameter
 

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from trait_client.http.local_service import free_port
 
 BIN = Path(sys.executable).parent
 START_LIMIT_S = 600
@@ -27,13 +27,6 @@ def serving(model: Path, folder: Path, *flags: str) -> Iterator[str]:
         yield service.url
     finally:
         service.stop()
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def metric_values(page: str, name: str) -> list[float]:

@@ -14,10 +14,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from trait_client.http import AsyncTraitClient
+from trait_client.http import AsyncTraitClient, TraitClient
 from trait_core.errors import ServiceError
 
 START_SECONDS = 3600.0
@@ -38,14 +38,13 @@ async def started_service(arguments: Sequence[str], log: Path) -> AsyncIterator[
     Raises:
         ServiceError: There is no `trait-service`, or it ended before it was ready; the message has the log's end.
     """
-    port = _free_port()
-    command = [_trait_service(), "serve", *arguments, "--port", str(port)]
+    port = free_port()
+    command = _command(arguments, port)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as stream:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", __name__, *command,
-            stdin=subprocess.PIPE, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            *command, stdin=subprocess.PIPE, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+        )
     try:
         async with AsyncTraitClient(f"http://127.0.0.1:{port}") as client:
             await _wait_until_ready(client, process, arguments[0], log)
@@ -66,9 +65,72 @@ async def _wait_until_ready(
                 if await probe.ready():
                     return
             await asyncio.sleep(0.5)
-    state = "is still not ready" if process.returncode is None else f"ended with code {process.returncode}"
-    tail = await asyncio.to_thread(log.read_text, encoding="utf-8", errors="replace")
-    raise ServiceError(f"trait-service serve {model} {state}; {log} ends: {tail[-LOG_TAIL:]}")
+    raise await asyncio.to_thread(_not_ready, model, process.returncode, log)
+
+
+@contextlib.contextmanager
+def running_service(
+    arguments: Sequence[str], log: Path, *, port: int | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """As `started_service`, without an event loop: the address of the running service.
+
+    Args:
+        arguments: Words after `serve`: the model and its options, without the port.
+        log: File for the output of the service.
+        port: None takes a free one.
+        environment: Environment of the service; None takes this process's.
+
+    Raises:
+        ServiceError: There is no `trait-service`, or it ended before it was ready; the message has the log's end.
+    """
+    port = port or free_port()
+    command = _command(arguments, port)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as stream:
+        process = subprocess.Popen(  # noqa: S603 - our own service
+            command,
+            stdin=subprocess.PIPE,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=environment,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        with TraitClient(url, timeout=5, retries=0) as probe:
+            while not _is_ready(probe):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise _not_ready(arguments[0], process.returncode, log)
+                time.sleep(0.5)
+        yield url
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()
+        process.wait()
+
+
+def free_port() -> int:
+    """Find a port of this machine's loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _is_ready(probe: TraitClient) -> bool:
+    with contextlib.suppress(ServiceError):
+        return probe.ready()
+    return False
+
+
+def _not_ready(model: str, code: int | None, log: Path) -> ServiceError:
+    state = "is still not ready" if code is None else f"ended with code {code}"
+    tail = log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:]
+    return ServiceError(f"trait-service serve {model} {state}; {log} ends: {tail}")
+
+
+def _command(arguments: Sequence[str], port: int) -> list[str]:
+    return [sys.executable, "-m", __name__, _trait_service(), "serve", *arguments, "--port", str(port)]
 
 
 def _trait_service() -> str:
@@ -77,12 +139,6 @@ def _trait_service() -> str:
     if found is None:
         raise ServiceError("there is no trait-service here to start: install the service's extra, or give url")
     return found
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _run_until_input_ends(command: Sequence[str]) -> int:
