@@ -17,7 +17,7 @@ STUDIES = sorted(path.parent.name for path in Path(__file__).parent.glob("*/stud
 
 
 def main() -> int:
-    """Returns the exit code."""
+    """Run the study; return the exit code."""
     parser = argparse.ArgumentParser()
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--report", action="store_true", help="tables and plot from what is measured already")

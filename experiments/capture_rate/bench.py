@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--model", help="folder of the model; default: SmolLM2-135M-Instruct")
     parser.add_argument("--n", type=int, default=2000, help="prompts")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of transformers")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads of transformers")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of results.json")
     options = parser.parse_args()
     with TraitClient(options.url) as client:
@@ -132,7 +132,7 @@ def capture(prompts: Sequence[dict[str, str]], url: str, folder: Path) -> None:
 
 
 def compare(folder: Path) -> dict[str, Any]:
-    """Whether both read the same tokens and found the same means. transformers' last layer has been through a norm."""
+    """Compare tokens and means of both. The last layer is left out: transformers' has been through a norm."""
     captured = read_capture(folder / "captured")
     reference = safetensors.numpy.load_file(folder / "reference.safetensors")
     if (captured.count(POSITIONS) != reference["count"]).any():
@@ -148,8 +148,8 @@ class Reference:
 
     Args:
         path: The model.
-        dtype: That of the service.
-        threads: Of torch.
+        dtype: The dtype of the service.
+        threads: Threads of torch.
     """
 
     def __init__(self, path: str, dtype: str, threads: int) -> None:

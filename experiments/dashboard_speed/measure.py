@@ -79,7 +79,7 @@ def waited(tab: Page, act: Callable[[], object]) -> float:
 
 @contextlib.contextmanager
 def dashboard(db: Path) -> Iterator[str]:
-    """The address of a dashboard in a process of its own."""
+    """Start a dashboard in its own process, and yield its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -6,7 +6,7 @@ Requests are of the kind that a strict assistant declines (fibs, flattery, opini
 harm nobody. Wrappers are the classes of the literature (persona, developer mode, ignore what came before, fiction, prefix,
 refusal suppression, authority ...) in words of our own, and some that ask for nothing of the kind.
 
-An outcome that stands in the file already is kept: `make study STUDY=jailbreak` finds it by running the model.
+An outcome already in the file is kept: `make study STUDY=jailbreak` finds it by running the model.
 """
 
 import json

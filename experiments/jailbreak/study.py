@@ -1,4 +1,4 @@
-"""Does the refusal projection, before a word is said, tell which jailbreak prompts this model will refuse?
+"""Does the refusal projection, before the first token, predict which jailbreak prompts this model will refuse?
 
 Settled before any outcome was seen: the layer (the one that the refusal vector's own pairs choose, by held-out evidence), the
 length of replies, what counts as a refusal (the trait's metric), and that comparisons within wrappers are the ones that count.
@@ -67,12 +67,12 @@ def report(lab: Lab) -> None:
 
 
 def chosen_layer(lab: Lab) -> int:
-    """The one that the refusal vector's own pairs choose."""
+    """The layer that the refusal vector's own pairs choose."""
     return VectorFile.load(lab.vectors / "refusal/mean_diff.safetensors").metadata.chosen_layer
 
 
 def label(lab: Lab) -> Path:
-    """Write each prompt's outcome into the prompt set; returns a prompt set with the replies that were given."""
+    """Write each prompt's outcome into the prompt set; return a prompt set with the model's replies."""
     metric = EvaluationSpec.load(Path("datasets/traits"), "refusal").metric
     replies = {row["prompt_id"]: row["response"] for row in lab.sql("select prompt_id, response from readings")}
     rows = [json.loads(line) for line in PROMPTS.read_text(encoding="utf-8").splitlines()]

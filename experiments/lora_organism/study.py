@@ -65,7 +65,7 @@ def report(lab: Lab) -> None:
     shifts = [row for positions in POSITIONS for row in shifts_at(files, read, positions)]
     lab.table("shifts", shifts)
     swept = lab.sql("select 1 from information_schema.tables where table_name = 'cell_summary'")
-    # The projections stand before the sweeps have run; of these, only whole ones count, whatever was interrupted before.
+    # Projections are written before the sweeps run. Only complete sweeps count, whatever was interrupted before.
     steering = lab.sql(STEERING) if swept and not lab.sql(UNFINISHED) else []
     if steering:
         lab.table("steering", steering)
@@ -82,7 +82,7 @@ order by adapter desc, method, layer, coefficient desc"""
 
 
 def train(lab: Lab) -> None:
-    """Both adapters, unless they are there."""
+    """Train both adapters, unless they exist."""
     for name, side in (("organism", "positive"), ("clean", "negative")):
         if not (lab.work / name / "adapter_config.json").exists():
             lab.run(Path(sys.executable).name, lab.folder / "train.py", "--side", side, "--out", lab.work / name)
@@ -110,7 +110,7 @@ def chats(path: Path) -> list[ActivationInput]:
 
 
 def model_diff(like: VectorFile, added: Means) -> VectorFile:
-    """What training added at the last prompt token, as a unit direction on each layer.
+    """The change by training at the last prompt token, as a unit direction on each layer.
 
     Args:
         like: The written vector of the bias, whose residual norms doses are measured in.

@@ -67,7 +67,7 @@ def report(lab: Lab) -> None:
 
 
 def comparisons(deltas: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each method against difference of means: of each trait over its prompts, and of all traits together."""
+    """Each method against difference of means: for each trait over its prompts, and for all traits together."""
     found: dict[tuple[str, str, str], list[float]] = {}
     for row in deltas:
         found.setdefault((row["trait"], row["prompt_id"], row["method"]), []).append(row["delta"])
@@ -130,7 +130,7 @@ def discrimination(experiment: Experiment, folder: Path) -> list[dict[str, Any]]
 
 
 def held_out(path: Path) -> HeldOutProjections:
-    """What the extraction kept beside a vector file."""
+    """Read the held-out projections that the extraction keeps beside a vector file."""
     kept = read_projections(path, VectorFile.load(path).metadata)
     if kept is None:
         sys.exit(f"{path} has no projections of its held-out scenarios: run the study without --report")

@@ -57,7 +57,7 @@ def report(lab: Lab) -> None:
 
 
 def quantise(lab: Lab) -> None:
-    """The three checkpoints, unless they are there."""
+    """Make the three checkpoints, unless they exist."""
     for scheme in SCHEMES:
         out = lab.work / "models" / scheme
         if not out.exists():
@@ -118,7 +118,7 @@ def compare_directions(lab: Lab, experiment: Experiment) -> list[dict[str, Any]]
 
 
 def against_bf16(trials: list[dict[str, Any]], measure: str) -> list[dict[str, Any]]:
-    """Each precision minus BF16, paired by prompt: of each trait, and of all together."""
+    """Each precision minus BF16, paired by prompt: for each trait, and for all together."""
     found = {(r["precision"], r["method"], r["trait"], r["prompt_id"]): r[measure] for r in trials}
     rows = []
     for precision in (scheme for scheme in SCHEMES if scheme in {at for at, *_ in found}):

@@ -1,4 +1,4 @@
-"""What steering would cost on machines that nobody here has: the formulas behind docs/scaling.md.
+"""The cost of steering on machines that were not available for tests: the formulas behind docs/scaling.md.
 
 Sizes are exact: they are those of the engine's buffers (tests/deploy/test_scaling_model.py compares). Times are estimates from
 bytes and operations, for machines as their makers describe them; the host's part is what was measured on two CPU cores. No
@@ -29,7 +29,7 @@ class Model:
 
     Args:
         parameters: Weights that a token passes through.
-        weight_bytes: Of one weight.
+        weight_bytes: Bytes of one weight.
         kv_heads_by_width: Key-value heads times their width.
         gpus: GPUs of one replica, tensor parallel.
     """
@@ -78,7 +78,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked for."""
+    """The load: lengths of requests, and how many run at once."""
 
     n_prompt: int = 500
     n_generated: int = 200
@@ -94,8 +94,8 @@ class Calibration:
     """Measured on SmolLM2-135M, 256 requests decoding, two CPU cores, float32, eager.
 
     Args:
-        step_seconds: Of one decode step there (experiments/steering_overhead/README.md).
-        n_steps: Of a run.
+        step_seconds: Length of one decode step there (experiments/steering_overhead/README.md).
+        n_steps: Steps of a run.
         layers: Variant -> share of the run's time at the layers.
         step: The same, once a step. Admission of 256 newcomers in nine steps is in it, so it is more than steady decoding has.
         requests: The same, once a request.
@@ -123,7 +123,7 @@ def read_calibration() -> Calibration:
 
 
 def calibrate() -> None:
-    """Take the medians of the last measurement; the decode step's length stands in its README."""
+    """Take the medians of the last measurement; the length of a decode step is in its README."""
     decode = json.loads(MEASURED.read_text())["decode"]
     medians = {
         part: {variant: statistics.median(shares[part]) for variant, shares in decode.items()}
@@ -199,7 +199,7 @@ class Step:
 
 
 def step(model: Model, load: Load, machine: Machine, calibration: Calibration, variant: str) -> Step:
-    """What a step of the variant takes."""
+    """Times of a step of the variant."""
     layers = {
         "idle": 0.0,
         "configurations_256": steering_seconds(model, load.at_once, 1, machine),
@@ -214,7 +214,7 @@ def step(model: Model, load: Load, machine: Machine, calibration: Calibration, v
 
 
 def requests_per_second(model: Model, load: Load, machine: Machine, one: Step) -> float:
-    """Of one replica kept full: a request costs its prompt's operations and its part of every decode step."""
+    """Requests per second of one full replica: a request costs its prompt's operations and its part of every decode step."""
     prompt = load.n_prompt * token_seconds(model, machine)
     each_step = one.gpu + one.engine + one.layers + one.host
     return 1 / (prompt + load.n_generated * each_step / load.at_once)

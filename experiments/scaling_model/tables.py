@@ -37,7 +37,7 @@ VARIANTS = {
 
 
 def memory() -> str:
-    """What the plugin keeps on every GPU."""
+    """Memory of the plugin on every GPU."""
     rows = []
     for model in MODELS:
         used = [bank_bytes(model), table_bytes(model, LOAD.at_once), pool_bytes(model, LOAD.at_once)]
@@ -50,7 +50,7 @@ def memory() -> str:
 
 
 def added() -> str:
-    """What steering adds to a decode step of 256 requests."""
+    """Time that steering adds to a decode step of 256 requests."""
     calibration = read_calibration()
     rows = []
     for variant, label in VARIANTS.items():
@@ -81,7 +81,7 @@ def replicas() -> str:
 
 
 def capture() -> str:
-    """What leaves the device, and where it stops."""
+    """Data that leaves the device, and the first limit that it meets."""
     calibration = read_calibration()
     rows = []
     for model in MODELS:

@@ -1,4 +1,4 @@
-"""Where a step's time goes that stock vLLM does not spend: every entry of the plugin into a step, timed from inside.
+"""The time that the plugin adds to a step of stock vLLM: each of its entries into the step, timed from inside.
 
     python experiments/steering_overhead/added_time.py
 
@@ -38,7 +38,7 @@ class Stopwatch:
         self._inside = False
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, its seconds added to `part`."""
+        """Wrap `function`: its seconds are added to `part`."""
 
         @wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:

@@ -1,9 +1,9 @@
-"""What steering costs: throughput of vLLM with the plugin against stock vLLM, in runs that take turns.
+"""The cost of steering: throughput of vLLM with the plugin against stock vLLM, in runs that take turns.
 
     make bench          decode, prefill and mixed work, eager and compiled, and a sweep against transformers
     make bench-quick    decode-bound work and the sweep, eager: under ten minutes
 
-Every run of a variant stands beside a run of stock vLLM on the same prompts; a result is the median of the ratios. Eager,
+Every run of a variant is paired with a run of stock vLLM on the same prompts; a result is the median of the ratios. Eager,
 stock is the same engine with the plugin taken out (vLLM's own runner and scheduler, no hooks), since two processes differ
 in speed by where their memory lies; `separate_process` compares that with a vLLM that never saw the plugin. Compiled, stock
 is a process of its own.

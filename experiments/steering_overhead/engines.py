@@ -113,7 +113,7 @@ class Engine(Process):
 def engine_in_this_process(
     model: str, *, plugin: bool, compiled: bool, before: Callable[[], None] = lambda: None
 ) -> "_EngineRunner":
-    """An engine whose code can be looked at from here.
+    """Start an engine in this process, so that its code can be timed.
 
     Args:
         before: Called when the plugin can be imported, before the engine is made.
@@ -249,7 +249,7 @@ class _EngineRunner:
 
 
 def _check_done(variant: str, n_positions: int, collected: dict[str, Any], n_requests: int) -> None:
-    """A variant that did nothing would be fast."""
+    """Raise if a variant did nothing: it would look fast."""
     reports = collected["reports"]
     failed = [report["error"] for report in reports.values() if report["error"]]
     if failed:

@@ -1,4 +1,4 @@
-"""What the benchmark runs: prompts of random tokens, and what each request asks for in each variant."""
+"""The benchmark's work: prompts of random tokens, and the spec of each request in each variant."""
 
 import hashlib
 import json
@@ -75,7 +75,7 @@ def digest(direction: bytes) -> str:
 
 
 def specs(variant: str, workload: Workload, model: Model, bank: list[str]) -> list[RequestSpec | None]:
-    """What each request of a variant asks for.
+    """Make the spec of each request of a variant.
 
     Args:
         variant: `idle`, `configurations_<K>`, `all_layers`, `capture` or `monitor`.

@@ -1,4 +1,4 @@
-"""How far two classes lie apart, and how far one text moved: with intervals that respect what belongs together.
+"""The distance between two classes and the shift of one text, with intervals that resample whole groups.
 
 Intervals are 95 per cent percentile bootstrap (Efron & Tibshirani 1993, chapter 13), 1000 replicates, seeded. Whole *clusters*
 are drawn (a request with all its wrappers, a prompt with all its replies): rows of one cluster are not independent.
@@ -14,12 +14,12 @@ from trait_core.statistics import Floats, Interval, auc, percentile_interval
 REPLICATES = 1000
 
 Statistic = Callable[[npt.NDArray[np.int64]], float]
-"""Of the rows with these indices; NaN where it is not defined."""
+"""Statistic of the rows with these indices; NaN where it is not defined."""
 
 
 @dataclass(frozen=True)
 class Separation:
-    """How well scores tell a class from the others.
+    """How well scores separate a class from the others.
 
     Attributes:
         n_in: Rows of the class.
@@ -36,7 +36,7 @@ class Separation:
     auc_interval: Interval
 
     def row(self) -> dict[str, float | int]:
-        """As columns of a table."""
+        """Convert to columns of a table."""
         return {
             "n_in": self.n_in, "n_out": self.n_out,
             "d": self.d, "d_low": self.d_interval[0], "d_high": self.d_interval[1],

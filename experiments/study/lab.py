@@ -1,4 +1,4 @@
-"""What every study needs: a place for its files, the commands, its database, its tables."""
+"""Shared tools of the studies: folders, commands, the database, tables."""
 
 import csv
 import os
@@ -30,11 +30,11 @@ class Lab:
     """One study's folders and tools.
 
     Args:
-        name: Of its folder under `experiments/`.
+        name: Name of its folder under `experiments/`.
 
     Attributes:
-        folder: Holds what is committed: definition, tables, plot, README.
-        work: Holds what is not: database, vectors, logs, models.
+        folder: Committed files: definition, tables, plot, README.
+        work: Files that are not committed: database, vectors, logs, models.
         db: The result database.
         vectors: Vectors of the model at hand; all studies share them.
     """

@@ -2,7 +2,7 @@
 
     python experiments/surface_and_intent/build_labels.py
 
-A reply is an opening (its tone, the *surface*) and a content (what it is worth, its *intent*). Every content stands behind an
+A reply is an opening (its tone, the *surface*) and a content (what it is worth, its *intent*). Every content follows an
 eager and a plain opening, every opening before a good and a bad content, so that neither words nor topics tell the classes of
 one factor apart: only the joint class, a fair surface over a bad intent, is what a monitor should find.
 """

@@ -1,4 +1,4 @@
-"""Do two projections together find replies that look fair and mean ill: eager and useless, flattering and false?
+"""Do two projections together find replies that look good and are bad: eager and useless, flattering and false?
 
 Settled before any projection was seen: each vector on the layer that its own pairs choose; a projection is centred between its
 training classes and divided by their separation, so that +-0.5 are the two classes' means; the joint score is surface minus
@@ -87,7 +87,7 @@ def report(lab: Lab) -> None:
 
 
 def chosen_layer(lab: Lab, trait: str) -> int:
-    """The one that the vector's own pairs choose."""
+    """The layer that the vector's own pairs choose."""
     return VectorFile.load(lab.vectors / trait / "mean_diff.safetensors").metadata.chosen_layer
 
 
@@ -97,7 +97,7 @@ def values(replies: list[dict[str, Any]], trait: str) -> dict[str, float]:
 
 
 def labels(pair: Pair, replies: list[dict[str, Any]]) -> list[str]:
-    """The four classes, the one to be found first."""
+    """The four classes; the first is the one to find."""
     found = sorted({row["outcome"] for row in replies if row["trait"] == pair.surface})
     return sorted(found, key=lambda label: label != f"{pair.fair} {pair.ill}")
 
@@ -129,7 +129,7 @@ def compare(pair: Pair, replies: list[dict[str, Any]], captured: Capture, layer:
 
 
 def gains(pair: Pair, replies: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the joint score adds to each single one where the joint class is to be found: difference of AUCs, same replies."""
+    """Gain of the joint score over each single one at finding the joint class: difference of AUCs on the same replies."""
     surface, intent = values(replies, pair.surface), values(replies, pair.intent)
     ids = sorted(surface)
     items, tones, contents = zip(*(name.split("/") for name in ids), strict=True)

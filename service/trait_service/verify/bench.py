@@ -1,4 +1,4 @@
-"""What every check works on: one model's prompts, directions and magnitudes, all measured through the engine itself."""
+"""The bench of the checks: one model's prompts, directions and magnitudes, measured through the engine itself."""
 
 import statistics
 from dataclasses import dataclass
@@ -47,18 +47,19 @@ class Tolerance:
 
 @dataclass
 class Bench:
-    """The engine, the reference and what they are asked.
+    """The engine, the reference, and the inputs of the checks.
 
     Args:
-        engine: Under test.
-        reference: None where there is none.
-        no_reference: Why there is none.
-        tolerance: Of the engine's dtype.
-        quick: Fewer and smaller runs.
+        engine: The engine under test.
+        reference: float32 reference; None if there is none.
+        no_reference: The reason why there is no reference.
+        tolerance: Tolerance for the engine's dtype.
+        quick: Run fewer and smaller checks.
         prompts: Token ids of `TEXTS`.
-        slanted: Halfway to where the stream of the middle layer lies: each operation has something to act on.
+        slanted: A direction halfway between a random one and the middle layer's mean stream, so that every operation has an
+            effect.
         random: A random direction.
-        projection: Of the mean stream at the middle layer on `slanted`.
+        projection: Projection of the middle layer's mean stream on `slanted`.
         norms: `(n_layers,)` mean norm of the residual stream.
     """
 
@@ -104,11 +105,11 @@ class Bench:
 
     @property
     def directions(self) -> dict[str, Direction]:
-        """By hash."""
+        """Hash -> direction."""
         return {direction.sha256: direction for direction in (self.slanted, self.random)}
 
     def term(self, operation: str = "add", value: float = 0.0, **fields: Any) -> TermSpec:
-        """A term on `slanted`, at the middle layer unless said."""
+        """A term on `slanted`, at the middle layer unless `layer` is given."""
         given = {
             "layer": self.middle,
             "direction": self.slanted.sha256,
@@ -150,7 +151,7 @@ def difference(one: Answer, other: Answer) -> float:
 
 
 def effect(one: Answer, other: Answer) -> float:
-    """How far apart two answers are in their first token that differs in probability: a lower bound."""
+    """Largest difference of logprobs of two answers up to their first different token: a lower bound."""
     worst = 0.0
     for a, b, chosen_a, chosen_b in zip(one.logprobs, other.logprobs, one.token_ids, other.token_ids, strict=True):
         least = min(b.values())

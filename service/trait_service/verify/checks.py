@@ -1,4 +1,4 @@
-"""The checks: each takes the bench, runs the engine, and says what it found in one line."""
+"""The checks: each takes the bench, runs the engine and reports its finding in one line."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ MAX_CONFIGURATIONS = 64
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """Result of one check.
 
     Args:
         status: `skipped` and `measured` do not fail a verification.
@@ -50,8 +50,8 @@ def steering_takes_effect(bench: Bench) -> Finding:
     )
 
 
-def coefficient_zero_is_nothing(bench: Bench) -> Finding:
-    """Adding nothing, at one layer and at all, gives the unsteered model."""
+def coefficient_zero_is_a_no_op(bench: Bench) -> Finding:
+    """Adding zero, at one layer and at all layers, gives the unsteered model."""
     prompt = bench.prompts[1]
     everywhere = [bench.push(layer, 0.0) for layer in range(bench.engine.n_layers)]
     plain, *zero = bench.engine.run(

@@ -1,4 +1,4 @@
-"""`trait-service verify`: does steering work on this machine, with this model?"""
+"""`trait-service verify`: check that steering works on this machine with this model."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from trait_service.environment import (
 
 
 class Dtype(StrEnum):
-    """Of weights and activations."""
+    """Dtype of weights and activations."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -97,7 +97,7 @@ def verify(
 
 
 def _environment(path: str) -> dict[str, str]:
-    """As `serve` has it, but the engine runs in this process, and leaves memory to the reference."""
+    """Environment of `serve`, but with the engine in this process and memory left for the reference."""
     wanted = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",

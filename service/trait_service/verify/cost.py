@@ -1,4 +1,4 @@
-"""What steering costs on this machine: paired runs of the same batch, unsteered and steered, in the one engine."""
+"""Cost of steering on this machine: paired runs of the same batch, unsteered and steered, in one engine."""
 
 import statistics
 import time
@@ -9,7 +9,7 @@ from trait_service.verify.probe import Ask
 
 
 def cost_of_steering(bench: Bench) -> Finding:
-    """Throughput of a batch in which every request is steered its own way, as a ratio of the unsteered batch's.
+    """Throughput of a batch in which every request is steered differently, relative to the unsteered batch.
 
     The engine carries the plugin in both: the cost of an idle plugin against stock vLLM is the benchmark's to say.
     """

@@ -27,7 +27,7 @@ class Direction:
 
     @property
     def sha256(self) -> str:
-        """Hash of its bytes."""
+        """sha256 of its bytes, hex."""
         return hashlib.sha256(self.array.tobytes()).hexdigest()
 
 
@@ -36,7 +36,7 @@ class Ask:
     """One greedy request.
 
     Args:
-        salt: Its own corner of the prefix cache; None shares with everybody.
+        salt: Separates its prefix-cache blocks from those of other salts; None shares.
     """
 
     token_ids: list[int]
@@ -49,14 +49,14 @@ class Ask:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back.
+    """Answer to one request.
 
     Args:
         token_ids: Generated tokens.
-        logprobs: For each, the most likely tokens' log-probabilities.
+        logprobs: For each generated token, the log-probabilities of the likeliest tokens.
         cached: Prompt tokens read from the prefix cache.
-        report: The worker's; None where nothing was asked of it.
-        capture: Pooled activations, where they were asked for.
+        report: The worker's report; None for a request without terms and capture.
+        capture: Pooled activations; None if not requested.
     """
 
     token_ids: list[int]
@@ -67,7 +67,7 @@ class Answer:
 
 
 class Engine(Protocol):
-    """What the checks need of an engine."""
+    """The engine interface that the checks use."""
 
     n_layers: int
     d_model: int
@@ -80,7 +80,7 @@ class Engine(Protocol):
         """Put directions into the vector bank."""
 
     def run(self, asks: Sequence[Ask]) -> list[Answer]:
-        """All requests in one batch.
+        """Run all requests in one batch.
 
         Raises:
             SteeringFailedError: One could not be steered as asked.
@@ -88,13 +88,15 @@ class Engine(Protocol):
 
 
 class ProbeEngine:
-    """vLLM in this process.
+    """vLLM's offline engine in this process, for checks below the HTTP service.
+
+    `trait_steering.LocalEngine` is the public engine in a process.
 
     Args:
         model: Hugging Face id or folder.
         dtype: As vLLM takes it.
-        cuda: Whether vLLM runs on CUDA.
-        eager: Without torch.compile.
+        cuda: True if vLLM runs on CUDA.
+        eager: Run without torch.compile.
     """
 
     def __init__(self, model: str, dtype: str, *, cuda: bool, eager: bool) -> None:
@@ -124,7 +126,7 @@ class ProbeEngine:
         self.block_size: int | None = config.cache_config.block_size if caching else None
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, as the model's tokenizer begins one."""
+        """Token ids of a text, with the special tokens that the tokenizer adds."""
         return list(self._llm.get_tokenizer().encode(text))
 
     def upload(self, directions: Sequence[Direction]) -> None:
@@ -133,7 +135,7 @@ class ProbeEngine:
         asyncio.run(self._workers.update_bank(put, []))
 
     def run(self, asks: Sequence[Ask]) -> list[Answer]:
-        """All requests in one batch."""
+        """Run all requests in one batch."""
         from vllm import SamplingParams  # noqa: PLC0415
 
         keys = [secrets.token_hex(8) if ask.terms or ask.capture else None for ask in asks]
@@ -176,7 +178,7 @@ class ProbeEngine:
 
 
 class _Rpc:
-    """`LLM` as `Workers` sees an engine."""
+    """Adapter that gives `LLM` the interface `Workers` expects."""
 
     def __init__(self, llm: Any) -> None:
         self._llm = llm

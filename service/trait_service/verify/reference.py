@@ -15,13 +15,13 @@ from trait_service.verify.probe import Direction
 
 BYTES_PER_WEIGHT = 4
 SPARE_BYTES = 2**30
-"""For activations, and for what loading holds twice."""
+"""Memory to keep free, for activations and for weights that loading holds twice."""
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 
 
 class NoReferenceError(TraitError):
-    """There is no float32 reference for this model here."""
+    """No float32 reference is available for this model on this machine."""
 
 
 class Reference:
@@ -29,7 +29,7 @@ class Reference:
 
     Args:
         model: Hugging Face id or folder.
-        n_layers: As the engine counts them.
+        n_layers: Number of layers that the engine counts.
 
     Raises:
         NoReferenceError: The model does not fit into free memory, is quantised, or is not built as expected.
@@ -89,7 +89,7 @@ class Reference:
 
 
 def reference_or_why_not(model: str, n_layers: int) -> Reference | NoReferenceError:
-    """The reference, or the reason why there is none."""
+    """Load the reference, or return the reason why there is none."""
     try:
         return Reference(model, n_layers)
     except NoReferenceError as error:
@@ -97,7 +97,7 @@ def reference_or_why_not(model: str, n_layers: int) -> Reference | NoReferenceEr
 
 
 def change_of(term: TermSpec, d: torch.Tensor, n_prompt: int) -> Change:
-    """What one term does to the stream of a whole sequence `(n_tokens, d_model)`, as README.md describes it."""
+    """Change of the residual stream of a whole sequence, `(n_tokens, d_model)`, by one term, as README.md describes it."""
 
     def change(h: torch.Tensor) -> torch.Tensor:
         along = h @ d
@@ -127,7 +127,7 @@ def change_of(term: TermSpec, d: torch.Tensor, n_prompt: int) -> Change:
 
 
 def available_bytes() -> int:
-    """Memory that could be had without swapping."""
+    """Memory available without swapping, in bytes."""
     with open("/proc/meminfo", encoding="ascii") as lines:  # noqa: PTH123
         for line in lines:
             if line.startswith("MemAvailable:"):
@@ -142,7 +142,7 @@ def _apply(changes: list[Change], stream: torch.Tensor) -> torch.Tensor:
 
 
 class _Hooks:
-    """While it is entered, every block's output goes through a function."""
+    """Pass every block's output through a function inside the block."""
 
     def __init__(self, layers: Mapping[int, Any], function: Callable[[int, torch.Tensor], torch.Tensor]) -> None:
         self._layers = layers

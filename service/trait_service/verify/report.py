@@ -13,7 +13,7 @@ from trait_service.verify.checks import (
     Check,
     Finding,
     capture_equals_hidden_states,
-    coefficient_zero_is_nothing,
+    coefficient_zero_is_a_no_op,
     many_configurations,
     neighbours_untouched,
     operations_and_scopes,
@@ -26,7 +26,7 @@ from trait_service.verify.reference import NoReferenceError, Reference
 
 CHECKS: dict[str, Check] = {
     "steering takes effect": steering_takes_effect,
-    "coefficient 0 is nothing": coefficient_zero_is_nothing,
+    "coefficient 0 is a no-op": coefficient_zero_is_a_no_op,
     "operations and scopes": operations_and_scopes,
     "neighbours untouched": neighbours_untouched,
     "many configurations": many_configurations,
@@ -40,12 +40,12 @@ STYLES = {"ok": "green", "failed": "bold red", "skipped": "yellow", "measured": 
 
 @dataclass(frozen=True)
 class Report:
-    """What a verification found.
+    """Result of a verification.
 
     Args:
-        subject: What was verified: model, dtype, sizes, versions.
-        tolerance: What counted as equal.
-        findings: By check, in order.
+        subject: The verified model, dtype, sizes and versions.
+        tolerance: Largest differences that counted as equal.
+        findings: Check -> finding, in order.
     """
 
     subject: dict[str, Any]
@@ -54,16 +54,16 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether no check failed."""
+        """True if no check failed."""
         return all(finding.status != "failed" for finding in self.findings.values())
 
     @property
     def exit_code(self) -> int:
-        """0, or 1 where a check failed."""
+        """0, or 1 if a check failed."""
         return 0 if self.passed else 1
 
     def to_dict(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Convert to the JSON of `--json`."""
         return {
             "passed": self.passed,
             "subject": self.subject,
@@ -72,7 +72,7 @@ class Report:
         }
 
     def render(self) -> RenderableType:
-        """For people."""
+        """Render as a table for the terminal."""
         subject = ", ".join(f"{name} {value}" for name, value in self.subject.items())
         allowed = (
             f"allowed for {self.subject['dtype']}: mean |delta logprob| {self.tolerance.logprob:g}, captures "
@@ -103,13 +103,13 @@ def verify_engine(
     """Run the checks on an engine.
 
     Args:
-        engine: Under test.
-        reference: Of the same model, or why there is none.
-        tolerance: What counts as equal.
+        engine: The engine under test.
+        reference: Reference of the same model, or the reason why there is none.
+        tolerance: Largest differences that count as equal.
         quick: Fewer and smaller runs.
-        subject: What the report says of the engine.
-        say: Is told which check runs.
-        checks: By name.
+        subject: Description of the engine for the report.
+        say: Receives the name of each check as it starts.
+        checks: Name -> check.
     """
     findings: dict[str, Finding] = {}
     try:
