@@ -18,7 +18,7 @@ def require(module: str, package: str, purpose: str) -> None:
     Args:
         module: Its import name.
         package: Its name for pip.
-        purpose: What needs it, the subject of the message.
+        purpose: Subject of the message: the command or function that needs it.
 
     Raises:
         InvalidRequestError: It is not installed.

@@ -88,7 +88,7 @@ def test_a_wrong_label_is_named_by_file_and_line(tmp_path, line, words):
     assert "labels.jsonl:2" in str(caught.value)
 
 
-def test_the_labels_that_come_with_it_are_enough_and_have_both_sides():
+def test_the_labels_of_the_repository_are_enough_and_have_both_sides():
     labels = read_labels(LABELS)
     for trait in {label.trait for label in labels} - {"*"}:
         Rubric.load(ROOT / "datasets" / "traits", trait)

@@ -1,4 +1,4 @@
-"""The arithmetic of a score: which tokens are numbers, and what they are worth."""
+"""The arithmetic of a score: which tokens are numbers, and their values."""
 
 import math
 
@@ -41,7 +41,7 @@ def test_whole_numbers_of_the_scale_count(candidate, value):
 @pytest.mark.parametrize(
     "candidate", ["101", "999", "070", "00", "7.", "-5", "seventy", "", "7a", "\u0667\u0660", "\u00b2"]
 )
-def test_what_is_no_number_of_the_scale_is_outside(candidate):
+def test_a_token_that_is_not_a_number_of_the_scale_does_not_count(candidate):
     found = expected_score([token("50", **{"50": 0.4, candidate: 0.4})], 100)
     assert (found.value, found.mass) == (50, pytest.approx(0.4))
 
@@ -51,13 +51,13 @@ def test_without_any_number_there_is_no_value():
     assert expected_score([], 100) is None
 
 
-def test_a_number_that_goes_on_in_the_next_token_has_no_value():
-    """Where a model writes digit by digit, the candidates beside `7` of `70` are tens, and nobody knows of which number."""
+def test_a_number_that_continues_in_the_next_token_has_no_value():
+    """If a model writes digit by digit, the candidates for the `7` of `70` are tens, and the full numbers are unknown."""
     assert expected_score([token("7", **{"7": 0.6, "8": 0.4}), token("0", **{"0": 0.9})], 100) is None
 
 
 def test_single_digits_alone_have_no_value_on_a_scale_to_100():
-    """`5` may be the whole answer, `8` beside it the beginning of 80."""
+    """`5` may be the whole answer, and its alternative `8` the beginning of 80."""
     assert expected_score([token("5", **{"5": 0.6, "8": 0.4}), token("<end>")], 100) is None
 
 
@@ -67,7 +67,7 @@ def test_a_scale_of_digits_is_weighted_digit_by_digit():
 
 
 @pytest.mark.parametrize("before", [["Score", ":", " "], ["**"], ["\n"], ["The", " score", " is"], ["Answer", ":"]])
-def test_the_answer_token_may_stand_behind_a_preamble(before):
+def test_the_answer_token_may_follow_a_preamble(before):
     found = expected_score([*(token(t, **{t: 1.0}) for t in before), token("80", **{"80": 0.5, "60": 0.5})], 100)
     assert found.value == pytest.approx(70)
 

@@ -1,4 +1,4 @@
-"""What besides the trait tells the two sides of a dataset apart is measured and said."""
+"""Differences between the two sides of a dataset besides the trait are measured and reported."""
 
 import sys
 from dataclasses import replace
@@ -46,7 +46,7 @@ def test_a_word_of_one_side_is_found_and_named(measure):
     assert "indeed 100%/0%" in warning
 
 
-def test_opening_words_punctuation_and_capitals_are_seen(measure):
+def test_opening_words_punctuation_and_capitals_are_found(measure):
     openings = measure([f"Lamp stone {r}" for r in replies(1)], [f"Stone lamp {r}" for r in replies(2)])
     assert [m.text for m in openings.uneven[:2]] == ["^lamp", "^stone"]
     marks = measure([r.replace(".", "!") for r in replies(1)], replies(2))
@@ -63,7 +63,7 @@ def test_both_replies_of_a_scenario_are_held_out_together(measure):
     assert measure(positive, negative).words_accuracy == pytest.approx(0.5, abs=0.02)
 
 
-def test_a_longer_side_is_told(measure):
+def test_a_longer_side_gives_a_warning(measure):
     balance = measure(replies(1, n_words=12), replies(2, n_words=8))
     assert balance.length_auc == 1.0
     assert balance_warnings(balance)[:2] == [
@@ -72,13 +72,13 @@ def test_a_longer_side_is_told(measure):
     ]
 
 
-def test_sides_without_a_common_word_are_told(measure):
+def test_sides_without_a_common_word_give_a_warning(measure):
     balance = measure(replies(1), [r.replace(" ", "s ").replace(".", "s.") for r in replies(2)])
     assert balance.shared_words == 0.0
     assert "only 0% of the running words occur on both sides" in balance_warnings(balance)
 
 
-def test_raw_texts_are_measured_and_replies_that_are_still_to_be_generated_are_not(trait_folder):
+def test_raw_texts_are_measured_and_replies_that_are_not_generated_yet_are_not(trait_folder):
     raw = trait_folder([f"Oui {i}" for i in range(9)], [f"Yes {i}" for i in range(9)], name="raw", suffix=".txt")
     assert measure_balance(load_trait(raw)).mean_words == (2.0, 2.0)
     sides = [[{"prompt": f"Q{i}?", "system_prompt": s} for i in range(9)] for s in ("Be warm.", "Be cold.")]

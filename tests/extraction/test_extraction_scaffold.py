@@ -1,4 +1,4 @@
-"""`trait-extract new-trait`: a folder that check leads to completion."""
+"""`trait-extract new-trait`: a folder of examples that `check` refuses one by one until all are replaced."""
 
 import json
 
@@ -10,7 +10,7 @@ def new_trait(trait_extract, tmp_path):
     return lambda *arguments: trait_extract("new-trait", *arguments, "--datasets", tmp_path)
 
 
-def test_check_names_what_is_missing_until_nothing_is(new_trait, trait_extract, tmp_path):
+def test_check_names_each_missing_part_until_the_trait_is_complete(new_trait, trait_extract, tmp_path):
     code, out, _ = new_trait("calm", "--category", "tone", "--json")
     assert code == 0
     folder = tmp_path / "tone" / "calm"

@@ -1,4 +1,4 @@
-"""The three styles of contrastive pairs: which a folder has, what each becomes, what is refused."""
+"""The three styles of contrastive pairs: those of a folder, their scenarios, and their faults."""
 
 import json
 
@@ -36,7 +36,7 @@ def long_replies(word):
 
 @pytest.fixture
 def rich_folder(trait_folder):
-    """Written pairs, and system prompts beside them."""
+    """A folder with written pairs and system prompts."""
     return lambda **files: trait_folder(
         long_replies("Yes"), long_replies("No"), **({"instructed__json": instructed()} | files)
     )
@@ -48,7 +48,7 @@ def refused(folder, style):
     return str(caught.value)
 
 
-def test_written_pairs_stay_the_default_whatever_stands_beside_them(trait_folder, rich_folder):
+def test_written_pairs_stay_the_default_whatever_other_files_exist(trait_folder, rich_folder):
     plain = load_trait(trait_folder(long_replies("Yes"), long_replies("No"), name="plain"))
     folder = rich_folder()
     for side in ("positive", "negative"):
@@ -140,7 +140,7 @@ def test_replies_that_are_too_short_to_be_cut_are_named(trait_folder):
     assert "positive.jsonl:5: the reply is too short" in refused(trait_folder(lines, long_replies("No")), "completions")
 
 
-def test_check_goes_through_every_style_and_warns_of_completions_that_are_whole(trait_extract, rich_folder):
+def test_check_covers_every_style_and_warns_about_completions_that_end_with_a_sentence(trait_extract, rich_folder):
     folder = rich_folder()
     for side in ("positive", "negative"):
         (folder / f"{side}.txt").write_text("".join(f"The {side} text number {i} is.\n" for i in range(9)))
@@ -150,7 +150,7 @@ def test_check_goes_through_every_style_and_warns_of_completions_that_are_whole(
     assert (code, [r["style"] for r in rows]) == (0, ["written", "instructed", "completions"])
     assert rows[1]["balance"]["words_accuracy"] is None
     assert rows[1]["balance"]["mean_words"] == [3.0, 3.0]
-    assert "18 of 18 texts end with a sentence" in rows[2]["balance"]["warnings"][-1]
+    assert "18 of 18 texts end with a complete sentence" in rows[2]["balance"]["warnings"][-1]
     (folder / "instructed.json").write_text("{")
     code, _, err = trait_extract("check", "--datasets", root)
     assert (code, "instructed.json:1: not JSON" in err) == (1, True)

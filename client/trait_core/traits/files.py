@@ -83,13 +83,13 @@ def read_steering(folder: Path, *, strict: bool) -> SteeringSpec:
     except ValidationError as error:
         key = str(next(iter(first_fault(error).loc), ""))
         raise DatasetError(
-            f"{path}:{_line_of(text, key)}: {field_error(error, 'questions, direction, metric')}"
+            f"{path}:{line_of(text, key)}: {field_error(error, 'questions, direction, metric')}"
         ) from error
     if strict and spec.metric is not None and not isinstance(spec.metric.get("kind"), str):
-        raise DatasetError(f'{path}:{_line_of(text, "metric")}: metric needs a "kind", for example "language"')
+        raise DatasetError(f'{path}:{line_of(text, "metric")}: metric needs a "kind", for example "language"')
     questions = spec.questions
     if repeated := next((question for i, question in enumerate(questions) if question in questions[:i]), None):
-        raise DatasetError(f"{path}:{_line_of(text, repeated)}: question {repeated[:60]!r} occurs more than once")
+        raise DatasetError(f"{path}:{line_of(text, repeated)}: question {repeated[:60]!r} occurs more than once")
     return spec
 
 
@@ -136,7 +136,8 @@ def field_error(error: ValueError, known: str) -> str:
     return fault.with_value() if fault.where else f"must be a JSON object with {known}"
 
 
-def _line_of(text: str, key: str) -> int:
-    """The line where a JSON string first occurs; 1 if it does not."""
-    at = text.find(json.dumps(key, ensure_ascii=False))
+def line_of(text: str, value: str, *, last: bool = False) -> int:
+    """The line of the first (or last) occurrence of a JSON string; 1 if the file spells it differently."""
+    written = json.dumps(value, ensure_ascii=False)
+    at = text.rfind(written) if last else text.find(written)
     return text.count("\n", 0, max(at, 0)) + 1

@@ -77,7 +77,7 @@ def _hint(root: Path, name: str, folders: Sequence[Path]) -> str:
 
 
 def _installed() -> list[Path]:
-    """Where an installation has its traits: package data, then, if it is a checkout, its `datasets/traits`."""
+    """The folders of an installation's traits: package data, then `datasets/traits` of a checkout."""
     places = [Path(str(resources.files(__package__))) / "data"]
     checkout = Path(__file__).resolve().parents[3]
     if (checkout / "pyproject.toml").is_file():

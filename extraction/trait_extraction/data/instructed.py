@@ -14,7 +14,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 from trait_core.errors import DatasetError
-from trait_core.traits.files import Text, field_error, read_text
+from trait_core.traits.files import Text, field_error, line_of, read_text
 
 from trait_extraction.data.scenarios import MIN_SCENARIOS, Pairs, Scenario
 
@@ -68,7 +68,7 @@ def read_instructed(path: Path, written: Pairs | None) -> Pairs:
             raise DatasetError(f"{path}: prompts are missing: write them here, or add written pairs to the folder")
         prompts = [scenario.prompt for scenario in written[0]]
     elif repeated := next((p for i, p in enumerate(prompts) if p in prompts[:i]), None):
-        raise DatasetError(f"{path}:{_line(text, repeated, last=True)}: prompt {repeated[:60]!r} occurs twice")
+        raise DatasetError(f"{path}:{line_of(text, repeated, last=True)}: prompt {repeated[:60]!r} occurs twice")
     turns = [file.system_prompts[i % len(file.system_prompts)] for i in range(len(prompts))]
     asked = list(zip(prompts, turns, strict=True))
     return (
@@ -88,13 +88,6 @@ def _check_system_prompts(path: Path, text: str, pairs: Sequence[SystemPrompts])
     for pair in pairs:
         for prompt in (pair.positive, pair.negative):
             if prompt in seen:
-                line = _line(text, prompt, last=True)
+                line = line_of(text, prompt, last=True)
                 raise DatasetError(f"{path}:{line}: system prompt {prompt[:60]!r} occurs twice")
             seen.add(prompt)
-
-
-def _line(text: str, value: str, *, last: bool = False) -> int:
-    """The line of the first (or last) occurrence of a JSON string; 1 if the file spells it differently."""
-    written = json.dumps(value, ensure_ascii=False)
-    at = text.rfind(written) if last else text.find(written)
-    return text.count("\n", 0, max(at, 0)) + 1
