@@ -1,4 +1,4 @@
-"""The dashboard's web application: the page's files, and the answers to its questions."""
+"""The dashboard's web application: the page's files and its API."""
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -21,12 +21,12 @@ STATIC = resources.files("trait_client.dashboard") / "static"
 
 
 def create_app(store: ResultStore, service: AsyncTraitClient, hosts: Iterable[str]) -> FastAPI:
-    """The dashboard over a database and a service; neither needs to be there yet.
+    """Create the dashboard for a database and a service; both may be missing at the start.
 
     Args:
-        store: The results.
-        service: For the playground; it is closed with the application.
-        hosts: Values of the `Host` header that are ours.
+        store: The results database.
+        service: Client for the playground; closed with the application.
+        hosts: Accepted values of the `Host` header.
     """
 
     @asynccontextmanager
@@ -34,7 +34,7 @@ def create_app(store: ResultStore, service: AsyncTraitClient, hosts: Iterable[st
         async with service:
             yield
 
-    # No generated documentation: its pages load scripts from elsewhere.
+    # No generated documentation: its pages load scripts from other sites.
     app = FastAPI(title="trait-steering dashboard", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.state.results = Results(store)
     app.state.service = service
@@ -52,7 +52,7 @@ def create_app(store: ResultStore, service: AsyncTraitClient, hosts: Iterable[st
 
 
 class _Files(StaticFiles):
-    """Asked for anew each time (304 where unchanged): an upgraded package must not meet yesterday's scripts."""
+    """Static files that the browser always revalidates, so that an upgraded package never runs old scripts."""
 
     def file_response(self, *args: object, **kwargs: object) -> Response:
         answer = super().file_response(*args, **kwargs)  # type: ignore[arg-type]

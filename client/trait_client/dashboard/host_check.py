@@ -1,4 +1,4 @@
-"""Who may ask: pages of this very server. A page elsewhere on the web must not read results through the user's browser."""
+"""Only pages of this server may send requests: no other web page may read results through the user's browser."""
 
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -22,14 +22,14 @@ SECURITY_HEADERS = {
 
 
 class HostCheck:
-    """Refuses requests that another site could cause, and says what the page may do.
+    """Middleware that refuses requests from other sites and sets the page's security headers.
 
-    A `Host` that is not ours is DNS rebinding: the browser believes that a name of the attacker's is this server. An
-    `Origin` or `Sec-Fetch-Site` that is not ours is a page elsewhere; it may link here and nothing else.
+    A foreign `Host` is a sign of DNS rebinding: the browser takes an attacker's name for this server. A foreign `Origin`
+    or `Sec-Fetch-Site` means a page of another site; it may link here and nothing else.
 
     Args:
         app: The application behind the check.
-        hosts: Values of `Host` that are ours, `name:port`.
+        hosts: Accepted values of `Host`, `name:port`.
     """
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
@@ -37,7 +37,7 @@ class HostCheck:
         self._hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or refuse."""
+        """Handle a request, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -58,12 +58,12 @@ class HostCheck:
         headers = Headers(scope=scope)
         host = headers.get("host", "").lower()
         if host not in self._hosts:
-            return f"Host {host[:100]!r} is not this dashboard: open it as http://{min(self._hosts)}, or name it with --host"
+            return f"Host {host[:100]!r} is not an address of this dashboard: open it as http://{min(self._hosts)}, or allow it with --host"
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() not in self._hosts:
-            return f"a page of {origin[:100]!r} asks: only the dashboard's own page may"
+            return f"request from a page of {origin[:100]!r}: only the dashboard's own page may send requests"
         site = headers.get("sec-fetch-site", "none")
         linked = scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate" and scope["path"] == "/"
         if site not in {"same-origin", "none"} and not linked:
-            return f"a {site} page asks: only the dashboard's own page may"
+            return f"request from a {site} page: only the dashboard's own page may send requests"
         return None

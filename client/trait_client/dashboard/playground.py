@@ -1,4 +1,4 @@
-"""The live service behind the playground: the page asks this server, which holds the address and the key."""
+"""The live service behind the playground. The page talks to this server, which holds the address and the key."""
 
 import json
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ MAX_TOKENS = 4096
 
 
 class ChatRequest(BaseModel):
-    """What the page sends: a chat, and how the next reply is steered and watched."""
+    """Request of the page: a chat, and the steering and monitoring of the next reply."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -28,10 +28,10 @@ class ChatRequest(BaseModel):
 
 
 async def describe(client: AsyncTraitClient) -> dict[str, Any]:
-    """What the service serves, allows and has registered.
+    """Describe the service: model, limits and registered vectors.
 
     Raises:
-        ServiceError: It does not answer.
+        ServiceError: The service does not answer.
     """
     info = await client.info()
     return {
@@ -43,7 +43,7 @@ async def describe(client: AsyncTraitClient) -> dict[str, Any]:
 
 
 async def reply(client: AsyncTraitClient, request: ChatRequest) -> AsyncIterator[bytes]:
-    """One reply as it is generated: a JSON document a line; a failure is the last one."""
+    """Stream one reply, one JSON document per line; an error is the last line."""
     try:
         async for delta in client.chat_stream(
             request.messages,

@@ -1,4 +1,4 @@
-"""`trait-client report`: a run as one HTML file that asks nobody for anything."""
+"""`trait-client report`: a run as one HTML file that works offline."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from trait_client.results.rows import utc_now
 from trait_client.results.runs import find_run
 
 MOST_READINGS = 200
-"""Of a prompt set in one file; 200 prompts of 200 tokens and 8 directions are about 5 MB."""
+"""Maximum number of prompts in one file; 200 prompts of 200 tokens and 8 directions are about 5 MB."""
 
 
 def report(reader: ResultReader, wanted: str) -> tuple[dict[str, Any], str]:
-    """The page of a run.
+    """Build the page of a run.
 
     Args:
-        reader: The results.
+        reader: The results database.
         wanted: A run's id, its beginning, `latest`, or the name of its experiment, whose newest run is taken.
 
     Returns:
@@ -42,7 +42,7 @@ def report(reader: ResultReader, wanted: str) -> tuple[dict[str, Any], str]:
 
 
 def _same(run: dict[str, Any], other: dict[str, Any]) -> bool:
-    """A run that was taken up again is one with those before it."""
+    """True for runs of the same definition: a resumed run belongs to the runs before it."""
     return (run["experiment"], run["definition"]) == (other["experiment"], other["definition"])
 
 

@@ -1,4 +1,4 @@
-"""The page's questions, a handler each; what they answer stands in `data`."""
+"""Routes of the page's API; the answers are built in `data`."""
 
 import time
 from typing import Annotated, Any
@@ -60,7 +60,7 @@ class Statement(BaseModel):
 @router.get("/overview")
 def overview(results: Stored, bar: Annotated[float, Query(ge=0, le=100)] = DEFAULT_BAR) -> JSONResponse:
     """Runs, and each trait's best coherent setting."""
-    # Whether a run is under way depends on who holds the file, which no time stamp says: this is never kept.
+    # Never cached: whether a run is active depends on which process holds the file, and no time stamp shows that.
     with results.open() as reader:
         answer = runs.overview(reader, bar)
     return _json({"path": str(results.store.path), **answer})
@@ -74,13 +74,13 @@ def all_settings(results: Stored) -> JSONResponse:
 
 @router.get("/setting")
 def setting(results: Stored, id: Annotated[str, Query(max_length=200)]) -> JSONResponse:  # noqa: A002 - the wire's name
-    """The texts behind one setting."""
+    """Replies of one setting."""
     return _json(results.read(settings.setting, id))
 
 
 @router.get("/sets")
 def sets(results: Stored, name: Annotated[str | None, Query(alias="set")] = None) -> JSONResponse:
-    """Prompt sets with projections; the one that is named, or the first, with its directions."""
+    """Prompt sets with projections; the named one, or the first, includes its directions."""
     found = results.read(readings.prompt_sets)
     shown = next((each["name"] for each in found if each["name"] == name), found[0]["name"] if found else None)
     return _json(
@@ -110,19 +110,19 @@ def reading(
 
 @router.get("/vectors")
 def all_vectors(results: Stored) -> JSONResponse:
-    """Evidence and cosines."""
+    """Evidence and cosines of the stored vectors."""
     return _json(results.read(vectors.vectors))
 
 
 @router.get("/saved")
 def saved() -> JSONResponse:
-    """Queries that come with the view."""
+    """Predefined queries of the SQL view."""
     return _json(SAVED)
 
 
 @router.post("/sql")
 def sql(results: Stored, statement: Statement) -> JSONResponse:
-    """One reading statement, so many rows of it."""
+    """Run one read-only statement; the number of rows is limited."""
     began = time.monotonic()
     with results.open() as reader:
         answer = reader.bounded(statement.sql, max_rows=MAX_ROWS, max_seconds=MAX_SECONDS)

@@ -1,4 +1,4 @@
-"""Queries that come with the SQL view."""
+"""Predefined queries of the SQL view."""
 
 SAVED: list[dict[str, str]] = [
     {"name": "Best coherent setting of each trait", "sql": "SELECT * FROM best_coherent"},

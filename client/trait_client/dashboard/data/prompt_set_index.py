@@ -1,4 +1,4 @@
-"""What a prompt set is filtered and ordered by, read once and kept: its texts, outcomes and means."""
+"""Index of a prompt set for filters and ordering, read once and cached: texts, outcomes and means."""
 
 import statistics
 from collections import defaultdict
@@ -9,7 +9,7 @@ from trait_client.results import ResultReader
 from trait_core.errors import InvalidRequestError
 
 REPLY_VALUES = "p.projected[r.n_prompt:r.n_prompt + r.n_response - 1]"
-"""Of the reply: the values that stand beside its tokens. The position before each token produced it."""
+"""Values of the reply's tokens. Each token is produced by the position before it."""
 
 _TEXTS = """
 SELECT r.reading_id, r.prompt_id, r.outcome, r.n_prompt + r.n_response AS length,
@@ -37,13 +37,13 @@ ORDER BY v.trait, p.layer, v.method
 
 @dataclass(frozen=True)
 class Selection:
-    """Which readings, in which order.
+    """A filter and an order of readings.
 
     Attributes:
-        name: Of the prompt set.
-        outcome: None: all; "": those without.
-        text: Found in prompt, reply or id, whatever its case.
-        order: `id`, `length`, or a direction as `sha256|layer` for the mean of its reply.
+        name: Name of the prompt set.
+        outcome: Outcome to show; None shows all, "" those without an outcome.
+        text: Text to find in prompt, reply or id, ignoring case.
+        order: `id`, `length`, or a direction `sha256|layer` for its mean over the reply.
         descending: Largest first.
     """
 
@@ -67,10 +67,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class PromptSetIndex:
-    """A prompt set in the order of its ids.
+    """A prompt set, ordered by id.
 
     Attributes:
-        means: Direction -> reading -> mean projection of the reply, residual units; without those that have no reply.
+        means: Direction -> reading -> mean projection of the reply, residual units; only readings with a reply.
     """
 
     name: str
@@ -80,7 +80,7 @@ class PromptSetIndex:
 
     @classmethod
     def read(cls, reader: ResultReader, name: str) -> "PromptSetIndex":
-        """Of a set."""
+        """Read the index of a prompt set."""
         entries = [Entry(*row) for row in reader.query(_TEXTS, [name]).rows]
         means: dict[str, dict[str, float]] = defaultdict(dict)
         for reading_id, direction, mean in reader.query(_MEANS, [name]).rows:
@@ -93,10 +93,10 @@ class PromptSetIndex:
         return cls(name, entries, dict(means), directions)
 
     def select(self, chosen: Selection) -> list[str]:
-        """Ids of the readings selected, in order.
+        """Ids of the selected readings, in order.
 
         Raises:
-            InvalidRequestError: The order is none.
+            InvalidRequestError: The order is unknown.
         """
         found = [entry for entry in self.entries if _fits(entry, chosen)]
         if chosen.order == "length":
@@ -104,7 +104,7 @@ class PromptSetIndex:
         elif chosen.order != "id":
             if chosen.order not in self.means:
                 raise InvalidRequestError(
-                    f"order {chosen.order[:80]!r} is none of id, length, SHA256|LAYER", param="order"
+                    f"order {chosen.order[:80]!r} is not one of id, length, SHA256|LAYER", param="order"
                 )
             means = self.means[chosen.order]
             without = [entry for entry in found if entry.reading_id not in means]
@@ -116,7 +116,7 @@ class PromptSetIndex:
         return [entry.reading_id for entry in found]
 
     def means_of(self, reading_id: str) -> dict[str, float | None]:
-        """Direction -> mean of the reply."""
+        """Direction -> mean over the reply."""
         return {direction: values.get(reading_id) for direction, values in self.means.items()}
 
 
@@ -127,7 +127,7 @@ def _fits(entry: Entry, chosen: Selection) -> bool:
 
 
 def _summary(means: dict[str, float], outcomes: dict[str, str | None]) -> dict[str, Any]:
-    """Mean and standard deviation over replies, of all and of each outcome."""
+    """Mean and standard deviation over replies, for all and for each outcome."""
     groups: dict[str | None, list[float]] = defaultdict(list)
     for reading_id, own in means.items():
         groups[outcomes[reading_id]].append(own)

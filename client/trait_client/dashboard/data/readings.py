@@ -1,4 +1,4 @@
-"""Prompts of a corpus with their replies, and their projections token by token."""
+"""Prompts of a prompt set with their replies and token-by-token projections."""
 
 import json
 from typing import Any
@@ -30,7 +30,7 @@ WHERE p.reading_id = ?
 
 
 def prompt_sets(reader: ResultReader) -> list[dict[str, Any]]:
-    """The sets that were projected, with their outcomes; the newest first."""
+    """The projected sets with their outcomes, newest first."""
     outcomes = reader.records(_OUTCOMES)
     sets = reader.records(_SETS)
     for each in sets:
@@ -41,7 +41,7 @@ def prompt_sets(reader: ResultReader) -> list[dict[str, Any]]:
 
 
 def page(reader: ResultReader, index: PromptSetIndex, chosen: Selection, number: int) -> dict[str, Any]:
-    """Fifty readings with their whole texts and the mean of each direction over the reply."""
+    """A page of readings with whole texts and the mean of each direction over the reply."""
     ids = index.select(chosen)
     shown = _rows(reader, ids[number * PAGE :][:PAGE])
     for row in shown:
@@ -50,15 +50,15 @@ def page(reader: ResultReader, index: PromptSetIndex, chosen: Selection, number:
 
 
 def reading(reader: ResultReader, index: PromptSetIndex, chosen: Selection, reading_id: str | None) -> dict[str, Any]:
-    """One reading with all its values, and its neighbours in the selection; the first one where none is named.
+    """One reading with all its values and its neighbours in the selection; the first one if no id is given.
 
     Raises:
-        InvalidRequestError: There is no such reading, or none is selected.
+        InvalidRequestError: The reading does not exist, or the selection is empty.
     """
     ids = index.select(chosen)
     if reading_id is None:
         if not ids:
-            raise InvalidRequestError("no prompt of this set fits the filter: clear it", param="text")
+            raise InvalidRequestError("no prompt of this set matches the filter: clear the filter", param="text")
         reading_id = ids[0]
     place = ids.index(reading_id) if reading_id in ids else None
     return {
@@ -71,10 +71,10 @@ def reading(reader: ResultReader, index: PromptSetIndex, chosen: Selection, read
 
 
 def tokenwise(reader: ResultReader, reading_id: str) -> dict[str, Any]:
-    """One reading with its tokens, and a value for each of them by direction.
+    """One reading with its tokens and, for each direction, a value per token.
 
     Raises:
-        InvalidRequestError: There is no such reading.
+        InvalidRequestError: The reading does not exist.
     """
     rows = _rows(reader, [reading_id])
     if not rows:

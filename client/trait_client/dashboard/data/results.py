@@ -1,4 +1,4 @@
-"""Answers of a result database, kept until it changes."""
+"""Cached answers of a results database."""
 
 import threading
 from collections.abc import Callable, Hashable
@@ -15,9 +15,9 @@ MOST_KEPT = 64
 
 
 class Results:
-    """A store whose answers are kept as long as neither its file nor its snapshot changes.
+    """A results store that caches answers until its file or its snapshot changes.
 
-    Every answer opens the file anew and lets go of it, so that a sweep can begin to write at any time.
+    Every query opens the file and closes it again, so that a sweep can start writing at any time.
     """
 
     def __init__(self, store: ResultStore) -> None:
@@ -27,11 +27,11 @@ class Results:
         self._kept: dict[Hashable, Any] = {}
 
     def read(self, function: Callable[..., T], *arguments: Hashable) -> T:
-        """`function(reader, *arguments)`, or what it answered before.
+        """The cached or new result of `function(reader, *arguments)`.
 
         Raises:
-            ResultsError: There is no database, or none that this version reads.
-            InvalidRequestError: A query is refused.
+            ResultsError: There is no database, or this version cannot read it.
+            InvalidRequestError: The database refuses a query.
         """
         key = (function, arguments)
         signature = self._now()
@@ -50,10 +50,10 @@ class Results:
         return answer
 
     def open(self) -> ResultReader:
-        """For what is asked once.
+        """Open a reader for a result that is not cached.
 
         Raises:
-            ResultsError: There is no database, or none that this version reads.
+            ResultsError: There is no database, or this version cannot read it.
         """
         reader = self.store.reader()
         try:

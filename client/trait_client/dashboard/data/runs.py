@@ -1,4 +1,4 @@
-"""Runs, how far they are, and each trait's best coherent setting."""
+"""Runs, their progress, and each trait's best coherent setting."""
 
 import json
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 from trait_client.dashboard.data.settings import layer_name
 from trait_client.results import ResultReader
 
-# What is stored of a run counts whatever run of the same definition stored it: a resumed one goes on where a killed one
-# was. Trials shared with another experiment are not counted, so that `done` is a lower bound while a run is under way.
+# Progress counts trials of all runs with the same definition, because a resumed run continues a killed one. Trials shared
+# with another experiment are not counted, so `done` is a lower bound while a run is active.
 _RUNS = """
 WITH counted AS (
     SELECT run_id, count(*) FILTER (status = 'done') AS done, count(*) FILTER (status = 'failed') AS failed,
@@ -29,7 +29,7 @@ ORDER BY r.started_at DESC
 
 
 def runs(reader: ResultReader) -> list[dict[str, Any]]:
-    """Every run, newest first; one that nobody writes any more is `stopped`, not `running`."""
+    """Every run, newest first; a run that no process is writing any more is `stopped`, not `running`."""
     rows = reader.records(_RUNS)
     for row in rows:
         definition = json.loads(row.pop("definition"))
@@ -42,7 +42,7 @@ def runs(reader: ResultReader) -> list[dict[str, Any]]:
 
 
 def best_coherent(reader: ResultReader, bar: float) -> list[dict[str, Any]]:
-    """Each trait's setting with the largest delta of at least that mean coherence."""
+    """Each trait's setting with the largest delta among those with at least this mean coherence."""
     rows = reader.records(
         "SELECT b.*, s.setting_id, s.n_failed FROM best_coherent_at(?) b JOIN trait_summary s "
         "ON (s.trait, s.method, s.layers, s.coefficient, s.unit, s.measure, s.precision, s.adapter, s.model, s.delta) "
@@ -57,7 +57,7 @@ def best_coherent(reader: ResultReader, bar: float) -> list[dict[str, Any]]:
 
 
 def counts(reader: ResultReader) -> dict[str, Any]:
-    """How much the database holds."""
+    """Number of runs, trials, settings, traits, readings and vectors in the database."""
     return reader.records(
         "SELECT (SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM trials WHERE status = 'done') AS trials, "
         "(SELECT count(DISTINCT setting_id) FROM cells WHERE kind = 'steered') AS settings, "
@@ -67,5 +67,5 @@ def counts(reader: ResultReader) -> dict[str, Any]:
 
 
 def overview(reader: ResultReader, bar: float) -> dict[str, Any]:
-    """The first view."""
+    """Data of the overview."""
     return {"source": reader.source, "counts": counts(reader), "runs": runs(reader), "best": best_coherent(reader, bar)}

@@ -1,11 +1,11 @@
-"""Settings of a sweep (cells, their seeds pooled), and the texts behind one of them."""
+"""Settings of a sweep (cells with pooled seeds), and the replies of one setting."""
 
 from typing import Any
 
 from trait_client.results import ResultReader
 from trait_core.errors import InvalidRequestError
 
-# The median over prompts of steered / baseline perplexity: how much less the model itself would have said it.
+# Median over prompts of steered / baseline perplexity: how much less likely the unsteered model finds the reply.
 _PERPLEXITY_RATIO = """
 SELECT c.setting_id, median(s.value / b.value) AS perplexity_ratio, median(b.value) AS baseline_perplexity
 FROM cells c
@@ -58,7 +58,7 @@ WHERE p.trial_id IN (SELECT unnest(?::VARCHAR[])) AND p.sha256 = ? AND p.layer =
 
 
 def all_settings(reader: ResultReader) -> list[dict[str, Any]]:
-    """One row a setting and measure, with its perplexity ratio and the runs that it belongs to."""
+    """One row per setting and measure, with its perplexity ratio and its runs."""
     ratios = {row.pop("setting_id"): row for row in reader.records(_PERPLEXITY_RATIO)}
     coherence = {row["setting_id"]: row["baseline_coherence"] for row in reader.records(_BASELINE_COHERENCE)}
     nothing = {"perplexity_ratio": None, "baseline_perplexity": None}
@@ -84,15 +84,15 @@ def _runs_of_settings(reader: ResultReader) -> dict[str, list[str]]:
 
 
 def layer_name(row: dict[str, Any]) -> int | str:
-    """The layer, or those that are steered together: `9+13`."""
+    """The layer, or layers that are steered together: `9+13`."""
     return row["layer"] if row["layer"] is not None else "+".join(map(str, row["layers"]))
 
 
 def setting(reader: ResultReader, setting_id: str) -> dict[str, Any]:
-    """A setting's replies beside the baseline's and the random directions', prompt by prompt.
+    """A setting's replies with the replies of the baseline and of random directions, prompt by prompt.
 
     Raises:
-        InvalidRequestError: There is no such setting.
+        InvalidRequestError: The setting does not exist.
     """
     cells = reader.records(
         "SELECT * EXCLUDE (cell_id, seed) FROM cells WHERE setting_id = ? AND kind = 'steered' LIMIT 1", [setting_id]
@@ -117,7 +117,7 @@ def _control(row: dict[str, Any], scores: dict[str, dict[str, Any]]) -> dict[str
 
 
 def _scores(reader: ResultReader, trials: list[str], cell: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Trial -> its scores: those of no trait, and those of the cell's own."""
+    """Trial -> its scores: those without a trait, and those for the cell's trait."""
     found: dict[str, dict[str, Any]] = {}
     for row in reader.records(
         _SCORES,

@@ -1,4 +1,4 @@
-"""What is known of the vectors, layer by layer."""
+"""Evidence for the stored vectors, layer by layer."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from trait_client.results import ResultReader
 
 
 def vectors(reader: ResultReader) -> dict[str, Any]:
-    """Evidence by layer of every vector but random controls, and the cosines that are stored."""
+    """Evidence by layer of every vector except random controls, and the stored cosines."""
     return {
         "layers": reader.records("SELECT * FROM vector_layers WHERE method <> 'random' ORDER BY trait, method, layer"),
         "cosines": reader.records(

@@ -1,11 +1,11 @@
-// Questions to the dashboard's own server.
+// Requests to the dashboard's own server.
 async function answer(response) {
   if (response.ok) return response.json();
   let found = { message: `${response.status} ${response.statusText}`, type: null };
   try {
     found = (await response.json()).error;
   } catch {
-    // No JSON: the status has to do.
+    // Not JSON: only the status is known.
   }
   throw Object.assign(new Error(found.message), { kind: found.type });
 }
@@ -31,7 +31,7 @@ export async function post(path, body) {
   return answer(await ask(`/api/${path}`, posted(body)));
 }
 
-// Lines of JSON as they come.
+// Lines of JSON as they arrive.
 export async function* lines(path, body, signal) {
   const response = await ask(`/api/${path}`, { ...posted(body), signal });
   if (!response.ok) await answer(response);

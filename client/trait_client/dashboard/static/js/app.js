@@ -1,4 +1,4 @@
-// The frame: navigation, keys, theme, and which view stands in it.
+// The frame of the page: navigation, keys, theme and the current view.
 import { failure, h } from "./dom.js";
 import { startTheme, toggleTheme } from "./theme.js";
 import { go, here, link } from "./url.js";
@@ -64,17 +64,17 @@ function navigation(current) {
 
 function help() {
   const rows = [
-    [["1", "–", "7"], "the views"],
+    [["1", "–", "7"], "go to a view"],
     [["j", "k"], "next, previous: setting, pair, token, prompt"],
     [["↑", "↓", "←", "→"], "between cells of a heatmap; between tokens"],
-    [["Enter"], "open what is marked"],
+    [["Enter"], "open the marked item"],
     [["n", "p"], "next, previous page or prompt"],
     [["/"], "search"],
     [["t"], "light or dark"],
-    [["?"], "this list"],
+    [["?"], "show this list"],
   ];
   const box = h("dialog", { onclose: () => box.remove() },
-    h("h2", {}, "Keys"),
+    h("h2", {}, "Keyboard shortcuts"),
     h("dl", { class: "keys" }, rows.map(([keys, what]) => [
       h("dt", {}, keys.map((key) => (key === "–" ? " – " : [h("kbd", {}, key), " "]))), h("dd", {}, what)])),
     h("form", { method: "dialog" }, h("button", { class: "primary" }, "Close")));
@@ -103,7 +103,7 @@ function onKey(event) {
 
 startTheme();
 document.getElementById("foot").append(
-  "Reads the results, writes nothing. ", h("kbd", {}, "?"), " lists the keys. The address of every view can be shared.");
+  "Read-only. ", h("kbd", {}, "?"), " lists the keyboard shortcuts. Every view has an address that can be shared.");
 addEventListener("hashchange", show);
 addEventListener("keydown", onKey);
 show();

@@ -1,4 +1,4 @@
-// A steered request as others would send it: command line, curl, Python. The key is named, never written.
+// A steered request for other tools: command line, curl, Python. The API key's variable is named; its value is never written.
 import { quoted } from "./views/sql.js";
 
 export function asCli({ url, prompt, terms, maxTokens, temperature }) {

@@ -33,19 +33,19 @@ export function field(label, control, after = null) {
   return h("label", { class: "field" }, h("span", {}, label), control, after);
 }
 
-// A database that is not there yet is no fault: the message says how to get one.
+// A missing database is not an error: the message says how to create one.
 export function failure(error) {
   if (error.kind !== "ResultsMissingError") return h("div", { class: "notice bad", role: "alert" }, error.message);
   return emptyState(h("p", { role: "alert" }, error.message), h("p", {}, "A sweep fills this page while it runs:"),
     h("code", {}, "trait-client sweep experiments/demo/experiment.toml --db results.duckdb"),
-    h("p", {}, "Results elsewhere: ", h("code", {}, "trait-client dashboard --db PATH")));
+    h("p", {}, "Results in another file: ", h("code", {}, "trait-client dashboard --db PATH")));
 }
 
 export function emptyState(...children) {
   return h("div", { class: "card empty" }, ...children);
 }
 
-// Redraw a chart when its width changes; the first drawing is at once, where it stands in the page already.
+// Redraw a chart when its width changes; the first drawing is immediate if it is already in the page.
 export function responsive(draw, className = "plot") {
   const box = h("div", { class: className });
   let width = 0;

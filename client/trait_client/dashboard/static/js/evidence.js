@@ -1,4 +1,4 @@
-// The evidence for one trait's vectors in one file: what `trait-extract report` writes.
+// The evidence for one trait's vectors in one file, written by `trait-extract report`.
 import { histogram } from "./charts/histogram.js";
 import { legendKey, lineChart } from "./charts/lines.js";
 import { h } from "./dom.js";

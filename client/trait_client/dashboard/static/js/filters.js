@@ -1,4 +1,4 @@
-// What is selected of a prompt set: the same controls over the list and over one prompt.
+// The selection of a prompt set: the same controls for the list and for one prompt.
 import { field, h, select } from "./dom.js";
 
 export function selectionOf(params) {
@@ -54,7 +54,7 @@ export function outcomeTag(outcome) {
 }
 
 export function noSets() {
-  return h("div", { class: "card empty" }, h("p", {}, "No prompt set is projected yet. This stores the projection of every token of one:"),
+  return h("div", { class: "card empty" }, h("p", {}, "No prompt set has been projected yet. This stores the projection of every token of a prompt set:"),
     h("code", {}, "trait-client project --prompts prompts.jsonl --vector refusal --max-tokens 64 --db results.duckdb"));
 }
 

@@ -36,7 +36,7 @@ export class ReadingCard {
     if (at !== null) requestAnimationFrame(() => requestAnimationFrame(() => this.point(at, true)));
   }
 
-  // True where the key was taken.
+  // True if the key was handled.
   keys(event) {
     const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (event.key === "Escape") this.tip.hidden = true;

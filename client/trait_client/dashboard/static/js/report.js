@@ -1,4 +1,4 @@
-// A run in one file: what the sweep view shows, from data that stand in the file.
+// A run in one file: the content of the sweep view, from data in the file.
 import { forest } from "./charts/forest.js";
 import { field, h, select } from "./dom.js";
 import { elapsed, fixed, interval, measureName, plural, short, signed, unitOf, when, whole } from "./format.js";

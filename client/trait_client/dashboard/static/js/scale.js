@@ -25,7 +25,7 @@ export function extent(values) {
   return low > high ? [0, 1] : [low, high];
 }
 
-// Of a sorted copy; q in 0..1.
+// The q-th quantile of a sorted copy; q in 0..1.
 export function quantile(values, q) {
   const sorted = Float64Array.from(values).sort();
   return sorted.length ? sorted[Math.round(q * (sorted.length - 1))] : 0;

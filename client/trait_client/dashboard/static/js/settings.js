@@ -1,4 +1,4 @@
-// A sweep's settings as panels of layer x coefficient; the sweep view and the report draw them alike.
+// A sweep's settings as panels of layer x coefficient; shared by the sweep view and the report.
 import { heatmap } from "./charts/heatmap.js";
 import { lineChart } from "./charts/lines.js";
 import { h } from "./dom.js";
@@ -10,13 +10,13 @@ const VARIANT = ["method", "precision", "adapter", "model", "operation", "scope"
 
 export const METRICS = [["delta", "delta"], ["coherence", "coherence"], ["perplexity", "perplexity ratio"]];
 
-// Settings that differ in layer and coefficient only stand in one panel, named by what tells the panels apart.
+// Settings that differ only in layer and coefficient share a panel, named by the values that distinguish the panels.
 export function panelsOf(rows) {
-  const told = VARIANT.filter((name) => new Set(rows.map((row) => String(row[name]))).size > 1);
+  const distinct = VARIANT.filter((name) => new Set(rows.map((row) => String(row[name]))).size > 1);
   const panels = new Map();
   for (const row of rows) {
     const key = [...VARIANT, "trait_sha256"].map((name) => row[name]).join("|");
-    if (!panels.has(key)) panels.set(key, { name: told.map((name) => tell(name, row[name])).join(" · ") || row.method, rows: [] });
+    if (!panels.has(key)) panels.set(key, { name: distinct.map((name) => label(name, row[name])).join(" · ") || row.method, rows: [] });
     panels.get(key).rows.push(row);
   }
   const found = [...panels.values()];
@@ -26,7 +26,7 @@ export function panelsOf(rows) {
   return found;
 }
 
-function tell(name, value) {
+function label(name, value) {
   if (["method", "precision", "model"].includes(name)) return String(value);
   if (name === "adapter") return value === "none" ? "no adapter" : value;
   return `${name.replaceAll("_", " ")} ${value ?? "none"}`;
@@ -83,7 +83,7 @@ function drawPanel(panel, { metric, view, bar, chosen, href, within }) {
     h("div", { class: "both" }, map, curves(panel.rows, metric, within)));
 }
 
-// Each value once: numbers first, then layers that are steered together ("9+13").
+// Distinct values: numbers first, then layers that are steered together ("9+13").
 function inOrder(values) {
   const known = [...new Set(values)];
   const numbers = known.filter(Number.isFinite).sort((a, b) => a - b);
@@ -102,12 +102,12 @@ function ramp(kind, low, high) {
 
 const MEASURED = { delta: (row) => row.delta, coherence: (row) => row.coherence, perplexity: (row) => row.perplexity_ratio };
 
-// All that the panels' curves show of a metric: they stand on one scale.
+// All values of a metric in the panels' curves, which share one scale.
 function drawn(rows, metric) {
   return rows.flatMap((row) => (metric === "delta" ? [0, row.delta, row.ci_low, row.ci_high, row.control_low, row.control_high] : [MEASURED[metric](row)]));
 }
 
-// Along whichever of coefficient and layer has more values, a line for each of the other, beside the random directions of all.
+// The x axis is coefficient or layer, whichever has more values; one line for each value of the other, plus random directions.
 function curves(rows, metric, within) {
   const values = (name) => inOrder(rows.map((row) => row[name]));
   const [along, other] = values("layer").length > values("coefficient").length && values("layer").every(Number.isFinite) ? ["layer", "coefficient"] : ["coefficient", "layer"];
@@ -131,7 +131,7 @@ function curves(rows, metric, within) {
     height: 250, whiskers: true, yDomain: metric === "coherence" ? [0, 100] : null });
 }
 
-// Baseline and steered replies, prompt by prompt; nothing is cut.
+// Baseline and steered replies, prompt by prompt, with whole texts.
 export function pairList(row, pairs, compare) {
   return h("div", { class: "pairs" }, pairs.map((pair, i) => h("article", { class: "pair", tabindex: -1, "data-pair": i },
     h("p", { class: "ask" }, pair.system ? h("span", { class: "muted" }, `${pair.system}\n`) : null, pair.prompt),

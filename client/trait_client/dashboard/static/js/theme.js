@@ -16,7 +16,7 @@ export function toggleTheme() {
   try {
     localStorage.setItem(KEY, now);
   } catch {
-    // Private windows may refuse: the choice holds until the page is left.
+    // Private windows may refuse to store it: the choice then lasts until the page is closed.
   }
 }
 

@@ -1,4 +1,4 @@
-// The address says everything that is seen: #/view?name=value.
+// The address holds the whole state of a view: #/view?name=value.
 export function here() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   return { view: path || "overview", params: Object.fromEntries(new URLSearchParams(query)) };
@@ -14,13 +14,13 @@ export function go(view, params = {}) {
   location.hash = link(view, params);
 }
 
-// Change some parameters and draw the view anew.
+// Change some parameters and redraw the view.
 export function patch(changes) {
   const { view, params } = here();
   go(view, { ...params, ...changes });
 }
 
-// The same without drawing anew: the view has done it itself, and Back skips it.
+// The same without a redraw, for views that redraw themselves; Back skips it.
 export function quietly(changes) {
   const { view, params } = here();
   history.replaceState(null, "", link(view, { ...params, ...changes }));

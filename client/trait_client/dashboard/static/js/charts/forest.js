@@ -1,4 +1,4 @@
-// One row a trait: the delta with its interval, beside what random directions of the same dose do.
+// One row per trait: the delta with its interval, and the range of random directions of the same dose.
 import { h, responsive, s } from "../dom.js";
 import { extent, linear, ticks } from "../scale.js";
 

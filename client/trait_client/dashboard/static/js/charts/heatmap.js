@@ -1,4 +1,4 @@
-// Layer by coefficient, a link a cell.
+// Layer by coefficient, one link per cell.
 import { h } from "../dom.js";
 import { short } from "../format.js";
 
@@ -25,7 +25,7 @@ function square(found, layer, coefficient) {
   h("span", {}, found.text), found.note ? h("small", {}, found.note) : null);
 }
 
-// Arrow keys between the cells of all heatmaps in `root`; true where the key was taken.
+// Arrow keys between the cells of all heatmaps in `root`; true if the key was handled.
 export function moveInHeatmap(root, event) {
   const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], h: [-1, 0], l: [1, 0] };
   const step = steps[event.key];

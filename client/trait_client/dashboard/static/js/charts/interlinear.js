@@ -1,4 +1,4 @@
-// Text with lines under it: what each direction says of each token, where the token stands.
+// Text with lines below it: the value of each direction for each token, drawn under the token.
 import { h, s } from "../dom.js";
 import { linear } from "../scale.js";
 
@@ -54,7 +54,7 @@ function followsRole(tokens, i) {
   return false;
 }
 
-// Tokens that stand in one line, with their middles.
+// Tokens of one text line, with their centres.
 function rowsOf(spans, from, origin) {
   const rows = [];
   spans.forEach((span, i) => {
@@ -97,7 +97,7 @@ function dot(point, line, y, limit) {
   return s("circle", { cx: point.x, cy: y(clipped(line.values[point.token], limit)), r: 2, fill: line.color });
 }
 
-// Beyond what is drawn.
+// Mark of a value outside the drawn range.
 function arrow(x, up, color) {
   const [tip, base] = up ? [0, 6] : [STRIP, STRIP - 6];
   return s("path", { d: `M${x - 4} ${base}L${x + 4} ${base}L${x} ${tip}Z`, fill: color });

@@ -4,7 +4,7 @@ import { short } from "../format.js";
 import { extent, linear, ticks } from "../scale.js";
 
 // series: [{name, color, points: [{x, y, low, high}], dots, dashed}]; band: {name, points: [{x, low, high}]}; within: values that the
-// y axis reaches too, so that charts beside each other share it; marked: an x with a dashed line
+// y axis reaches too, so that adjacent charts share it; marked: an x with a dashed line
 export function lineChart({
   series, band = null, xLabel, yLabel, height = 240, yDomain = null, within = [], xTicks = null, whiskers = false,
   integers = false, label = "", marked = null, legend = true,

@@ -38,7 +38,7 @@ export async function dynamicsView(params) {
   };
 }
 
-// The view is drawn anew while somebody types in the search box: the cursor stays there.
+// The view is redrawn while the reader types in the search box; keep the cursor there.
 let typing = false;
 
 function keepTyping(root) {

@@ -30,10 +30,10 @@ export async function overviewView() {
     body.replaceChildren(...content(data, refresh));
     if (focused) body.querySelector(`[data-keep="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
   };
-  // What is shown stays, and says that it is old.
+  // Keep the old content, and say that it is old.
   const again = () => refresh().catch((error) => {
     if (left) return;
-    trouble.replaceChildren(h("div", { class: "notice bad", role: "alert" }, `${error.message} What stands below is as it was; trying again.`));
+    trouble.replaceChildren(h("div", { class: "notice bad", role: "alert" }, `${error.message} The content below is out of date; trying again.`));
     timer = setTimeout(again, WHILE_RUNNING);
   });
   await refresh();
@@ -53,7 +53,7 @@ function content(data, refresh) {
   return [
     h("div", { class: "head" }, h("h1", {}, "Overview"),
       h("p", { class: "muted" }, h("code", {}, data.path),
-        data.source === "snapshot" ? " (its snapshot: a run is writing, so this is some seconds old)" : "")),
+        data.source === "snapshot" ? " (snapshot, a few seconds old: a run is writing)" : "")),
     h("div", { class: "stats" }, [["run", "", counts.runs], ["trait", " swept", counts.traits], ["setting", "", counts.settings],
       ["trial", "", counts.trials], ["prompt", " read token by token", counts.readings], ["vector", "", counts.vectors]]
       .map(([name, more, n]) => h("div", {}, h("b", {}, whole(n)), h("span", {}, `${name}${n === 1 ? "" : "s"}${more}`)))),
@@ -85,10 +85,10 @@ function bestCard(best, refresh) {
     onchange: (event) => { quietly({ bar: event.target.value === "75" ? null : event.target.value }); refresh(); } });
   const groups = Map.groupBy(best, (row) => row.measure);
   return h("section", { class: "card" },
-    h("div", { class: "row" }, h("h2", {}, "Best coherent delta of each trait"), field("least coherence (0–100)", slider, output)),
+    h("div", { class: "row" }, h("h2", {}, "Best coherent delta of each trait"), field("minimum coherence (0–100)", slider, output)),
     h("p", { class: "muted small" },
       "Steered minus baseline, paired by prompt: point and 95 % bootstrap interval. " +
-        "Grey: the range of random directions at the same dose. Blue: beyond that range, and the interval excludes 0."),
+        "Grey: the range of random directions at the same dose. Blue: outside that range, with an interval that excludes 0."),
     best.length ? [...groups].map(([measure, rows]) => [
       groups.size > 1 ? h("h3", {}, measureName(measure)) : null,
       forest(rows.map(forestRow),
@@ -117,7 +117,7 @@ function runsCard(runs) {
     h("div", { class: "wide" }, h("table", {},
       h("thead", {},
         h("tr", {}, ["experiment", "status", "started", "took"].map((name) => h("th", {}, name)),
-          h("th", { class: "num" }, "stored by it"), h("th", { class: "num" }, "planned"), h("th", {}, "report"))),
+          h("th", { class: "num" }, "stored by run"), h("th", { class: "num" }, "planned"), h("th", {}, "report"))),
       h("tbody", {}, runs.map((run) => h("tr", {},
         h("td", {}, h("a",
           { href: run.kind === "corpus" ? link("prompts", { set: run.experiment }) : link("sweep", { run: run.run_id }),
@@ -126,7 +126,7 @@ function runsCard(runs) {
         h("td", {},
           h("span",
             { class: `tag ${tone[run.status] ?? ""}`,
-              title: run.status === "stopped" ? "It never ended, and nobody writes the database: killed?" : null }, run.status)),
+              title: run.status === "stopped" ? "The run did not end and no process is writing the database; it may have been killed." : null }, run.status)),
         h("td", { class: "nowrap" }, when(run.started_at)),
         h("td", { class: "nowrap" }, elapsed(run.started_at, run.finished_at ?? (run.status === "running" ? null : run.last_at ?? run.started_at))),
         h("td", { class: "num" }, whole(run.done), run.failed ? h("div", { class: "bad small" }, `${run.failed} failed`) : null),

@@ -1,4 +1,4 @@
-// Chat with the live service: baseline and steered at once, coloured by what is monitored.
+// Chat with the live service: baseline and steered side by side, coloured by the monitored trait.
 import { get, lines } from "../api.js";
 import { asCli, asCurl, asPython } from "../commands.js";
 import { emptyState, failure, field, h, select } from "../dom.js";
@@ -27,7 +27,7 @@ export async function playgroundView(params) {
     maxTokens: Number(params.tokens ?? 96) || 96, temperature: Number(params.temp ?? 0) || 0,
     chats: { baseline: [], steered: [] }, abort: null,
   };
-  // The one that colours and those that steer come first: a registry may hold more than a request may watch.
+  // The colouring and steering vectors come first: a registry may hold more vectors than a request may monitor.
   const monitored = () => [...new Set([state.colour, ...termList().map((term) => term.vector), ...vectors.map((each) => each.name)])].slice(0, MOST_MONITORED);
   const scaleOf = (name) => {
     const found = vectors.find((each) => each.name === name);
@@ -46,7 +46,7 @@ export async function playgroundView(params) {
   };
   const ask = h("textarea",
     { rows: 2, "data-search": true, "aria-label": "message",
-      placeholder: "Say something…  (Enter sends, Shift+Enter breaks the line)", value: params.q ?? "" });
+      placeholder: "Write a message…  (Enter sends, Shift+Enter starts a new line)", value: params.q ?? "" });
   ask.addEventListener("input", () => remember());
   ask.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -104,7 +104,7 @@ export async function playgroundView(params) {
     foot.replaceChildren(...summary(seen));
   }
 
-  // A token is read only when the engine is given it back, so its reading comes after its text, and the last has none.
+  // A token is measured when it is fed back to the engine, so its value comes after its text, and the last token has none.
   function take(delta, seen, body) {
     const report = delta.monitor;
     if (report?.directions.length) seen.directions = report.directions;
@@ -204,8 +204,8 @@ export async function playgroundView(params) {
           } }, "New conversation")),
       h("div", { class: "sides chat" }, h("section", { class: "side" }, h("h3", {}, "baseline"), sides.baseline),
         h("section", { class: "side steered" }, h("h3", {}, "steered"), sides.steered))),
-    h("section", { class: "card" }, h("h2", {}, "This request elsewhere"),
-      h("p", { class: "muted small" }, "Without what was said before. The key is read from TRAIT_API_KEY."), commands));
+    h("section", { class: "card" }, h("h2", {}, "The same request from other tools"),
+      h("p", { class: "muted small" }, "Without the earlier conversation. The key is read from TRAIT_API_KEY."), commands));
   drawCommands();
   return { element, leave: () => state.abort?.abort() };
 }

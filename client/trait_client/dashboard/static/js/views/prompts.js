@@ -1,4 +1,4 @@
-// A prompt set in pages of fifty: whole texts, filtered by outcome and text.
+// A prompt set in pages of fifty whole texts, with filters by outcome and text.
 import { get } from "../api.js";
 import { failure, h, responsive, s } from "../dom.js";
 import { chosenSet, filterBar, labelOf, noSets, outcomeTag, selectionOf } from "../filters.js";
@@ -93,7 +93,7 @@ function onlySelection({ outcome, text, order, desc }) {
   return { outcome, text, order, desc };
 }
 
-// The text with what was searched for marked.
+// The text with matches of the search marked.
 function marked(text, wanted) {
   if (!wanted) return text;
   const parts = [];

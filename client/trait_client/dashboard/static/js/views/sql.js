@@ -1,4 +1,4 @@
-// A query box that only reads.
+// A box for read-only queries.
 import { get, post } from "../api.js";
 import { lineChart } from "../charts/lines.js";
 import { field, h, select } from "../dom.js";
@@ -86,7 +86,7 @@ function shown(answer, sql) {
   return [
     quickPlot(columns, rows, numeric),
     h("section", { class: "card" },
-      h("div", { class: "row" }, h("b", {}, answer.truncated ? `the first ${whole(limit)} rows: there are more` : plural(rows.length, "row")),
+      h("div", { class: "row" }, h("b", {}, answer.truncated ? `the first ${whole(limit)} rows of more` : plural(rows.length, "row")),
         h("span", { class: "muted small" },
         `${seconds < 1 ? Math.round(seconds * 1000) + " ms" : short(seconds) + " s"}${answer.source === "snapshot" ? ", from the snapshot of a running sweep" : ""}`),
         h("button", { onclick: () => download(columns, rows), disabled: !rows.length }, answer.truncated ? `CSV of these ${whole(limit)}` : "CSV"),
@@ -163,7 +163,7 @@ function keepQueries(queries) {
   try {
     localStorage.setItem(KEPT, JSON.stringify(queries));
   } catch {
-    // A private window keeps nothing.
+    // A private window may store nothing.
   }
 }
 

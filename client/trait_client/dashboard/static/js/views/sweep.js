@@ -1,4 +1,4 @@
-// Layer x coefficient, and the texts behind a cell.
+// Layer by coefficient, and the replies of one cell.
 import { get } from "../api.js";
 import { moveInHeatmap } from "../charts/heatmap.js";
 import { emptyState, failure, field, h, select } from "../dom.js";
@@ -114,7 +114,7 @@ function moveInPairs(box, event) {
   return true;
 }
 
-// A click on a cell leaves the heatmap where it was, and gives the cell its focus back.
+// After a click on a cell, keep the heatmap in place and the cell focused.
 function keepInSight(element, detail) {
   const cell = element.querySelector(".heat a.chosen");
   cell?.focus({ preventScroll: true });

@@ -1,4 +1,4 @@
-// Evidence by layer and method; how alike the directions of traits are.
+// Evidence by layer and method; how similar the directions of traits are.
 import { get } from "../api.js";
 import { lineChart } from "../charts/lines.js";
 import { emptyState, field, h, select } from "../dom.js";
@@ -21,7 +21,7 @@ export async function vectorsView(params) {
   const { layers, cosines } = await get("vectors");
   if (!layers.length) return {
     element: h("div", {}, h("h1", {}, "Vectors"),
-      emptyState(h("p", {}, "No vector is stored yet. Extraction writes its evidence here:"),
+      emptyState(h("p", {}, "No vector is stored yet. This extracts one and stores its evidence:"),
         h("code", {}, "trait-extract run --trait refusal --db results.duckdb"))) };
   const models = [...new Set(layers.map((row) => row.model))];
   const model = models.includes(params.model) ? params.model : models[0];
@@ -48,7 +48,7 @@ export async function vectorsView(params) {
 }
 
 function evidence(vectors, measure, method) {
-  // One scale for all, so that the traits can be compared.
+  // One scale for all traits, so that they can be compared.
   const [low, high] = extent(vectors.flat().flatMap((row) => [measure.y(row), measure.low?.(row), measure.high?.(row)]));
   const room = (high - low || 1) * 0.05;
   const methods = [...new Set(vectors.map((rows) => rows[0].method))];
@@ -59,15 +59,15 @@ function evidence(vectors, measure, method) {
         points: rows.map((row) => ({ x: row.layer, y: measure.y(row), low: measure.low?.(row) ?? null, high: measure.high?.(row) ?? null, large: row.chosen })) })) }))));
 }
 
-// Vectors of one trait and method, made from other scenarios or with another layer chosen, are told apart by their digests.
+// Several vectors of one trait and method (other scenarios, another chosen layer) are distinguished by their digests.
 function nameOf(row, found) {
   return found.filter((rows) => rows[0].method === row.method).length > 1 ? `${row.method} ${row.sha256.replace("sha256:", "").slice(0, 6)}` : row.method;
 }
 
 function cosineCard(rows, cosines, params) {
   if (!cosines.length) return h("section", { class: "card" }, h("h2", {}, "Cosines between traits"),
-    h("p", { class: "muted" }, "None are stored: ", h("code", {}, "trait-extract run --db"),
-      " with two vectors or more stores them."));
+    h("p", { class: "muted" }, "No cosines are stored: ", h("code", {}, "trait-extract run --db"),
+      " stores them when there are at least two vectors."));
   const layers = [...new Set(cosines.map((row) => row.layer))].sort((a, b) => a - b);
   const usual = rows.find((row) => row.chosen && layers.includes(row.layer))?.layer ?? layers[Math.floor(layers.length / 2)];
   const layer = layers.includes(Number(params.layer)) ? Number(params.layer) : usual;
@@ -91,7 +91,7 @@ function cosineCard(rows, cosines, params) {
   return h("section", { class: "card" },
     h("div", { class: "row" }, h("h2", {}, "Cosines between directions"), field("layer", select(layers, layer, (value) => patch({ layer: value })))),
     h("p", { class: "row muted small" }, h("span", { class: "ramp" }, "−1", h("i", { class: "diverging" }), "+1"),
-      "0: the directions have nothing in common; in many dimensions random ones lie near it."),
+      "0: the directions are orthogonal; in many dimensions, random directions are close to 0."),
     h("div", { class: "matrix", role: "table", "aria-label": `cosines on layer ${layer}`,
       style: { "grid-template-columns": `minmax(4.5rem, 8rem) repeat(${ids.length}, minmax(0, 6rem))`,
         "max-width": `${8 + 6 * ids.length}rem` } },
