@@ -61,7 +61,7 @@ def test_the_heatmap_has_a_panel_for_each_method_and_precision(page):
     assert "dose" in panel.inner_text()  # the axis names its unit
 
 
-def test_curves_beside_each_other_share_their_scale(page):
+def test_adjacent_curves_share_their_scale(page):
     tab = page.open("#/sweep?trait=warmth&metric=delta")  # one panel alone has layers together, which move it most
     read = "all => all.map(p => [...p.querySelectorAll('svg text[text-anchor=end]')].map(t => t.textContent))"
     scales = tab.locator("[data-panel] .both > div:nth-child(2)").evaluate_all(read)
@@ -76,7 +76,7 @@ def test_delta_coherence_and_perplexity_ratio_can_be_shown(page, metric, shown):
     assert cell.inner_text().split("\n")[0] == shown
 
 
-def test_layers_that_are_steered_together_have_a_row_of_their_own(page):
+def test_layers_that_are_steered_together_have_a_separate_row(page):
     page.open("#/overview?bar=70")
     assert "layer 9+13, mean_diff, dose 1.5" in page.text()
     tab = page.open("#/sweep?trait=warmth")
@@ -100,7 +100,7 @@ def test_the_coherence_threshold_hatches_cells_and_moves_the_best_setting(page):
     assert "bar=40" in tab.url
 
 
-def test_a_click_on_a_cell_shows_whole_texts_beside_each_other_and_runs_no_markup(page):
+def test_a_click_on_a_cell_shows_whole_texts_side_by_side_and_runs_no_markup(page):
     tab = page.open("#/sweep?trait=refusal")
     tab.locator('[data-panel="mean_diff · float32"] a.cell[data-layer="13"][data-coefficient="1.5"]').click()
     hostile, first = tab.locator(".pair").first, tab.locator(".pair").nth(1)  # by text: "<" comes before letters
@@ -127,7 +127,7 @@ def test_arrows_move_between_cells_and_enter_opens_one(page):
 # ------------------------------------------------------------------------------------------------------ dynamics
 
 
-def test_prompt_and_reply_are_told_apart_and_no_token_is_missing(page):
+def test_prompt_and_reply_are_distinguished_and_no_token_is_missing(page):
     tab = page.open("#/dynamics?id=r00003")
     prompt = tab.locator('[data-part="prompt"] .tok').all_inner_texts()
     assert prompt == ["<|im_start|>", "user", "⏎", "Tell", " me", " about", " item3", "<|im_end|>"]
@@ -155,7 +155,7 @@ def test_an_unrelated_prompt_lies_at_zero_and_the_sink_does_not_set_the_scale(pa
     assert top < 20  # of 54: well above the middle
 
 
-def test_lines_stand_under_their_tokens(page):
+def test_lines_are_drawn_under_their_tokens(page):
     tab = page.open("#/dynamics?id=r00003")
     found = tab.evaluate("""() => {
         const token = document.querySelectorAll('[data-part="reply"] .tok')[2].getBoundingClientRect();

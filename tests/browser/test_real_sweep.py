@@ -89,7 +89,7 @@ def signed(value: float, digits: int = 0) -> str:
     return text[1:] if float(f"{value:.{digits}f}") == 0 else text
 
 
-def test_a_sweep_is_seen_while_it_runs(swept):
+def test_a_sweep_is_shown_while_it_runs(swept):
     text, share = swept[2]
     assert "live" in text
     assert "running now" in text
@@ -104,7 +104,7 @@ def test_the_overview_has_the_best_setting_of_the_database(page, records):
     assert signed(best["delta"], 1) in page.text(".forest")
 
 
-def test_every_cell_of_the_heatmap_is_that_of_the_database(page, records):
+def test_every_cell_of_the_heatmap_equals_the_database(page, records):
     rows = records("SELECT * FROM cell_summary WHERE measure = 'lexical'")
     assert len(rows) == 4
     shown = {

@@ -39,7 +39,7 @@ def say(capsys, client, *lines: str, watched: tuple[str, ...] = ()) -> str:
     return capsys.readouterr().out
 
 
-def test_a_conversation_goes_on_with_what_was_said(service, capsys):
+def test_a_conversation_keeps_its_earlier_turns(service, capsys):
     client, bodies = service
     printed = say(capsys, client, "Hi", "And then?", "/clear", "New")
     assert printed.count("Hel lo") == 3
@@ -48,7 +48,7 @@ def test_a_conversation_goes_on_with_what_was_said(service, capsys):
     assert bodies[1]["messages"][1]["content"] == "Hel lo"
 
 
-def test_steering_is_put_on_changed_and_taken_away_in_mid_conversation(service, capsys):
+def test_steering_is_added_changed_and_removed_during_a_conversation(service, capsys):
     client, bodies = service
     lines = ["/steer refusal 1.5 13", "a", "/steer refusal -2", "b", "/off refusal", "c"]
     say(capsys, client, *lines)
@@ -56,7 +56,7 @@ def test_steering_is_put_on_changed_and_taken_away_in_mid_conversation(service, 
     assert [t and (t[0]["coefficient"], t[0].get("layers")) for t in terms] == [(1.5, [13]), (-2.0, None), None]
 
 
-def test_the_watched_trait_is_summed_up_on_the_scale_of_its_examples(service, capsys):
+def test_the_summary_of_the_monitored_trait_is_on_the_scale_of_its_examples(service, capsys):
     client, bodies = service
     printed = say(capsys, client, "Hi", watched=("refusal",))
     assert bodies[0]["monitor"]["vectors"] == ["refusal"]
@@ -76,14 +76,14 @@ def test_errors_are_printed_and_the_conversation_continues(service, capsys):
     assert len(bodies) == 1
 
 
-def test_a_reply_that_breaks_off_is_not_kept(service):
+def test_an_interrupted_reply_is_not_kept(service):
     client, _ = service
     conversation = Conversation(client, N_TOKENS, 0.0, turns=[Message(role="user", content="before")])
     next(conversation.reply("lost"))
     assert len(conversation.turns) == 1
 
 
-def test_colours_part_at_zero_and_deepen_outwards():
+def test_colours_change_at_zero_and_deepen_away_from_it():
     near, far, other = (colour(value).color.triplet for value in (0.2, 1.5, -1.5))
     assert far.red > far.blue
     assert other.blue > other.red

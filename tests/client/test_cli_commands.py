@@ -120,7 +120,7 @@ def test_steer_exits_3_when_some_prompts_fail_and_1_when_all_do(cli, url):
     assert cli("steer", "-t", "refusal", "-c", "3", "refuse me", "--url", url)[0] == 1
 
 
-def test_steer_names_the_registered_vectors_when_there_is_none_of_that_name(cli, url):
+def test_steer_names_the_registered_vectors_if_the_name_is_unknown(cli, url):
     """What is there stands beside what was asked for."""
     code, _, stderr = cli("steer", "-t", "kindness", "-c", "3", "hi", "--url", url)
     assert code == 1
@@ -202,7 +202,7 @@ def test_an_unknown_vector_exits_1_and_a_wrong_name_2(cli, url):
     assert cli("vectors", "show", "../kind", "--url", url)[0] == 2
 
 
-def test_a_file_that_is_no_vector_is_not_sent(cli, tmp_path):
+def test_a_file_that_is_not_a_vector_is_not_sent(cli, tmp_path):
     """The file is checked here first; the message names it."""
     (tmp_path / "bad.safetensors").write_bytes(b"\x00" * 32)
     code, _, stderr = cli("vectors", "put", "bad", "bad.safetensors", "--url", "http://127.0.0.1:9")
@@ -243,7 +243,7 @@ def test_sql_without_a_database_says_so(cli):
     assert "none.duckdb" in stderr
 
 
-def test_a_dry_run_asks_no_service(cli, tmp_path):
+def test_a_dry_run_contacts_no_service(cli, tmp_path):
     """It counts cells and replies."""
     text = 'name = "x"\ntraits = ["refusal"]\ncoefficients = [1.0, 2.0]\nlayers = [9, 13]\nprompts = ["a", "b", "c"]\n'
     (tmp_path / "experiment.toml").write_text(text)

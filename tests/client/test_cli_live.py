@@ -63,7 +63,7 @@ def test_steer_prints_side_by_side(cli):
         (["-t", "no-such-trait", "-c", "1"], "refusal"),
     ],
 )
-def test_what_the_service_refuses_exits_1_with_its_words(cli, arguments, message):
+def test_a_refusal_of_the_service_exits_1_with_its_message(cli, arguments, message):
     """Over the dose limit, a layer the model does not have, a vector that is not registered: no text is printed."""
     code, stdout, stderr = cli("steer", *arguments, PROMPT)
     assert (code, stdout) == (1, "")
@@ -81,7 +81,7 @@ def test_status_describes_the_service(cli):
     assert cli("status")[0] == 0
 
 
-def test_vectors_go_out_and_come_back_byte_for_byte(cli, tmp_path, service_url):
+def test_vectors_are_uploaded_and_downloaded_byte_for_byte(cli, tmp_path, service_url):
     """Fetched, registered under another name, shown, deleted."""
     assert cli("vectors", "get", "refusal", "r.safetensors")[0] == 0
     data = (tmp_path / "r.safetensors").read_bytes()

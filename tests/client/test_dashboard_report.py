@@ -63,7 +63,7 @@ def test_the_report_of_a_prompt_set_holds_every_token(run, store, tmp_path):
     assert {len(values) for values in reading["values"].values()} == {len(reading["tokens"])}
 
 
-def test_a_run_that_is_not_there_is_an_error_that_names_those_that_are(run, store):
+def test_an_unknown_run_is_an_error_that_names_the_known_ones(run, store):
     code, _, err = run("report", "nothing", "--db", str(store.path))
     assert code == 2
     assert "chats.jsonl" in err

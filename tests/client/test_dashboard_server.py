@@ -65,7 +65,7 @@ def test_a_form_of_another_site_cannot_run_sql(url):
     assert answer.status_code == 400
 
 
-def test_every_answer_says_what_the_page_may_do(url):
+def test_every_answer_has_the_security_headers(url):
     for path in ("/", "/static/js/app.js", "/api/overview", "/nothing"):
         headers = httpx.get(url + path).headers
         assert "default-src 'none'" in headers["content-security-policy"]
@@ -78,7 +78,7 @@ def test_nothing_but_the_pages_files_is_served(url, path):
     assert httpx.get(url + path).status_code in {404, 405}
 
 
-def test_it_listens_on_loopback_and_knows_its_names():
+def test_it_listens_on_loopback_and_accepts_its_names():
     assert own_hosts("127.0.0.1", 8600, []) == ["127.0.0.1:8600", "localhost:8600", "[::1]:8600"]
     assert own_hosts("10.1.2.3", 8600, ["Lab.example:80"])[0] == "10.1.2.3:8600"
     assert "lab.example:80" in own_hosts("0.0.0.0", 8600, ["Lab.example:80"])
@@ -119,7 +119,7 @@ def test_it_listens_on_loopback_and_knows_its_names():
         "",
     ],
 )
-def test_statements_that_write_or_reach_out_are_refused(url, statement):
+def test_statements_that_write_or_use_files_or_the_network_are_refused(url, statement):
     answer = ask(url, statement)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["message"]
@@ -142,7 +142,7 @@ def test_statements_that_read_are_answered(url, statement):
     assert answer.json()["rows"]
 
 
-def test_more_rows_than_the_limit_are_said_to_be_missing(url):
+def test_an_answer_beyond_the_row_limit_is_marked_as_truncated(url):
     answer = ask(url, "SELECT range AS i FROM range(10_001)").json()
     assert (len(answer["rows"]), answer["truncated"]) == (10_000, True)
     assert ask(url, "SELECT range AS i FROM range(10_000)").json()["truncated"] is False
@@ -155,7 +155,7 @@ def test_a_query_without_end_is_stopped(store):
     assert time.monotonic() - began < 5
 
 
-def test_numbers_that_json_does_not_know_are_null_and_huge_ones_text(url):
+def test_numbers_that_json_lacks_are_null_and_huge_ones_are_text(url):
     row = ask(url, "SELECT 'nan'::DOUBLE, 9007199254740993, [1.5::DOUBLE, NULL], '<b>'").json()["rows"][0]
     assert row == [None, "9007199254740993", [1.5, None], "<b>"]
 
@@ -173,7 +173,7 @@ with ResultStore(sys.argv[1]).writer() as writer:
 """
 
 
-def test_a_run_is_seen_while_it_writes_and_as_stopped_after_a_kill(tmp_path):
+def test_a_run_is_shown_while_it_writes_and_as_stopped_after_a_kill(tmp_path):
     """The dashboard looks at the database before, and a sweep can begin to write all the same."""
     store = build(tmp_path / "live.duckdb", n_readings=3)
     with dashboard(store.path) as url:
@@ -191,7 +191,7 @@ def test_a_run_is_seen_while_it_writes_and_as_stopped_after_a_kill(tmp_path):
         assert (after["runs"][0]["experiment"], after["runs"][0]["status"]) == ("live", "stopped")
 
 
-def test_an_absent_database_and_service_are_said_and_nothing_is_made(tmp_path):
+def test_a_missing_database_and_service_are_reported_and_no_file_is_created(tmp_path):
     with dashboard(tmp_path / "absent.duckdb") as url:
         answer = httpx.get(f"{url}/api/overview")
         assert (answer.status_code, answer.json()["error"]["type"]) == (404, "ResultsMissingError")

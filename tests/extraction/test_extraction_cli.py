@@ -16,7 +16,7 @@ def test_every_command_explains_itself(trait_extract, command):
     assert f"trait-extract {command}" in out
 
 
-def test_run_writes_and_registers_vectors_and_tells_so_in_json(serve, trait_extract, trait_folder, tmp_path):
+def test_run_writes_and_registers_vectors_and_reports_them_as_json(serve, trait_extract, trait_folder, tmp_path):
     (url, service), root = serve, trait_folder().parents[1]
     call = ["run", "--trait", "warmth", "--method", "probe", "--method", "random", "--url", url, "--api-key", "key"]
     call += ["--datasets", root, "--out", tmp_path / "vectors", "--json"]
@@ -35,7 +35,7 @@ def test_run_writes_and_registers_vectors_and_tells_so_in_json(serve, trait_extr
     assert (code, [r["reused"] for r in json.loads(out)], service.n_requests) == (0, [True, True], 1)
 
 
-def test_run_prints_a_table_and_keeps_the_registry_out_when_told(
+def test_run_prints_a_table_and_registers_nothing_with_no_register(
     serve, trait_extract, trait_folder, tmp_path, monkeypatch
 ):
     (url, service), root = serve, trait_folder().parents[1]
@@ -62,7 +62,7 @@ def test_run_prints_a_table_and_keeps_the_registry_out_when_told(
         (["run", "--trait", "warmth", "--seed", "-1"], 2, "--seed"),
     ],
 )
-def test_what_goes_wrong_is_one_line_and_an_exit_code(trait_extract, trait_folder, arguments, code, reason):
+def test_an_error_is_one_line_and_an_exit_code(trait_extract, trait_folder, arguments, code, reason):
     root = trait_folder().parents[1]
     found, out, err = trait_extract(*arguments, "--datasets", root)
     assert (found, out) == (code, "")
@@ -70,7 +70,7 @@ def test_what_goes_wrong_is_one_line_and_an_exit_code(trait_extract, trait_folde
     assert "Traceback" not in err
 
 
-def test_check_counts_what_is_valid_and_names_what_is_not(trait_extract, trait_folder):
+def test_check_counts_valid_datasets_and_names_invalid_ones(trait_extract, trait_folder):
     root = trait_folder().parents[1]
     code, out, _ = trait_extract("check", "--datasets", root)
     assert code == 0
@@ -96,7 +96,7 @@ def test_check_counts_what_is_valid_and_names_what_is_not(trait_extract, trait_f
     assert f"error: {bad / 'positive.jsonl'}:1: not JSON" in err
 
 
-def test_check_warns_where_words_give_the_sides_away_and_says_what_that_means(trait_extract, trait_folder):
+def test_check_warns_if_words_reveal_the_side_and_explains_the_warning(trait_extract, trait_folder):
     root = trait_folder().parents[1]
     code, out, _ = trait_extract("check", "--datasets", root)
     assert code == 0

@@ -1,4 +1,4 @@
-"""`trait-extract report`: the page says what the vector files say."""
+"""`trait-extract report`: the page shows the content of the vector files."""
 
 import json
 import re
@@ -14,7 +14,7 @@ LONG = "YES, " + "and this sentence is never cut off; " * 60 + "<script>alert('&
 
 @pytest.fixture
 def extracted(serve, trait_extract, trait_folder, tmp_path):
-    """Vectors of two traits, all methods, and the folder that they stand in."""
+    """Vectors of two traits, all methods, and their folder."""
     url, _ = serve
     for name in ("warmth", "candour"):
         sides = [
@@ -112,7 +112,7 @@ def test_the_page_loads_nothing_and_is_the_same_each_time(extracted, trait_extra
     assert not re.findall(r'\b(?:src|href)="(?!#)', pages[0])
 
 
-def test_a_changed_dataset_is_told_rather_than_shown_beside_old_projections(extracted, trait_extract):
+def test_a_changed_dataset_is_reported_and_not_shown_with_old_projections(extracted, trait_extract):
     path = extracted.parent / "traits" / "tone" / "warmth" / "positive.jsonl"
     lines = path.read_text().splitlines()
     path.write_text(
@@ -125,7 +125,7 @@ def test_a_changed_dataset_is_told_rather_than_shown_beside_old_projections(extr
     assert "YES, new." not in page
 
 
-def test_an_unknown_trait_is_an_error_that_names_those_there_are(extracted, trait_extract):
+def test_an_unknown_trait_is_an_error_that_names_the_known_ones(extracted, trait_extract):
     code, _, said = run_report(trait_extract, extracted, "warmht")
     assert code == 2
     assert "no vectors for 'warmht': there are candour, warmth" in said

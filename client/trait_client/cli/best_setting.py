@@ -1,4 +1,4 @@
-"""What a coefficient search found for a vector: the default of `trait-client steer --trait`."""
+"""The best setting that a coefficient search found for a vector: the default of `trait-client steer --trait`."""
 
 from dataclasses import dataclass
 from pathlib import Path

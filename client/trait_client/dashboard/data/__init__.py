@@ -1,1 +1,1 @@
-"""What the views show, read from a result database: plain values, no HTTP."""
+"""Data of the views, read from a results database: plain values, no HTTP."""
