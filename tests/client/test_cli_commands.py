@@ -13,7 +13,9 @@ import httpx
 import numpy as np
 import pytest
 from cli_harness import Run, runner
-from fake_service import CHATS, FakeService, Pool, on_a_port, refusal
+from fake_registry import refusal
+from fake_service import CHATS, FakeService, Pool
+from loopback import on_a_port
 from trait_core.schema import ActivationInput, AppliedTerm, LayerEvidence
 from trait_core.storage import sha256_of
 from vector_fixtures import made_vector

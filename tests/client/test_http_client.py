@@ -12,8 +12,10 @@ from email.utils import format_datetime
 import fake_wire as wire
 import httpx
 import pytest
-from fake_service import FakeService, on_a_port, refusal
+from fake_registry import refusal
+from fake_service import FakeService
 from httpx import Response
+from loopback import on_a_port
 from trait_client.http import AsyncTraitClient, TraitClient
 from trait_core.errors import (
     InvalidRequestError,

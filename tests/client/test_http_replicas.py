@@ -4,7 +4,8 @@ import asyncio
 
 import httpx
 import pytest
-from fake_service import CHATS, refusal
+from fake_registry import refusal
+from fake_service import CHATS
 from sweep_fixtures import MemoryService, experiment_of, vector_file, write_datasets
 from trait_client.http import AsyncTraitReplicas, replicas
 from trait_client.results import ResultStore

@@ -7,7 +7,7 @@ import time
 import pytest
 from cli_harness import runner
 from fake_judge import RUBRIC, Fault, JudgeServer, completion, honest, judge_listening, rated_reply
-from fake_service import on_a_port
+from loopback import on_a_port
 from sweep_fixtures import QUESTIONS, MemoryService, Silent, experiment_of, write_datasets
 from trait_client.judge import JudgeConfig
 from trait_client.results import ResultStore

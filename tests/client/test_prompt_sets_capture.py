@@ -10,7 +10,10 @@ import time
 import numpy as np
 import pytest
 from cli_harness import Run, runner
-from fake_service import ACTIVATIONS, FakeService, activation, last_text, on_a_port, refusal
+from fake_registry import refusal
+from fake_service import ACTIVATIONS, FakeService
+from fake_text import activation, last_text
+from loopback import on_a_port
 from trait_client.http.activations import Activations
 from trait_client.prompt_sets import read_capture
 from trait_core.errors import DatasetError, InvalidRequestError

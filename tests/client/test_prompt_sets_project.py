@@ -9,7 +9,10 @@ import time
 
 import pytest
 from cli_harness import Run, runner
-from fake_service import COMPLETIONS, FakeService, on_a_port, projection, refusal
+from fake_registry import refusal
+from fake_service import COMPLETIONS, FakeService
+from fake_text import projection
+from loopback import on_a_port
 from trait_client.results import ResultStore
 from trait_core.schema import LayerEvidence
 from vector_fixtures import made_vector

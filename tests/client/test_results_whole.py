@@ -5,7 +5,7 @@ import json
 import duckdb
 import pytest
 from cli_harness import runner
-from fake_service import on_a_port
+from loopback import on_a_port
 from sweep_fixtures import MemoryService, write_datasets
 
 TOML = """

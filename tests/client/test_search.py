@@ -6,9 +6,10 @@ import math
 
 import pytest
 from cli_harness import runner
-from fake_service import CHATS, on_a_port
+from fake_service import CHATS
 from hypothesis import given
 from hypothesis import strategies as st
+from loopback import on_a_port
 from sweep_fixtures import MemoryService, experiment_of, vector_file, write_datasets
 from trait_client.results import ResultStore
 from trait_client.sweeps.search import SearchSettings, run_search

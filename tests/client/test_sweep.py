@@ -16,7 +16,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))  # as a script
 
-from fake_service import ACTIVATIONS, CHATS, refusal
+from fake_registry import refusal
+from fake_service import ACTIVATIONS, CHATS
 from sweep_fixtures import N_LAYERS, QUESTIONS, MemoryService, Silent, experiment_of, vector_file, write_datasets
 from trait_client.http import AsyncTraitClient
 from trait_client.results import ResultsError, ResultStore

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cli_harness import runner
-from fake_service import on_a_port
+from loopback import on_a_port
 from sweep_fixtures import MemoryService, experiment_of, write_datasets
 from trait_client.http.local_service import running_service, started_service
 from trait_client.results import ResultStore

@@ -9,7 +9,9 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from fake_service import ACTIVATIONS, CHATS, FakeService, Pool, on_a_port, refusal, service_info
+from fake_registry import refusal, service_info
+from fake_service import ACTIVATIONS, CHATS, FakeService, Pool
+from loopback import on_a_port
 from trait_client.http import TraitClient
 from trait_core.positions import Positions
 from trait_core.schema import ActivationInput

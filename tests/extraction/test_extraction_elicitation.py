@@ -8,7 +8,7 @@ import time
 
 import pytest
 from fake_judge import Fault, JudgeServer, completion, judge_listening, rated_reply
-from fake_service import on_a_port
+from loopback import on_a_port
 from trait_core.errors import ServiceError
 from trait_core.schema import Generation
 from trait_core.vectors.file import VectorFile

@@ -2,27 +2,24 @@
 
 tests/http/test_fake_contract.py holds its answers against those of the real service. What it says is made up and follows
 from the request alone: a token is a word, a chat is `<role>`, its words, ..., `<assistant>`, a reply ends with `<end>`.
-A test that needs other text, activations or projections overrides `reply`, `pool` or `projection`, or `applied` and `monitored`, whose reports it may falsify.
+A test overrides `reply`, `pool`, `nll` or `projection` for other answers, `applied` or `monitored` for false reports.
 """
 
 import asyncio
 import contextlib
-import hashlib
 import json
-import math
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from http.server import BaseHTTPRequestHandler
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import fake_wire as wire
 import httpx
 import numpy as np
 import safetensors.numpy
-from loopback import listening_at
-from pydantic import BaseModel, ValidationError
+from fake_registry import VECTORS, FakeRegistry, UnknownModelError, json_of, octets_of, parsed, refusal
+from fake_text import END, activation, chat_words, finish_reason, joined, last_text, projection, text_words
 from trait_client.http import AsyncTraitClient
 from trait_core.errors import InvalidRequestError, TraitError, UnknownVectorError
 from trait_core.positions import Positions
@@ -31,51 +28,22 @@ from trait_core.schema import (
     ActivationsMetadata,
     ActivationsRequest,
     AppliedTerm,
-    ErrorBody,
-    ErrorDetail,
     Message,
     Monitor,
     MonitoredChoice,
     MonitoredDirection,
     MonitorReport,
     PositionScope,
-    ServiceInfo,
     SteeredPositions,
     Steering,
-    SteeringLimits,
     SteeringReport,
     SteeringTerm,
-    VectorInfo,
     VectorList,
-    VectorPointer,
-    VectorUpload,
-    VectorVersion,
-    is_name,
 )
 from trait_core.storage import sha256_of
-from trait_core.units import UNITLESS, residual_units
 from trait_core.vectors.file import METADATA_KEY, VectorFile
-from trait_core.vectors.transfer import is_of_another_model
 
 CHATS, COMPLETIONS, ACTIVATIONS = "/v1/chat/completions", "/v1/completions", "/v1/activations"
-VECTORS = "/v1/vectors"
-END = "<end>"
-LIMITS = {
-    "max_terms": 32, "max_relative_dose": 2.0, "max_layers_per_term": 32, "terms_per_layer": 8, "bank_rows": 64,
-    "max_num_seqs": 4, "max_activation_inputs": 8, "max_positions": 8,
-}  # fmt: skip
-INFO: dict[str, Any] = {
-    "model": "m", "config_digest": "c", "weights_digest": "w", "checkpoint_digest": "w", "chat_template_digest": "t",
-    "n_layers": 4, "d_model": 8, "dtype": "float32", "quantization": None, "weights": {"float32": 1.0},
-    "operations": ["add", "ablate", "set", "scale", "floor", "ceiling"], "versions": {"service": "1"},
-    "scopes": ["all", "prompt", "generated", "last_prompt", "positions"], "units": ["dose", "separation", "raw"],
-}  # fmt: skip
-
-M = TypeVar("M", bound=BaseModel)
-
-
-class UnknownModelError(InvalidRequestError):
-    """The model that a request names is not served."""
 
 
 class Pool(NamedTuple):
@@ -86,21 +54,7 @@ class Pool(NamedTuple):
     count: int
 
 
-def service_info(**changes: Any) -> ServiceInfo:
-    """A `GET /v1/steering` answer; `limits` may name some of the limits only."""
-    fields = INFO | changes
-    fields["limits"] = SteeringLimits(**LIMITS | fields.get("limits", {}))
-    return ServiceInfo(**{"residual_norms": [20.0] * fields["n_layers"], **fields})
-
-
-def refusal(status: int, message: str, param: str | None = None) -> httpx.Response:
-    """An error as the service words it."""
-    kind = {404: "NotFoundError", 400: "BadRequestError"}.get(status, "InternalServerError")
-    error = ErrorBody(error=ErrorDetail(message=message, type=kind, param=param, code=status))
-    return httpx.Response(status, json=error.model_dump())
-
-
-class FakeService:
+class FakeService(FakeRegistry):
     """Answers as a trait-service, over `httpx.MockTransport(service.answer)`, or on a port (`on_a_port`).
 
     Args:
@@ -108,10 +62,9 @@ class FakeService:
         delay: Seconds of every chat, completion and reading.
         longest: Tokens that fit into the context.
         key: The API key that is asked for; None asks for none.
-        info: Fields of `ServiceInfo` that differ from `INFO`.
+        info: Fields of `ServiceInfo` that differ from `fake_registry.INFO`.
 
     Attributes:
-        files: Name -> bytes of the registered vector files.
         requests: Path -> bodies that arrived, in order; `answered`: those that were answered with 200.
         most_at_once: Path -> largest number of requests that were worked on together.
         fails: Path -> a function of the body; the response that it gives is sent in place of the answer.
@@ -121,10 +74,8 @@ class FakeService:
     def __init__(
         self, *vectors: VectorFile, delay: float = 0.0, longest: int = 2048, key: str | None = None, **info: Any
     ) -> None:
-        self.info = service_info(**info)
+        super().__init__(*vectors, **info)
         self.delay, self.longest, self.key = delay, longest, key
-        self.files = {file.metadata.trait: file.to_bytes() for file in vectors}
-        self.revision = len(self.files)
         self.words: list[str] = []
         self.requests: dict[str, list[dict]] = defaultdict(list)
         self.answered: dict[str, list[dict]] = defaultdict(list)
@@ -223,68 +174,21 @@ class FakeService:
 
     def _route(self, request: httpx.Request, path: str, body: dict | None) -> httpx.Response:
         if path.startswith(f"{VECTORS}/"):
-            return self._registry(request, path.removeprefix(f"{VECTORS}/"))
+            return self.registry(request, path.removeprefix(f"{VECTORS}/"))
         match path:
             case "/v1/health/ready":
                 return httpx.Response(200, json={"status": "ready"})
             case "/v1/steering":
-                return _json(self.info)
+                return json_of(self.info)
             case "/v1/models":
                 aliases = {f"{self.info.model}+{name}@1": sha256_of(data) for name, data in self.files.items()}
                 return httpx.Response(200, json=wire.models(self.info.model, aliases, self.longest))
             case "/v1/vectors":
-                return _json(VectorList(revision=self.revision, vectors=[self.entry(name) for name in self.files]))
+                return json_of(VectorList(revision=self.revision, vectors=[self.entry(name) for name in self.files]))
             case "/tokenize":
                 return httpx.Response(200, json=wire.tokens(self._tokenize(json.loads(request.content)), self.longest))
         assert body is not None, f"{request.method} {path} is not a route of the service"
         return {CHATS: self._chat, COMPLETIONS: self._complete, ACTIVATIONS: self._read}[path](body)
-
-    # -------------------------------------------------------------------------------------------------------- registry
-
-    def entry(self, name: str) -> VectorInfo:
-        """A registered vector as the registry lists it."""
-        sha256 = sha256_of(self.files[name])
-        versions = [VectorVersion(version=1, sha256=sha256, registered="2026-01-01T00:00:00+00:00")]
-        metadata = VectorFile.from_bytes(self.files[name]).metadata
-        return VectorInfo(name=name, sha256=sha256, versions=versions, metadata=metadata)
-
-    def named(self, reference: str, param: str = "vector") -> str:
-        """The registered name of a vector that is given by name or sha256."""
-        for name, data in self.files.items():
-            if reference in {name, sha256_of(data)}:
-                return name
-        raise UnknownVectorError(
-            f"no vector {reference!r} is registered (registered: {', '.join(self.files)})", param=param
-        )
-
-    def _registry(self, request: httpx.Request, name: str) -> httpx.Response:
-        if request.method == "PUT":
-            if not is_name(name):
-                raise InvalidRequestError(f"{name!r} is not a name", param="name")
-            self.files[name] = self._uploaded(json.loads(request.content), request.content)
-            self.revision += 1
-            return _json(self.entry(name), 201)
-        known = self.named(name.removesuffix("/file"))
-        if request.method == "DELETE":
-            del self.files[known]
-            return httpx.Response(204)
-        if name.endswith("/file"):
-            return _octets(self.files[known])
-        return _json(self.entry(known))
-
-    def _uploaded(self, fields: dict, content: bytes) -> bytes:
-        if "file" not in fields:
-            return self.files[self.named(_parsed(VectorPointer, content).vector)]
-        upload = _parsed(VectorUpload, content)
-        if sha256_of(upload.file) != upload.sha256:
-            raise InvalidRequestError(f"the file's sha256 is not {upload.sha256}", param="sha256")
-        metadata = VectorFile.from_bytes(upload.file).metadata
-        for field in ("d_model", "n_layers"):
-            if getattr(metadata, field) != getattr(self.info, field):
-                raise InvalidRequestError(f"the vector has another {field} than the served model", param=field)
-        if is_of_another_model(metadata, self.info) and not upload.allow_other_model:
-            raise InvalidRequestError("the vector was made for another model", param="config_digest")
-        return upload.file
 
     # --------------------------------------------------------------------------------------------------------- replies
 
@@ -372,47 +276,9 @@ class FakeService:
             raise UnknownModelError(message, param="model")
         terms = [SteeringTerm(vector=v, coefficient=float(dose)) for v, _, dose in (a.partition("@") for a in aliases)]
         if body.get("steering") is not None:
-            terms += _parsed(Steering, body["steering"], "steering").terms
-        monitor = None if body.get("monitor") is None else _parsed(Monitor, body["monitor"], "monitor")
+            terms += parsed(Steering, body["steering"], "steering").terms
+        monitor = None if body.get("monitor") is None else parsed(Monitor, body["monitor"], "monitor")
         return base, self.applied(terms), monitor
-
-    def applied(self, terms: Sequence[SteeringTerm]) -> list[AppliedTerm]:
-        """Each term on each of its layers."""
-        applied = []
-        for i, term in enumerate(terms):
-            name = self.named(term.vector, f"steering.terms[{i}].vector")
-            file = VectorFile.from_bytes(self.files[name])
-            for layer in self._layers(term.layers, file, f"steering.terms[{i}].layers"):
-                norm = file.evidence(layer).residual_norm
-                free = term.operation in UNITLESS
-                value = term.coefficient if free else residual_units(term.coefficient, term.unit, file.evidence(layer))
-                applied.append(
-                    AppliedTerm(
-                        vector=name, sha256=sha256_of(self.files[name]), layer=layer, a=value,
-                        relative_dose=0.0 if free else abs(value) / norm,
-                        **term.model_dump(include={"operation", "unit", "coefficient", "scope"}),
-                    )
-                )  # fmt: skip
-        limit = self.info.limits.max_relative_dose
-        for layer in {term.layer for term in applied}:
-            dose = math.fsum(term.relative_dose for term in applied if term.layer == layer)
-            if dose > limit:
-                raise InvalidRequestError(
-                    f"the relative dose on layer {layer} is {dose:.4g}; allowed: at most {limit:g}", "steering.terms"
-                )
-        return applied
-
-    def _layers(self, asked: list[int] | None, file: VectorFile, param: str) -> list[int]:
-        layers = [file.metadata.chosen_layer] if asked is None else asked
-        self._check_layers(layers, param)
-        if missing := [layer for layer in layers if layer not in file.directions]:
-            raise InvalidRequestError(f"layer {missing[0]} is not in the vector, which has {[*file.directions]}", param)
-        return layers
-
-    def _check_layers(self, layers: Sequence[int], param: str) -> None:
-        for layer in layers:
-            if layer >= self.info.n_layers:
-                raise InvalidRequestError(f"layer {layer} is out of range: 0..{self.info.n_layers - 1}", param)
 
     def _reports(
         self, applied: list[AppliedTerm], monitor: Monitor | None, prompt: list[int], replies: list[list[str]]
@@ -427,7 +293,7 @@ class FakeService:
         for i, reference in enumerate(monitor.vectors):
             data = self.files[self.named(reference, f"monitor.vectors[{i}]")]
             file = VectorFile.from_bytes(data)
-            for layer in self._layers(monitor.layers, file, "monitor.layers"):
+            for layer in self.layers_of(monitor.layers, file, "monitor.layers"):
                 centre = file.evidence(layer).centre if monitor.centred and not monitor.cosine else 0.0
                 columns.append(MonitoredDirection(vector=reference, sha256=sha256_of(data), layer=layer, centre=centre))
         choices = []
@@ -457,11 +323,11 @@ class FakeService:
         return len(text_words(item.text or "", special=True)), n_response
 
     def _read(self, body: dict) -> httpx.Response:
-        request = _parsed(ActivationsRequest, body)
+        request = parsed(ActivationsRequest, body)
         if len(request.inputs) > (limit := self.info.limits.max_activation_inputs):
             raise InvalidRequestError(f"{len(request.inputs)} inputs; at most {limit}", param="inputs")
         layers = list(range(self.info.n_layers)) if request.layers is None else request.layers
-        self._check_layers(layers, "layers")
+        self.check_layers(layers, "layers")
         base, applied, _ = self._options(body)
         items = [self._with_reply(item, request, body, applied) for item in request.inputs]
         lengths = [self.lengths(item) for item in items]
@@ -481,7 +347,7 @@ class FakeService:
             responses=None if request.generate is None else [item.response or "" for item in items],
             steering=_steering_report(applied, n_tokens, 0) if applied else None,
         )  # fmt: skip
-        return _octets(safetensors.numpy.save(tensors, metadata={METADATA_KEY: metadata.model_dump_json()}))
+        return octets_of(safetensors.numpy.save(tensors, metadata={METADATA_KEY: metadata.model_dump_json()}))
 
     def _with_reply(
         self, item: ActivationInput, request: ActivationsRequest, body: dict, applied: Sequence[AppliedTerm]
@@ -511,66 +377,7 @@ class FakeService:
         return tensors
 
 
-# ------------------------------------------------------------------------------------------------- made from text alone
-
-
-def activation(text: str, layer: int, positions: str, d_model: int) -> np.ndarray:
-    """`(d_model,)` float32: the mean residual stream of a text."""
-    seed = hashlib.sha256(f"{text}|{layer}|{positions}".encode()).digest()
-    return np.frombuffer(seed[:d_model], np.uint8).astype(np.float32)
-
-
-def projection(ids: Sequence[int], position: int, sha256: str, layer: int) -> float:
-    """A projection that follows from all tokens up to a position."""
-    seed = hashlib.sha256(f"{list(ids[: position + 1])}|{sha256}|{layer}".encode()).digest()
-    return float(seed[0])
-
-
-def last_text(item: ActivationInput) -> str:
-    """The last message of a chat, or the text."""
-    return item.messages[-1].content if item.messages is not None else item.text or ""
-
-
-def chat_words(messages: Sequence[Message]) -> list[str]:
-    """The tokens of a chat, up to the header of the assistant's turn."""
-    return [w for turn in messages for w in (f"<{turn.role}>", *turn.content.split())] + ["<assistant>"]
-
-
-def text_words(text: str, *, special: bool) -> list[str]:
-    """The tokens of a text."""
-    return [*(["<bos>"] if special else []), *text.split()]
-
-
-def joined(reply: Sequence[str]) -> str:
-    """The text of a reply's tokens."""
-    return " ".join(token for token in reply if token != END)
-
-
-def finish_reason(reply: Sequence[str]) -> str:
-    """`stop` where the reply came to its end."""
-    return "stop" if reply[-1:] == [END] else "length"
-
-
 # ------------------------------------------------------------------------------------------------------ parts of answers
-
-
-def _json(model: BaseModel, status: int = 200) -> httpx.Response:
-    return httpx.Response(status, json=model.model_dump(mode="json"))
-
-
-def _octets(data: bytes) -> httpx.Response:
-    return httpx.Response(200, content=data, headers={"content-type": "application/octet-stream"})
-
-
-def _parsed(model: type[M], value: bytes | dict, prefix: str = "") -> M:
-    """A part of a request, strictly read."""
-    try:
-        return model.model_validate_json(value if isinstance(value, bytes) else json.dumps(value))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = prefix + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])
-        where = where.lstrip(".")
-        raise InvalidRequestError(f"{where}: {first['msg']}", param=where) from error
 
 
 def _steering_report(applied: list[AppliedTerm], n_prompt: int, n_generated: int) -> SteeringReport:
@@ -601,47 +408,3 @@ def _part(report: MonitorReport, token: int | None) -> dict:
 def _blocks(steering: SteeringReport | None, monitored: MonitorReport | None) -> dict:
     blocks = {"steering": steering, "monitor": monitored}
     return {name: block.model_dump() for name, block in blocks.items() if block is not None}
-
-
-# ------------------------------------------------------------------------------------------------------------ on a port
-
-
-@contextlib.contextmanager
-def on_a_port(answer: Callable[[httpx.Request], httpx.Response]) -> Iterator[str]:
-    """The URL of a service on the loopback.
-
-    A transport error that `answer` raises closes the connection; so does one that the iterator of a streamed body raises.
-    """
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def _serve(self) -> None:
-            content = self.rfile.read(int(self.headers.get("content-length", 0)))
-            headers = list(self.headers.items())
-            try:
-                self._send(
-                    answer(httpx.Request(self.command, f"http://fake{self.path}", headers=headers, content=content))
-                )
-            except (httpx.TransportError, BrokenPipeError, ConnectionResetError):  # one of the two sides is gone
-                self.close_connection = True
-
-        def _send(self, response: httpx.Response) -> None:
-            chunked = response.headers.get("transfer-encoding") == "chunked"
-            if not chunked:
-                response.headers["content-length"] = str(len(response.content))
-            self.send_response(response.status_code)
-            for name, value in response.headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if not chunked:
-                self.wfile.write(response.content)
-                return
-            for piece in response.iter_raw():
-                self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
-            self.wfile.write(b"0\r\n\r\n")
-
-        do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 - the base class's names
-
-    with listening_at(Handler) as url:
-        yield url

@@ -2,10 +2,12 @@
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import httpx
 
 
 class _Listener(ThreadingHTTPServer):
@@ -29,3 +31,44 @@ def listening_at(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     finally:
         listener.shutdown()
         listener.server_close()
+
+
+@contextmanager
+def on_a_port(answer: Callable[[httpx.Request], httpx.Response]) -> Iterator[str]:
+    """The URL of a service on the loopback.
+
+    A transport error that `answer` raises closes the connection; so does one that the iterator of a streamed body raises.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _serve(self) -> None:
+            content = self.rfile.read(int(self.headers.get("content-length", 0)))
+            headers = list(self.headers.items())
+            try:
+                self._send(
+                    answer(httpx.Request(self.command, f"http://fake{self.path}", headers=headers, content=content))
+                )
+            except (httpx.TransportError, BrokenPipeError, ConnectionResetError):  # one of the two sides is gone
+                self.close_connection = True
+
+        def _send(self, response: httpx.Response) -> None:
+            chunked = response.headers.get("transfer-encoding") == "chunked"
+            if not chunked:
+                response.headers["content-length"] = str(len(response.content))
+            self.send_response(response.status_code)
+            for name, value in response.headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if not chunked:
+                self.wfile.write(response.content)
+                return
+            for piece in response.iter_raw():
+                self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+            self.wfile.write(b"0\r\n\r\n")
+
+        do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 - the base class's names
+
+    with listening_at(Handler) as url:
+        yield url

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fake_service import FakeService, Pool, last_text
+from fake_service import FakeService, Pool
+from fake_text import last_text
 from trait_client.sweeps.experiment import Experiment
 from trait_core.schema import ActivationInput, AppliedTerm
 from trait_core.vectors.file import VectorFile

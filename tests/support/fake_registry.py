@@ -1,0 +1,183 @@
+"""What the fake service knows: its model, its vectors, and what it refuses."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+from trait_core.errors import InvalidRequestError, UnknownVectorError
+from trait_core.schema import (
+    AppliedTerm,
+    ErrorBody,
+    ErrorDetail,
+    ServiceInfo,
+    SteeringLimits,
+    SteeringTerm,
+    VectorInfo,
+    VectorPointer,
+    VectorUpload,
+    VectorVersion,
+    is_name,
+)
+from trait_core.storage import sha256_of
+from trait_core.units import UNITLESS, residual_units
+from trait_core.vectors.file import VectorFile
+from trait_core.vectors.transfer import is_of_another_model
+
+VECTORS = "/v1/vectors"
+LIMITS = {
+    "max_terms": 32, "max_relative_dose": 2.0, "max_layers_per_term": 32, "terms_per_layer": 8, "bank_rows": 64,
+    "max_num_seqs": 4, "max_activation_inputs": 8, "max_positions": 8,
+}  # fmt: skip
+INFO: dict[str, Any] = {
+    "model": "m", "config_digest": "c", "weights_digest": "w", "checkpoint_digest": "w", "chat_template_digest": "t",
+    "n_layers": 4, "d_model": 8, "dtype": "float32", "quantization": None, "weights": {"float32": 1.0},
+    "operations": ["add", "ablate", "set", "scale", "floor", "ceiling"], "versions": {"service": "1"},
+    "scopes": ["all", "prompt", "generated", "last_prompt", "positions"], "units": ["dose", "separation", "raw"],
+}  # fmt: skip
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class UnknownModelError(InvalidRequestError):
+    """The model that a request names is not served."""
+
+
+def service_info(**changes: Any) -> ServiceInfo:
+    """A `GET /v1/steering` answer; `limits` may name some of the limits only."""
+    fields = INFO | changes
+    fields["limits"] = SteeringLimits(**LIMITS | fields.get("limits", {}))
+    return ServiceInfo(**{"residual_norms": [20.0] * fields["n_layers"], **fields})
+
+
+def refusal(status: int, message: str, param: str | None = None) -> httpx.Response:
+    """An error as the service words it."""
+    kind = {404: "NotFoundError", 400: "BadRequestError"}.get(status, "InternalServerError")
+    error = ErrorBody(error=ErrorDetail(message=message, type=kind, param=param, code=status))
+    return httpx.Response(status, json=error.model_dump())
+
+
+class FakeRegistry:
+    """A model, and vectors for it.
+
+    Args:
+        vectors: Registered under the names of their traits.
+        info: Fields of `ServiceInfo` that differ from `INFO`.
+
+    Attributes:
+        files: Name -> bytes of the registered vector files.
+    """
+
+    def __init__(self, *vectors: VectorFile, **info: Any) -> None:
+        self.info = service_info(**info)
+        self.files = {file.metadata.trait: file.to_bytes() for file in vectors}
+        self.revision = len(self.files)
+
+    def entry(self, name: str) -> VectorInfo:
+        """A registered vector as the registry lists it."""
+        sha256 = sha256_of(self.files[name])
+        versions = [VectorVersion(version=1, sha256=sha256, registered="2026-01-01T00:00:00+00:00")]
+        metadata = VectorFile.from_bytes(self.files[name]).metadata
+        return VectorInfo(name=name, sha256=sha256, versions=versions, metadata=metadata)
+
+    def named(self, reference: str, param: str = "vector") -> str:
+        """The registered name of a vector that is given by name or sha256."""
+        for name, data in self.files.items():
+            if reference in {name, sha256_of(data)}:
+                return name
+        raise UnknownVectorError(
+            f"no vector {reference!r} is registered (registered: {', '.join(self.files)})", param=param
+        )
+
+    def registry(self, request: httpx.Request, name: str) -> httpx.Response:
+        """Answer a request about one vector, `NAME` or `NAME/file`."""
+        if request.method == "PUT":
+            if not is_name(name):
+                raise InvalidRequestError(f"{name!r} is not a name", param="name")
+            self.files[name] = self._uploaded(json.loads(request.content), request.content)
+            self.revision += 1
+            return json_of(self.entry(name), 201)
+        known = self.named(name.removesuffix("/file"))
+        if request.method == "DELETE":
+            del self.files[known]
+            return httpx.Response(204)
+        if name.endswith("/file"):
+            return octets_of(self.files[known])
+        return json_of(self.entry(known))
+
+    def _uploaded(self, fields: dict, content: bytes) -> bytes:
+        if "file" not in fields:
+            return self.files[self.named(parsed(VectorPointer, content).vector)]
+        upload = parsed(VectorUpload, content)
+        if sha256_of(upload.file) != upload.sha256:
+            raise InvalidRequestError(f"the file's sha256 is not {upload.sha256}", param="sha256")
+        metadata = VectorFile.from_bytes(upload.file).metadata
+        for field in ("d_model", "n_layers"):
+            if getattr(metadata, field) != getattr(self.info, field):
+                raise InvalidRequestError(f"the vector has another {field} than the served model", param=field)
+        if is_of_another_model(metadata, self.info) and not upload.allow_other_model:
+            raise InvalidRequestError("the vector was made for another model", param="config_digest")
+        return upload.file
+
+    def applied(self, terms: Sequence[SteeringTerm]) -> list[AppliedTerm]:
+        """Each term on each of its layers."""
+        applied = []
+        for i, term in enumerate(terms):
+            name = self.named(term.vector, f"steering.terms[{i}].vector")
+            file = VectorFile.from_bytes(self.files[name])
+            for layer in self.layers_of(term.layers, file, f"steering.terms[{i}].layers"):
+                norm = file.evidence(layer).residual_norm
+                free = term.operation in UNITLESS
+                value = term.coefficient if free else residual_units(term.coefficient, term.unit, file.evidence(layer))
+                applied.append(
+                    AppliedTerm(
+                        vector=name, sha256=sha256_of(self.files[name]), layer=layer, a=value,
+                        relative_dose=0.0 if free else abs(value) / norm,
+                        **term.model_dump(include={"operation", "unit", "coefficient", "scope"}),
+                    )
+                )  # fmt: skip
+        limit = self.info.limits.max_relative_dose
+        for layer in {term.layer for term in applied}:
+            dose = math.fsum(term.relative_dose for term in applied if term.layer == layer)
+            if dose > limit:
+                raise InvalidRequestError(
+                    f"the relative dose on layer {layer} is {dose:.4g}; allowed: at most {limit:g}", "steering.terms"
+                )
+        return applied
+
+    def layers_of(self, asked: list[int] | None, file: VectorFile, param: str) -> list[int]:
+        """The layers that are asked for, or the file's choice."""
+        layers = [file.metadata.chosen_layer] if asked is None else asked
+        self.check_layers(layers, param)
+        if missing := [layer for layer in layers if layer not in file.directions]:
+            raise InvalidRequestError(f"layer {missing[0]} is not in the vector, which has {[*file.directions]}", param)
+        return layers
+
+    def check_layers(self, layers: Sequence[int], param: str) -> None:
+        """Refuse layers that the model does not have."""
+        for layer in layers:
+            if layer >= self.info.n_layers:
+                raise InvalidRequestError(f"layer {layer} is out of range: 0..{self.info.n_layers - 1}", param)
+
+
+def json_of(model: BaseModel, status: int = 200) -> httpx.Response:
+    """A model of the schema as a response."""
+    return httpx.Response(status, json=model.model_dump(mode="json"))
+
+
+def octets_of(data: bytes) -> httpx.Response:
+    """A file as a response."""
+    return httpx.Response(200, content=data, headers={"content-type": "application/octet-stream"})
+
+
+def parsed(model: type[M], value: bytes | dict, prefix: str = "") -> M:
+    """A part of a request, strictly read."""
+    try:
+        return model.model_validate_json(value if isinstance(value, bytes) else json.dumps(value))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = prefix + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])
+        where = where.lstrip(".")
+        raise InvalidRequestError(f"{where}: {first['msg']}", param=where) from error
