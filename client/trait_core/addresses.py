@@ -1,4 +1,4 @@
-"""Checks of addresses and keys, for every part that is given one."""
+"""Checks of addresses and API keys."""
 
 import ipaddress
 from urllib.parse import urlsplit

@@ -1,4 +1,4 @@
-"""The served model as results identify it, and the digest that identities are made of."""
+"""Identity of the served model in stored results, and the digest that ids are made with."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ ANSWERING_FIELDS = ("model", "config_digest", "chat_template_digest", "dtype", "
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """The model as it is served.
+    """The served model.
 
     Attributes:
-        precision: A label.
-        adapter: A label; `none` is the base model.
-        versions: The service's and the engine's.
-        checkpoint_digest: Of a sample of the bytes of the served weight files; None where the service does not tell.
+        precision: Label of the precision.
+        adapter: Label of the adapter; `none` is the base model.
+        versions: Name and version of the service and the engine, sorted.
+        checkpoint_digest: Digest of a sample of the bytes of the served weight files; None if unknown.
         asked_as: Adapter that requests name as their model; None asks the base model.
-        adapter_digest: Of the adapter's weight files.
+        adapter_digest: Digest of the adapter's weight files.
     """
 
     model: str
@@ -39,7 +39,7 @@ class ModelIdentity:
 
     @classmethod
     def of(cls, info: ServiceInfo, precision: str | None, adapter: str, asked_as: str | None = None) -> "ModelIdentity":
-        """The served model; without a label its precision is the quantisation, or the dtype where there is none.
+        """Describe the served model; without a label its precision is the quantisation, else the dtype.
 
         Raises:
             InvalidRequestError: The service has no such adapter.
@@ -65,7 +65,7 @@ class ModelIdentity:
         )
 
     def as_identity(self) -> dict[str, Any]:
-        """What a digest is taken of; what is not known is left out, so that older trials keep their identity."""
+        """Values hashed into the cell id; unknown fields are omitted so existing ids stay stable."""
         return {
             name: value
             for name, value in dataclasses.asdict(self).items()

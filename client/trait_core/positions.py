@@ -1,8 +1,8 @@
-"""Which token positions a capture reads: `prompt[-1]`, `prompt[:]`, `response[:]`, `response[:5]`, `all[4:]`, `turn[-1]`.
+"""Token positions that a capture reads: `prompt[-1]`, `prompt[:]`, `response[:]`, `response[:5]`, `all[4:]`, `turn[-1]`.
 
 A request's positions are absolute token indices. The prompt is `[0, n_prompt)`; the response is
-`[n_prompt, n_total)`: generated tokens, or the tokens of a reply that is given. Python's slice rules hold inside
-each part, without a step. `turn[i]` is one turn of a chat as its template renders it, header included; a reply is the last
+`[n_prompt, n_total)`: generated tokens, or the tokens of a given reply. Python's slice rules apply inside each part,
+without a step. `turn[i]` is one turn of a chat as its template renders it, including the header; a reply is the last
 turn.
 """
 
@@ -16,7 +16,7 @@ from trait_core.errors import InvalidRequestError
 Part = Literal["prompt", "response", "all", "turn"]
 
 UNBOUNDED = 2**31 - 1
-"""End of an interval that runs to the end of the sequence, wherever that will be."""
+"""End of an interval that runs to the end of the sequence, whose length is not known yet."""
 
 _PATTERN = re.compile(r"^(prompt|response|all|turn)\[(?:(-?\d{1,9})|(-?\d{1,9})?:(-?\d{1,9})?)\]$")
 
@@ -63,7 +63,7 @@ class Positions:
 
         Args:
             n_prompt: Tokens of the prompt.
-            n_total: Tokens in all; None while the response is still being generated.
+            n_total: Tokens of the sequence; None while the response is still being generated.
 
         Returns:
             `(start, stop)`, where `stop` is `UNBOUNDED` for an end that is not known yet. Empty when start >= stop.
@@ -81,7 +81,7 @@ class Positions:
         return (start, stop if end is None else min(stop, end))
 
     def turn(self, turns: Sequence[tuple[int, int]]) -> "Positions":
-        """These positions with a turn in its place, as `all[start:stop]`; others come back as they are.
+        """Resolve a turn to `all[start:stop]`; positions of other parts are returned unchanged.
 
         Args:
             turns: Absolute `[start, stop)` of each turn of the chat.

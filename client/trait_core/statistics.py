@@ -1,7 +1,7 @@
-"""Paired deltas with an interval, when one is called an effect, and measures of separation and rank order.
+"""Paired deltas with an interval, the rule for an effect, and measures of separation and rank order.
 
-The database computes the same in SQL, so that its views follow the rows as they are added: `bootstrap_interval` and
-`cohens_d` here and there give the same numbers (tests/client/test_results_views.py).
+The database computes the same in SQL, so that its views are up to date as rows are added: `bootstrap_interval` and
+`cohens_d` give the same numbers here and there (tests/client/test_results_views.py).
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -21,12 +21,12 @@ Interval = tuple[float, float]
 REPLICATES = 1000
 LEVEL = 0.95
 MAX_VALUES = 65536
-"""Values of one interval: the random source counts `65536 * replicate + position`."""
+"""Maximum number of values for one interval: the random source counts `65536 * replicate + position`."""
 
 
 @dataclass(frozen=True)
 class PairedDelta:
-    """Steered minus baseline over the prompts that both have.
+    """Steered minus baseline, over the prompts that both have.
 
     Attributes:
         n: Prompts.
@@ -71,8 +71,8 @@ def paired_delta(steered: Mapping[Key, float], baseline: Mapping[Key, float]) ->
 def bootstrap_interval(deltas: Sequence[float] | Floats) -> Interval | None:
     """Percentile bootstrap of the mean, 95 per cent, 1000 replicates (Efron & Tibshirani 1993, chapter 13).
 
-    Replicate r draws position i from `mix32(1 + 65536 r + i) mod n`: seeded by nothing but the counter, so the same
-    deltas in the same order have the same interval. With a handful of values it is too narrow: n stands beside it.
+    Replicate r draws position i from `mix32(1 + 65536 r + i) mod n`: the counter is the only seed, so the same
+    deltas in the same order have the same interval. With few values it is too narrow: always report n with it.
 
     Returns:
         `(low, high)`; None for fewer than two values.
@@ -97,10 +97,10 @@ def percentile_interval(samples: Sequence[float] | Floats) -> Interval:
 
 
 def is_effect(delta: float, interval: Interval | None, control: Sequence[float]) -> bool | None:
-    """Whether a delta lies beyond every random direction's, on the side of its sign, and its interval excludes 0.
+    """Tell whether a delta exceeds every random direction's, on the side of its sign, and its interval excludes 0.
 
     Returns:
-        None where that cannot be said: no control, or no interval.
+        None if it cannot be decided: without control or interval.
     """
     if interval is None or not control:
         return None

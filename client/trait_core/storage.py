@@ -45,7 +45,7 @@ def json_sha256(value: Any, *, ensure_ascii: bool = True) -> str:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside the target, flush to disk, then rename over it: a kill leaves the old file or the new one."""
+    """Write a temporary file, flush it to disk and rename it over the target: a kill leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -53,7 +53,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)  # noqa: PTH105 - the name of the system call says what is relied on
+        os.replace(temporary, path)  # noqa: PTH105 - named like the system call that this relies on
         _flush_folder(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -61,7 +61,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """A new name is as durable as its bytes only once the folder is written too."""
+    """Make a new name durable: the folder must reach the disk too."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -91,7 +91,7 @@ def locked(path: Path, *, wait: bool = True, mode: int = 0o666) -> Iterator[None
 
 
 def signature(path: Path) -> Signature:
-    """Tell one state of a file from another without reading it."""
+    """Identify the state of a file without reading it."""
     try:
         stat = path.stat()
     except OSError:

@@ -1,10 +1,10 @@
-"""What a coefficient comes to, in its unit: the one place of the formulas.
+"""Conversion of a coefficient to residual units: the only place with these formulas.
 
     dose         a = coefficient * residual_norm / 10
     separation   a = coefficient * separation
     raw          a = coefficient
 
-`add`, `set`, `floor` and `ceiling` take a unit; `ablate` and `scale` know none.
+`add`, `set`, `floor` and `ceiling` take a unit; `ablate` and `scale` do not.
 """
 
 from trait_core.schema import LayerEvidence, Operation, Unit

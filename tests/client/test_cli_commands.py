@@ -138,7 +138,7 @@ def test_steer_names_the_registered_vectors_if_the_name_is_unknown(cli, url):
         (["-t", "refusal", "-c", "nan"], "coefficient nan"),
         (["-t", "refusal", "-c", "1", "--unit", "dozen"], "unit 'dozen'"),
         (["-t", "refusal", "-c", "1", "-l", "9999"], "less than 512"),
-        (["-t", "refusal", "-c", "1", "--scope", "5:2"], "from must be below to"),
+        (["-t", "refusal", "-c", "1", "--scope", "5:2"], "the first must be below the second"),
         (["-t", "refusal", "-c", "1", "--scope", "a:b"], "FROM:TO"),
         (["-t", "refusal", "-c", "1", "--url", "nowhere"], "http://HOST:PORT"),
         (["-t", "refusal", "-c", "1", "--nonsense"], "--nonsense"),

@@ -445,7 +445,7 @@ def test_activations_travel_as_safetensors(server):
     assert read.mean("response[:]").shape == (2, 2, 4)
     with pytest.raises(InvalidRequestError, match="logprobs=True"):
         _ = read.nll
-    with pytest.raises(InvalidRequestError, match="were not asked for"):
+    with pytest.raises(InvalidRequestError, match="were not requested"):
         read.mean("prompt[:]")
 
 

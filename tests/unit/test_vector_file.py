@@ -45,7 +45,7 @@ def test_a_vector_survives_the_round_trip_and_equal_vectors_have_equal_bytes(tmp
 @pytest.mark.parametrize(
     ("directions", "changes", "message"),
     [
-        ({1: unit(1)}, {}, "directions stand for layers"),
+        ({1: unit(1)}, {}, "the file has directions for layers"),
         ({1: unit(1), 2: unit(2) * 2}, {}, "has length 2"),
         ({1: unit(1), 2: unit(2)[:3]}, {}, r"must be float32\[6\]"),
         ({1: unit(1), 2: unit(2).astype(np.float64)}, {}, "float64"),

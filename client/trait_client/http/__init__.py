@@ -1,7 +1,7 @@
 """The HTTP client, sync and async.
 
-Every route is a `Call`: what is sent, and how its answer is read. `Service` builds calls, reads answers and decides
-on repetitions; `TraitClient` and `AsyncTraitClient` only do I/O and wait. `AsyncTraitReplicas` is the latter over several
+Every route is a `Call`: the request, and how its answer is read. `Service` builds calls, reads answers and decides on
+retries; `TraitClient` and `AsyncTraitClient` only do I/O and wait. `AsyncTraitReplicas` is the async client over several
 replicas of one service.
 """
 

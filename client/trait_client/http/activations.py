@@ -1,4 +1,4 @@
-"""Pooled activations as `POST /v1/activations` answers them: one safetensors file, described by its metadata."""
+"""The answer of `POST /v1/activations`: pooled activations in one safetensors file with metadata."""
 
 from dataclasses import dataclass, field
 from typing import Self
@@ -20,11 +20,11 @@ class Activations:
     """Activations of n texts, pooled over positions on the layers that were read.
 
     Args:
-        metadata: What was read, of which model.
-        tensors: As `ActivationsMetadata` names them.
+        metadata: Model, layers and positions that were read.
+        tensors: Name -> tensor, as listed in `ActivationsMetadata`.
 
     Raises:
-        ServiceError: A tensor that the metadata promises is missing, or has another shape or type.
+        ServiceError: A tensor that the metadata announces is missing, or has another shape or type.
     """
 
     metadata: ActivationsMetadata
@@ -76,7 +76,7 @@ class Activations:
         """Mean residual stream, `(n, n_layers_read, d_model)` float32, residual units.
 
         Raises:
-            InvalidRequestError: These positions were not asked for, or without pooling.
+            InvalidRequestError: These positions were not requested, or were requested without pooling.
         """
         return self.tensors[f"mean/{self._pooled(positions)}"]
 
@@ -84,7 +84,7 @@ class Activations:
         """The residual stream of input `i` at every position, `(n_positions, n_layers_read, d_model)` float32.
 
         Raises:
-            InvalidRequestError: The request asked for means.
+            InvalidRequestError: The request was for means.
         """
         (name,) = self.metadata.positions[:1]
         if self.metadata.pooling != "none":
@@ -97,15 +97,15 @@ class Activations:
         """Mean of the token norms, `(n, n_layers_read)` float32, residual units.
 
         Raises:
-            InvalidRequestError: These positions were not asked for.
+            InvalidRequestError: These positions were not requested.
         """
         return self.tensors[f"norm/{self._pooled(positions)}"]
 
     def count(self, positions: str) -> np.ndarray:
-        """Positions that were pooled, `(n,)` int32; 0 where a text has none.
+        """Number of pooled positions, `(n,)` int32; 0 if a text has none.
 
         Raises:
-            InvalidRequestError: These positions were not asked for.
+            InvalidRequestError: These positions were not requested.
         """
         return self.tensors[f"count/{self._read_positions(positions)}"]
 
@@ -116,7 +116,7 @@ class Activations:
 
     @property
     def n_response(self) -> np.ndarray:
-        """Response tokens, generated ones included, `(n,)` int32."""
+        """Response tokens, including generated ones, `(n,)` int32."""
         return self.tensors["n_response"]
 
     @property
@@ -124,7 +124,7 @@ class Activations:
         """Mean negative log-likelihood of a response token, `(n,)` float32, nats.
 
         Raises:
-            InvalidRequestError: The request did not ask for it.
+            InvalidRequestError: The request was without logprobs.
         """
         if "nll" not in self.tensors:
             raise InvalidRequestError("the answer holds no nll: set logprobs=True in the request", param="logprobs")
@@ -137,14 +137,14 @@ class Activations:
             vector_file: Holds the direction and the centre.
             layer: 0-based decoder block, read by the request and present in the file.
             positions: One of the request's positions.
-            centred: Subtract the midpoint of the file's two training classes: above 0 is the trait's side.
+            centred: Subtract the midpoint of the file's two training classes: above 0 is the side of the trait.
 
         Returns:
-            `(n,)` float32, residual units. NaN where a text has no such position.
+            `(n,)` float32, residual units. NaN if a text has no such position.
 
         Raises:
-            InvalidRequestError: The layer was not read or is not in the file; the positions were not asked for; the
-                file was made for another width.
+            InvalidRequestError: The layer was not read or is not in the file; the positions were not requested; the
+                file is for another width.
         """
         meta = vector_file.metadata
         if (meta.n_layers, meta.d_model) != (self.metadata.n_layers, self.metadata.d_model):
@@ -172,7 +172,7 @@ class Activations:
             if name in self.metadata.positions:
                 return name
         raise InvalidRequestError(
-            f"positions {positions!r} were not asked for: the answer holds {', '.join(self.metadata.positions)}",
+            f"positions {positions!r} were not requested: the answer holds {', '.join(self.metadata.positions)}",
             param="positions",
         )
 

@@ -1,4 +1,4 @@
-"""Reading what an error answer says."""
+"""Readers of error answers."""
 
 import email.utils
 import json
@@ -11,7 +11,7 @@ from trait_core.schema import ErrorBody
 
 
 def error_detail(response: httpx.Response) -> tuple[str, str | None]:
-    """Message and field of an error: OpenAI's body, vLLM's `{"error": "..."}`, FastAPI's `detail`, or plain text."""
+    """Return message and field of an error: OpenAI's body, vLLM's `{"error": "..."}`, FastAPI's `detail`, or plain text."""
     try:
         detail = ErrorBody.model_validate_json(response.content).error
     except ValidationError:
@@ -28,7 +28,7 @@ def error_detail(response: httpx.Response) -> tuple[str, str | None]:
 
 
 def retry_after(response: httpx.Response) -> float | None:
-    """Seconds asked for by `Retry-After`, written as a number or a date; None where it is absent or unreadable."""
+    """Seconds to wait according to `Retry-After`, a number or a date; None if it is absent or unreadable."""
     text = response.headers.get("retry-after", "").strip()
     if text.isdigit():
         return float(text)

@@ -21,7 +21,8 @@ T = TypeVar("T")
 class AsyncTraitClient(Service):
     """As `TraitClient`, for hundreds of concurrent requests on one event loop.
 
-    Up to `MAX_CONNECTIONS` are in flight; the service batches them. Arguments, methods and errors are `TraitClient`'s.
+    Up to `MAX_CONNECTIONS` requests are in flight; the service batches them. Arguments, methods and errors as in
+    `TraitClient`.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class AsyncTraitClient(Service):
         await self._http.aclose()
 
     async def info(self) -> ServiceInfo:
-        """What the service serves and allows."""
+        """Description and limits of the service."""
         return await self._run(self._info())
 
     async def models(self) -> list[str]:
@@ -56,7 +57,7 @@ class AsyncTraitClient(Service):
         return [model.id for model in await self._run(self._models())]
 
     async def ready(self) -> bool:
-        """Whether the service takes requests; an address where nothing answers raises."""
+        """Tell whether the service accepts requests; an unreachable address raises an error."""
         return await self._run(self._ready())
 
     async def vectors(self) -> list[VectorInfo]:
@@ -80,7 +81,7 @@ class AsyncTraitClient(Service):
         return VectorFile.from_bytes(await self._run(self._vector_bytes(name)))
 
     async def vector_bytes(self, name: str) -> bytes:
-        """The file of a registered vector as it is stored: its sha256 is the vector's identity.
+        """The stored bytes of a registered vector's file; their sha256 is the vector's identity.
 
         Raises:
             UnknownVectorError: It is not registered.
@@ -88,14 +89,14 @@ class AsyncTraitClient(Service):
         return await self._run(self._vector_bytes(name))
 
     async def put_vector(self, name: str, data: bytes, *, allow_other_model: bool = False) -> VectorInfo:
-        """Register the bytes of a vector file under a name, in place of what had it.
+        """Register the bytes of a vector file under a name, replacing the vector that had it.
 
         `allow_other_model` as in `TraitClient.put_vector`.
         """
         return await self._run(self._put_vector(name, data, allow_other_model=allow_other_model))
 
     async def point_vector(self, name: str, vector: str) -> VectorInfo:
-        """Let a name stand for a registered vector: an alias, or the return to a version by its `sha256:...`.
+        """Point a name to a registered vector: an alias, or a return to an earlier version by its `sha256:...`.
 
         Raises:
             UnknownVectorError: `vector` is not registered.
@@ -103,7 +104,7 @@ class AsyncTraitClient(Service):
         return await self._run(self._point_vector(name, vector))
 
     async def delete_vector(self, name: str, *, even_if_used: bool = False) -> None:
-        """Take a vector and its versions out of the registry.
+        """Delete a vector and its versions from the registry.
 
         Raises:
             UnknownVectorError: It is not registered.
@@ -116,7 +117,7 @@ class AsyncTraitClient(Service):
         return await self._run(self._activations(request))
 
     async def base_model(self) -> str:
-        """The first served model that is no alias; asked for once."""
+        """The first served model that is not an alias; requested once."""
         async with self._base_model_lock:
             if self._base_model is None:
                 self._base_model = first_base(await self._run(self._models()))

@@ -1,4 +1,4 @@
-"""What both clients share: routes as `Call`s, how answers are read, when a call is repeated. No I/O here."""
+"""The common base of both clients: routes as `Call`s, reading of answers, rules for retries. No I/O."""
 
 import base64
 import re
@@ -52,10 +52,10 @@ CHAT = "/v1/chat/completions"
 OCTETS = "application/octet-stream"
 CONNECT_TIMEOUT = 10.0
 MAX_CONNECTIONS = 512
-"""Requests in flight at once; more wait for a connection. Below the usual limit of 1024 open files."""
+"""Maximum requests in flight; others wait for a connection. Below the usual limit of 1024 open files."""
 
 KEEPALIVE_SECONDS = 2.0
-"""Below the server's 5: a connection that is closed under a POST would lose it, and a POST is not repeated."""
+"""Below the server's 5: closing a connection during a POST would lose it, and a POST is not retried."""
 
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _CONNECTION_LOST = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
@@ -64,11 +64,11 @@ _BUSY = frozenset({429, 503})
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One route: what is sent and how the answer is read.
+    """One route: the request, and how its answer is read.
 
     Attributes:
-        answers: Statuses beyond 2xx that are an answer, not an error.
-        vector: The registry name in the path, where there is one: its 404 is an `UnknownVectorError`.
+        answers: Statuses other than 2xx that are answers, not errors.
+        vector: Registry name in the path, if any: a 404 then is an `UnknownVectorError`.
     """
 
     method: str
@@ -94,7 +94,7 @@ class _Tokens(Response):
 
 
 class Service:
-    """One service: its address, its routes, its answers."""
+    """Address, routes and answers of one service."""
 
     def __init__(self, base_url: str, api_key: str | None, timeout: float, retries: int) -> None:
         self.base_url = normal_url(base_url)
@@ -102,7 +102,9 @@ class Service:
         headers = {"user-agent": f"trait-client/{__version__}"}
         if api_key is not None:
             if not fits_header(api_key):
-                raise InvalidRequestError("the API key holds characters that no HTTP header takes", param="api_key")
+                raise InvalidRequestError(
+                    "the API key holds characters that an HTTP header cannot carry", param="api_key"
+                )
             headers["authorization"] = f"Bearer {api_key}"
         self._options: dict[str, Any] = {
             "base_url": self.base_url,
@@ -113,7 +115,7 @@ class Service:
                 max_keepalive_connections=MAX_CONNECTIONS,
                 keepalive_expiry=KEEPALIVE_SECONDS,
             ),
-            # A proxy of the environment cannot reach this machine's own loopback.
+            # A proxy from the environment cannot reach this machine's loopback address.
             "trust_env": not is_loopback(self.base_url),
         }
 
@@ -144,7 +146,7 @@ class Service:
         return Call("GET", f"{_registry_path(name)}/file", lambda r: r.content, headers={"accept": OCTETS}, vector=name)
 
     def _put_vector(self, name: str, data: bytes, *, allow_other_model: bool) -> Call[VectorInfo]:
-        # As JSON, and nothing of it in the query: what vllm-router lets through.
+        # As JSON without a query string: vllm-router passes only that.
         upload: dict[str, Any] = {"file": base64.b64encode(data).decode(), "sha256": sha256_of(data)}
         if allow_other_model:
             upload["allow_other_model"] = True
@@ -158,7 +160,7 @@ class Service:
         )
 
     def _point_vector(self, name: str, vector: str) -> Call[VectorInfo]:
-        _registry_path(vector)  # refuses what is no reference
+        _registry_path(vector)  # refuses an invalid reference
         return Call(
             "PUT",
             _registry_path(name),
@@ -232,19 +234,19 @@ class Service:
             return UnknownVectorError(message, param=param or "vector")
         return ServiceError(message, status, param)
 
-    # ---- repetitions
+    # ---- retries
 
     def _pause_after_answer(self, call: Call[Any], response: httpx.Response, attempt: int) -> float | None:
-        """Seconds until the call is repeated; None if the answer stands. A busy service has not run the request."""
+        """Seconds until the call is retried; None if the answer is final. A busy service has not run the request."""
         if response.status_code not in _BUSY or response.status_code in call.answers:
             return None
         return self._retry.pause(attempt, retry_after(response))
 
     def _pause_after_failure(self, call: Call[Any], error: httpx.RequestError, attempt: int) -> float:
-        """Seconds until the call is repeated.
+        """Seconds until the call is retried.
 
         Raises:
-            ServiceUnreachableError: It is not repeated: attempts are used up, or it is a POST that may have run.
+            ServiceUnreachableError: It is not retried: no attempts are left, or it is a POST that may have run.
         """
         repeatable = isinstance(error, _NOT_SENT) or (isinstance(error, _CONNECTION_LOST) and call.method != "POST")
         pause = self._retry.pause(attempt) if repeatable else None
@@ -284,7 +286,7 @@ def _registry_path(name: str) -> str:
 
 
 def first_base(models: list[_Model]) -> str:
-    """The first served model that is no alias."""
+    """The first served model that is not an alias."""
     if not models:
         raise ServiceError("the service serves no model (GET /v1/models is empty)")
     return next((model.id for model in models if model.parent is None), models[0].id)

@@ -1,4 +1,4 @@
-"""Chat and text completions: what can be asked for, and the request bodies. No I/O."""
+"""Chat and text completions: the options, and the request bodies. No I/O."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,15 @@ ChatMessages = str | Sequence[Message | Mapping[str, str]]
 
 
 class CommonOptions(TypedDict, total=False):
-    """How a reply is made.
+    """Options of generation.
 
     Attributes:
-        steering: What is done to the residual stream; the default is nothing.
-        monitor: Vectors that every token is projected on; the default is none.
-        max_tokens: Generated at most; 128.
-        temperature: 0, greedy.
-        top_p: 1.
-        seed: Of sampling; None takes any.
+        steering: Changes to the residual stream; default none.
+        monitor: Vectors that every token is projected on; default none.
+        max_tokens: Maximum number of generated tokens; default 128.
+        temperature: Default 0, greedy.
+        top_p: Default 1.
+        seed: Seed of sampling; None takes any.
     """
 
     steering: Steering | None
@@ -33,25 +33,25 @@ class CommonOptions(TypedDict, total=False):
 
 
 class StreamOptions(CommonOptions, total=False):
-    """As `CommonOptions`; `logprobs` is how many candidates are reported beside each token (None: nothing is)."""
+    """As `CommonOptions`; `logprobs` is the number of candidates reported with each token (None: no report)."""
 
     logprobs: int | None
 
 
 class ChatOptions(StreamOptions, total=False):
-    """As `StreamOptions`; `n` replies (1)."""
+    """As `StreamOptions`; `n` is the number of replies (default 1)."""
 
     n: int
 
 
 class CompletionOptions(ChatOptions, total=False):
-    """As `ChatOptions`; `token_ids` asks for the ids of what is generated."""
+    """As `ChatOptions`; `token_ids` also returns the generated ids."""
 
     token_ids: bool
 
 
 def expected_of(options: CommonOptions) -> Expected:
-    """What the answer owes a report of."""
+    """The parts of a request that its answer must report."""
     return Expected(options.get("steering"), options.get("monitor"))
 
 
@@ -120,7 +120,7 @@ def json_bytes(body: dict[str, Any]) -> bytes:
     """A request's JSON.
 
     Raises:
-        InvalidRequestError: It holds what JSON has no word for, or a text that is not Unicode.
+        InvalidRequestError: It holds a value that JSON cannot express, or text that is not Unicode.
     """
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()

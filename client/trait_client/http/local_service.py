@@ -1,7 +1,7 @@
-"""A service that the client starts and stops: `trait-service serve` in a process of its own.
+"""A service that the client starts and stops: `trait-service serve` in a separate process.
 
-Run as a module (`python -m trait_client.http.local_service COMMAND...`) this file runs a command until standard input ends. It stands
-between the client and the service, so that the service stops with the client, a client that was killed included.
+Run as a module (`python -m trait_client.http.local_service COMMAND...`) this file runs a command until standard input ends. It
+sits between client and service, so that the service stops with the client, even if the client is killed.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from trait_client.http import AsyncTraitClient, TraitClient
 from trait_core.errors import ServiceError
 
 START_SECONDS = 3600.0
-"""The weights of a large model are read in minutes, and compiling follows."""
+"""Reading the weights of a large model takes minutes, and compilation follows."""
 
 STOP_SECONDS = 60.0
 LOG_TAIL = 1500
@@ -32,11 +32,11 @@ async def started_service(arguments: Sequence[str], log: Path) -> AsyncIterator[
     """Start `trait-service serve`, wait until it takes requests, and stop it at the end.
 
     Args:
-        arguments: What follows `serve`: the model and its options; a free port is added.
-        log: What the service prints.
+        arguments: Arguments of `serve`: the model and its options; a free port is added.
+        log: File for the service's output.
 
     Raises:
-        ServiceError: There is no `trait-service`, or it ended before it was ready; the message has the log's end.
+        ServiceError: `trait-service` is not installed, or it ended before it was ready; the message has the log's end.
     """
     port = free_port()
     command = _command(arguments, port)
@@ -137,7 +137,9 @@ def _trait_service() -> str:
     beside = Path(sys.executable).with_name("trait-service")
     found = str(beside) if beside.exists() else shutil.which("trait-service")
     if found is None:
-        raise ServiceError("there is no trait-service here to start: install the service's extra, or give url")
+        raise ServiceError(
+            "trait-service is not installed in this environment: pip install 'trait-steering[service-cpu]', or set url"
+        )
     return found
 
 

@@ -1,4 +1,4 @@
-"""Several replicas of one service, used as one: a call goes to the one with the most room, and to another if it breaks off."""
+"""Several replicas of one service, used as one: a call goes to the least loaded one, and to another if it breaks off."""
 
 import asyncio
 import logging
@@ -16,13 +16,13 @@ from trait_core.schema import ServiceInfo, VectorInfo
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 4
-"""Of one call, over all replicas."""
+"""Maximum attempts of one call, over all replicas."""
 
 PROBE_SECONDS = 1.0
-"""Between looks at a replica that is gone; it is used again once it is ready."""
+"""Interval of the readiness checks of a lost replica, which is used again once it is ready."""
 
 _INFO_FIELDS_IGNORED = {"limits", "residual_norms"}
-"""What `GET /v1/steering` may say differently on each replica."""
+"""Fields of `GET /v1/steering` that may differ between replicas."""
 
 _CHANGING_METHODS = frozenset({"PUT", "DELETE"})
 _LOST_STATUSES = frozenset({502, 503, 504})
@@ -42,22 +42,22 @@ class _Replica:
 
 
 class AsyncTraitReplicas(AsyncTraitClient):
-    """As `AsyncTraitClient`, over replicas that serve the same model; to be used as a context manager.
+    """As `AsyncTraitClient`, over replicas that serve the same model; use it as a context manager.
 
-    A call goes to the replica that is least full for its size. One that breaks off, or is answered 502, 503 or 504, or
-    500 by an engine that is dead, is sent again, to another replica where there is one: also a chat, which the plain
-    client never repeats, as generating changes nothing. A replica that is gone is used again once it is ready. A stream
-    that breaks off after its beginning is not repeated. Vectors are put on every replica: where they share a folder, all
-    but the first find them there.
+    A call goes to the replica with the lowest load for its size. A call that breaks off, or is answered 502, 503, 504, or
+    500 by a dead engine, is retried, on another replica if there is one. This includes chats, which the plain client never
+    retries: generation has no side effects. A lost replica is used again once it is ready. A stream that breaks off after
+    its first data is not retried. Vectors are put on every replica; if they share a folder, all but the first find them
+    there.
 
     Args:
-        addresses: Of the replicas, or of one balancer in front of them.
-        api_key: One key for all.
-        patience: Seconds that a call waits while no replica is ready.
+        addresses: Addresses of the replicas, or of one balancer in front of them.
+        api_key: API key for all replicas.
+        patience: Seconds that a call waits if no replica is ready.
 
     Raises:
         InvalidRequestError: (On entering.) The replicas do not serve the same model.
-        ServiceUnreachableError: (On entering.) One does not answer. (Every method.) None does.
+        ServiceUnreachableError: (On entering.) A replica does not answer. (Every method.) None does.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class AsyncTraitReplicas(AsyncTraitClient):
         await super().close()
 
     async def info(self) -> ServiceInfo:
-        """What the replicas serve and allow; `max_num_seqs` is that of all together."""
+        """Description and limits of the replicas; `max_num_seqs` is their sum."""
         info = await super().info()
         together = info.limits.model_copy(update={"max_num_seqs": sum(replica.room for replica in self._replicas)})
         return info.model_copy(update={"limits": together})
@@ -135,12 +135,12 @@ class AsyncTraitReplicas(AsyncTraitClient):
             logger.debug("%s %s broke off on %s and is sent again", call.method, call.path, replica.client.base_url)
 
     async def _change(self, call: Call[Any]) -> httpx.Response:
-        """Change every replica; the answer is the first refusal, else the first replica's."""
+        """Change every replica; return the first refusal, else the first replica's answer."""
         responses = [await replica.client._exchange(call) for replica in self._replicas]  # noqa: SLF001
         return next((response for response in responses if not response.is_success), responses[0])
 
     async def _choose(self, tried: list[_Replica]) -> _Replica:
-        """The least full replica that is there, one that this call has not been to if possible."""
+        """The ready replica with the lowest load, if possible one that this call has not tried."""
         if not any(replica.back.is_set() for replica in self._replicas):
             waiting = [asyncio.ensure_future(replica.back.wait()) for replica in self._replicas]
             await asyncio.wait(waiting, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
@@ -155,7 +155,7 @@ class AsyncTraitReplicas(AsyncTraitClient):
         return min(there, key=lambda replica: (tried.count(replica), replica.load))
 
     async def _is_lost(self, replica: _Replica, call: Call[Any], response: httpx.Response) -> bool:
-        """Whether an answer is none: of a balancer that lost the replica, of a full one, or of a dead engine."""
+        """Tell whether an answer means a lost replica: from a balancer without it, a full one, or a dead engine."""
         status = response.status_code
         if status in call.answers or status not in _LOST_STATUSES | {500}:
             return False
@@ -163,7 +163,7 @@ class AsyncTraitReplicas(AsyncTraitClient):
         return status in _LOST_STATUSES or not ready
 
     async def _look_at(self, replica: _Replica) -> bool:
-        """Whether a replica takes requests; one that does not is left alone until it does."""
+        """Tell whether a replica accepts requests; one that does not is not used until it does."""
         async with replica.looking:
             if replica.back.is_set() and not await _is_ready(replica):
                 logger.warning("%s is gone; what it was doing goes to the others", replica.client.base_url)
@@ -174,7 +174,7 @@ class AsyncTraitReplicas(AsyncTraitClient):
             return replica.back.is_set()
 
     async def _wait_for(self, replica: _Replica) -> None:
-        while not await _is_ready(replica):  # noqa: ASYNC110 - another process tells of nothing
+        while not await _is_ready(replica):  # noqa: ASYNC110 - another process sends no event
             await asyncio.sleep(PROBE_SECONDS)
         logger.warning("%s is back", replica.client.base_url)
         replica.back.set()

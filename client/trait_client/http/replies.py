@@ -1,7 +1,7 @@
-"""Chat and text completions: typed replies, and the event stream. No I/O; requests are made in `chat_requests`.
+"""Chat and text completions: typed replies, and the event stream. No I/O; requests are built in `chat_requests`.
 
-A reply to a steered or monitored request carries the service's report. Without one the request fails: a server that does
-not know the fields (a plain vLLM) would otherwise pass unsteered text off as steered.
+A reply to a steered or monitored request carries the service's report. Without one the request fails: otherwise the text of
+a server that ignores the fields (a plain vLLM) would look steered.
 """
 
 from collections.abc import Iterator
@@ -22,14 +22,14 @@ class Usage(Response):
 
 
 class TopLogprob(Response):
-    """One candidate of a position."""
+    """One candidate for a position."""
 
     token: str
     logprob: float
 
 
 class TokenLogprob(Response):
-    """A generated token, its log-probability in nats, and the candidates beside it."""
+    """A generated token, its log-probability in nats, and the other candidates."""
 
     token: str
     logprob: float
@@ -68,12 +68,12 @@ class ChatResult(Response):
 
     @property
     def logprobs(self) -> list[TokenLogprob] | None:
-        """Of the first reply's tokens, where they were asked for."""
+        """Log-probabilities of the first reply's tokens, if requested."""
         return self.choices[0].logprobs
 
 
 class ChatDelta(Response):
-    """A piece of a streamed reply, with the projections of its tokens where they are monitored.
+    """A piece of a streamed reply, with the projections of its tokens if they are monitored.
 
     The last ones carry `usage` and, when steered, `steering`.
     """
@@ -140,7 +140,7 @@ def read_chat(data: bytes, expected: Expected) -> ChatResult:
     """Read the answer of `POST /v1/chat/completions`.
 
     Raises:
-        SteeringFailedError: A report was asked for and the answer has none.
+        SteeringFailedError: A report was requested and the answer has none.
     """
     wire = _ChatCompletion.model_validate_json(data)
     expected.check_against(wire.steering, wire.monitor)
@@ -162,7 +162,7 @@ def read_completion(data: bytes, expected: Expected) -> ChatResult:
     """Read the answer of `POST /v1/completions`.
 
     Raises:
-        SteeringFailedError: A report was asked for and the answer has none.
+        SteeringFailedError: A report was requested and the answer has none.
     """
     wire = _TextCompletion.model_validate_json(data)
     expected.check_against(wire.steering, wire.monitor)
@@ -211,7 +211,7 @@ class _StreamChunk(Response):
 
 
 class ReplyStream:
-    """Reads server-sent events of one streamed chat reply: `feed` bytes as they come, then `finish`.
+    """Reader of the server-sent events of one streamed chat reply: `feed` bytes as they arrive, then `finish`.
 
     Lines are split on bytes: a str splitter would also break a chunk at U+2028 or U+0085 inside the generated text.
     """
@@ -225,7 +225,7 @@ class ReplyStream:
         self._done = False
 
     def feed(self, data: bytes) -> Iterator[ChatDelta]:
-        """Deltas that are complete with `data`.
+        """Yield the deltas that `data` completes.
 
         Raises:
             ServiceError: The service reports an error in the stream.
@@ -242,14 +242,14 @@ class ReplyStream:
                     yield delta
 
     def finish(self) -> None:
-        """Check that the reply is whole.
+        """Check that the reply is complete.
 
         Raises:
             ServiceError: The stream broke off before its end.
-            SteeringFailedError: A report was asked for and the stream had none.
+            SteeringFailedError: A report was requested and the stream had none.
         """
         if not self._done:
-            raise ServiceError("the stream broke off before its end: the reply is not whole. Send the request again")
+            raise ServiceError("the stream broke off before its end: the reply is incomplete. Send the request again")
         self._expected.check_against(self._report, self._monitor)
 
     def _delta(self, event: bytes) -> ChatDelta | None:
@@ -277,6 +277,6 @@ def _raise_stream_error(event: bytes) -> None:
         return
     try:
         detail = ErrorBody.model_validate_json(event).error
-    except ValidationError:  # a chunk whose text holds the word
+    except ValidationError:  # a chunk whose text contains the word
         return
     raise ServiceError(detail.message, status=detail.code if isinstance(detail.code, int) else None, param=detail.param)

@@ -14,7 +14,7 @@ class Expected(NamedTuple):
     monitor: Monitor | None = None
 
     def check_against(self, steering: SteeringReport | None, monitor: MonitorReport | None) -> None:
-        """Check that the reports are there, and that what was applied is what was asked for.
+        """Check that the reports exist, and that the applied terms are the requested ones.
 
         Raises:
             SteeringFailedError: A report is missing, or names another file, layer or coefficient.
@@ -34,7 +34,7 @@ class Expected(NamedTuple):
 
 
 def _check_terms(asked: Steering, report: SteeringReport) -> None:
-    """Compare term by term and layer by layer; a model alias puts terms of its own before those asked for."""
+    """Compare term by term and layer by layer; a model alias puts its own terms before the requested ones."""
     expected: list[tuple[SteeringTerm, int | None]] = []
     for term in asked.terms:
         expected += [(term, layer) for layer in term.layers] if term.layers is not None else [(term, None)]
@@ -50,7 +50,7 @@ def _check_terms(asked: Steering, report: SteeringReport) -> None:
             _check_equal("vector", term.vector, got.sha256)
         if layer is not None:
             _check_equal("layer", layer, got.layer)
-        # Not to the last bit: vllm-router rewrites a request's JSON, and one number in ten moves by one unit there.
+        # Not bit-equal: vllm-router rewrites a request's JSON, which changes the last bit of one number in ten.
         if not math.isclose(term.coefficient, got.coefficient, rel_tol=1e-9):
             _check_equal("coefficient", term.coefficient, got.coefficient)
 

@@ -1,4 +1,4 @@
-"""Where the service is, and how patiently it is asked. Command lines read the address and key from these variables."""
+"""Address of the service and retry policy. Command lines read the address from `URL_VARIABLE`."""
 
 import random
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ DEFAULT_DATABASE = Path("results.duckdb")
 
 
 def normal_url(address: str) -> str:
-    """The address without a trailing slash, and without the `/v1` that OpenAI clients are given.
+    """The address without a trailing slash, and without the `/v1` that OpenAI clients use.
 
     Raises:
         InvalidRequestError: Not an http(s) URL with a host.
@@ -27,13 +27,13 @@ def normal_url(address: str) -> str:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often a request is repeated, and how long to wait in between.
+    """Number of retries of a request, and the pauses between them.
 
     Attributes:
-        retries: Repetitions after the first attempt; 0 never repeats.
-        first_pause: Seconds before the first repetition; doubled each time.
+        retries: Retries after the first attempt; 0 never retries.
+        first_pause: Seconds before the first retry; doubled each time.
         longest_pause: Cap of the doubling, in seconds.
-        longest_retry_after: A service that asks for a longer wait gets its error raised instead.
+        longest_retry_after: Maximum `Retry-After` in seconds; if it is longer, the service's error is raised.
     """
 
     retries: int = 3
@@ -44,7 +44,7 @@ class RetryPolicy:
     def pause(self, attempt: int, retry_after: float | None = None) -> float | None:
         """Seconds to wait after failed attempt `attempt` (0-based); None to give up.
 
-        Jitter draws from the upper half of the interval, so that concurrent requests do not come back together.
+        Jitter draws from the upper half of the interval, so that concurrent requests do not return at once.
         """
         if attempt >= self.retries or (retry_after is not None and retry_after > self.longest_retry_after):
             return None

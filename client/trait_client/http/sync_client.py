@@ -19,15 +19,15 @@ T = TypeVar("T")
 
 
 class TraitClient(Service):
-    """Client of one service, to be used as a context manager or closed.
+    """Client of one service; use it as a context manager or close it.
 
     Args:
         base_url: The service's address, with or without `/v1`.
         api_key: The key the service was started with.
-        timeout: Seconds of silence after which a request is given up.
+        timeout: Seconds without data after which a request fails.
         transport: Replaces the network in tests.
-        retries: Repetitions when the service is busy (429, 503) or not there yet. A POST that may have run is never
-            repeated.
+        retries: Retries if the service is busy (429, 503) or not reachable yet. A POST that may have run is never
+            retried.
 
     Raises:
         ServiceUnreachableError: (Every method.) No service answers.
@@ -57,7 +57,7 @@ class TraitClient(Service):
         self._http.close()
 
     def info(self) -> ServiceInfo:
-        """What the service serves and allows."""
+        """Description and limits of the service."""
         return self._run(self._info())
 
     def models(self) -> list[str]:
@@ -65,7 +65,7 @@ class TraitClient(Service):
         return [model.id for model in self._run(self._models())]
 
     def ready(self) -> bool:
-        """Whether the service takes requests; an address where nothing answers raises."""
+        """Tell whether the service accepts requests; an unreachable address raises an error."""
         return self._run(self._ready())
 
     def vectors(self) -> list[VectorInfo]:
@@ -89,7 +89,7 @@ class TraitClient(Service):
         return VectorFile.from_bytes(self._run(self._vector_bytes(name)))
 
     def vector_bytes(self, name: str) -> bytes:
-        """The file of a registered vector as it is stored: its sha256 is the vector's identity.
+        """The stored bytes of a registered vector's file; their sha256 is the vector's identity.
 
         Raises:
             UnknownVectorError: It is not registered.
@@ -97,15 +97,15 @@ class TraitClient(Service):
         return self._run(self._vector_bytes(name))
 
     def put_vector(self, name: str, data: bytes, *, allow_other_model: bool = False) -> VectorInfo:
-        """Register the bytes of a vector file under a name, in place of what had it.
+        """Register the bytes of a vector file under a name, replacing the vector that had it.
 
-        `allow_other_model` accepts a vector of another model of the same shape, such as the base model's. What is registered
-        then is a file for the served model that names both (`extracted_on`), with a sha256 of its own.
+        `allow_other_model` accepts a vector of another model with the same shape, such as the base model's. The registered
+        file is then made for the served model and names both (`extracted_on`); its sha256 differs.
         """
         return self._run(self._put_vector(name, data, allow_other_model=allow_other_model))
 
     def point_vector(self, name: str, vector: str) -> VectorInfo:
-        """Let a name stand for a registered vector: an alias, or the return to a version by its `sha256:...`.
+        """Point a name to a registered vector: an alias, or a return to an earlier version by its `sha256:...`.
 
         Raises:
             UnknownVectorError: `vector` is not registered.
@@ -113,7 +113,7 @@ class TraitClient(Service):
         return self._run(self._point_vector(name, vector))
 
     def delete_vector(self, name: str, *, even_if_used: bool = False) -> None:
-        """Take a vector and its versions out of the registry.
+        """Delete a vector and its versions from the registry.
 
         Raises:
             UnknownVectorError: It is not registered.
@@ -126,7 +126,7 @@ class TraitClient(Service):
         return self._run(self._activations(request))
 
     def base_model(self) -> str:
-        """The first served model that is no alias; asked for once."""
+        """The first served model that is not an alias; requested once."""
         if self._base_model is None:
             self._base_model = first_base(self._run(self._models()))
         return self._base_model
@@ -135,17 +135,17 @@ class TraitClient(Service):
         """Reply to a chat.
 
         Raises:
-            SteeringFailedError: Steering or monitoring was asked for and the answer does not report it as asked.
+            SteeringFailedError: Steering or monitoring was requested and the answer does not report it as requested.
         """
         return self._run(self._chat(messages, model or self.base_model(), options))
 
     def chat_stream(
         self, messages: ChatMessages, *, model: str | None = None, **options: Unpack[StreamOptions]
     ) -> Iterator[ChatDelta]:
-        """As `chat`, in pieces as they are generated; the last ones carry the usage and the steering report.
+        """As `chat`, streamed; the last pieces carry the usage and the steering report.
 
         Raises:
-            SteeringFailedError: At the end: steering or monitoring was asked for and the stream did not report it.
+            SteeringFailedError: At the end: steering or monitoring was requested and the stream did not report it.
         """
         call = self._chat_stream(messages, model or self.base_model(), options)
         response = self._exchange(call, stream=True)
@@ -165,14 +165,14 @@ class TraitClient(Service):
         """Continue raw text or token ids.
 
         Raises:
-            SteeringFailedError: Steering or monitoring was asked for and the answer does not report it as asked.
+            SteeringFailedError: Steering or monitoring was requested and the answer does not report it as requested.
         """
         return self._run(self._complete(prompt, model or self.base_model(), options))
 
     def tokenize(self, text: str | Sequence[Message], *, add_special_tokens: bool = True) -> list[int]:
-        """Ids of raw text, or of a chat with the header of the assistant's turn.
+        """Return the ids of raw text, or of a chat with the header of the assistant's turn.
 
-        Raw text gets the special tokens that the tokenizer adds (BOS, on many models) unless they are refused.
+        Raw text gets the special tokens that the tokenizer adds (BOS on many models), unless `add_special_tokens` is false.
         """
         return self._run(self._tokenize(text, add_special_tokens=add_special_tokens))
 

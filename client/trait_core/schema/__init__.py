@@ -1,7 +1,7 @@
-"""The wire schema: what travels between client and service, defined once.
+"""The wire schema: requests and responses between client and service, defined once.
 
 Requests are strict: an unknown field, a wrong type or a non-finite number is refused. Responses are read leniently
-(unknown fields are ignored), so that a client meets a newer service.
+(unknown fields are ignored), so that a client works with a newer service.
 """
 
 from trait_core.schema.activations import (

@@ -1,4 +1,4 @@
-"""`POST /v1/activations`: texts to read, and what is said of the answer."""
+"""`POST /v1/activations`: the request, and the metadata of the answer."""
 
 from typing import Annotated, Literal, Self
 
@@ -27,9 +27,9 @@ class ActivationInput(Request):
     Attributes:
         messages: A chat; it is rendered with the model's template and the header of the assistant's turn.
         text: Raw text for base models; special tokens as the tokenizer adds them.
-        token_ids: Ids as they stand.
-        response: The reply that is read after `messages` or `text`, as it stands. Its tokens follow the prompt's.
-        n_prompt: With `token_ids` only: where the response begins; left out, all of them are the prompt.
+        token_ids: Token ids, used unchanged.
+        response: The reply to read after `messages` or `text`, unchanged. Its tokens follow the prompt's.
+        n_prompt: With `token_ids` only: index at which the response begins; by default all ids are the prompt.
     """
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=1024)] | None = None
@@ -47,7 +47,7 @@ class ActivationInput(Request):
             if self.response is not None:
                 raise ValueError("response goes with messages or text; with token_ids, set n_prompt")
             if self.n_prompt is not None and self.n_prompt > len(self.token_ids):
-                raise ValueError(f"n_prompt {self.n_prompt} is beyond the {len(self.token_ids)} token_ids")
+                raise ValueError(f"n_prompt {self.n_prompt} exceeds the {len(self.token_ids)} token_ids")
         elif self.n_prompt is not None:
             raise ValueError("n_prompt goes with token_ids only")
         return self
@@ -67,13 +67,13 @@ class ActivationsRequest(Request):
 
     Attributes:
         inputs: Up to 8192 texts, read in one batch.
-        layers: 0-based decoder blocks (their output); None reads all.
+        layers: 0-based decoder blocks, read at their output; None reads all.
         positions: Pools, each a mean over the positions it names (`trait_core.positions`).
-        pooling: `mean` over the positions; `none` answers each position (one entry of `positions` then).
-        before_steering: With `pooling` `none`: what the block put out before steering changed it. Pools are after it.
-        generate: Generate a reply to each input first, and read it; inputs then carry no response.
-        logprobs: Also answer the mean negative log-likelihood of each response token (given responses only).
-        steering: Steer while reading. Left out: the unsteered model.
+        pooling: `mean` over the positions; `none` returns every position (of a single entry of `positions`).
+        before_steering: With `pooling` `none`: return the block's output before steering. Pools are taken after it.
+        generate: First generate a reply to each input and read it; inputs must not have a response.
+        logprobs: Also return the mean negative log-likelihood per response token (given responses only).
+        steering: Steering during the reading; None reads the unsteered model.
     """
 
     model: str | None = None
@@ -105,14 +105,14 @@ class ActivationsRequest(Request):
 
 
 class ActivationsMetadata(Response):
-    """The one metadata entry (`trait`, JSON) of the safetensors answer of `POST /v1/activations`.
+    """The metadata entry (`trait`, JSON) in the safetensors answer of `POST /v1/activations`.
 
-    The tensors, for n inputs and the layers listed here, in order::
+    Tensors for n inputs and the layers listed here, in order::
 
         mean/<positions>    (n, n_layers_read, d_model) float32   mean residual stream after the block
         norm/<positions>    (n, n_layers_read)          float32   mean of the token norms
         count/<positions>   (n,)                        int32     positions pooled
-        each/<positions>    (n_positions, n_layers_read, d_model) float32   with `pooling` `none`, in place of mean and norm:
+        each/<positions>    (n_positions, n_layers_read, d_model) float32   with `pooling` `none`, instead of mean and norm:
                                                                   the residual stream, input after input, count of each
         n_prompt            (n,)                        int32     prompt tokens
         n_response          (n,)                        int32     response tokens (generated ones included)

@@ -1,4 +1,4 @@
-"""What the whole wire schema shares: names, limits, and the bases of requests and responses."""
+"""The common parts of the wire schema: names, limits, and the bases of requests and responses."""
 
 import re
 from typing import Annotated, Literal
@@ -12,10 +12,10 @@ SHA256_PREFIX = "sha256:"
 SHA256_PATTERN = rf"^{SHA256_PREFIX}[0-9a-f]{{64}}$"
 
 NO_ADAPTER = "none"
-"""Name of the adapter where there is none: the base model."""
+"""Adapter name of the base model."""
 
 ANY_TRAIT = "*"
-"""Name of the trait for what belongs to no trait: coherence, and measures of the text alone."""
+"""Trait name of scores that do not depend on a trait: coherence, and measures of the text alone."""
 
 MAX_TERMS = 32
 MAX_LAYERS = 512
@@ -30,17 +30,17 @@ VectorReference = Annotated[str, Field(pattern=rf"({NAME_PATTERN})|({SHA256_PATT
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` may name a vector, trait or method."""
+    """Tell whether `text` is a valid name of a vector, trait or method."""
     return re.fullmatch(NAME_PATTERN, text) is not None
 
 
 class Request(BaseModel):
-    """Base of what a client sends: strict."""
+    """Base of requests: strict."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Response(BaseModel):
-    """Base of what the service answers: lenient to new fields."""
+    """Base of responses: unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)

@@ -7,19 +7,19 @@ from pydantic import Field, model_validator
 from trait_core.schema.base import MAX_LAYERS, FiniteFloat, Layer, Request, Response, VectorReference
 
 MAX_MONITORED = 32
-"""Vectors times layers of one request."""
+"""Maximum of vectors times layers in one request."""
 
 
 class MonitorBound(Request):
     """A bound on the projections of generated tokens.
 
     Attributes:
-        vector: One of the monitor's vectors, written as there.
-        layer: One of its layers; None: every layer that is monitored.
-        above: Crossed by a projection above it, in the unit in which the projections are answered.
-        below: Crossed by a projection below it.
-        action: `stop` ends the reply before the token that the crossing position would have produced; `mark` only says
-            so.
+        vector: One of the monitor's vectors, written the same way.
+        layer: One of the monitored layers; None: all of them.
+        above: Upper bound, in the unit of the reported projections.
+        below: Lower bound.
+        action: `stop` ends the reply before the token that the crossing position would have produced; `mark` only
+            reports the crossing.
     """
 
     vector: VectorReference
@@ -43,11 +43,11 @@ class Monitor(Request):
     Attributes:
         vectors: Registered names, or `sha256:...`.
         layers: 0-based decoder blocks whose output is projected; None takes each vector file's chosen layer.
-        centred: Take off the vector's centre, the midpoint of its two training classes: 0 lies between them.
-        cosine: Divide by the norm of the stream (without a centre): -1..1, whatever the layer's norm.
-        prompt: Project the prompt too. Its positions are then computed, not read from the prefix cache.
-        tokens: Answer the text of each token too.
-        bounds: Hold from the position that produces the first generated token; the first one crossed is reported.
+        centred: Subtract the vector's centre, the midpoint of its two training classes, so that 0 separates them.
+        cosine: Divide by the norm of the stream, without subtracting the centre: -1..1 at any layer norm.
+        prompt: Also project the prompt. Its positions are then computed instead of read from the prefix cache.
+        tokens: Also return the text of each token.
+        bounds: Bounds from the position that produces the first generated token on; the first crossing is reported.
     """
 
     vectors: Annotated[list[VectorReference], Field(min_length=1, max_length=MAX_MONITORED)]
@@ -63,7 +63,7 @@ class MonitoredDirection(Response):
     """One column of the projections.
 
     Attributes:
-        centre: What was taken off, residual units; 0 where nothing was.
+        centre: The subtracted centre, residual units; 0 if none was.
     """
 
     vector: str
@@ -76,8 +76,8 @@ class CrossedBound(Response):
     """The first bound that a reply crossed.
 
     Attributes:
-        token: Index of the generated token that the crossing position produced; a `stop` puts the end in its place.
-        position: Absolute index of the crossing position, that of the token before it.
+        token: Index of the generated token that the crossing position produced; with `stop` the reply ends there.
+        position: Absolute index of the crossing position, which is that of the preceding token.
         value: The projection there.
     """
 
@@ -92,17 +92,17 @@ class CrossedBound(Response):
 
 
 class MonitoredChoice(Response):
-    """Projections of one reply; in a stream, those that are new with the chunk.
+    """Projections of one reply; in a stream, only the new ones.
 
     Attributes:
-        index: As in the response's choices.
+        index: Index among the response's choices.
         prompt: `[n_prompt][n_directions]`: row i belongs to prompt position i.
         generated: `[n_generated][n_directions]`: row j belongs to the position that produced generated token j, which is
-            absolute position `n_prompt - 1 + j`: the token before it went in there. As many rows as tokens.
-        prompt_tokens: With `tokens`: the text of each prompt token. Joined they are the prompt: a token that ends amid a
-            character is "", and the one that completes it has the whole.
-        generated_tokens: With `tokens`: the same of the reply, special tokens included.
-        crossed: None where no bound was crossed.
+            absolute position `n_prompt - 1 + j`, where the preceding token is the input. One row per token.
+        prompt_tokens: With `tokens`: the text of each prompt token; joined they are the prompt. A token that ends inside
+            a character is "", and the token that completes the character holds all of it.
+        generated_tokens: With `tokens`: the same for the reply, including special tokens.
+        crossed: None if no bound was crossed.
     """
 
     index: int
@@ -114,11 +114,11 @@ class MonitoredChoice(Response):
 
 
 class MonitorReport(Response):
-    """The `monitor` block of a response; in a stream, of each chunk.
+    """The `monitor` block of a response, or of each chunk of a stream.
 
     Attributes:
         directions: The columns.
-        choices: One for each reply; of one prompt's replies the first carries the prompt.
+        choices: One for each reply; the prompt's projections are in the first reply to it.
     """
 
     directions: list[MonitoredDirection]

@@ -1,4 +1,4 @@
-"""What a service says of itself, and how it says that something is wrong."""
+"""The service's description of itself, and its error body."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from trait_core.schema.base import Operation, Response, Unit
 
 
 class SteeringLimits(Response):
-    """What a request may ask for."""
+    """Limits of one request, and of the engine."""
 
     max_terms: int
     max_relative_dose: float
@@ -22,13 +22,13 @@ class ServiceInfo(Response):
     """`GET /v1/steering`.
 
     Attributes:
-        config_digest: Of the model's shape, which a base model and its fine-tunes may share.
-        weights_digest: Of a sample of the bytes of its weight files, or of those that it was quantised from here; None
-            where they were not found.
-        checkpoint_digest: As `weights_digest`, of the files that are served: a quantised copy has its own.
-        adapters: LoRA adapter -> digest of a sample of the bytes of its weight files, None where they were not found.
+        config_digest: Digest of the model's shape, which a base model and its fine-tunes may share.
+        weights_digest: Digest of a sample of the bytes of its weight files, or of the files it was quantised from here;
+            None if they were not found.
+        checkpoint_digest: As `weights_digest`, but always of the served files: a quantised copy has a different one.
+        adapters: LoRA adapter -> digest of a sample of the bytes of its weight files, None if they were not found.
         residual_norms: Mean token norm after each block over positions 4 and later of a built-in text, `n_layers` long.
-        weights: Dtype -> its share of the bytes of the loaded weights (of the first pipeline stage).
+        weights: Dtype -> share of the bytes of the loaded weights, 0 to 1 (of the first pipeline stage).
     """
 
     model: str

@@ -27,7 +27,7 @@ class PositionScope(Request):
     def _ascending(self) -> Self:
         start, stop = self.positions
         if start >= stop:
-            raise ValueError(f"positions [{start}, {stop}) are empty: from must be below to")
+            raise ValueError(f"positions [{start}, {stop}) are empty: the first must be below the second")
         return self
 
 
@@ -39,13 +39,12 @@ class SteeringTerm(Request):
 
     Attributes:
         vector: A registered name, or `sha256:...` of a vector file.
-        coefficient: In the unit beside it; its sign is the direction. `scale`: the factor, -10..10, without a unit.
-            `ablate` takes no number and ignores it.
+        coefficient: Signed number in `unit`. `scale`: the factor, -10..10, without a unit. `ablate` ignores it.
         unit: `dose`: a = coefficient * residual_norm / 10. `separation`: a = coefficient * separation.
             `raw`: a = coefficient, in residual units.
-        layers: 0-based decoder blocks whose output is changed; None takes the vector file's chosen layer.
+        layers: 0-based decoder blocks whose output is changed; None: the vector file's chosen layer.
         operation: `add` (activation addition), `ablate` (the projection becomes 0), `set` (becomes the value), `scale`
-            (times the factor), `floor` and `ceiling` (kept at or above, below the limit).
+            (is multiplied by the factor), `floor` and `ceiling` (stays at or above, at or below the limit).
         scope: Token positions that are steered. `generated` includes the last prompt position, which produces the
             first generated token.
         preserve_norm: Rescale the residual stream to its norm before the change.
@@ -61,7 +60,7 @@ class SteeringTerm(Request):
 
 
 class Steering(Request):
-    """A request's whole steering; terms on one layer act in the order given."""
+    """All steering of a request; terms on one layer apply in the given order."""
 
     terms: Annotated[list[SteeringTerm], Field(min_length=1, max_length=MAX_TERMS)]
 
@@ -87,12 +86,12 @@ class AppliedTerm(Response):
 
 
 class SteeredPositions(Response):
-    """Token positions that steering touched, counted in the worker.
+    """Number of steered token positions, counted in the worker.
 
     Attributes:
-        prompt: Prompt positions, those read from identically steered cache blocks included.
-        generated: Generated tokens that went through the steered model. The last token of a reply never does.
-        cached: How many of `prompt` came from the prefix cache.
+        prompt: Prompt positions, including those read from identically steered cache blocks.
+        generated: Generated tokens that were fed to the steered model; the last token of a reply never is.
+        cached: Number of `prompt` positions that came from the prefix cache.
     """
 
     prompt: int

@@ -1,4 +1,4 @@
-"""What is known of a steering vector, in its file and in the registry."""
+"""Metadata of a steering vector, in its file and in the registry."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,24 +8,25 @@ from trait_core.schema.base import MAX_LAYERS, NAME_PATTERN, SHA256_PATTERN, Req
 
 
 class LayerEvidence(Response):
-    """What is known of one layer's direction, over training activations unless said otherwise.
+    """Measurements of one layer's direction, on training activations unless stated otherwise.
 
     Attributes:
         separation: mean(h+ . d) - mean(h- . d), residual units.
         centre: The midpoint of the two means, residual units.
         residual_norm: Mean token norm over positions 4 and later, residual units.
-        accuracy: Held-out, threshold at the centre.
-        auc: Held-out.
-        cohens_d: Held-out, pooled standard deviation.
-        polarity: Held-out part of the pairs whose positive projects above its negative; below 0.5 is upside down.
+        accuracy: Held-out accuracy with the centre as threshold.
+        auc: Held-out area under the ROC curve.
+        cohens_d: Held-out Cohen's d, pooled standard deviation.
+        polarity: Share of the held-out pairs whose positive projects above its negative; below 0.5 the direction is
+            inverted.
         accuracy_interval: 95 per cent bootstrap interval of the held-out accuracy, over splits, seeds and scenarios.
-        auc_interval: The same of the held-out AUC.
-        cohens_d_interval: The same of the held-out Cohen's d; it leans to high values where few pairs are held out.
-        cosine_methods: Cosine with the direction that each other method finds in the same activations.
-        cosine_previous_layer: Cosine with this method's direction one layer before.
+        auc_interval: The same for the held-out AUC.
+        cohens_d_interval: The same for the held-out Cohen's d; biased upwards if few pairs are held out.
+        cosine_methods: Method -> cosine with the direction that it finds in the same activations.
+        cosine_previous_layer: Cosine with this method's direction on the previous layer.
         massive_dimensions: The dimensions that hold most of the activations' squared norm, the largest first.
-        massive_share: Their part of the activations' mean squared norm.
-        massive_share_of_direction: Their part of the direction's squared length.
+        massive_share: Their share of the activations' mean squared norm.
+        massive_share_of_direction: Their share of the direction's squared length.
     """
 
     separation: float
@@ -46,21 +47,21 @@ class LayerEvidence(Response):
 
 
 class Elicitation(Response):
-    """Whether generated replies show the trait on one side only, as it was checked before a vector was made of them.
+    """Result of the check that generated replies show the trait on one side only, made before extraction.
 
     Attributes:
-        n_generated: Pairs that were generated.
-        n_kept: Pairs that the vector was made of.
+        n_generated: Generated pairs.
+        n_kept: Pairs that the vector was extracted from.
         replies_digest: sha256 of all generated replies.
         checked_by: The trait's lexical metric, a judge, or nothing.
         checked_with: The metric's kind, or the judge's name.
         judged_by: The judge that dropped pairs, if there was one.
-        auc: P(a reply of the side that shows the trait scores higher), ties counted half.
-        min_auc: What it had to be.
-        mean_high: Mean score of the side that shows the trait, 0 to 100.
+        auc: P(a reply from the side with the trait scores higher), ties counted half.
+        min_auc: The minimum AUC that was required.
+        mean_high: Mean score of the side with the trait, 0 to 100.
         mean_low: Mean score of the other side.
-        passed: False: the replies were used all the same, because that was asked for (`--allow-unchecked`).
-        fault: Why it did not pass.
+        passed: False if the replies were used without passing, as requested by `--allow-unchecked`.
+        fault: Reason why it did not pass.
     """
 
     n_generated: int
@@ -78,12 +79,12 @@ class Elicitation(Response):
 
 
 class ExtractedOn(Response):
-    """The model that a file's directions come from, where it is not the one that the file is for.
+    """The model that a file's directions come from, if the file is for another one.
 
     Attributes:
-        sha256: The file that was applied to another model.
-        evidence: `extraction_model`: all of `layers` but the residual norms was measured on the extraction model;
-            `this_model`: it was measured anew, on the scenarios that the directions were not fitted on.
+        sha256: The vector file that was applied to another model.
+        evidence: `extraction_model`: all of `layers` except the residual norms was measured on the extraction model;
+            `this_model`: measured again on this model, on scenarios that the directions were not fitted on.
     """
 
     model: Annotated[str, Field(max_length=1024)]
@@ -94,14 +95,14 @@ class ExtractedOn(Response):
 
 
 class VectorMetadata(BaseModel):
-    """The one JSON metadata entry (`trait`) of a vector file.
+    """The JSON metadata entry (`trait`) of a vector file.
 
     Attributes:
         model: The model that the file is for; `config_digest` and `weights_digest` are its own.
-        weights_digest: Of a sample of its weights' bytes; None where they are not known, as in imported files.
-        style: How the scenarios were written; None where the file does not say.
-        derived: Completions that were made from written pairs.
-        elicitation: The check of generated replies; None where the replies were written.
+        weights_digest: Digest of a sample of its weights' bytes; None if unknown, as in imported files.
+        style: How the scenarios were written; None if unknown.
+        derived: True for completions that were made from written pairs.
+        elicitation: The check of generated replies; None for written replies.
         extracted_on: The model that the directions come from, if it is another one.
     """
 
@@ -137,11 +138,11 @@ class VectorMetadata(BaseModel):
 
 
 class VectorVersion(Response):
-    """One file that a name has stood for.
+    """A file that a name points or pointed to.
 
     Attributes:
         version: Counted from 1 for each name.
-        registered: UTC, ISO 8601; None for those of before the registry kept versions.
+        registered: UTC, ISO 8601; None if it was not recorded.
     """
 
     version: Annotated[int, Field(ge=1)]
@@ -153,8 +154,8 @@ class VectorInfo(Response):
     """A registered vector: `GET /v1/vectors/NAME`, and each entry of `GET /v1/vectors`.
 
     Attributes:
-        version: Which of the name's versions this is.
-        versions: All that the registry keeps of the name, the oldest first; each may be used by its `sha256`.
+        version: Number of this version of the name.
+        versions: All versions that the registry keeps for the name, oldest first; each can be used by its `sha256`.
     """
 
     name: str
@@ -165,7 +166,7 @@ class VectorInfo(Response):
 
 
 class VectorPointer(Request):
-    """`PUT /v1/vectors/NAME` with JSON: the name stands for what is registered already.
+    """`PUT /v1/vectors/NAME` with JSON: the name points to a vector that is already registered.
 
     Attributes:
         vector: A name, or `sha256:...` of any version.
@@ -175,12 +176,12 @@ class VectorPointer(Request):
 
 
 class VectorUpload(Request):
-    """`PUT /v1/vectors/NAME` with JSON: a file, for balancers that let no other body than JSON through.
+    """`PUT /v1/vectors/NAME` with JSON: a file, for load balancers that only pass JSON bodies.
 
     Attributes:
         file: base64 of the safetensors bytes.
-        sha256: What they must hash to.
-        allow_other_model: Accept another model's of the same shape.
+        sha256: Their expected sha256.
+        allow_other_model: Accept a vector of another model with the same shape.
     """
 
     file: Base64Bytes
@@ -192,7 +193,7 @@ class VectorList(Response):
     """`GET /v1/vectors`.
 
     Attributes:
-        revision: Of the registry: grows with every change; services that share a folder compare it.
+        revision: Revision of the registry, increased by every change; services that share a folder compare it.
     """
 
     revision: int = 0

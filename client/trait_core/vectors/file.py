@@ -1,7 +1,7 @@
 """Vector files: one safetensors file for one (model, trait, method, positions).
 
-`layer.<l>` is a float32 unit direction of shape `(d_model,)` for the output of block l; one metadata entry, `trait`,
-holds `VectorMetadata` as JSON. A file's identity is the sha256 of its bytes.
+`layer.<l>` is a float32 unit direction of shape `(d_model,)` for the output of block l; the metadata entry `trait` holds
+`VectorMetadata` as JSON. A file's identity is the sha256 of its bytes.
 """
 
 import re
@@ -22,7 +22,7 @@ METADATA_KEY = "trait"
 MAX_FILE_BYTES = 256 * 1024 * 1024
 UNIT_TOLERANCE = 1e-3
 
-_LAYER_KEY = re.compile(r"^layer\.(0|[1-9]\d{0,2})$")  # one name a layer: layer.07 would be a second one of layer 7
+_LAYER_KEY = re.compile(r"^layer\.(0|[1-9]\d{0,2})$")  # one name per layer: layer.07 would be a second name of layer 7
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class VectorFile:
             raise VectorFileError("the file holds no directions: it needs at least one tensor layer.<l>")
         if set(self.directions) != set(meta.layers):
             raise VectorFileError(
-                f"directions stand for layers {sorted(self.directions)}, evidence for {sorted(meta.layers)}"
+                f"the file has directions for layers {sorted(self.directions)}, evidence for {sorted(meta.layers)}"
             )
         if meta.chosen_layer not in self.directions:
             raise VectorFileError(f"the chosen layer {meta.chosen_layer} is not among {sorted(self.directions)}")
@@ -58,7 +58,7 @@ class VectorFile:
         """Read a vector file.
 
         Raises:
-            VectorFileError: Not a vector file, or one that breaks a rule of the format.
+            VectorFileError: Not a vector file, or one that violates the format.
         """
         try:
             raw = read_header(data, MAX_HEADER_BYTES).get("__metadata__")
@@ -108,7 +108,7 @@ class VectorFile:
         return sha256_of(data)
 
     def evidence(self, layer: int) -> LayerEvidence:
-        """What is known of a layer's direction.
+        """The measurements of a layer's direction.
 
         Raises:
             InvalidRequestError: The file has no direction for the layer.

@@ -1,4 +1,4 @@
-"""Random directions: what the same dose does when it points nowhere in particular."""
+"""Random directions: the control for a steering vector at the same dose."""
 
 import numpy as np
 
@@ -12,11 +12,11 @@ def random_vector(like: VectorFile, seed: int) -> VectorFile:
     """Seeded random unit directions with another vector's scale.
 
     Every layer's direction is a normalised standard normal draw from `(seed, layer)`. Separation, centre and residual
-    norm are copied, so that a coefficient moves a token as far as the real vector does, in every unit.
+    norm are copied, so that a coefficient moves a token as far as with the real vector, in every unit.
 
     Args:
         like: The trait's vector file.
-        seed: One control a seed; the same seed gives the same directions for every vector of the model.
+        seed: The same seed gives the same directions for every vector of the model.
     """
     meta = like.metadata
     directions = {layer: _direction(seed, layer, meta.d_model) for layer in like.directions}
@@ -49,5 +49,6 @@ def control_name(trait_sha256: str, seed: int) -> str:
 
 
 def _direction(seed: int, layer: int, d_model: int) -> np.ndarray:
+    """`(d_model,)` float32, unit length."""
     draw = np.random.default_rng([seed, layer]).standard_normal(d_model)
     return (draw / np.linalg.norm(draw)).astype(np.float32)

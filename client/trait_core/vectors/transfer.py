@@ -1,6 +1,6 @@
-"""A vector of one model, applied to another of the same shape: a base model's to its instruct model, say.
+"""Apply a vector of one model to another of the same shape, for example a base model's to its instruct model.
 
-Directions stay as they are. The file says which model it is for and which one the directions come from.
+The directions do not change. The file names the model it is for and the model the directions come from.
 """
 
 from trait_core.errors import InvalidRequestError
@@ -10,10 +10,10 @@ from trait_core.vectors.file import VectorFile
 
 
 def is_of_another_model(metadata: VectorMetadata, info: ServiceInfo) -> bool:
-    """Whether a vector is for another model than the one that is served.
+    """Tell whether a vector was made for another model than the served one.
 
-    Shapes that differ are other models; so are weights that differ, where both are known. The served name says nothing:
-    one model has many.
+    Another shape is another model; so are other weights, if both are known. The served name is not compared: one model
+    can have many.
     """
     if metadata.config_digest != info.config_digest:
         return True
@@ -36,17 +36,17 @@ def check_shape(metadata: VectorMetadata, info: ServiceInfo) -> None:
 
 
 def apply_to(vector: VectorFile, info: ServiceInfo) -> VectorFile:
-    """The same directions in a file for the served model, with both models in its metadata.
+    """Make a file for the served model with the same directions and both models in its metadata.
 
-    The residual norms, which doses are measured in, become the served model's, as it measured them on its built-in text. All
-    other evidence remains that of the extraction model, and `extracted_on.evidence` says so.
+    The residual norms, which scale doses, become the served model's, as measured on its built-in text. All other evidence
+    stays that of the extraction model, and `extracted_on.evidence` says so.
 
     Args:
         vector: A file for any model.
         info: The served model.
 
     Returns:
-        The file for the served model; the same object if it is for it already.
+        The file for the served model; the same object if it already is.
 
     Raises:
         InvalidRequestError: The models differ in width or number of layers.
