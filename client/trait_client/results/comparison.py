@@ -1,4 +1,4 @@
-"""Two runs, setting by setting."""
+"""Compare two runs, setting by setting."""
 
 import dataclasses
 import json
@@ -66,14 +66,14 @@ FROM run_cells r JOIN cells c USING (cell_id) WHERE r.run_id = ?
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Two runs.
+    """The comparison of two runs, A and B.
 
     Attributes:
-        differing: Of model, precision, adapter, vectors and versions, what is not the same: values of A, of B.
-        rows: One a setting and measure: both mean deltas, B minus A over the prompts that both have, its standard deviation
-            and bootstrap interval, and whether that excludes 0.
-        only_a: Settings of A alone.
-        only_b: Of B alone.
+        differing: Those of model, precision, adapter, vectors and versions that differ: values of A, of B.
+        rows: One for each setting and measure: both mean deltas, B minus A over their common prompts, its standard
+            deviation and bootstrap interval, and whether the interval excludes 0.
+        only_a: Number of settings that only A has.
+        only_b: Number of settings that only B has.
     """
 
     run_a: str
@@ -86,7 +86,7 @@ class RunComparison:
     only_b: int
 
     def as_json(self) -> dict[str, Any]:
-        """For a JSON document."""
+        """As a JSON value."""
         return dataclasses.asdict(self)
 
 
@@ -95,7 +95,7 @@ def compare_runs(db: Path, run_a: str, run_b: str) -> RunComparison:
 
     Raises:
         InvalidRequestError: No such run, or several that match.
-        ResultsError: There is no database.
+        ResultsError: The database does not exist or cannot be read.
     """
     with ResultStore(db).reader() as reader:
         (id_a, name_a, _), (id_b, name_b, _) = (find_run(reader.rows, run, sweeps_only=True) for run in (run_a, run_b))
@@ -129,7 +129,7 @@ def _row(key: str, a: dict[str, float], b: dict[str, float]) -> dict[str, Any]:
     named = dict(zip(_KEY, json.loads(key), strict=True))
     pair = paired_delta(b, a)
     low, high = pair.interval or (None, None)
-    verdict = "one prompt says nothing"
+    verdict = "only one prompt in common"
     if low is not None and high is not None:
         verdict = "not distinguishable" if low <= 0 <= high else "differs"
     values = {"n": pair.n, "a": pair.baseline, "b": pair.steered, "b_minus_a": pair.delta, "sd": pair.sd}

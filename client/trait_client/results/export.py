@@ -14,7 +14,7 @@ def export_parquet(db: Path, folder: Path, *, views: bool = False) -> dict[str, 
         Rows by name.
 
     Raises:
-        ResultsError: There is no database, or it cannot be read.
+        ResultsError: The database does not exist or cannot be read.
         OSError: A file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)

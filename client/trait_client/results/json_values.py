@@ -1,14 +1,14 @@
-"""Values of result rows as JSON has them."""
+"""Result values as JSON."""
 
 import math
 from typing import Any
 
 LARGEST_EXACT = 2**53
-"""Beyond it a number of JSON loses digits in most readers."""
+"""Largest integer that most JSON readers keep exactly."""
 
 
 def json_value(value: Any) -> Any:
-    """What JSON has a word for; numbers that are not finite become null, times, decimals and huge integers text."""
+    """The value as JSON: numbers that are not finite become null; times, decimals and huge integers become text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Tables, views and macros of a result database: the first writer makes them, and every writer makes the views anew."""
+"""Tables, views and macros of a result database. The first writer creates them; every writer replaces the views."""
 
 import re
 from functools import cache
@@ -22,7 +22,7 @@ _RECORDED = "SELECT version, views FROM schema_version"
 
 
 def prepare(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Make the tables of a new database, and the views of any, in one transaction.
+    """Create the tables if the database is new, and replace its views, in one transaction.
 
     Stored summaries are no longer read if the views that computed them have changed.
 
@@ -54,7 +54,7 @@ def _make(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
 
 
 def check(reader: ResultReader, path: Path) -> None:
-    """Refuse a database whose tables or views this version does not know.
+    """Refuse a database whose tables or views differ from those of this version.
 
     Raises:
         ResultsError: It holds no results, or another version wrote it; the message says what to do.

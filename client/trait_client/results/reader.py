@@ -1,4 +1,4 @@
-"""One connection that reads a result database, the limits of an untrusted query, and the errors of results."""
+"""A connection that reads a result database, limits for untrusted queries, and the errors of results."""
 
 import contextlib
 import threading
@@ -19,7 +19,7 @@ class ResultsError(TraitError):
 
 
 class ResultsMissingError(ResultsError):
-    """There is no result database yet."""
+    """The result database does not exist yet."""
 
 
 class QueryResult(NamedTuple):
@@ -28,8 +28,8 @@ class QueryResult(NamedTuple):
     Attributes:
         columns: Names, in order.
         rows: Values, a tuple each.
-        source: `snapshot` where a sweep was writing: up to a few seconds old.
-        truncated: There are more rows than were asked for.
+        source: `snapshot` if a sweep was writing: up to a few seconds old.
+        truncated: More rows exist than were asked for.
     """
 
     columns: list[str]
@@ -39,11 +39,11 @@ class QueryResult(NamedTuple):
 
 
 class ResultReader:
-    """Reads one state of the database: a context manager that lets go of the file at its end.
+    """Reads one state of the database; a context manager that closes the file at its end.
 
     Args:
         connection: Read-only.
-        source: What it reads.
+        source: The file that it reads.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, source: Source) -> None:
@@ -57,21 +57,21 @@ class ResultReader:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._connection.close()
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> QueryResult:
         """Run one statement.
 
         Raises:
-            InvalidRequestError: It is wrong, or would write.
+            InvalidRequestError: The statement is wrong, or would write.
         """
         with _refusals():
             cursor = self._connection.execute(sql, list(parameters))
             return QueryResult(_names(cursor), cursor.fetchall(), self.source)
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """The rows alone; as `query`."""
+        """Run one statement and return its rows alone; see `query`."""
         return self.query(sql, parameters).rows
 
     def records(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
@@ -80,17 +80,17 @@ class ResultReader:
         return [dict(zip(result.columns, row, strict=True)) for row in result.rows]
 
     def bounded(self, sql: str, *, max_rows: int, max_seconds: float) -> QueryResult:
-        """Run one SELECT or EXPLAIN that nobody has looked at, for so long and for so many rows.
+        """Run one untrusted SELECT or EXPLAIN within a limit of rows and seconds.
 
         Raises:
-            InvalidRequestError: It is wrong, is no single reading statement, or takes too long.
+            InvalidRequestError: The statement is wrong, would write, is more than one, or takes too long.
         """
         with _refusals():
             statements = self._connection.extract_statements(sql)
         if len(statements) != 1 or statements[0].type not in _READING:
             kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
             raise InvalidRequestError(
-                f"one SELECT (or EXPLAIN, DESCRIBE, SUMMARIZE) is run; this is {kinds}", param="sql"
+                f"give one SELECT (or EXPLAIN, DESCRIBE, SUMMARIZE); this is {kinds}", param="sql"
             )
         late = threading.Event()
 
@@ -108,8 +108,7 @@ class ResultReader:
         except InvalidRequestError as error:
             if late.is_set():
                 raise InvalidRequestError(
-                    f"the query takes more than {max_seconds:g} s and was stopped: read less, or run it with "
-                    "`trait-client sql`",
+                    f"the query takes more than {max_seconds:g} s and was stopped: read less, or run it with `trait-client sql`",
                     param="sql",
                 ) from error
             raise

@@ -1,4 +1,4 @@
-"""Commits what a run produces, in batches and off the event loop."""
+"""Commits the rows of a run, in batches and off the event loop."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ FLUSH_SECONDS = 0.5
 FLUSH_ROWS = 200
 SNAPSHOT_SECONDS = 3.0
 SNAPSHOT_SHARE = 0.1
-"""Largest share of the time that goes into snapshots: a big database is copied less often."""
+"""Largest share of the time spent on snapshots: a big database is copied less often."""
 
 
 class Recorder:
@@ -40,7 +40,7 @@ class Recorder:
         self._closing = False
 
     def put(self, rows: Sequence[Row]) -> None:
-        """Take rows for the next commit; rows of one call are committed together."""
+        """Add rows to the next commit; rows of one call are committed together."""
         self._buffer.extend(rows)
         self._idle.clear()
         if len(self._buffer) >= FLUSH_ROWS:
@@ -66,7 +66,7 @@ class Recorder:
                 self._next_snapshot = started + max(SNAPSHOT_SECONDS, spent / SNAPSHOT_SHARE)
 
     async def run_beside(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` and commit what it puts; a commit that fails ends both.
+        """Run `work` while committing the rows that it puts; a failed commit ends both.
 
         Raises:
             duckdb.Error: A commit failed.
@@ -85,7 +85,7 @@ class Recorder:
             await recording
 
     async def drained(self) -> None:
-        """Wait until everything that was put is committed."""
+        """Wait until all rows are committed."""
         self._wake.set()
         await self._idle.wait()
 

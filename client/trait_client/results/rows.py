@@ -1,4 +1,4 @@
-"""Rows of the result tables, column for column."""
+"""Rows of the result tables; the fields are the columns, in their order."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ PENDING = "pending"
 
 
 def utc_now() -> datetime:
-    """The time as the tables hold it: UTC, without a zone (DuckDB's zoned type would need pytz)."""
+    """The current time as the tables hold it: UTC, without a zone (DuckDB's zoned type would need pytz)."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
@@ -44,7 +44,7 @@ class VectorRow:
 
     @classmethod
     def of(cls, name: str, sha256: str, metadata: VectorMetadata) -> Self:
-        """Of a vector file."""
+        """The row of a vector file."""
         return cls(
             sha256=sha256,
             name=name,
@@ -59,7 +59,7 @@ class VectorRow:
 
 @dataclass(frozen=True)
 class CosineRow:
-    """Cosine of two vectors' directions on one layer; `sha256` is the smaller one."""
+    """Cosine of two vectors' directions on one layer; `sha256` is the smaller hash."""
 
     table: ClassVar = "cosines"
     sha256: str
@@ -131,10 +131,10 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One score of a trial; None is a score that the reply does not have, or that is pending.
+    """One score of a trial; its value is None if the reply does not have it, or if it is pending.
 
-    `mode` is `computed`; of a judge's score `logprobs` or `sampled`, or `pending` with the reason in `error`. `reader` is
-    the adapter that read the reply back, `none` the base model; None where the model read nothing.
+    `mode` is `computed`; for a judge's score `logprobs` or `sampled`, or `pending` with the reason in `error`. `reader` is
+    the adapter that read the reply back, `none` for the base model, None if no model read it.
     """
 
     table: ClassVar = "scores"
@@ -175,7 +175,7 @@ class JudgeRow:
 
 @dataclass(frozen=True)
 class JudgementRow:
-    """One answer of a judge, kept by content."""
+    """One answer of a judge, stored by content."""
 
     table: ClassVar = "judgements"
     judgement_id: str
@@ -209,7 +209,7 @@ class RunJudgeRow:
 
 @dataclass(frozen=True)
 class AgreementRow:
-    """How far a judge agrees with given labels of one trait."""
+    """Agreement of a judge with given labels of one trait."""
 
     table: ClassVar = "judge_agreement"
     definition: str
@@ -256,7 +256,7 @@ class SearchRow:
 
 @dataclass(frozen=True)
 class ReadingRow:
-    """One prompt of a corpus with its reply, token by token; `messages` is JSON, None for raw text."""
+    """One prompt of a prompt set with its reply, token by token; `messages` is JSON, None for raw text."""
 
     table: ClassVar = "readings"
     reading_id: str
@@ -325,4 +325,4 @@ ROW_TYPES: tuple[type[Row], ...] = (
     ReadingRow,
     ReadingProjectionRow,
 )
-"""In the order in which tables refer to one another."""
+"""Row types; a table comes after those that it refers to."""

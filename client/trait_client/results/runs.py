@@ -1,4 +1,4 @@
-"""Runs: recorded from their start to their end, and found again by what a user writes."""
+"""Runs: recorded from start to end, and found by id, prefix, name or `latest`."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,21 +13,21 @@ OutcomeStatus = Literal["ok", "partial"]
 LATEST = "latest"
 
 Rows = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
-"""Answers a query: `ResultReader.rows` or `ResultWriter.query`."""
+"""Function that answers a query: `ResultReader.rows` or `ResultWriter.query`."""
 
 MOST_NAMED = 8
 
 
 MOST_REASONS = 3
-"""Distinct errors that the table `runs` names of a partial run."""
+"""Distinct errors stored in `runs.message` for a partial run."""
 
 
 class Outcome(Protocol):
-    """The end of a sweep, search, rescoring, capture or projection, as its command shows it."""
+    """Outcome of a sweep, search, rescoring, capture or projection, as its command prints it."""
 
     @property
     def status(self) -> OutcomeStatus:
-        """`partial` where something failed or is missing; the next run tries it again."""
+        """`partial` if something failed or is missing; the next run tries it again."""
 
     @property
     def errors(self) -> tuple[tuple[str, int], ...]:
@@ -40,7 +40,7 @@ class Outcome(Protocol):
 
 @dataclass
 class RecordedRun:
-    """A run while it goes on; its block sets the outcome."""
+    """A run in progress; the block of `recorded_run` sets the outcome."""
 
     run_id: str
     outcome: Outcome | None = None
@@ -48,15 +48,15 @@ class RecordedRun:
 
 @contextlib.contextmanager
 def recorded_run(writer: ResultWriter, name: str, definition: str, n_trials: int) -> Iterator[RecordedRun]:
-    """Record a run in the table `runs` for as long as the block lasts.
+    """Record the start and the end of a run in the table `runs`.
 
-    A block that raises, or sets no outcome, leaves the run `interrupted`.
+    If the block raises or sets no outcome, the run is `interrupted`.
 
     Args:
         writer: The database.
-        name: Of the experiment or prompt set.
-        definition: What was asked for, as JSON.
-        n_trials: Planned, those of earlier runs included.
+        name: Name of the experiment or prompt set.
+        definition: Definition of the run, as JSON.
+        n_trials: Planned trials, including those that earlier runs stored.
     """
     run = RecordedRun(writer.start_run(name, definition, n_trials))
     try:
@@ -83,15 +83,15 @@ class Run(NamedTuple):
 
 
 def find_run(rows: Rows, text: str, *, sweeps_only: bool = False) -> Run:
-    """Find a run by its id, the beginning of its id, `latest`, or the name of its experiment, whose newest run is taken.
+    """Find a run by its id, the beginning of its id, `latest`, or its experiment's name (the newest run of it).
 
     Args:
-        rows: Queries the database.
-        text: What the user wrote.
-        sweeps_only: Look at runs with cells alone: sweeps and searches, no prompt sets.
+        rows: Function that queries the database.
+        text: The user's text.
+        sweeps_only: Search only runs that have cells: sweeps and searches, not prompt sets.
 
     Raises:
-        InvalidRequestError: No run matches, or several do; the message names them.
+        InvalidRequestError: No run matches, or several do; the message lists runs.
     """
     sql = (
         "SELECT run_id, experiment, definition FROM runs "

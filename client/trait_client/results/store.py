@@ -1,8 +1,8 @@
 """Results of sweeps in one DuckDB file.
 
-A DuckDB file that one process writes cannot be opened by a second, not even to read. So a store holds no connection: a
-sweep takes the writer for as long as it runs, and the writer publishes `<path>.snapshot`, a whole copy renamed into
-place every few seconds. A query opens the file itself when nobody writes it, and the snapshot when somebody does.
+While one process writes a DuckDB file, no other process can open it, not even to read. So a store holds no connection: a
+sweep holds the writer while it runs, and the writer publishes `<path>.snapshot`, a whole copy renamed into place every
+few seconds. Queries read the database directly, or the latest snapshot while another process is writing.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ class ResultStore:
     """A result database by its path.
 
     Args:
-        path: The DuckDB file; it is made by the first writer.
-        patience: Seconds that a writer waits for queries to let go of the file, and a query for a writer that has
-            just begun to publish its first snapshot.
+        path: The DuckDB file; the first writer creates it.
+        patience: Seconds that a writer waits for queries to close the file, and a query for a new writer's first
+            snapshot.
     """
 
     def __init__(self, path: str | Path, patience: float = 10.0) -> None:
@@ -36,7 +36,7 @@ class ResultStore:
         self.snapshot = self.path.with_name(self.path.name + ".snapshot")
 
     def writer(self) -> ResultWriter:
-        """Open the file for writing, made where it is missing: a context manager.
+        """Open the file for writing, and create it if it is missing; a context manager.
 
         Raises:
             ResultsError: Another process writes it, it is not a database, or another version wrote it.
@@ -48,19 +48,19 @@ class ResultStore:
 
         Raises:
             InvalidRequestError: The statement is wrong, or would write.
-            ResultsError: There is no database.
+            ResultsError: The database does not exist or cannot be read.
         """
         with self.reader() as reader:
             return reader.query(sql)
 
     def reader(self, *, writes_files: bool = False) -> ResultReader:
-        """Open it for several queries of one state: a context manager. A writer waits until it is closed.
+        """Open it for several queries of one state; a context manager. A writer waits until it is closed.
 
         Args:
-            writes_files: Let `COPY ... TO` write files; queries of strangers must not.
+            writes_files: Allow `COPY ... TO` to write files; never set it for untrusted queries.
 
         Raises:
-            ResultsMissingError: There is no database.
+            ResultsMissingError: The database does not exist.
             ResultsError: It cannot be read.
         """
         return ResultReader(*self._open(writes_files=writes_files))
@@ -84,7 +84,7 @@ class ResultStore:
 
 
 def _is_held(error: duckdb.Error) -> bool:
-    """Whether the file is open for writing: in another process (a lock), or in this one (another configuration)."""
+    """Return whether the file is open for writing: in another process (a lock), or in this one (another configuration)."""
     return isinstance(error, duckdb.ConnectionException) or "lock" in str(error)
 
 

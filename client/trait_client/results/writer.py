@@ -1,4 +1,4 @@
-"""The one connection that writes a result database, and the snapshots it publishes for readers."""
+"""The connection that writes a result database, and the snapshots that it publishes for readers."""
 
 import dataclasses
 import os
@@ -28,7 +28,7 @@ from trait_client.results.rows import (
 _CONFLICT = {
     # A done trial is final; a failed one is replaced.
     TrialRow: "(trial_id) DO UPDATE SET {assignments} WHERE trials.status <> 'done'",
-    # A score is replaced where its definition changed, or where it could be taken at last.
+    # A score is replaced if its definition changed, or if it was pending.
     ScoreRow: "(trial_id, trait, name) DO UPDATE SET {assignments}",
     ProjectionRow: "(trial_id, sha256, layer, positions) DO UPDATE SET {assignments}",
     AgreementRow: "(definition, labels) DO UPDATE SET {assignments}",
@@ -38,10 +38,10 @@ _COPY = "import shutil, sys; shutil.copyfile(*sys.argv[1:])"
 
 
 class ResultWriter:
-    """Writes rows in transactions: what `write` returned from is on disk, whole, whatever happens next.
+    """Writes rows in transactions: when `write` returns, all its rows are on disk.
 
     Rows are inserted a table at a time from columns (`INSERT ... SELECT unnest(...)`), several hundred times faster
-    than one statement a row. Used from one thread at a time.
+    than one statement a row. Use it from one thread at a time.
     """
 
     def __init__(self, path: Path, snapshot: Path, patience: float) -> None:
@@ -72,12 +72,12 @@ class ResultWriter:
             self.close()
 
     def close(self) -> None:
-        """Let go of the file; readers take it directly from here on."""
+        """Close the file; from then on readers open it directly."""
         self._connection.close()
         self._snapshot.unlink(missing_ok=True)
 
     def write(self, rows: Iterable[Row]) -> None:
-        """Store rows of any tables in one transaction; what is there already is not stored twice."""
+        """Store rows of any tables in one transaction; existing rows are not stored twice."""
         by_type: dict[type[Row], list[Row]] = {}
         for row in rows:
             by_type.setdefault(type(row), []).append(row)
@@ -96,7 +96,7 @@ class ResultWriter:
         self._dirty = True
 
     def start_run(self, experiment: str, definition: str, n_trials: int) -> str:
-        """Record a run; returns its id. Runs that a kill left `running` become `interrupted`."""
+        """Record the start of a run and return its id. Runs that a kill left `running` become `interrupted`."""
         run_id = uuid4().hex
         self._connection.execute("UPDATE runs SET status = 'interrupted' WHERE status = 'running'")
         self._connection.execute(
@@ -116,12 +116,12 @@ class ResultWriter:
         self._dirty = True
 
     def extend_run(self, run_id: str, n_trials: int) -> None:
-        """Record that a run plans so many trials more."""
+        """Add to the planned trials of a run."""
         self._connection.execute("UPDATE runs SET n_trials = n_trials + ? WHERE run_id = ?", [n_trials, run_id])
         self._dirty = True
 
     def label_readings(self, outcomes: Mapping[str, str | None]) -> None:
-        """Set the outcomes of readings that are stored, by reading id."""
+        """Set the outcomes of stored readings, by reading id."""
         self._connection.execute(
             "UPDATE readings SET outcome = new.outcome "
             "FROM (SELECT unnest(?::VARCHAR[]) AS reading_id, unnest(?::VARCHAR[]) AS outcome) new "
@@ -131,17 +131,17 @@ class ResultWriter:
         self._dirty = True
 
     def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
-        """What the database holds, uncommitted rows excluded; parameters by place (`?`) or by name (`$name`)."""
+        """Query the committed rows; parameters by place (`?`) or by name (`$name`)."""
         values = dict(parameters) if isinstance(parameters, Mapping) else list(parameters)
         return self._connection.execute(sql, values).fetchall()
 
     def publish_snapshot(self) -> bool:
-        """Put a copy of the database beside it for readers, atomically; returns whether anything was new."""
+        """Publish a copy of the database for readers, atomically; return whether anything was new."""
         if not self._dirty:
             return False
         temporary = self._snapshot.with_name(self._snapshot.name + ".tmp")
-        self._connection.execute("CHECKPOINT")  # the file holds everything now, and nobody writes until this returns
-        temporary.unlink(missing_ok=True)  # an orphan of a killed sweep may still write to it
+        self._connection.execute("CHECKPOINT")  # all rows are in the file now, and nobody writes until this returns
+        temporary.unlink(missing_ok=True)  # an orphan process of a killed sweep may still write to it
         _copy(self._path, temporary)
         os.replace(temporary, self._snapshot)  # noqa: PTH105 - the name of the system call says what is relied on
         self._dirty = False
@@ -174,7 +174,7 @@ def _connect(path: Path, patience: float) -> duckdb.DuckDBPyConnection:
 
 
 def _copy(source: Path, destination: Path) -> None:
-    """Copy a file in another process: closing it in this one would give up DuckDB's lock (POSIX locks are a process's)."""
+    """Copy a file in another process: closing it in this one would give up DuckDB's lock (POSIX locks belong to a process)."""
     command = [sys.executable, "-S", "-c", _COPY, str(source), str(destination)]
     copied = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - our own program
     if copied.returncode:

@@ -1,4 +1,4 @@
-"""Sweeps: every cell of an experiment on every prompt, in one batch, into one database."""
+"""Sweeps: run every cell of an experiment on every prompt, in one batch, into one database."""
 
 from trait_client.sweeps.outcome import ProgressCallback, SweepOutcome, SweepProgress
 from trait_client.sweeps.run import run_sweep

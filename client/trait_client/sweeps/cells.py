@@ -1,4 +1,4 @@
-"""Cells and trials, and their identity: the digest of everything that affects the output.
+"""Cells and trials, and their ids: digests of everything that affects the output.
 
 A *cell* is one configuration of model, sampling and intervention; a *trial* is one cell on one prompt. A *setting* is a
 cell without its seed; a *baseline* is the unsteered cell of the same model and sampling.
@@ -13,12 +13,12 @@ from trait_core.model_identity import ModelIdentity, digest
 from trait_core.schema import PositionScope, Steering, SteeringTerm
 
 _HASHED = frozenset({"coefficient", "unit", "operation", "scope", "preserve_norm"})
-"""Fields of a term that every id is made of, whatever their values."""
+"""Fields of a term that every id contains, whatever their values."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How replies are generated."""
+    """Options of generation."""
 
     system: str | None
     max_tokens: int
@@ -29,13 +29,14 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Intervention:
-    """A change of the residual stream, and the trait that it is measured by.
+    """A change of the residual stream, and the trait by which its effect is measured.
 
     Attributes:
         trait: The trait that is measured.
         trait_sha256: The trait's vector file; replies are projected on its direction.
         method: Extraction method of the trait's vector file.
-        term: The change, as a request carries it: its vector is the trait's file or a random one, by hash; its layers are set.
+        term: The change as a request sends it: its vector is the hash of the trait's file or of a random one; its layers are
+            set.
     """
 
     trait: str
@@ -50,7 +51,7 @@ class Intervention:
 
     @property
     def is_control(self) -> bool:
-        """Whether a random direction replaces the trait's."""
+        """True if a random direction replaces the trait's."""
         return self.sha256 != self.trait_sha256
 
     @property
@@ -74,13 +75,13 @@ class Intervention:
         return Steering(terms=[self.term])
 
     def columns(self) -> dict[str, Any]:
-        """Its columns in the table `cells`; the scope as a name, or `positions[from, to)`."""
+        """Values of its columns in the table `cells`; the scope is a name, or `positions[from, to)`."""
         values = self.term.model_dump(exclude={"vector"}) | {"scope": self._scope_text()}
         own = {"trait": self.trait, "trait_sha256": self.trait_sha256, "sha256": self.sha256, "method": self.method}
         return own | values | {"layer": self.layer, "read_layer": self.read_layer}
 
     def as_identity(self) -> dict[str, Any]:
-        """Values hashed into the ids; a field that stored ids do not know counts only where it is not its default."""
+        """Values hashed into the ids; a newer field is left out at its default, so that stored ids stay the same."""
         columns, fields = self.columns(), type(self.term).model_fields
         del columns["read_layer"]
         columns["layer"] = self.layer if self.layer is not None else columns["layers"]
@@ -92,7 +93,7 @@ class Intervention:
         }
 
     def with_trait_vector(self) -> "Intervention":
-        """A control's counterpart: the same change by the trait's own direction."""
+        """The same change by the trait's own direction, for a control."""
         term = self.term.model_copy(update={"vector": self.trait_sha256})
         return dataclasses.replace(self, term=term)
 
@@ -113,24 +114,24 @@ class Cell:
 
     @property
     def kind(self) -> Literal["baseline", "steered", "control"]:
-        """What the cell is for."""
+        """Unsteered, steered by the trait's direction, or by a random one."""
         if self.intervention is None:
             return "baseline"
         return "control" if self.intervention.is_control else "steered"
 
     @cached_property
     def cell_id(self) -> str:
-        """Identity."""
+        """Id of the cell."""
         return self._digest(self.sampling.seed, self.intervention)
 
     @cached_property
     def setting_id(self) -> str:
-        """Identity without the seed."""
+        """Id of the cell without its seed."""
         return self._digest(None, self.intervention)
 
     @cached_property
     def control_of(self) -> str | None:
-        """A control's steered setting."""
+        """For a control, the id of the steered setting."""
         if self.intervention is None or not self.intervention.is_control:
             return None
         return self._digest(None, self.intervention.with_trait_vector())
@@ -155,10 +156,10 @@ class Trial:
 
     @cached_property
     def prompt_id(self) -> str:
-        """Identity of the prompt."""
+        """Id of the prompt."""
         return digest(self.prompt)
 
     @cached_property
     def trial_id(self) -> str:
-        """Identity."""
+        """Id of the trial."""
         return digest([self.cell.cell_id, self.prompt_id])

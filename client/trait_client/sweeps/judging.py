@@ -1,4 +1,4 @@
-"""Has replies judged beside generation: its own requests and limits, so that a slow judge holds nothing up but its scores."""
+"""Judges replies while others are generated; a slow judge delays only its own scores."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ JUDGED: frozenset[ScoreName] = frozenset({"judge", "judge_coherence"})
 
 @dataclass(frozen=True)
 class Unjudged:
-    """A stored reply and the judge's scores that it lacks."""
+    """A stored reply and the judge's scores that are missing."""
 
     trial_id: str
     prompt: str
@@ -30,13 +30,13 @@ class Unjudged:
 
 
 def score_key(config: JudgeConfig, rubric: Rubric) -> ScoreKey:
-    """The score that a rubric gives."""
+    """Key of the score that a rubric gives."""
     name: ScoreName = "judge_coherence" if rubric.trait == COHERENCE else "judge"
     return ScoreKey(rubric.trait, name, config.definition(rubric))
 
 
 def want_judged(plan: SweepPlan, config: JudgeConfig, rubrics: Mapping[str, Rubric]) -> None:
-    """Add the judge's scores to what a plan wants: the trait's and coherence, of steered replies and their baselines."""
+    """Add the judge's scores to those that a plan wants: the trait's and coherence, of steered replies and baselines."""
     keys = {trait: score_key(config, rubric) for trait, rubric in rubrics.items()}
     for trial_id, trial in plan.trials.items():
         cell = trial.cell
@@ -48,22 +48,22 @@ def want_judged(plan: SweepPlan, config: JudgeConfig, rubrics: Mapping[str, Rubr
 
 
 def split(missing: Iterable[Key]) -> tuple[frozenset[Key], frozenset[ScoreKey]]:
-    """What is computed here, and what the judge gives."""
+    """Split keys into the scores computed here and those that the judge gives."""
     missing = frozenset(missing)
     judged = frozenset(key for key in missing if isinstance(key, ScoreKey) and key.name in JUDGED)
     return missing - judged, judged
 
 
 class Judging:
-    """Takes stored replies and records the judge's scores; one that it does not give is recorded as pending.
+    """Takes stored replies and records the judge's scores; a score that the judge fails to give is stored as pending.
 
     Args:
-        judge: Rates.
-        rubrics: By trait; `*` is coherence.
+        judge: Judge that rates the replies.
+        rubrics: Rubrics by trait; `*` is coherence.
         recorder: Takes the rows.
 
     Attributes:
-        errors: Why scores are pending, with their counts.
+        errors: Reasons of pending scores, with their counts.
     """
 
     def __init__(self, judge: Judge, rubrics: Mapping[str, Rubric], recorder: Recorder) -> None:
@@ -74,12 +74,12 @@ class Judging:
         self._queue: asyncio.Queue[tuple[Unjudged, ScoreKey] | None] = asyncio.Queue()
 
     def put(self, reply: Unjudged) -> None:
-        """Take a reply; its scores are asked for one by one."""
+        """Add a reply to the queue; its scores are asked for one by one."""
         for key in reply.missing:
             self._queue.put_nowait((reply, key))
 
     def close(self) -> None:
-        """Let `run` return once everything was asked for."""
+        """Let `run` return when the queue is empty."""
         for _ in range(self._judge.config.concurrency):
             self._queue.put_nowait(None)
 
@@ -94,7 +94,7 @@ class Judging:
             self._recorder.put([await self._score(*item)])
 
     async def _score(self, reply: Unjudged, key: ScoreKey) -> ScoreRow:
-        if scores.is_empty(reply.text):  # nothing to rate: as the other scores of an empty reply
+        if scores.is_empty(reply.text):  # nothing to rate; the computed scores of an empty reply are the same
             value = 0.0 if key.name == "judge_coherence" else None
             return ScoreRow(reply.trial_id, key.trait, key.name, value, key.definition)
         try:

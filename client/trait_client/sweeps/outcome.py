@@ -1,4 +1,4 @@
-"""What a sweep tells while it runs and when it is over."""
+"""Progress and outcome of a sweep."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from trait_client.results.runs import OutcomeStatus
 
 @dataclass(frozen=True)
 class SweepProgress:
-    """Where a sweep stands; everything counted here is committed.
+    """Progress of a sweep; everything counted here is committed.
 
     Attributes:
-        trials_total: Planned, those of earlier runs included.
-        trials_done: Replies stored, those of earlier runs included.
-        trials_failed: Failed in this run.
+        trials_total: Planned trials, those of earlier runs included.
+        trials_done: Stored replies, those of earlier runs included.
+        trials_failed: Trials that failed in this run.
         scored: Trials with all their scores.
-        tokens: Generated in this run.
-        seconds: Since the run began.
+        tokens: Tokens generated in this run.
+        seconds: Seconds since the run began.
     """
 
     trials_total: int
@@ -34,20 +34,20 @@ ProgressCallback = Callable[[SweepProgress], None]
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """How a sweep ended.
+    """Outcome of a sweep.
 
     Attributes:
         run_id: Its row in the table `runs`.
-        status: `partial` where trials failed or scores are missing; the next run tries them again.
-        trials_total: Planned.
-        trials_resumed: Found in the database.
-        trials_run: Stored by this run.
-        trials_failed: Failed in this run.
+        status: `partial` if trials failed or scores are missing; the next run tries them again.
+        trials_total: Planned trials.
+        trials_resumed: Trials found in the database.
+        trials_run: Trials stored by this run.
+        trials_failed: Trials that failed in this run.
         unscored: Replies that still lack a score.
-        judge_pending: Scores that the judge still owes.
-        judge: What the judge did in this run; None without one.
-        tokens: Generated in this run.
-        seconds: Of this run.
+        judge_pending: Scores that the judge has not given yet.
+        judge: Usage of the judge in this run; None without a judge.
+        tokens: Tokens generated in this run.
+        seconds: Duration of this run.
         errors: Distinct messages, most frequent first, with their counts.
     """
 

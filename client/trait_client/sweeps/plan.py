@@ -1,4 +1,4 @@
-"""What a sweep will do: an experiment, the served model and the registered vectors, expanded into trials."""
+"""Plan of a sweep: an experiment, the served model and the registered vectors, expanded into trials."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ class ScoreKey:
 
 @dataclass(frozen=True)
 class ProjectionKey:
-    """One projection of a trial, and what reads it: an adapter, or `none` the base model."""
+    """One projection of a trial, and its reader: an adapter, or `none` for the base model."""
 
     sha256: str
     layer: int
@@ -51,7 +51,7 @@ Key = ScoreKey | ProjectionKey
 
 _ALWAYS: tuple[ScoreName, ...] = ("coherence", "relevance", "perplexity", "distinct3")
 FROM_TEXT = frozenset({"lexical", "distinct3"})
-"""Scores that the text alone gives."""
+"""Scores computed from the text alone."""
 
 
 def read_scores(reader: str = NO_ADAPTER) -> frozenset[ScoreKey]:
@@ -62,13 +62,13 @@ def read_scores(reader: str = NO_ADAPTER) -> frozenset[ScoreKey]:
 
 @dataclass
 class SweepPlan:
-    """Trials, baselines first, and what is to be scored of each.
+    """Trials, baselines first, and the scores that each needs.
 
     Attributes:
-        trials: Each trial once, by id.
-        wanted: By trial id.
-        vectors: By hash: the traits' and the random ones.
-        evaluations: By trait.
+        trials: Trials by id.
+        wanted: Scores and projections by trial id.
+        vectors: Vectors by hash: the traits' and the random ones.
+        evaluations: Questions and metric by trait.
         weights: Type -> its share of the loaded weights' bytes.
         read_with: `base`: the base model reads all replies; `adapter`: the adapter that wrote them.
     """
@@ -86,11 +86,11 @@ class SweepPlan:
         return list({trial.cell.cell_id: trial.cell for trial in self.trials.values()}.values())
 
     def reader(self, cell: Cell) -> str:
-        """The adapter that reads a cell's replies back; `none` is the base model."""
+        """Adapter that reads a cell's replies back; `none` is the base model."""
         return (cell.model.asked_as if self.read_with == "adapter" else None) or NO_ADAPTER
 
     def add(self, cell: Cell, prompt: str, keys: set[Key]) -> None:
-        """Take a trial in, or add to what is wanted of it."""
+        """Add a trial, or add keys to a known one."""
         trial = Trial(cell, prompt)
         self.trials.setdefault(trial.trial_id, trial)
         self.wanted.setdefault(trial.trial_id, set(read_scores(self.reader(cell)))).update(keys)
@@ -113,11 +113,11 @@ async def plan_sweep(experiment: Experiment, client: AsyncTraitClient) -> SweepP
 
 @dataclass(frozen=True)
 class Planner:
-    """An experiment on a service: what its plans have in common, whichever points of its grid they run.
+    """An experiment on a service; makes plans for any points of its grid.
 
     Attributes:
-        models: By adapter; None is the base model.
-        vectors: By trait and method: the trait's own, then the random ones.
+        models: Models by adapter; None is the base model.
+        vectors: Vectors by trait and method: the trait's own, then the random ones.
     """
 
     experiment: Experiment
@@ -150,7 +150,7 @@ class Planner:
         return cls(experiment, info, models, evaluations, prompts, vectors)
 
     def plan(self, points: Mapping[tuple[str, str], Sequence[GridPoint]], *, controls: bool = True) -> SweepPlan:
-        """The trials of points by trait and method.
+        """Plan the trials of grid points, given by trait and method.
 
         Raises:
             InvalidRequestError: The vector has no such layer, or the dose is over the service's limit.
@@ -173,7 +173,7 @@ class Planner:
         return plan
 
     def cell(self, trait: str, vector: SweepVector, applied: SweepVector, point: GridPoint) -> Cell:
-        """A point of a trait's grid; `applied` is the trait's vector, or a random one in its place.
+        """The cell of a grid point; `applied` is the trait's vector, or a random one in its place.
 
         Raises:
             InvalidRequestError: The vector has no such layer.
@@ -186,7 +186,7 @@ class Planner:
 
 
 def _models(experiment: Experiment, info: ServiceInfo) -> dict[str | None, ModelIdentity]:
-    """By adapter; None is the base model.
+    """Models by adapter; None is the base model.
 
     Raises:
         InvalidRequestError: The experiment names several services: one at a time is planned.
@@ -203,7 +203,7 @@ def _models(experiment: Experiment, info: ServiceInfo) -> dict[str | None, Model
 
 
 def _keys(cell: Cell, evaluation: EvaluationSpec, reader: str) -> set[Key]:
-    """What is wanted of a cell's trials, and of its baseline's, beyond `read_scores`."""
+    """Scores of a cell's trials and of its baseline's, in addition to `read_scores`."""
     if cell.intervention is None:
         return set()
     keys: set[Key] = {ProjectionKey(cell.intervention.trait_sha256, cell.intervention.read_layer, reader)}
@@ -232,7 +232,7 @@ async def _register_control(
 
 
 def _check_doses(plan: SweepPlan, info: ServiceInfo) -> None:
-    """Refuse a dose over the service's limit now, instead of once a trial."""
+    """Refuse a dose over the service's limit before the sweep, instead of in each trial."""
     limit = info.limits.max_relative_dose
     for cell in plan.cells:
         change = cell.intervention

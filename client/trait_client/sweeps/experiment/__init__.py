@@ -1,4 +1,4 @@
-"""Experiments: what a sweep runs, read from `experiment.toml`."""
+"""Experiments: definitions of sweeps, read from `experiment.toml`."""
 
 from trait_client.sweeps.experiment.definition import Control, Experiment, TraitOverride
 from trait_client.sweeps.experiment.grid import ExperimentSize, GridPoint, grid, size_of

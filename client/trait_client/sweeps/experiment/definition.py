@@ -1,4 +1,4 @@
-"""Experiments: what a sweep runs, read from `experiment.toml`.
+"""Experiments: definitions of sweeps, read from `experiment.toml`.
 
 ::
 
@@ -22,7 +22,7 @@
     url = "http://127.0.0.1:9000/v1"
     model = "judge"
 
-    [trait.refusal]                      # these traits differ
+    [trait.refusal]                      # this trait differs
     layers = [13]
 
 Every trait runs on precision x adapter x method x layer x operation x scope x coefficient x temperature x top_p x seed x
@@ -57,22 +57,22 @@ MAX_RANDOM_DIRECTIONS = 64
 
 
 class Control(Section):
-    """Random directions at the doses of the real ones.
+    """Random directions at the same doses as the real ones.
 
     Attributes:
-        random_directions: How many; 0 leaves the control out, and then no delta is called an effect.
+        random_directions: Number of directions; with 0 there is no control, and no delta is called an effect.
     """
 
     random_directions: Annotated[int, Field(ge=0, le=MAX_RANDOM_DIRECTIONS)] = 4
 
 
 class TraitOverride(Section):
-    """What one trait does differently; None keeps the experiment's value.
+    """Overrides for one trait; None keeps the experiment's value.
 
     Attributes:
-        layers: As the experiment's.
-        coefficients: As the experiment's.
-        vector: A registered vector, where several fit the trait and the method.
+        layers: See `Experiment.layers`.
+        coefficients: See `Experiment.coefficients`.
+        vector: Registered vector to use, if several match the trait and the method.
     """
 
     layers: Layers | None = None
@@ -81,35 +81,36 @@ class TraitOverride(Section):
 
 
 class Experiment(Section):
-    """A sweep's definition.
+    """Definition of a sweep.
 
     Attributes:
-        name: Stands in the table `runs`.
-        traits: Traits with a registered vector each.
+        name: Name in the table `runs`.
+        traits: Traits to steer; each needs a registered vector.
         datasets: Folder of `<category>/<trait>/steering.json`; relative to the experiment's file. If it is left out and
             the default does not exist, `default_traits_folder()` is used.
-        methods: Extraction methods, each with a vector a trait.
-        layers: 0-based decoder blocks, one cell each; a list among them is one cell that steers those layers together,
-            each with the coefficient; `chosen` takes each vector file's choice.
-        coefficients: In `unit`, one cell each.
-        unit: Of the coefficients.
-        operation: What is done to the projection; a list is a dimension. `ablate` is one cell whatever the coefficients.
-        scope: Token positions that are steered; a list is a dimension.
+        methods: Extraction methods; each needs a vector of each trait.
+        layers: 0-based decoder blocks, one cell each. A list among them is one cell that steers its layers together, each
+            with the coefficient. `chosen` uses the layer that each vector file recommends.
+        coefficients: Coefficients in `unit`, one cell each.
+        unit: Unit of the coefficients.
+        operation: Operation on the projection; a list is a dimension. `ablate` ignores the coefficients and is one cell.
+        scope: Steered token positions; a list is a dimension.
         preserve_norm: Rescale the residual stream to its norm before the change.
-        n_prompts: The first so many of each trait's questions; None takes all.
-        prompts: Run these on every trait instead of its own questions.
+        n_prompts: Number of each trait's questions to use, from the first; None uses all.
+        prompts: Prompts for every trait, in place of its own questions.
         seeds: Sampling seeds, one cell each; they matter at temperature > 0.
-        max_tokens: Most tokens of a reply.
-        temperature: 0 is greedy; a list is a dimension.
+        max_tokens: Maximum tokens of a reply.
+        temperature: Sampling temperature, 0 is greedy; a list is a dimension.
         top_p: Nucleus sampling; a list is a dimension.
         system: System prompt; None sends none (the chat template may have its own).
-        precision: Label of the weights' precision, None takes what the service reports; or a table of services by label.
+        precision: Label of the weights' precision, None uses the one that the service reports; or a table of services by
+            label.
         adapter: Label of a LoRA adapter that is part of the served model; `none` is the base model.
-        adapters: Names of LoRA adapters in the service, one cell each; `none` is its base model.
-        read_with: What reads replies back for projections and scores: the base model whatever wrote them, or the
-            adapter that did.
-        control: Random directions.
-        judge: Rates the replies; None asks no judge.
+        adapters: Names of LoRA adapters that the service has, one cell each; `none` is the base model.
+        read_with: Model that reads replies back for projections and scores: `base`, or `adapter`: the one that wrote
+            them.
+        control: Random directions as a control.
+        judge: Judge that rates the replies; None for no judge.
         trait: Overrides by trait.
     """
 
@@ -144,10 +145,10 @@ class Experiment(Section):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read an experiment's file.
+        """Read an experiment file.
 
         Raises:
-            InvalidRequestError: No such file, not TOML, or a wrong value; the message names file and key.
+            InvalidRequestError: The file is missing or not TOML, or a value is wrong; the message names file and key.
         """
         path = Path(path)
         try:
@@ -163,7 +164,7 @@ class Experiment(Section):
 
     @classmethod
     def from_values(cls, values: dict[str, Any], folder: Path = Path()) -> Self:
-        """Check an experiment's values; `datasets` is relative to `folder`.
+        """Validate an experiment's values; `datasets` is relative to `folder`.
 
         Raises:
             InvalidRequestError: A wrong value; the message names the key.
@@ -178,33 +179,33 @@ class Experiment(Section):
 
     @property
     def folder(self) -> Path:
-        """Where its file stands: what its paths are relative to."""
+        """Folder of its file; its paths are relative to it."""
         return self._folder
 
     @property
     def services(self) -> dict[str, PrecisionService | None]:
-        """By precision, in the file's order; None is the one service that the command is given."""
+        """Services by precision, in the file's order; None is the one service given to the command."""
         if isinstance(self.precision, dict):
             return dict(self.precision)
         return {self.precision or "": None}
 
     def at(self, precision: str) -> Self:
-        """The experiment on one of its services alone."""
+        """The experiment on one of its services."""
         return self.model_copy(update={"precision": precision}) if isinstance(self.precision, dict) else self
 
     @property
     def operations(self) -> list[Operation]:
-        """What is done to the projection, one cell each."""
+        """Operations on the projection, one cell each."""
         return _listed(self.operation)
 
     @property
     def scopes(self) -> list[Scope]:
-        """Token positions that are steered, one cell each."""
+        """Steered token positions, one cell each."""
         return _listed(self.scope)
 
     @property
     def term_options(self) -> list[dict[str, Any]]:
-        """Fields of a steering term that the experiment sets by their own names, `operation` aside; one cell each.
+        """Fields of a steering term that are keys of the experiment, except `operation`; one cell each.
 
         A key that is a list is a dimension.
         """
@@ -217,12 +218,12 @@ class Experiment(Section):
 
     @property
     def temperatures(self) -> list[float]:
-        """One cell each."""
+        """Sampling temperatures, one cell each."""
         return _listed(self.temperature)
 
     @property
     def top_ps(self) -> list[float]:
-        """One cell each."""
+        """Values of `top_p`, one cell each."""
         return _listed(self.top_p)
 
     @property
@@ -241,7 +242,7 @@ class Experiment(Section):
         return override.coefficients if override and override.coefficients is not None else self.coefficients
 
     def vector_of(self, trait: str) -> str | None:
-        """The vector that is set for the trait by name or hash; None finds it by trait and method."""
+        """Name or hash of the trait's vector if the experiment sets it; None finds one by trait and method."""
         override = self.trait.get(trait)
         return override.vector if override else None
 
@@ -253,12 +254,12 @@ class Experiment(Section):
         """The trait's questions and metric.
 
         Raises:
-            DatasetError: The datasets do not hold the trait.
+            DatasetError: The datasets do not have the trait.
         """
         return EvaluationSpec.load(self._traits_folder(), trait)
 
     def rubrics(self) -> dict[str, Rubric]:
-        """What the judge rates by, by trait; `*` is coherence. Empty without a judge.
+        """Rubrics of the judge by trait; `*` is coherence. Empty without a judge.
 
         Raises:
             DatasetError: A trait has no rubric.
@@ -269,10 +270,10 @@ class Experiment(Section):
         return rubrics | ({COHERENCE: Rubric.coherence()} if self.judge.coherence else {})
 
     def prompts_of(self, trait: str) -> list[str]:
-        """The prompts that the trait runs on.
+        """Prompts of the trait.
 
         Raises:
-            DatasetError: The datasets do not hold the trait.
+            DatasetError: The datasets do not have the trait.
             InvalidRequestError: `n_prompts` asks for more questions than the trait has.
         """
         if self.prompts is not None:
@@ -327,4 +328,4 @@ def _listed(value: T | list[T]) -> list[T]:
 def _demand_distinct(values: list[Any]) -> None:
     doubled = [value for i, value in enumerate(values) if value in values[:i]]
     if doubled:
-        raise ValueError(f"{doubled[0]!r} stands there more than once")
+        raise ValueError(f"{doubled[0]!r} is given more than once")

@@ -1,4 +1,4 @@
-"""An experiment's grid: every combination of its dimensions, and how much that is."""
+"""Grid of an experiment: every combination of its dimensions, and its size."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class GridPoint:
     """One cell's change and sampling, without its vector.
 
     Attributes:
-        layers: Steered together; None is the layer that the vector file chose.
-        coefficient: In the experiment's unit.
+        layers: Layers steered together; None is the layer that the vector file recommends.
+        coefficient: Coefficient in the experiment's unit.
         options: The other fields of the steering term, by name.
         adapter: Name of the adapter that the service has; None asks the base model.
     """
@@ -28,15 +28,15 @@ class GridPoint:
     sampling: Sampling
 
     def term(self, sha256: str, chosen_layer: int) -> SteeringTerm:
-        """The point with a vector, as a request carries it."""
+        """The point with a vector, as a request sends it."""
         layers = list(self.layers or (chosen_layer,))
         return SteeringTerm(vector=sha256, coefficient=self.coefficient, layers=layers, **self.options)
 
 
 def grid(experiment: Experiment, trait: str) -> list[GridPoint]:
-    """Every cell of a trait and a method, at one precision.
+    """Expand an experiment into the cells of one trait and method at one precision.
 
-    `ablate` takes no number: it is one cell whatever the coefficients, with coefficient 0.
+    `ablate` ignores the coefficients: it is one cell with coefficient 0.
     """
     layers = experiment.layers_of(trait)
     sets = [None] if layers == "chosen" else [tuple(each) if isinstance(each, list) else (each,) for each in layers]
@@ -54,7 +54,7 @@ def grid(experiment: Experiment, trait: str) -> list[GridPoint]:
 
 
 def samplings(experiment: Experiment) -> list[Sampling]:
-    """Every way in which replies are generated, seeds included."""
+    """Every combination of generation options, seeds included."""
     return [
         Sampling(experiment.system, experiment.max_tokens, temperature, top_p, seed)
         for temperature, top_p, seed in product(experiment.temperatures, experiment.top_ps, experiment.seeds)
@@ -63,14 +63,14 @@ def samplings(experiment: Experiment) -> list[Sampling]:
 
 @dataclass(frozen=True)
 class ExperimentSize:
-    """What an experiment amounts to.
+    """Size of an experiment.
 
     Attributes:
         cells: Steered configurations, seeds included.
-        control_cells: The same with random directions.
+        control_cells: The same configurations with random directions.
         baseline_trials: Unsteered replies, shared by cells.
         trials: All replies, baselines and controls included.
-        generated_tokens: Of all replies, at most.
+        generated_tokens: Maximum tokens of all replies.
         judge_scores: Scores by the judge; equal replies to equal prompts are judged once.
     """
 
@@ -83,10 +83,10 @@ class ExperimentSize:
 
 
 def size_of(experiment: Experiment) -> ExperimentSize:
-    """How much there is to run, before any service is asked.
+    """Compute the size of an experiment without asking a service.
 
     Raises:
-        DatasetError: The datasets do not hold a trait.
+        DatasetError: The datasets do not have a trait.
         InvalidRequestError: `n_prompts` asks for more questions than a trait has.
     """
     n_services = len(experiment.services)

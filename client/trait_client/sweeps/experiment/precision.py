@@ -1,4 +1,4 @@
-"""`[precision.NAME]`: a service for each precision, one that runs already or one that the sweep starts."""
+"""`[precision.NAME]`: a service for each precision, either running already or started by the sweep."""
 
 from pathlib import Path
 from typing import Annotated, Self
@@ -10,20 +10,20 @@ from trait_core.errors import InvalidRequestError
 from trait_core.schema import ServiceInfo
 
 LEAST_SHARE = 0.25
-"""Of the bytes of the loaded weights: embeddings and scales stay in a wider type, and are half of a small model."""
+"""Smallest share of the loaded weights' bytes. Embeddings and scales stay in a wider type: half of a small model."""
 
 
 class PrecisionService(Section):
-    """Where one precision is served.
+    """Service of one precision.
 
     Attributes:
-        url: A service that runs already.
-        model: In place of `url`: what `trait-service serve` takes. It is started, swept and stopped again. A path that
-            begins with a dot is relative to the experiment's file.
-        dtype: Of `serve`.
-        serve: Further options of `serve`, as on a command line.
-        vectors: Folder of the started service's registry, relative to the experiment's file; None is the usual one.
-        weights: Type that at least a quarter of the loaded weights' bytes must have, as `GET /v1/steering` tells it:
+        url: Address of a running service.
+        model: In place of `url`: a model for `trait-service serve`. The sweep starts the service and stops it. A path
+            that begins with a dot is relative to the experiment's file.
+        dtype: Option `--dtype` of `serve`.
+        serve: Other options of `serve`, as on a command line.
+        vectors: Registry folder of the started service, relative to the experiment's file; None is the default one.
+        weights: Type that at least a quarter of the loaded weights' bytes must have, as `GET /v1/steering` reports it:
             `float32`, `bfloat16`, `int8`, `float8_e4m3fn`; INT4 comes packed in `int32`. None checks nothing.
     """
 
@@ -37,19 +37,19 @@ class PrecisionService(Section):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.url is None) == (self.model is None):
-            raise ValueError("give url, of a service that runs, or model, which is started")
+            raise ValueError("give url, for a running service, or model, to start one")
         if self.url is not None and (self.dtype or self.serve or self.vectors):
-            raise ValueError("dtype, serve and vectors go with model: a service that runs has its own")
+            raise ValueError("dtype, serve and vectors go with model: a running service has its own")
         return self
 
     def serve_arguments(self, folder: Path) -> list[str]:
-        """What follows `trait-service serve`; paths are relative to `folder`.
+        """Arguments of `trait-service serve`; paths are relative to `folder`.
 
         Raises:
-            ValueError: It is not started here.
+            ValueError: The service is not started by the sweep.
         """
         if self.model is None:
-            raise ValueError(f"{self.url} runs already")
+            raise ValueError(f"{self.url} is running already")
         arguments = [str(folder / self.model) if self.model.startswith(".") else self.model]
         if self.dtype is not None:
             arguments += ["--dtype", self.dtype]
@@ -58,15 +58,16 @@ class PrecisionService(Section):
         return [*arguments, *self.serve]
 
     def check_weights(self, name: str, info: ServiceInfo) -> None:
-        """See that the loaded weights are of the type that they are said to be of.
+        """Check that the loaded weights have the type that the experiment states.
 
         Raises:
-            InvalidRequestError: They are not, or the service does not tell.
+            InvalidRequestError: They do not, or the service does not report it.
         """
         if self.weights is None or info.weights.get(self.weights, 0.0) >= LEAST_SHARE:
             return
         found = (
-            ", ".join(f"{dtype} {share:.0%}" for dtype, share in info.weights.items()) or "types that it does not tell"
+            ", ".join(f"{dtype} {share:.0%}" for dtype, share in info.weights.items())
+            or "types that it does not report"
         )
         raise InvalidRequestError(
             f"[precision.{name}] should have weights of {self.weights}, at least {LEAST_SHARE:.0%} of their bytes; "

@@ -1,4 +1,4 @@
-"""What the tables of `experiment.toml` share: their base and the types of their values."""
+"""Common base of the tables of `experiment.toml`, and types of their values."""
 
 from typing import Annotated, Literal
 
@@ -14,6 +14,6 @@ Label = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Section(BaseModel):
-    """A table of the file: strict, and nothing in it that is not known."""
+    """A table of the file; strict, without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
