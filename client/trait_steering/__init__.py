@@ -2,9 +2,9 @@
 
     from trait_steering import Steering, SteeringTerm, TraitClient
 
-Everything public of the project stands here, and is loaded on first use: importing this package loads neither torch, vllm
-nor duckdb. `TraitClient` and what it takes need the base package only; `LocalEngine` needs the extra `service-cpu` or
-`service-cuda`, and `extract` needs `extraction`.
+All public names of the project, loaded on first use: importing this package loads neither torch, vllm nor duckdb.
+`TraitClient` and what it takes need the base package only; `LocalEngine` needs the extra `service-cpu` or `service-cuda`, and
+`extract` needs `extraction`.
 """
 
 from importlib import import_module

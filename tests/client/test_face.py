@@ -104,6 +104,6 @@ def test_a_name_that_does_not_exist_is_an_attribute_error():
         trait_steering.LokalEngine  # noqa: B018 - the access is what is tested
 
 
-def test_the_version_stands_once():
+def test_the_version_is_defined_once():
     assert trait_steering.__version__ == trait_core.__version__
     assert 'path = "client/trait_core/__init__.py"' in (ROOT / "pyproject.toml").read_text()
