@@ -41,6 +41,8 @@ def _page(program: str, root: Any) -> str:
 
 def _commands(path: str, group: Any) -> Iterator[tuple[str, Any]]:
     for name, command in group.commands.items():
+        if command.hidden:
+            continue
         if hasattr(command, "commands"):
             yield from _commands(f"{path} {name}", command)
         else:

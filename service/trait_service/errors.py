@@ -44,6 +44,10 @@ _KINDS = {
 }
 
 
+class ForbiddenError(TraitError):
+    """The key is valid, and does not open what was asked for (403)."""
+
+
 class NotServedError(InvalidRequestError):
     """The model that the request names is not served (404)."""
 
@@ -167,7 +171,3 @@ def _bounded(value: object) -> str:
 
 def _encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-class ForbiddenError(TraitError):
-    """The key is valid, and does not open what was asked for (403)."""

@@ -1,6 +1,7 @@
 """The engine side's state over hand-made steps: scopes, pools, rows, failures, and idle batches."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ from safetensors.torch import load
 from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import CaptureSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
-from trait_service.engine.state import SteeringState
+from trait_service.engine.state import EngineShape, SteeringState
 
 N_LAYERS, D_MODEL = 3, 4
 EAST = np.eye(D_MODEL, dtype=np.float32)[0]
+SHAPE = EngineShape(N_LAYERS, D_MODEL, max_requests=2, max_tokens=32, device=torch.device("cpu"))
 
 
 def digest(direction) -> str:
@@ -21,14 +23,7 @@ def digest(direction) -> str:
 
 @pytest.fixture
 def state() -> SteeringState:
-    made = SteeringState(
-        EngineSettings(bank_rows=2, terms_per_layer=2, capture_rows=3),
-        n_layers=N_LAYERS,
-        d_model=D_MODEL,
-        max_requests=2,
-        max_tokens=32,
-        device=torch.device("cpu"),
-    )
+    made = SteeringState(EngineSettings(bank_rows=2, terms_per_layer=2, capture_rows=3), SHAPE)
     made.bank.put(digest(EAST), EAST.tobytes())
     return made
 
@@ -177,14 +172,7 @@ def test_rows_and_pools_come_back_however_a_request_ends(state):
 
 
 def test_results_that_nobody_fetches_do_not_pile_up():
-    state = SteeringState(
-        EngineSettings(max_results_waiting=2),
-        n_layers=N_LAYERS,
-        d_model=D_MODEL,
-        max_requests=2,
-        max_tokens=32,
-        device=torch.device("cpu"),
-    )
+    state = SteeringState(EngineSettings(max_results_waiting=2), SHAPE)
     for i in range(5):
         step(state, {f"r{i}": (capture_spec(key=f"k{i}"), 2, 0, 2)})
         state.remove(f"r{i}")
@@ -340,14 +328,7 @@ def test_every_position_is_kept_once_before_or_after_steering(state):
 
 
 def test_every_position_of_one_request_does_not_hold_more_than_the_limit():
-    state = SteeringState(
-        EngineSettings(max_spool_bytes=3 * D_MODEL * 4),
-        n_layers=N_LAYERS,
-        d_model=D_MODEL,
-        max_requests=2,
-        max_tokens=32,
-        device=torch.device("cpu"),
-    )
+    state = SteeringState(EngineSettings(max_spool_bytes=3 * D_MODEL * 4), SHAPE)
     step(state, {"r": (each_spec(layers=[0]), 3, 0, 3)})
     assert state.ending_indices() == []
     step(state, {"r": (each_spec(layers=[0]), 3, 3, 1)})
@@ -359,14 +340,6 @@ def test_every_position_of_one_request_does_not_hold_more_than_the_limit():
 
 
 def test_an_engine_that_does_not_come_by_at_each_layer_refuses_to_keep_every_position():
-    state = SteeringState(
-        EngineSettings(),
-        n_layers=N_LAYERS,
-        d_model=D_MODEL,
-        max_requests=2,
-        max_tokens=32,
-        device=torch.device("cpu"),
-        each_position=False,
-    )
+    state = SteeringState(EngineSettings(), replace(SHAPE, each_position=False))
     step(state, {"r": (each_spec(), 3, 0, 3)})
     assert "--enforce-eager" in state.collect(["k"])["reports"]["k"]["error"]

@@ -282,3 +282,12 @@ def continuation(folder, prompt, n_tokens=10):
         )
     tokens = model.generate(**encoded, max_new_tokens=n_tokens, do_sample=False)[0, encoded["input_ids"].shape[1] :]
     return tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def test_quantise_is_quantize_in_the_other_spelling(tmp_path):
+    said = [
+        CliRunner().invoke(models_cli.app, [name, "./nowhere", "--scheme", "w8a8", "--out", str(tmp_path / "out")])
+        for name in ("quantize", "quantise")
+    ]
+    assert [result.exit_code for result in said] == [1, 1]
+    assert said[0].output == said[1].output != ""

@@ -17,8 +17,7 @@ from trait_service.engine.spec import EXTRA_ARGS_KEY, STEERING_FIELDS, reserved_
 from trait_service.errors import error_response
 
 OPEN_PATHS = frozenset({"/v1/health/live", "/v1/health/ready", "/health"})
-"""What probes ask: those of Kubernetes and of `vllm-router` (`/health`) carry no key. They tell 200 or 503 and no more."""
-"""The one path that answers without a key: orchestrators probe it."""
+"""Paths that answer without a key: the probes of Kubernetes and of `vllm-router` (`/health`) carry none. They answer 200 or 503."""
 
 STEERED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/activations"})
 """Routes that read `steering`. Elsewhere the field would be ignored, and the answer served unsteered."""

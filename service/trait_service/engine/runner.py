@@ -14,7 +14,7 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from trait_service.engine import layers, operation, refusals
 from trait_service.engine.runner_view import view_of_v1
 from trait_service.engine.scheduler import FAILED_REQUESTS
-from trait_service.engine.state import SteeringState
+from trait_service.engine.state import EngineShape, SteeringState
 from trait_service.engine.vllm_repairs.cpu_lora import GroupedLoraMixin
 from trait_service.engine.vllm_repairs.cpu_runner import RewoundSeedsMixin
 
@@ -41,14 +41,16 @@ class SteeringRunnerMixin:
         n_layers = config.get_total_num_hidden_layers()
         self.trait_state = SteeringState(
             refusals.check(runner.vllm_config),
-            n_layers=n_layers,
-            d_model=config.get_hidden_size(),
-            max_requests=runner.scheduler_config.max_num_seqs,
-            max_tokens=runner.max_num_tokens,
-            device=runner.device,
-            captures=get_tensor_model_parallel_rank() == 0,
-            sees_all_layers=get_pp_group().world_size == 1,
-            each_position=get_pp_group().world_size == 1 and (runner.device.type == "cpu" or config.enforce_eager),
+            EngineShape(
+                n_layers=n_layers,
+                d_model=config.get_hidden_size(),
+                max_requests=runner.scheduler_config.max_num_seqs,
+                max_tokens=runner.max_num_tokens,
+                device=runner.device,
+                captures=get_tensor_model_parallel_rank() == 0,
+                sees_all_layers=get_pp_group().world_size == 1,
+                each_position=get_pp_group().world_size == 1 and (runner.device.type == "cpu" or config.enforce_eager),
+            ),
         )
         layers.attach(layers.decoder_layers(runner.get_model(), n_layers))
         if not get_pp_group().is_first_rank and runner.intermediate_tensors is None:

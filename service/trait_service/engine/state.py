@@ -5,6 +5,7 @@ One instance a worker. The runner calls `prepare` before each forward pass and `
 """
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,69 +41,71 @@ NO_EACH_POSITION = (
 )
 
 
-class SteeringState:
-    """Buffers, live requests and results of one worker.
+@dataclass(frozen=True)
+class EngineShape:
+    """One worker's model and its place in the engine.
 
     Args:
-        settings: Shapes.
         n_layers: Decoder blocks of the model.
         d_model: Width of the residual stream.
-        max_requests: Rows: the most requests in one batch.
-        max_tokens: The most tokens in one step.
-        device: Of the model.
+        max_requests: Largest number of requests in one batch.
+        max_tokens: Largest number of tokens in one step.
+        device: The model's device.
         captures: Whether this worker keeps captures and projections (one does under tensor parallelism).
         sees_all_layers: False for a stage of a pipeline: it cannot act on what another one sees.
         each_position: Whether every position can be kept: the host must come by at each layer of each step.
     """
 
-    def __init__(
-        self,
-        settings: EngineSettings,
-        *,
-        n_layers: int,
-        d_model: int,
-        max_requests: int,
-        max_tokens: int,
-        device: torch.device,
-        captures: bool = True,
-        sees_all_layers: bool = True,
-        each_position: bool = True,
-    ) -> None:
-        self.sees_all_layers = sees_all_layers
+    n_layers: int
+    d_model: int
+    max_requests: int
+    max_tokens: int
+    device: torch.device
+    captures: bool = True
+    sees_all_layers: bool = True
+    each_position: bool = True
+
+
+class SteeringState:
+    """Buffers, live requests and results of one worker.
+
+    Args:
+        settings: Sizes of the buffers.
+        shape: The model and the worker.
+    """
+
+    def __init__(self, settings: EngineSettings, shape: EngineShape) -> None:
         self.settings = settings
-        self.n_layers = n_layers
-        self.d_model = d_model
-        self.max_requests = max_requests
-        self.captures = captures
-        self.bank = VectorBank(settings.bank_rows, d_model, device)
-        self.pools = CaptureRows(
-            n_layers, settings.capture_rows or max(2 * max_requests, MAX_POSITIONS), d_model, device
-        )
+        self.shape = shape
+        capture_rows = settings.capture_rows or max(2 * shape.max_requests, MAX_POSITIONS)
+        self.bank = VectorBank(settings.bank_rows, shape.d_model, shape.device)
+        self.pools = CaptureRows(shape.n_layers, capture_rows, shape.d_model, shape.device)
         self.idle = True
-        self._step: CpuStep | CudaStep
-        if device.type == "cpu":
-            self._step = CpuStep(self.bank, self.pools, n_layers, max_tokens)
-        else:
-            self._step = CudaStep(
-                self.bank,
-                self.pools,
-                n_layers=n_layers,
-                max_requests=max_requests,
-                max_tokens=max_tokens,
-                terms_per_layer=settings.terms_per_layer,
-                device=device,
-            )
-        self._always_launched = device.type != "cpu"
-        self._spools = Spools(
-            d_model, settings.max_spool_bytes, writes=captures, refusal=None if each_position else NO_EACH_POSITION
-        )
+        self._step = self._new_step()
+        self._always_launched = shape.device.type != "cpu"
+        refusal = None if shape.each_position else NO_EACH_POSITION
+        self._spools = Spools(shape.d_model, settings.max_spool_bytes, writes=shape.captures, refusal=refusal)
         self._live: dict[str, LiveRequest] = {}
         self._row_of: dict[str, int] = {}
-        self._free_rows = list(range(max_requests - 1, -1, -1))
+        self._free_rows = list(range(shape.max_requests - 1, -1, -1))
         self._batch_ids: list[str] | None = None
         self._batch = LiveBatch(0, [])
         self._current = Step(*(np.empty(0, dtype=np.int64),) * 3, n_tokens=0)
         self._results = Results(settings.max_results_waiting)
+
+    def _new_step(self) -> CpuStep | CudaStep:
+        shape = self.shape
+        if shape.device.type == "cpu":
+            return CpuStep(self.bank, self.pools, shape.n_layers, shape.max_tokens)
+        return CudaStep(
+            self.bank,
+            self.pools,
+            n_layers=shape.n_layers,
+            max_requests=shape.max_requests,
+            max_tokens=shape.max_tokens,
+            terms_per_layer=self.settings.terms_per_layer,
+            device=shape.device,
+        )
 
     # ------------------------------------------------------------------------------------------ a step
 
@@ -132,7 +135,7 @@ class SteeringState:
         if self.idle:
             return
         step, batch = self._current, self._batch
-        if batch.monitored_requests and self.captures:
+        if batch.monitored_requests and self.shape.captures:
             self._keep_projections(step)
         batch.advance(step)
 
@@ -268,23 +271,25 @@ class SteeringState:
         """
         spec = request.spec
         request.terms = term_array(
-            spec.terms, request.n_prompt, self.n_layers, self.settings.terms_per_layer, self.bank
+            spec.terms, request.n_prompt, self.shape.n_layers, self.settings.terms_per_layer, self.bank
         )
         if spec.monitor is not None:
-            if spec.monitor.has_bounds and not self.sees_all_layers:
+            if spec.monitor.has_bounds and not self.shape.sees_all_layers:
                 raise SteeringFailedError("bounds of a monitor do not go with pipeline parallelism")
             request.monitored = monitored_array(
-                spec.monitor, request.n_prompt, self.n_layers, request.first_computed, self.bank
+                spec.monitor, request.n_prompt, self.shape.n_layers, request.first_computed, self.bank
             )
         if spec.capture is not None:
             layers = spec.capture.layers
             request.captured_layers = (
-                list(range(self.n_layers)) if layers is None else [known_layer(i, self.n_layers) for i in layers]
+                list(range(self.shape.n_layers))
+                if layers is None
+                else [known_layer(i, self.shape.n_layers) for i in layers]
             )
             request.pools = pool_intervals(spec.capture, request.n_prompt, request.first_computed)
             if spec.capture.each:
                 self._spools.equip(request)
-            elif self.captures:
+            elif self.shape.captures:
                 request.capture_rows = self.pools.take(len(request.pools))
 
     def _keep_projections(self, step: Step) -> None:
@@ -305,7 +310,7 @@ class SteeringState:
         captured = self._read_pools(request) if request.capture_rows else {}
         if request.spool is not None:
             captured["each"] = torch.from_numpy(request.spool.read())
-        if len(request.monitored) and self.captures:
+        if len(request.monitored) and self.shape.captures:
             captured[f"projections/{request.completion}"] = request.all_projections()
         self._results.keep(request.report(), captured or None)
 

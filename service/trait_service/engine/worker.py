@@ -44,8 +44,8 @@ class SteeringWorkerMixin:
         """What the engine is: sizes, dtype, operations, versions."""
         config = self.vllm_config.model_config
         return {
-            "n_layers": self.trait_state.n_layers,
-            "d_model": self.trait_state.d_model,
+            "n_layers": self.trait_state.shape.n_layers,
+            "d_model": self.trait_state.shape.d_model,
             "dtype": str(config.dtype).removeprefix("torch."),
             "quantization": config.quantization,
             "weights": weight_shares(self.model_runner.get_model()),
@@ -54,7 +54,7 @@ class SteeringWorkerMixin:
             "bank_rows": self.trait_state.settings.bank_rows,
             "terms_per_layer": self.trait_state.settings.terms_per_layer,
             "capture_rows": self.trait_state.pools.n_rows,
-            "max_num_seqs": self.trait_state.max_requests,
+            "max_num_seqs": self.trait_state.shape.max_requests,
             "versions": {
                 "vllm": vllm.__version__,
                 "torch": str(torch.__version__),

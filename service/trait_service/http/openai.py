@@ -31,8 +31,6 @@ METRICS_FORMAT_HEADER = "endpoint-load-metrics-format"
 DONE = "data: [DONE]"
 ERROR = 'data: {"error"'
 
-_LATER = ("capture",)
-
 
 class SteeredChatRequest(ChatCompletionRequest):
     """vLLM's chat request, with steering and monitoring."""
@@ -93,14 +91,13 @@ def check_fields(request: SteeredRequest, max_n: int) -> None:
     """Refuse what vLLM's lenient models would accept and ignore.
 
     Raises:
-        InvalidRequestError: A field of a later version, a misspelt one of ours, or our reserved key.
+        InvalidRequestError: `capture`, a misspelt field of ours, or our reserved key.
     """
     extra = request.model_extra or {}
-    for name in _LATER:
-        if extra.get(name) is not None:
-            raise InvalidRequestError(
-                f"{name!r} is not available yet in this version; use POST /v1/activations", param=name
-            )
+    if extra.get("capture") is not None:
+        raise InvalidRequestError(
+            "`capture` on chat and completions is not supported; use POST /v1/activations", param="capture"
+        )
     for name in extra:
         near = difflib.get_close_matches(name.lower(), STEERING_FIELDS, n=1, cutoff=0.7)
         if near and name not in STEERING_FIELDS:

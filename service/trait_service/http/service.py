@@ -58,41 +58,16 @@ class TraitService:
         if engine_settings is None:
             raise RuntimeError("the engine runs without steering: start it with `trait-service serve`")
         settings = ServiceSettings.from_args(args)
-        workers = Workers(engine)
+        workers, uses = Workers(engine), VectorUses()
         shape = await workers.info()
-        tokenizer = engine.renderer.get_tokenizer()
-        bank = BankClient(workers.update_bank, engine_settings.bank_rows)
-        expose_bank(engine_settings.bank_rows, lambda: bank.held, lambda: bank.resident)
-        fetcher = ResultFetcher(workers.collect, workers.discard, workers.projections)
-        uses = VectorUses()
-        client = SteeredEngineClient(engine, bank, fetcher, uses, tokenizer.bos_token_id, tokenizer.decode)
+        client = _connect(engine, workers, uses, engine_settings)
         _hand_over(state, engine, client)
         reader = ActivationReader(client, state, shape, settings.max_activation_bytes)
-        digest = config_digest(engine.model_config.hf_config.to_dict())
-        model = engine.model_config.model, engine.model_config.revision
-        weights = await asyncio.to_thread(weights_digest, *model)
-        registry = VectorRegistry(
-            settings.vectors / registry_folder(digest, weights),
-            max_vectors=settings.max_vectors,
-            max_bytes=settings.max_vector_bytes,
-            max_versions=settings.max_vector_versions,
-            uses=uses,
-        )
-        resolver = Resolver(
-            lookup=registry.get,
-            n_layers=shape["n_layers"],
-            operations=tuple(shape["operations"]),
-            terms_per_layer=engine_settings.terms_per_layer,
-            max_relative_dose=settings.max_relative_dose,
-            max_total_dose=settings.max_total_dose,
-        )
-        template = state.openai_serving_chat.chat_template or getattr(tokenizer, "chat_template", None)
+        identity = await _identify(engine, state)
+        registry, resolver = _open_registry(settings, engine_settings, identity, shape, uses)
         info = ServiceInfo(
             model=state.openai_serving_models.base_model_paths[0].name,
-            config_digest=digest,
-            weights_digest=weights,
-            checkpoint_digest=await asyncio.to_thread(checkpoint_digest, *model),
-            chat_template_digest=chat_template_digest(template),
+            **identity,
             n_layers=shape["n_layers"],
             d_model=shape["d_model"],
             dtype=shape["dtype"],
@@ -102,16 +77,7 @@ class TraitService:
             operations=list(shape["operations"]),
             scopes=[*get_args(NamedScope), "positions"],
             units=list(get_args(Unit)),
-            limits=SteeringLimits(
-                max_terms=MAX_TERMS,
-                max_relative_dose=settings.max_relative_dose,
-                max_layers_per_term=shape["n_layers"],
-                terms_per_layer=engine_settings.terms_per_layer,
-                bank_rows=engine_settings.bank_rows,
-                max_num_seqs=shape["max_num_seqs"],
-                max_activation_inputs=MAX_INPUTS,
-                max_positions=MAX_POSITIONS,
-            ),
+            limits=_limits(settings, engine_settings, shape),
             versions={"trait-steering": __version__, **_texts(shape.get("versions"))},
         )
         logger.info(
@@ -139,6 +105,68 @@ class TraitService:
     def served_names(self) -> list[str]:
         """Names that a request may give as its model, before any alias."""
         return [*(path.name for path in self.models.base_model_paths), *self.models.lora_requests]
+
+
+def _connect(engine: Any, workers: Workers, uses: VectorUses, settings: EngineSettings) -> SteeredEngineClient:
+    """The engine client that steers: it keeps the workers' vector banks in step and fetches their results."""
+    tokenizer = engine.renderer.get_tokenizer()
+    bank = BankClient(workers.update_bank, settings.bank_rows)
+    expose_bank(settings.bank_rows, lambda: bank.held, lambda: bank.resident)
+    fetcher = ResultFetcher(workers.collect, workers.discard, workers.projections)
+    return SteeredEngineClient(engine, bank, fetcher, uses, tokenizer.bos_token_id, tokenizer.decode)
+
+
+async def _identify(engine: Any, state: State) -> dict[str, Any]:
+    """The digests that say which model is served, by the names of `ServiceInfo`."""
+    model = engine.model_config.model, engine.model_config.revision
+    template = state.openai_serving_chat.chat_template
+    return {
+        "config_digest": config_digest(engine.model_config.hf_config.to_dict()),
+        "weights_digest": await asyncio.to_thread(weights_digest, *model),
+        "checkpoint_digest": await asyncio.to_thread(checkpoint_digest, *model),
+        "chat_template_digest": chat_template_digest(
+            template or getattr(engine.renderer.get_tokenizer(), "chat_template", None)
+        ),
+    }
+
+
+def _open_registry(
+    settings: ServiceSettings,
+    engine_settings: EngineSettings,
+    identity: dict[str, Any],
+    shape: dict[str, Any],
+    uses: VectorUses,
+) -> tuple[VectorRegistry, Resolver]:
+    """The model's vectors, and what resolves requests against them."""
+    registry = VectorRegistry(
+        settings.vectors / registry_folder(identity["config_digest"], identity["weights_digest"]),
+        max_vectors=settings.max_vectors,
+        max_bytes=settings.max_vector_bytes,
+        max_versions=settings.max_vector_versions,
+        uses=uses,
+    )
+    resolver = Resolver(
+        lookup=registry.get,
+        n_layers=shape["n_layers"],
+        operations=tuple(shape["operations"]),
+        terms_per_layer=engine_settings.terms_per_layer,
+        max_relative_dose=settings.max_relative_dose,
+        max_total_dose=settings.max_total_dose,
+    )
+    return registry, resolver
+
+
+def _limits(settings: ServiceSettings, engine_settings: EngineSettings, shape: dict[str, Any]) -> SteeringLimits:
+    return SteeringLimits(
+        max_terms=MAX_TERMS,
+        max_relative_dose=settings.max_relative_dose,
+        max_layers_per_term=shape["n_layers"],
+        terms_per_layer=engine_settings.terms_per_layer,
+        bank_rows=engine_settings.bank_rows,
+        max_num_seqs=shape["max_num_seqs"],
+        max_activation_inputs=MAX_INPUTS,
+        max_positions=MAX_POSITIONS,
+    )
 
 
 def _hand_over(state: State, engine: Any, client: SteeredEngineClient) -> None:

@@ -42,6 +42,7 @@ def list_command(home: Home = None) -> None:
 
 
 @app.command("quantize")
+@app.command("quantise", hidden=True)
 def quantize_command(
     model: Annotated[str, typer.Argument(help=f"A model folder, or one of {', '.join(MODELS)}.")],
     scheme: Annotated[str, typer.Option(help="w8a8 (INT8), w4a16 (INT4, groups of 64) or fp8.")],
