@@ -1,4 +1,4 @@
-"""What a process needs before vLLM is imported: environment variables, the model's folder, the plugins.
+"""Set-up of a process before vLLM is imported: environment variables, data type, plugins.
 
 Nothing heavy is imported here: vLLM reads the environment on import.
 """
@@ -19,7 +19,7 @@ from trait_service.paths import trait_home
 
 
 def general_environment(current: Mapping[str, str], *, model_is_folder: bool) -> dict[str, str]:
-    """What every platform needs; variables that are set already are kept."""
+    """Variables that every platform needs; those already set are left out."""
     plugins = [name for name in current.get("VLLM_PLUGINS", "").split(",") if name]
     if EXTRA_ARGS_KEY not in plugins:
         plugins.append(EXTRA_ARGS_KEY)
@@ -35,7 +35,7 @@ def general_environment(current: Mapping[str, str], *, model_is_folder: bool) ->
 
 
 def platform_environment(current: Mapping[str, str], *, cuda: bool, workers: int) -> dict[str, str]:
-    """Runner, memory and cores; variables that are set already are kept."""
+    """Variables for runner, memory and cores; those already set are left out."""
     if cuda:
         # The engine side is tested with the V1 runner.
         return _missing(current, {"VLLM_USE_V2_MODEL_RUNNER": "0"})
@@ -63,7 +63,7 @@ def bind_cores(cores: list[int], workers: int) -> str:
 
 
 def has_compiler() -> bool:
-    """Whether torch.compile can build its CPU kernels: a C++ compiler and Python's headers."""
+    """True if torch.compile can build its CPU kernels: needs a C++ compiler and Python's headers."""
     compilers = (os.environ.get("CXX"), "g++", "clang++", "c++")
     found = any(shutil.which(name) for name in compilers if name)
     return found and (Path(sysconfig.get_path("include")) / "Python.h").is_file()
@@ -85,17 +85,18 @@ def cpu_dtype(model: Path) -> str:
 
 
 def is_cuda() -> bool:
-    """Whether vLLM will run on CUDA; imports vLLM."""
+    """True if vLLM will run on CUDA; imports vLLM."""
     from vllm.platforms import current_platform  # noqa: PLC0415 - reads the environment
 
     return bool(current_platform.is_cuda())
 
 
 def runs_eager(asked: bool | None, *, cuda: bool) -> bool:
-    """Whether to run without torch.compile: where it was asked for, and where nothing could compile."""
+    """True to run without torch.compile: on request, or if no compiler is available."""
     if asked is not False and not cuda and not has_compiler():
         typer.echo(
-            "trait-service: no C++ compiler (or no Python headers) here: running eager, without torch.compile", err=True
+            "trait-service: no C++ compiler (or no Python headers) found: running eager, without torch.compile",
+            err=True,
         )
         return True
     return bool(asked)

@@ -1,4 +1,4 @@
-"""Every error of the service in OpenAI's body, and the one place that turns exceptions into it."""
+"""The service's errors, and their conversion to OpenAI's error body."""
 
 import logging
 from collections.abc import Callable, Coroutine
@@ -45,7 +45,7 @@ _KINDS = {
 
 
 class ForbiddenError(TraitError):
-    """The key is valid, and does not open what was asked for (403)."""
+    """The key is valid but does not allow the request (403)."""
 
 
 class NotServedError(InvalidRequestError):
@@ -53,11 +53,11 @@ class NotServedError(InvalidRequestError):
 
 
 class AbortedError(TraitError):
-    """An operator aborted the request before the engine had begun it (503)."""
+    """An operator aborted the request before the engine had started it (503)."""
 
 
 class PromptRefusedError(InvalidRequestError, VLLMClientError):
-    """A prompt that the engine must not run; vLLM's own routes answer it with 400 as well."""
+    """A prompt that the engine must not run; vLLM's own routes answer with 400 as well."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         InvalidRequestError.__init__(self, message, param)

@@ -1,6 +1,6 @@
-"""Prometheus metrics of steering, beside vLLM's own on `/metrics`.
+"""Prometheus metrics of steering, in addition to vLLM's own on `/metrics`.
 
-No label carries what a caller can make up (names of vectors, keys, paths), and none a prompt.
+No label carries a prompt, or a value that a caller can choose (names of vectors, keys, paths).
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ for _kind in KINDS:
 
 
 def count_run(steering: ResolvedSteering | None, *, monitored: bool, captured: bool) -> None:
-    """A prompt goes to the engine."""
+    """Count a prompt that goes to the engine."""
     kinds = {"steered": steering is not None, "monitored": monitored, "captured": captured}
     for kind, asked in kinds.items():
         if asked:
@@ -46,13 +46,13 @@ def count_run(steering: ResolvedSteering | None, *, monitored: bool, captured: b
 
 
 def count_positions(prompt: int, generated: int) -> None:
-    """The worker's report of one prompt."""
+    """Count the steered positions of one prompt, as the worker reports them."""
     POSITIONS.labels("prompt").inc(prompt)
     POSITIONS.labels("generated").inc(generated)
 
 
 def expose_bank(rows: int, held: Callable[[], int], resident: Callable[[], int]) -> None:
-    """Read the bank's occupancy whenever the metrics are scraped."""
+    """Publish the bank's occupancy, read whenever the metrics are scraped."""
     BANK_ROWS.labels("all").set(rows)
     BANK_ROWS.labels("held").set_function(held)
     BANK_ROWS.labels("resident").set_function(resident)

@@ -82,7 +82,7 @@ def test_running_work_is_finished_before_the_server_ends(number):
         refused = await call(service.app, "POST", "/v1/completions")
         assert refused.status == 503
         assert (b"retry-after", b"2") in refused.headers
-        assert "ending" in json.loads(refused.body)["error"]["message"]
+        assert "shutting down" in json.loads(refused.body)["error"]["message"]
         for path, status in (
             ("/health", 503),
             ("/v1/health/ready", 503),

@@ -118,5 +118,5 @@ def test_what_cannot_be_kept_is_refused(client, fields, message):
 
 
 def test_turns_go_with_chats_only(client):
-    with pytest.raises(ServiceError, match=r"turn\[i\] go with messages"):
+    with pytest.raises(ServiceError, match=r"turn\[i\] need an input with messages"):
         read(client, ActivationInput(text="Raw text."), positions=["turn[0]"])

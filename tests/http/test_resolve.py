@@ -77,9 +77,9 @@ def test_position_scopes_travel_as_an_interval(resolver):
             "steering.terms[0].coefficient",
         ),
         ({"coefficient": 21.0}, r"2\.1 .*at most 2", "steering.terms"),
-        ({"coefficient": 1e308, "unit": "separation"}, "no finite float32", "steering.terms[0].coefficient"),
-        ({"coefficient": 1e-60}, "nothing in float32", "steering.terms[0].coefficient"),
-        ({"vector": "flat", "unit": "separation"}, "nothing in float32", "steering.terms[0].coefficient"),
+        ({"coefficient": 1e308, "unit": "separation"}, "not a finite float32", "steering.terms[0].coefficient"),
+        ({"coefficient": 1e-60}, "which is 0 in float32", "steering.terms[0].coefficient"),
+        ({"vector": "flat", "unit": "separation"}, "which is 0 in float32", "steering.terms[0].coefficient"),
     ],
 )
 def test_refusals_name_value_range_and_field(resolver, term, message, param):

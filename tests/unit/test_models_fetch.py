@@ -214,7 +214,7 @@ class TestNames:
         assert resolve("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
 
     def test_a_path_to_nothing_is_an_error(self, tmp_path):
-        with pytest.raises(ModelError, match="no model folder"):
+        with pytest.raises(ModelError, match="does not exist"):
             resolve(str(tmp_path / "nothing"))
 
     def test_an_unknown_short_name_lists_the_known_ones(self):

@@ -1,6 +1,6 @@
-"""How much may be asked for at once: requests a minute for each key, requests in flight, completions of one request.
+"""Limits: requests per minute for each key, requests in flight, completions of one request.
 
-Refusals come before a stream starts, and say when to come back: 429 where the caller asked too often, 503 where the
+Refusals come before a stream starts and say when to retry: 429 where the caller asked too often, 503 where the
 service is full.
 """
 
@@ -21,7 +21,7 @@ from trait_service.errors import error_response
 from trait_service.settings import ServiceSettings
 
 FULL_RETRY_S = 2
-"""When to come back to a full service: replies end all the time, and a caller that waits longer gains nothing."""
+"""Seconds after which to retry a full service; replies end all the time, so that longer waits gain nothing."""
 
 _FREE = frozenset({"POST /ping"})
 
@@ -30,8 +30,8 @@ class RateLimits:
     """A token bucket for each key: a minute's worth at once, refilled evenly.
 
     Args:
-        per_minute: For keys without a limit of their own; None lets them ask as they like.
-        clock: Seconds.
+        per_minute: Limit of keys that have none themselves; None means unlimited.
+        clock: Returns seconds.
     """
 
     def __init__(self, per_minute: int | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -58,10 +58,10 @@ class InFlight:
     """Requests in flight, waiting ones included.
 
     Args:
-        most: At once.
+        most: Largest number at once.
 
     Attributes:
-        closing: The service ends, and takes no more.
+        closing: The service is shutting down and takes no more requests.
         idle: Set while nothing is in flight.
     """
 
@@ -74,7 +74,7 @@ class InFlight:
 
     @contextmanager
     def slot(self) -> Iterator[bool]:
-        """Whether the request may run; it counts while it does."""
+        """Count the request while it runs; yields False if it may not."""
         if self.closing or self.count >= self.most:
             yield False
             return
@@ -89,7 +89,7 @@ class InFlight:
 
 
 def engine_was_asked() -> bool:
-    """Whether the engine has heard of a prompt of this HTTP request, or may have."""
+    """True if a prompt of this HTTP request has, or may have, reached the engine."""
     claim = _claim.get()
     return claim is None or claim.claimed > 0
 
@@ -105,7 +105,7 @@ _claim: ContextVar[_Claim | None] = ContextVar("trait_claim", default=None)
 
 
 def claim_completions(n: int) -> None:
-    """Count one more prompt of this HTTP request, with `n` completions, before the engine hears of it.
+    """Count one more prompt of this HTTP request, with `n` completions, before it reaches the engine.
 
     Raises:
         VLLMValidationError: `n`, or all the request's completions together, are too many.
@@ -146,15 +146,15 @@ class AdmissionGuard:
         caller: ApiKey = scope.get("state", {}).get(STATE_ENTRY, ANYONE)
         if seconds := self._rates.wait(caller):
             limit = caller.requests_per_minute or self._settings.requests_per_minute
-            reason = f"{caller.name!r} may send {limit} requests a minute; come back in {seconds} s"
+            reason = f"{caller.name!r} may send {limit} requests a minute; try again in {seconds} s"
             await _later(scope, receive, send, 429, seconds, reason)
             return
         with self._in_flight.slot() as free:
             if not free:
                 reason = (
-                    "the service is ending, and takes no more requests"
+                    "the service is shutting down and takes no more requests"
                     if self._in_flight.closing
-                    else f"{self._in_flight.most} requests are in flight (--max-in-flight), and no more are taken; come back in {FULL_RETRY_S} s"
+                    else f"{self._in_flight.most} requests are in flight (--max-in-flight), which is the limit; try again in {FULL_RETRY_S} s"
                 )
                 await _later(scope, receive, send, 503, FULL_RETRY_S, reason)
                 return

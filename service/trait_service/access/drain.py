@@ -1,7 +1,7 @@
-"""How the service ends: what runs is finished, what comes is refused, and an engine that died is told from a farewell.
+"""Shutdown: running requests finish, new ones are refused, and a crashed engine is distinguished from a normal exit.
 
-SIGTERM and SIGINT start the end: new work is answered with 503 and `Retry-After`, the readiness probes with 503, so
-that a balancer turns away; requests that run have `drain_seconds`. A second signal ends at once.
+SIGTERM and SIGINT start the shutdown: new work is answered with 503 and `Retry-After`, the readiness probes with 503, so
+that a balancer turns away; running requests have `drain_seconds`. A second signal ends the process at once.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ READINESS = frozenset({"GET /health", "GET /v1/health/ready"})
 
 @dataclass
 class ShutdownCause:
-    """What ended the server.
+    """The cause of the server's end.
 
     Attributes:
-        signals: Names of the signals that came; a server that ends without one has lost its engine.
+        signals: Names of the signals received; a server that ends without one has lost its engine.
     """
 
     signals: list[str] = field(default_factory=list)
@@ -50,7 +50,7 @@ class DrainGuard:
         app: The application behind.
         in_flight: Requests in flight.
         cause: Notes the signals.
-        seconds: That requests have to finish.
+        seconds: Time for running requests to finish.
     """
 
     def __init__(self, app: ASGIApp, in_flight: InFlight, cause: ShutdownCause, seconds: float) -> None:
@@ -61,13 +61,13 @@ class DrainGuard:
         self._drain: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on; while the service ends, its readiness probes fail."""
+        """Pass everything on; during the shutdown the readiness probes fail."""
         if scope["type"] == "lifespan":
-            # vLLM's handlers stand by now, and these replace them.
+            # vLLM has set its handlers by now; these replace them.
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, self._end, number, scope["app"].state)
         elif self._in_flight.closing and scope["type"] == "http" and operation_of(scope) in READINESS:
-            await error_response("the service is ending", 503)(scope, receive, send)
+            await error_response("the service is shutting down", 503)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -75,7 +75,7 @@ class DrainGuard:
         self._cause.signals.append(number.name)
         self._in_flight.closing = True
         if self._drain is None:
-            logger.info("%s: %d requests are in flight; no more are taken", number.name, self._in_flight.count)
+            logger.info("%s: %d requests are in flight; new ones are refused", number.name, self._in_flight.count)
             self._drain = asyncio.create_task(self._wait(state))
         else:
             state.server.force_exit = state.server.should_exit = True

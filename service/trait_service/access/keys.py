@@ -1,6 +1,6 @@
-"""API keys: several, each with a name, scopes and limits of its own. Only their hashes are kept.
+"""API keys, each with a name, scopes and limits. Only their hashes are stored.
 
-A key is 256 random bits, so that its sha256 tells nothing of it and cannot be searched for: a slow password hash would
+A key is 256 random bits, so that its sha256 reveals nothing and cannot be searched: a slow password hash would
 add no safety, and would let anyone who sends wrong keys spend the service's time.
 
     {"version": 1, "keys": [{"name": "laptop", "sha256": "...", "scopes": ["generate", "steer"], "created": "..."}]}
@@ -42,7 +42,7 @@ class KeysError(TraitError):
 
 
 class ApiKey(BaseModel):
-    """What is kept of a key.
+    """The stored form of a key.
 
     Attributes:
         sha256: Hex digest of the key's UTF-8 bytes.
@@ -60,12 +60,12 @@ class ApiKey(BaseModel):
     requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
 
     def allows(self, scopes: frozenset[Scope]) -> bool:
-        """Whether the key has one of `scopes`, or all of them by `admin`."""
+        """True if the key has one of `scopes`, or `admin`."""
         return "admin" in self.scopes or not scopes.isdisjoint(self.scopes)
 
 
 ANYONE = ApiKey(name="anyone", sha256="0" * 64, scopes=ALL_SCOPES)
-"""Who asks where no key is configured. No text has this digest that anyone knows of, and it is in no keyring."""
+"""The caller if no key is configured. No known text has this digest, and no keyring holds it."""
 
 
 class _Document(BaseModel):
@@ -83,7 +83,7 @@ class _Document(BaseModel):
 
 
 def key_digest(key: str) -> str:
-    """What is kept of a key's text."""
+    """The hash that is stored in place of a key's text."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -96,7 +96,7 @@ def read_keys(text: str, where: str) -> list[ApiKey]:
     """The keys of a file's text.
 
     Raises:
-        KeysError: It is no list of keys; the message names the place and never a value.
+        KeysError: The file is not a valid key list. The message gives the location, never a value.
     """
     try:
         return _Document.model_validate_json(text).keys
@@ -118,7 +118,7 @@ class KeyFile:
         """The keys in it.
 
         Raises:
-            KeysError: It is absent, unreadable, or no list of keys.
+            KeysError: The file is absent, unreadable, or not a list of keys.
         """
         try:
             text = self.path.read_text(encoding="utf-8")
@@ -133,10 +133,10 @@ class KeyFile:
         max_relative_dose: float | None = None,
         requests_per_minute: int | None = None,
     ) -> str:
-        """Add a key; returns its text, which is kept nowhere.
+        """Add a key; returns its text, which is not stored.
 
         Raises:
-            KeysError: The name is taken or none, a scope is none, or a limit is outside its range.
+            KeysError: The name is taken or invalid, a scope does not exist, or a limit is outside its range.
         """
         text = PREFIX + secrets.token_urlsafe(32)
         try:
@@ -159,16 +159,16 @@ class KeyFile:
         return text
 
     def revoke(self, name: str) -> None:
-        """Take a key out.
+        """Remove a key.
 
         Raises:
-            KeysError: There is none of that name.
+            KeysError: No key has that name.
         """
         with self._changing() as keys:
             left = [key for key in keys if key.name != name]
             if len(left) == len(keys):
                 known = ", ".join(key.name for key in keys[:20]) or "none"
-                raise KeysError(f"there is no key {name[:80]!r} (keys: {known})")
+                raise KeysError(f"no key is called {name[:80]!r} (keys: {known})")
             keys[:] = left
 
     @contextmanager
@@ -184,8 +184,8 @@ class Keyring:
     """The keys that a running service accepts: fixed ones, and those of a file, which is read again when it changes.
 
     Args:
-        fixed: Of the command line and the environment.
-        file: None where there is none.
+        fixed: Keys of the command line and the environment.
+        file: Keys file; None without one.
 
     Raises:
         KeysError: The file cannot be read.
@@ -206,11 +206,11 @@ class Keyring:
             self._signature = signature(file.path)
 
     def __bool__(self) -> bool:
-        # A file without keys closes the service; it does not open it.
+        # An empty key file denies every request.
         return bool(self._fixed) or self._file is not None
 
     def find(self, text: str) -> ApiKey | None:
-        """The key of this text; takes as long whichever key it is, and whether it is one."""
+        """Find the key of this text, in the same time for every text, known or not."""
         presented = key_digest(text)
         found = None
         for key in [*self._fixed, *self._current()]:
@@ -233,7 +233,7 @@ class Keyring:
         try:
             self._of_file, self._signature = file.read(), found
         except KeysError as error:
-            # What was valid stays so until the file can be read: a half-edited file locks nobody out.
+            # The keys read before stay valid: a half-edited file locks nobody out.
             self._signature = found
             logger.error("%s; the keys read before stay in force", error)  # noqa: TRY400
         else:
@@ -241,7 +241,7 @@ class Keyring:
 
 
 def configured_keyring(plain: list[str], path: Path | None, environment: Mapping[str, str]) -> Keyring:
-    """The keys of `--api-key`, of the environment (`TRAIT_KEYS`) and of `--keys`; false where there are none.
+    """The keys of `--api-key`, of the environment (`TRAIT_KEYS`) and of `--keys`; false if none is configured.
 
     Raises:
         KeysError: Keys are configured and cannot be read.

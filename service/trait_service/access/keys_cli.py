@@ -12,7 +12,7 @@ from trait_core.console import fail
 from trait_service.access.keys import KeyFile, KeysError, Scope
 from trait_service.paths import trait_home
 
-app = typer.Typer(help="API keys of a service: only their hashes are kept.", no_args_is_help=True)
+app = typer.Typer(help="API keys of a service: only their hashes are stored.", no_args_is_help=True)
 
 FileOption = Annotated[
     Path | None, typer.Option("--file", help="Keys file (default: $TRAIT_KEYS_FILE, else $TRAIT_HOME/keys.json).")
@@ -25,10 +25,15 @@ def create(
     name: Name,
     scope: Annotated[
         list[str],
-        typer.Option(help=f"What the key opens, of {', '.join(get_args(Scope))} (may be given several times)."),
+        typer.Option(help=f"Scope of the key, one of {', '.join(get_args(Scope))} (may be given several times)."),
     ],
-    max_relative_dose: Annotated[float | None, typer.Option(min=0.0, help="Below the server's own limit.")] = None,
-    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="In place of the server's own limit.")] = None,
+    max_relative_dose: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Largest relative dose for this key, if lower than the server's limit."),
+    ] = None,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Replaces the server's limit for this key.")
+    ] = None,
     file: FileOption = None,
 ) -> None:
     """Make a key and print it once; it cannot be shown again."""
@@ -38,7 +43,7 @@ def create(
     except KeysError as error:
         fail(error, label="trait-service")
     typer.echo(text)
-    typer.echo(f"kept as a hash in {keys.path}: serve with --keys {keys.path}", err=True)
+    typer.echo(f"stored as a hash in {keys.path}: serve with --keys {keys.path}", err=True)
 
 
 @app.command("list")
@@ -57,7 +62,7 @@ def list_command(file: FileOption = None) -> None:
 
 @app.command("revoke")
 def revoke(name: Name, file: FileOption = None) -> None:
-    """Take a key out; a running service refuses it within a second or two."""
+    """Remove a key; a running service refuses it within a second or two."""
     try:
         KeyFile(_path(file)).revoke(name)
     except KeysError as error:

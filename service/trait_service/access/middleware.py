@@ -1,4 +1,4 @@
-"""What every request passes before it reaches a route: the API key, the size of its body, JSON that can be answered.
+"""Checks of every request before it reaches a route: API key, size of the body, valid JSON.
 
 Pure ASGI, innermost of all middleware: CORS, which answers preflights itself, lies outside.
 """
@@ -23,7 +23,7 @@ STEERED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/activ
 """Routes that read `steering`. Elsewhere the field would be ignored, and the answer served unsteered."""
 
 MAX_DEPTH = 100
-"""Of JSON: the schemas of tools are the deepest that is of use, and validators recurse."""
+"""Maximum JSON nesting. Tool schemas are the deepest legitimate input; validators recurse."""
 
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 
@@ -150,12 +150,12 @@ def _refusal(scope: Scope, body: bytes) -> Response | None:
     except _NotANumberError as error:
         return error_response(f"{error} is not JSON: numbers must be finite", 400)
     except (ValueError, RecursionError):
-        return None  # FastAPI answers what is no JSON at all
+        return None  # FastAPI answers a body that is not JSON at all
     return _refusal_of_document(document, foreign=foreign)
 
 
 def _is_deep(body: bytes) -> bool:
-    """Whether brackets outside strings nest deeper than `MAX_DEPTH`."""
+    """True if brackets outside strings nest deeper than `MAX_DEPTH`."""
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return False
     depth = 0
@@ -195,7 +195,7 @@ def _reserved_key_in(value: object) -> bool:
 
 
 class _NotANumberError(Exception):
-    """JSON with a constant that is no JSON."""
+    """A constant such as NaN, which is not JSON."""
 
 
 def _refuse_constant(name: str) -> object:

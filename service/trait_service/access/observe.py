@@ -1,4 +1,4 @@
-"""What is kept of every request: an id, a line in the log where asked for, and a count of what was refused.
+"""Observes every request: its id, a line in the log if wanted, and a count of refusals.
 
 The log says who asked for which route, and how it ended. It holds no path as it was sent (a path may carry anything),
 no query, no body and no key.
@@ -26,9 +26,9 @@ _COUNTED = frozenset({400, 401, 403, 404, 405, 413, 422, 429, 500, 501, 503})
 
 
 class Observer:
-    """Outermost of our middleware: sees every answer, the guards' refusals too.
+    """Outermost of our middleware: it sees every answer, refusals of the guards included.
 
-    A caller's `X-Request-Id` of up to 64 of `A-Za-z0-9._-` is taken over, any other replaced: it goes into vLLM's
+    A caller's `X-Request-Id` of up to 64 of `A-Za-z0-9._-` is kept, any other is replaced: it goes into vLLM's
     request ids and into its logs.
 
     Args:

@@ -1,7 +1,7 @@
-"""Which scopes open which route. What is not named here is open to `admin` only.
+"""Scopes that open each route. A route that is not listed here needs `admin`.
 
 The route of a request is the one that the application's own router would choose for the same ASGI scope, so that no
-spelling of a path can be read in two ways.
+spelling of a path is ambiguous.
 """
 
 from fastapi import Request
@@ -66,7 +66,7 @@ OPERATIONS = _table()
 
 
 def operation(scope: AsgiScope) -> str | None:
-    """`METHOD /path/{template}` of the route that will answer; None where none will."""
+    """`METHOD /path/{template}` of the route that will answer; None if no route matches."""
     application = scope.get("app")
     if application is None or scope["type"] != "http":
         return None
@@ -79,7 +79,7 @@ def operation(scope: AsgiScope) -> str | None:
 
 
 def operation_of(scope: AsgiScope) -> str | None:
-    """As `operation`, which is asked once for each request."""
+    """As `operation`, computed once for each request."""
     state = scope.setdefault("state", {})
     if OPERATION_ENTRY not in state:
         state[OPERATION_ENTRY] = operation(scope)
@@ -93,7 +93,7 @@ def scopes_of(name: str | None) -> frozenset[Scope]:
 
 
 def caller_of(request: Request) -> ApiKey:
-    """Whose key the request brought; `ANYONE` where the service asks for none."""
+    """The caller's key; `ANYONE` if the service needs none."""
     caller: ApiKey = getattr(request.state, STATE_ENTRY, ANYONE)
     return caller
 
@@ -110,7 +110,7 @@ def require_steer(request: Request, what: str) -> None:
 
 
 def refusal_of(caller: ApiKey, name: str | None) -> str | None:
-    """Why the caller may not have the operation; None if it may."""
+    """Reason why the caller may not use the operation; None if it may."""
     scopes = scopes_of(name)
     if caller.allows(scopes):
         return None

@@ -64,7 +64,7 @@ def delta(
     mode: torch.Tensor,
     preserve_norm: torch.Tensor,
 ) -> torch.Tensor:
-    """What one term adds to each token.
+    """The delta that one term adds to each token.
 
     Args:
         stream: `(n, d_model)` float32: the residual stream before the term.

@@ -17,8 +17,8 @@ class Step:
     Args:
         n_computed: `(n_requests,)` absolute position of each request's first token in this step.
         n_scheduled: `(n_requests,)`.
-        first_place: `(n_requests,)` where it stands in the hidden states.
-        n_tokens: In all.
+        first_place: `(n_requests,)` row of that token in the hidden states.
+        n_tokens: Number of tokens of all requests.
     """
 
     n_computed: np.ndarray
@@ -112,11 +112,11 @@ class LiveBatch:
         return bool(self.live)
 
     def advance(self, step: Step) -> None:
-        """The step's positions are about to be computed: from now on they have been."""
+        """Mark the step's positions as computed."""
         np.maximum(self.computed_to, step.n_computed + step.n_scheduled, out=self.computed_to)
 
     def settle(self, only: LiveRequest | None = None) -> None:
-        """Tell the requests, or one of them, how far they have come."""
+        """Update the computed position of each request, or of one."""
         for index, request in self.live if only is None else [(self._index.get(id(only), -1), only)]:
             if index >= 0:
                 request.computed_to = int(self.computed_to[index])

@@ -14,7 +14,7 @@ class Mirrored:
     """A numpy array and its copy on the device.
 
     Args:
-        shape: Of both.
+        shape: Shape of both arrays.
         dtype: numpy dtype.
         device: On the CPU the tensor shares the array's memory, and `flush` does nothing.
         fill: Initial value.
@@ -29,7 +29,7 @@ class Mirrored:
     def flush(self, n: int | None = None) -> None:
         """Copy the first `n` entries (None: all) to the device.
 
-        The copy runs beside the host: the engine must have ended the step before the array is written again, which
+        The copy runs in parallel with the host: the engine must have ended the step before the array is written again, which
         holds because asynchronous scheduling is refused.
         """
         if self.tensor is not self._host:
@@ -88,7 +88,7 @@ class VectorBank:
         self._row_of[digest] = row
 
     def drop(self, digest: str) -> None:
-        """Free a direction's row; one that is not there is already free."""
+        """Free a direction's row; freeing an absent row is a no-op."""
         row = self._row_of.pop(digest, None)
         if row is not None:
             self._free.append(row)
@@ -120,7 +120,7 @@ class CaptureRows:
 
     @property
     def n_free(self) -> int:
-        """Rows that are not being filled."""
+        """Number of free rows."""
         return len(self._free)
 
     def take(self, n: int) -> list[int]:

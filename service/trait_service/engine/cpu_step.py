@@ -1,6 +1,6 @@
 """One step on the CPU: what each layer does, as index tensors for the torch kernels.
 
-Made anew when the batch or the shape of the step changes; decoding steps of one batch share it.
+Rebuilt when the batch or the shape of the step changes; decode steps of one batch share it.
 """
 
 from collections import defaultdict
@@ -19,7 +19,7 @@ from trait_service.engine.buffers import CaptureRows, VectorBank
 from trait_service.engine.kernel_torch import Monitored, Places, Pooled, Terms
 
 MAX_KEPT_BYTES = 1 << 28
-"""Of what additive terms add, worked out once for all decoding steps of a batch."""
+"""Cache of the summed additive deltas, reused for all decode steps of a batch."""
 
 
 class CpuStep:
@@ -119,7 +119,7 @@ class _TermGroups:
         self._spans: Spans | None = None
 
     def moved(self, step: Step) -> bool:
-        """Whether the terms' tokens stand elsewhere than in the step before."""
+        """True if the terms' tokens are at other places than in the step before."""
         before, self._spans = self._spans, self._intervals.spans(step)
         return before is None or not (
             np.array_equal(before.place, self._spans.place) and np.array_equal(before.length, self._spans.length)
@@ -210,7 +210,7 @@ class _MonitorGroups:
             )
 
     def on_step(self, step: Step) -> list[tuple[int, Monitored]]:
-        """What each layer projects."""
+        """The monitored directions of each layer, for this step."""
         made = []
         for group in self._layers:
             spans = group.intervals.spans(step)

@@ -1,6 +1,6 @@
 """One step on CUDA: the request table and each token's row on the device, for the Triton kernels.
 
-All kernels are always launched, so that CUDA graphs hold them. Untested until a GPU has run it.
+All kernels are always launched, so that CUDA graphs hold them. Not yet run on a GPU.
 """
 
 import numpy as np
@@ -54,7 +54,7 @@ class CudaStep:
         self._filled = 0
 
     def regroup(self, batch: LiveBatch) -> None:
-        """Batch membership changed: write the rows that now stand for other requests."""
+        """After a change of batch membership, write the rows that now belong to other requests."""
         self._rows = batch.rows
         present = {int(batch.rows[index]): request for index, request in batch.live}
         for row in self._in_table.keys() - present.keys():

@@ -1,6 +1,6 @@
 """Activations of every position: written to disk layer by layer, as each step computes them.
 
-The host must come by at each layer of each step, which a captured CUDA graph does not allow.
+This needs the host at each layer of each step, which a captured CUDA graph does not allow.
 """
 
 import torch
@@ -16,9 +16,9 @@ class Spools:
 
     Args:
         d_model: Width of the residual stream.
-        max_bytes: That all of them may hold.
-        writes: Whether this worker keeps captures (one does under tensor parallelism).
-        refusal: Why no request may have one; None where they may.
+        max_bytes: Largest size on disk, over all spools.
+        writes: This worker keeps captures (one worker does under tensor parallelism).
+        refusal: Reason why no request may have a spool; None if they may.
     """
 
     def __init__(self, d_model: int, max_bytes: int, *, writes: bool, refusal: str | None) -> None:
@@ -31,7 +31,7 @@ class Spools:
 
     @property
     def active(self) -> bool:
-        """Whether the coming forward pass has positions to keep."""
+        """True if the next forward pass has positions to keep."""
         return bool(self._now)
 
     def equip(self, request: LiveRequest) -> None:
@@ -57,7 +57,7 @@ class Spools:
         ]
 
     def rest(self) -> None:
-        """The coming forward pass has nothing to keep."""
+        """Note that the next forward pass has nothing to keep."""
         self._now = []
 
     def keep(self, residual: torch.Tensor, hidden: torch.Tensor | None, layer: int, *, before_steering: bool) -> None:
@@ -67,7 +67,7 @@ class Spools:
             residual: `(n_tokens, d_model)`.
             hidden: `(n_tokens, d_model)` or None: the other half of the stream.
             layer: 0-based decoder block.
-            before_steering: Of requests that ask for the stream before, or after.
+            before_steering: Serve the requests that ask for the stream before steering, or those after it.
         """
         for request, span in self._now:
             capture, spool = request.spec.capture, request.spool
@@ -89,7 +89,7 @@ class Spools:
             self._held += size
 
     def release(self, request: LiveRequest) -> None:
-        """A request has left the engine."""
+        """Free the spool of a request that has left the engine."""
         if request.spool is not None:
             self._held -= request.spool.n_bytes
             request.spool.close()

@@ -10,7 +10,7 @@ from trait_service.engine.arithmetic import delta
 
 @dataclass(frozen=True)
 class Places:
-    """Which rows of a tensor: also a slice where they follow one another, since a slice is not copied."""
+    """Rows of a tensor; also a slice if they are consecutive, since a slice is not copied."""
 
     index: torch.Tensor
     span: slice | None
@@ -23,7 +23,7 @@ class Places:
         return cls(torch.from_numpy(places), slice(first, first + len(places)) if following else None)
 
     def pick(self, rows: torch.Tensor) -> torch.Tensor:
-        """`(n, d)`: a view where the places are neighbours, else a copy."""
+        """`(n, d)`: a view if the rows are consecutive, else a copy."""
         return rows[self.span] if self.span is not None else rows.index_select(0, self.index)
 
     def put(self, rows: torch.Tensor, picked: torch.Tensor) -> None:
@@ -49,14 +49,14 @@ class Terms:
     """One term a token, on one layer.
 
     Args:
-        places: Of `n` tokens.
+        places: Rows of the `n` tokens.
         bank_row: `(n,)` int64: each token's direction.
         a: `(n, 1)` float32.
         b: `(n, 1)` float32.
         mode: `(n,)` int64.
         preserve_norm: `(n,)` bool.
-        additive: All of them are plain additions: neither the stream nor b, mode, preserve_norm are looked at.
-        added: `(n, d_model)` float32, what additive terms add, where it is kept from step to step; None: made anew.
+        additive: All are plain additions; the stream, b, mode and preserve_norm are not read.
+        added: `(n, d_model)` float32, what additive terms add, if it is reused from step to step; None computes it at each step.
     """
 
     places: Places
@@ -72,7 +72,7 @@ class Terms:
         return len(self.bank_row)
 
     def kept(self, bank: torch.Tensor) -> "Terms":
-        """The same terms with what they add worked out, where it depends on nothing that a step brings."""
+        """The same terms with their sum precomputed, if it does not depend on the step's activations."""
         return replace(self, added=self.work_out(bank)) if self.additive else self
 
     def work_out(self, bank: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The operation as Triton kernels, for CUDA. Untested until a GPU has run it; `kernel_torch` is its reference.
+"""The operation as Triton kernels, for CUDA. Not yet run on a GPU; `kernel_torch` is its reference.
 
 All three are always launched, so that CUDA graphs hold them; a program leaves at once when its layer or its token
 has nothing to do. All addresses are of buffers that live as long as the engine.

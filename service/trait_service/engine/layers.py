@@ -43,7 +43,7 @@ def decoder_layers(model: nn.Module, n_layers: int) -> dict[int, nn.Module]:
 
     Args:
         model: As loaded by vLLM.
-        n_layers: Of the config: all of them must be there (as placeholders under pipeline parallelism).
+        n_layers: Number of blocks in the config; all must exist (as placeholders under pipeline parallelism).
 
     Raises:
         UnsupportedModelError: No list of `n_layers` blocks, or more than one.

@@ -1,4 +1,4 @@
-"""What vLLM could run and steering has no test for: refused at start-up, by the command line and by every worker.
+"""vLLM configurations that steering is not tested with: refused at start-up, by the command line and by every worker.
 
 The command line reads vLLM's arguments and can name the flag before anything is loaded; a worker reads the configuration
 that came of them, whoever built the engine. No heavy imports: the command line loads this before the environment is set.
@@ -27,7 +27,7 @@ class EngineOptions:
         fast_prefill: Later layers see the last prompt positions only.
         sequence_parallel: A layer sees some of the step's tokens only. With experts it comes on by itself.
         asynchronous: A step is prepared while the last one runs, and may compute one position past a reply's end.
-        lockstep: Engines of mixtures of experts run dummy steps beside each other's.
+        lockstep: Engines of a mixture of experts run dummy steps to stay in step with each other.
     """
 
     draft_tokens: bool
@@ -117,7 +117,7 @@ def check(config: Any) -> EngineSettings:
 
 
 def has_int4_weights(quantisation: Mapping[str, Any]) -> bool:
-    """Whether the `quantization_config` of a model's config.json says INT4: vLLM's CPU kernel takes no float32 then."""
+    """True if the `quantization_config` of a model's config.json says INT4, for which vLLM's CPU kernel takes no float32."""
     groups = (quantisation.get("config_groups") or {}).values()
     weights = [group.get("weights") or {} for group in groups]
     return quantisation.get("bits") == 4 or any(w.get("type") == "int" and w.get("num_bits") == 4 for w in weights)

@@ -1,4 +1,4 @@
-"""What each live request does on each layer, in the shape that the CUDA kernels read."""
+"""The terms and monitored directions of each live request on each layer, as the CUDA kernels read them."""
 
 from typing import NamedTuple
 
@@ -15,9 +15,9 @@ class LayerTable(NamedTuple):
     Args:
         vector: `(n_rows, n_layers, n_terms)` int32: bank rows, -1 for none.
         numbers: `(n_rows, n_layers, n_terms, 2)` float32: a and b.
-        rules: `(n_rows, n_layers, n_terms, 4)` int32: mode, start, stop, whether the norm is kept.
+        rules: `(n_rows, n_layers, n_terms, 4)` int32: mode, start, stop, 1 if the norm is preserved.
         monitored: `(n_rows, n_layers, MAX_MONITORED, 2)` int32: bank row of each monitored direction, -1 for none, and
-            whether its cosine is asked for.
+            1 if its cosine is wanted.
         layer: 0-based decoder block.
     """
 

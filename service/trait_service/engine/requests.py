@@ -1,4 +1,4 @@
-"""One live request as the engine side knows it: its terms, pools and monitored directions, and how far it has come."""
+"""One live request in the engine: its terms, pools and monitored directions, and its progress."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -41,22 +41,22 @@ class LiveRequest:
     """A steered, captured or monitored request, from its first step until it leaves the engine.
 
     Args:
-        spec: What it asks for.
+        spec: The request's spec.
         n_prompt: Length of its original prompt.
         completion: Which of the prompt's completions it is.
         terms: `(n_terms,)` of `TERM`.
         pools: `(start, stop)` of each pool.
         captured_layers: Layers of its pools.
         capture_rows: Row of each pool.
-        spool: Where every position of its one pool is kept instead.
+        spool: File for every position of its one pool, in place of a sum.
         monitored: `(n_columns,)` of `MONITORED`.
         projections: For each step, `(n_tokens, n_columns)` float32; together every computed position once, in order.
         bound_hit: The first bound that a generated position crossed.
-        first_computed: Position of the first token that went through the model; what lies before came from the cache.
+        first_computed: Position of the first token that went through the model; earlier positions came from the cache.
         computed_to: One past the highest position that went through the model: each position counts once, whatever
             is preempted and computed again.
-        error: Why it cannot be steered as asked.
-        collected: Its result was fetched already; what it still does in the engine concerns nobody.
+        error: Reason why it cannot be steered as asked.
+        collected: Its result was fetched already; its remaining work in the engine is ignored.
     """
 
     spec: RequestSpec
@@ -77,11 +77,11 @@ class LiveRequest:
 
     @property
     def ends_now(self) -> bool:
-        """Whether it must not get another token of text: it failed, or a bound that stops was crossed."""
+        """True if generation must stop now: the request failed, or crossed a bound that stops."""
         return self.error is not None or (self.bound_hit is not None and self.bound_hit.stop)
 
     def report(self) -> RequestReport:
-        """What was done so far."""
+        """The report of the positions so far."""
         if self.error is not None:
             return RequestReport(key=self.spec.key, n_prompt=self.n_prompt, error=self.error)
         touched = union(
@@ -181,16 +181,16 @@ def monitored_array(
 
 
 def completion_of(request_id: str, n: int) -> int:
-    """Which of a prompt's `n` completions a request is: vLLM writes the index before the id of each."""
+    """Index of a request among its prompt's `n` completions; vLLM writes it before each id."""
     index, _, _ = request_id.partition("_")
     return int(index) if n > 1 and index.isdigit() else 0
 
 
 def known_layer(layer: int, n_layers: int) -> int:
-    """The layer, if the model has it.
+    """Return the layer if the model has it.
 
     Raises:
-        SteeringFailedError: It has not.
+        SteeringFailedError: It does not.
     """
     if layer >= n_layers:
         raise SteeringFailedError(f"layer {layer} is out of range: the model has layers 0..{n_layers - 1}")

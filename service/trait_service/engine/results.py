@@ -1,4 +1,4 @@
-"""What finished requests leave behind until somebody fetches it."""
+"""Results of finished requests, kept until they are fetched."""
 
 import logging
 from collections import OrderedDict
@@ -13,14 +13,14 @@ from trait_service.engine.spec import RequestReport
 logger = logging.getLogger(__name__)
 
 Captured = dict[str, torch.Tensor]
-"""What one request leaves behind: `mean`, `norm` and `count` of its pools, `projections/<completion>` of its monitor, `each` position."""
+"""Tensors of one request: `mean`, `norm` and `count` of its pools, `projections/<completion>` of its monitor, `each` position."""
 
 
 class Results:
     """Reports and pooled captures by request key.
 
     Args:
-        limit: Results that wait; beyond it the oldest is dropped.
+        limit: Largest number of waiting results; beyond it the oldest is dropped.
     """
 
     def __init__(self, limit: int) -> None:
@@ -32,8 +32,8 @@ class Results:
         """Keep a request's result; requests that share a key (`n > 1`) are summed.
 
         Args:
-            report: What was done.
-            captured: None where nothing was captured.
+            report: The worker's report.
+            captured: None if nothing was captured.
         """
         earlier = self._reports.get(report.key)
         self._reports[report.key] = report if earlier is None else earlier.plus(report)
@@ -49,19 +49,19 @@ class Results:
             )
 
     def take(self, keys: list[str]) -> dict[str, Any]:
-        """Hand results over and forget them.
+        """Return results and forget them.
 
         Returns:
             `reports`: key -> `RequestReport` as a dictionary. `captures`: safetensors bytes with `<key>/mean`
             float32 `(n_pools, n_layers_kept, d_model)`, `<key>/norm` float32 `(n_pools, n_layers_kept)` and
             `<key>/count` int32 `(n_pools,)`; `<key>/projections/<completion>` float32 `(n_positions, n_columns)`;
             `<key>/each` float32 `(n_positions, n_layers_kept, d_model)`.
-            A key that is not known is missing.
+            An unknown key is missing.
         """
         reports = {key: asdict(self._reports.pop(key)) for key in keys if key in self._reports}
         tensors = {f"{key}/{name}": tensor for key in keys for name, tensor in self._captured.pop(key, {}).items()}
         return {"reports": reports, "captures": save(tensors) if tensors else b""}
 
     def stats(self) -> dict[str, int]:
-        """How many wait."""
+        """Numbers of results that wait."""
         return {"reports_waiting": len(self._reports), "captures_waiting": len(self._captured)}

@@ -20,7 +20,7 @@ from trait_service.engine.vllm_repairs.cpu_runner import RewoundSeedsMixin
 
 
 class SteeringRunnerMixin:
-    """Overrides of `GPUModelRunner` (V1). `trait_state` is there once the model is loaded."""
+    """Overrides of `GPUModelRunner` (V1). `trait_state` exists once the model is loaded."""
 
     trait_state: SteeringState
 
@@ -34,7 +34,7 @@ class SteeringRunnerMixin:
 
         Raises:
             UnsupportedModelError: The model's layers were not found.
-            UnsupportedEngineError: The engine is one that steering was not tested with.
+            UnsupportedEngineError: Steering is not tested with this engine configuration.
         """
         runner: Any = self
         config = runner.model_config
@@ -93,7 +93,7 @@ class SteeringRunnerMixin:
         return super()._sample(logits, spec_decode_metadata)  # type: ignore[misc]
 
     def trait_end_token(self) -> int:
-        """The token that ends a request which must not get text."""
+        """Token that ends a request which must not get more text."""
         runner: Any = self
         token = getattr(runner.model_config.hf_text_config, "eos_token_id", None)
         if isinstance(token, list):
@@ -108,7 +108,7 @@ class TraitCPUModelRunner(  # type: ignore[misc]
 
 
 class TraitCUDAModelRunner(SteeringRunnerMixin, GPUModelRunner):  # type: ignore[misc]
-    """The CUDA V1 runner, steered. Untested until a GPU has run it."""
+    """The CUDA V1 runner, steered. Not yet run on a GPU."""
 
 
 def _end_at_once(logits: torch.Tensor, rows: list[int], end_token: int) -> None:

@@ -1,7 +1,7 @@
 """The step view: what both of vLLM's model runners say of one step, in one shape.
 
 V1 (`v1/worker/gpu_model_runner.py`, and the CPU runner on top of it) is what the service selects. The V2 adapter
-(`v1/worker/gpu/model_runner.py`) stands beside it and is tested against V2's own batch structures; no engine here runs
+(`v1/worker/gpu/model_runner.py`) is its counterpart and is tested against V2's own batch structures; no engine here runs
 it yet.
 """
 
@@ -16,7 +16,7 @@ ExtraArgs = Mapping[str, object] | None
 
 @dataclass(frozen=True)
 class StepView:
-    """One step's batch, in the order in which its tokens stand in the hidden states.
+    """One step's batch, in the order of its tokens in the hidden states.
 
     Args:
         request_ids: `n_requests` engine ids.

@@ -33,7 +33,7 @@ Hasher = Callable[[Request], list[BlockHash]]
 
 
 class TraitScheduler(Scheduler):
-    """vLLM's scheduler; steered requests get block hashes of their own from the first steered position on."""
+    """vLLM's scheduler; steered requests get separate block hashes from the first steered position on."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -61,19 +61,19 @@ class TraitScheduler(Scheduler):
 
 
 class CacheBranch(NamedTuple):
-    """Where a request's blocks part from the baseline's, and by what."""
+    """The position at which a request's blocks differ from the baseline's, and the key of the difference."""
 
     position: int
     key: bytes
 
     @classmethod
     def private(cls) -> "CacheBranch":
-        """Blocks that nobody ever shares."""
+        """A branch whose blocks are never shared."""
         return cls(0, secrets.token_bytes(32))
 
 
 def branch_hashes(request: Request, hash_block_size: int, hash_function: Callable[[Any], bytes]) -> None:
-    """Let a new request's steering enter its block hashes: those it has, and those it will get.
+    """Make a new request's steering part of its block hashes, present and future.
 
     Args:
         request: As vLLM made it.

@@ -1,4 +1,4 @@
-"""What one request asks of the engine: resolved steering and capture, as it travels in `SamplingParams.extra_args`.
+"""One request's spec for the engine: resolved steering and capture, as they travel in `SamplingParams.extra_args`.
 
 One JSON string of direction hashes and numbers under the key `trait_steering`; never a path, never a pickle. The
 HTTP side resolves names, units and layers; the worker resolves scopes and pools, since it knows the prompt's length.
@@ -108,7 +108,7 @@ class MonitorColumn(_Strict):
     stop: bool = False
 
     def crossed_by(self, value: float) -> bool:
-        """Whether a projection is out of bounds; one that is not a number crosses every bound."""
+        """True if a projection is out of bounds; NaN crosses every bound."""
         inside_above = self.above is None or value <= self.above
         inside_below = self.below is None or value >= self.below
         return not (inside_above and inside_below)
@@ -127,7 +127,7 @@ class MonitorSpec(_Strict):
 
     @property
     def has_bounds(self) -> bool:
-        """Whether any direction has one."""
+        """True if any direction has a bound."""
         return any(column.above is not None or column.below is not None for column in self.columns)
 
 
@@ -136,7 +136,7 @@ class RequestSpec(_Strict):
 
     Attributes:
         key: Chosen by the sender, unique among live requests: reports, captures and projections are fetched by it.
-        n: Completions of the prompt: the engine runs each as a request of its own, all under this key.
+        n: Completions of the prompt: the engine runs each as a separate request, all under this key.
     """
 
     key: Annotated[str, Field(min_length=1, max_length=128)]
@@ -153,10 +153,10 @@ class RequestSpec(_Strict):
 
     @classmethod
     def from_extra_args(cls, extra_args: dict[str, object] | None) -> Self | None:
-        """The spec inside `SamplingParams.extra_args`; None where there is none.
+        """The spec inside `SamplingParams.extra_args`; None if there is no spec.
 
         Raises:
-            SteeringFailedError: The entry is there and is not a valid spec.
+            SteeringFailedError: The entry exists and is not a valid spec.
         """
         if not extra_args or EXTRA_ARGS_KEY not in extra_args:
             return None
@@ -188,7 +188,7 @@ class BoundHit:
         column: Index of the monitored direction.
         position: Absolute position; the token that it produced is the one after it.
         value: The projection there.
-        stop: Whether it ended the request.
+        stop: The bound ended the request.
     """
 
     completion: int
@@ -200,15 +200,15 @@ class BoundHit:
 
 @dataclass(frozen=True)
 class RequestReport:
-    """What the worker did for one request.
+    """The worker's report of one request.
 
     Args:
         n_prompt: The request's own prompt length.
         steered_prompt: Prompt positions that at least one term touched, cached ones included.
         steered_generated: Generated positions that at least one term touched.
         steered_cached: How many of `steered_prompt` were read from the prefix cache.
-        error: Why the request could not be steered as asked; its text is then empty.
-        bound_hits: The first bound of its monitor that each completion crossed, where it did.
+        error: Reason why the request could not be steered as asked; its text is then empty.
+        bound_hits: The first bound of its monitor that each completion crossed, if any.
     """
 
     key: str

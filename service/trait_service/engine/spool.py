@@ -6,10 +6,10 @@ import numpy as np
 
 
 class Spool:
-    """A file without a name: it is gone with the process, however that ends.
+    """A file without a name: it disappears with the process, however that ends.
 
     Args:
-        layers: Layers that are kept, in the order of the answer.
+        layers: Captured layers, in the order of the answer.
         d_model: Width of the residual stream.
     """
 
@@ -37,5 +37,5 @@ class Spool:
         return np.stack([np.concatenate([nothing, *of_layer[layer]]) for layer in self._layers], axis=1)
 
     def close(self) -> None:
-        """Give the disk back."""
+        """Free the disk space."""
         self._file.close()

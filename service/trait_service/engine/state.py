@@ -1,4 +1,4 @@
-"""The engine side's state: which request stands in which row, and what this step steers, captures and monitors.
+"""The state of the engine side: the row of each request, and what this step steers, captures and monitors.
 
 One instance a worker. The runner calls `prepare` before each forward pass and `finish` after it, the operation calls
 `intervene` once a layer inside it, and RPC calls `collect` when a request is done.
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 NO_EACH_POSITION = (
-    "every position can be kept where one worker runs all layers eagerly: with --enforce-eager on CUDA, and without pipeline "
+    "every position can be captured only if one worker runs all layers eagerly: with --enforce-eager on CUDA, and without pipeline "
     "parallelism"
 )
 
@@ -51,9 +51,9 @@ class EngineShape:
         max_requests: Largest number of requests in one batch.
         max_tokens: Largest number of tokens in one step.
         device: The model's device.
-        captures: Whether this worker keeps captures and projections (one does under tensor parallelism).
+        captures: This worker keeps captures and projections (one worker does under tensor parallelism).
         sees_all_layers: False for a stage of a pipeline: it cannot act on what another one sees.
-        each_position: Whether every position can be kept: the host must come by at each layer of each step.
+        each_position: Every position can be kept; this needs the host at each layer of each step.
     """
 
     n_layers: int
@@ -131,7 +131,7 @@ class SteeringState:
             self._spools.keep(residual, hidden, layer, before_steering=False)
 
     def finish(self) -> None:
-        """The forward pass is done: its positions are computed, its projections can be read."""
+        """Note that the forward pass is done: its positions are computed, its projections can be read."""
         if self.idle:
             return
         step, batch = self._current, self._batch
@@ -140,7 +140,7 @@ class SteeringState:
         batch.advance(step)
 
     def rest(self) -> None:
-        """Nothing in the coming forward pass concerns us (a plain batch, a dummy run): no host work until one does."""
+        """No request in the next forward pass is steered, captured or monitored (a plain batch, a dummy run)."""
         if not self.idle:
             self._step.rest()
             self._spools.rest()
@@ -155,7 +155,7 @@ class SteeringState:
         return [index for index, request in self._batch.live if request.ends_now]
 
     def remove(self, request_id: str) -> None:
-        """A request has left the engine: finished or aborted."""
+        """Remove a request that has left the engine: finished or aborted."""
         request = self._live.get(request_id)
         if request is None:
             return
@@ -190,7 +190,7 @@ class SteeringState:
         return self._results.take(keys)
 
     def projections(self, after: dict[str, int]) -> bytes:
-        """What monitored requests that still run have projected so far.
+        """Projections so far of monitored requests that are still running.
 
         Args:
             after: `RequestSpec.key` -> positions that the caller has already.
@@ -222,7 +222,7 @@ class SteeringState:
     # ------------------------------------------------------------------------------------------ private
 
     def _regroup(self, view: StepView) -> None:
-        """Batch membership changed: admit newcomers, give rows to who is in the batch, take them from who is not."""
+        """After a change of batch membership: admit new requests, give rows to those in the batch, free the others."""
         self._batch.settle()
         present = set(view.request_ids)
         for request_id in [i for i in self._row_of if i not in present]:
@@ -275,7 +275,7 @@ class SteeringState:
         )
         if spec.monitor is not None:
             if spec.monitor.has_bounds and not self.shape.sees_all_layers:
-                raise SteeringFailedError("bounds of a monitor do not go with pipeline parallelism")
+                raise SteeringFailedError("bounds of a monitor are not supported with pipeline parallelism")
             request.monitored = monitored_array(
                 spec.monitor, request.n_prompt, self.shape.n_layers, request.first_computed, self.bank
             )

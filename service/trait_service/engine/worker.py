@@ -30,7 +30,7 @@ class SteeringWorkerMixin:
         """As vLLM does, unless the engine is one that steering was not tested with.
 
         Raises:
-            UnsupportedEngineError: It is; with every reason.
+            UnsupportedEngineError: The engine is not supported; lists every reason.
         """
         refusals.check(self.vllm_config)
         super().init_device()  # type: ignore[misc]
@@ -41,7 +41,7 @@ class SteeringWorkerMixin:
         return self.model_runner.trait_state
 
     def trait_info(self) -> dict[str, Any]:
-        """What the engine is: sizes, dtype, operations, versions."""
+        """Describe the engine: sizes, dtype, operations, versions."""
         config = self.vllm_config.model_config
         return {
             "n_layers": self.trait_state.shape.n_layers,
@@ -63,7 +63,7 @@ class SteeringWorkerMixin:
         }
 
     def trait_update_bank(self, put: dict[str, bytes], drop: list[str]) -> None:
-        """Change which directions stand in the bank: first drop, then put.
+        """Change the directions in the bank: first drop, then put.
 
         Args:
             put: sha256 (hex) -> float32 little-endian bytes of the unit direction.
@@ -86,7 +86,7 @@ class SteeringWorkerMixin:
         return self.trait_state.projections(after)
 
     def trait_discard(self, keys: list[str]) -> None:
-        """Forget reports and captures that nobody will fetch."""
+        """Discard reports and captures that will not be fetched."""
         self.trait_state.collect(keys)
 
     def trait_stats(self) -> dict[str, int]:
@@ -104,7 +104,7 @@ class TraitCPUWorker(SteeringWorkerMixin, CPUWorker):
 
 
 class TraitCUDAWorker(SteeringWorkerMixin, Worker):
-    """vLLM's CUDA worker, steered. Untested until a GPU has run it."""
+    """vLLM's CUDA worker, steered. Not yet run on a GPU."""
 
     def _make_model_runner(self) -> Any:
         runner = super()._make_model_runner()
@@ -113,7 +113,7 @@ class TraitCUDAWorker(SteeringWorkerMixin, Worker):
 
 
 def weight_shares(model: nn.Module) -> dict[str, float]:
-    """Dtype -> its share of the bytes of the loaded weights: what a quantised model really runs on."""
+    """Dtype -> its share of the bytes of the loaded weights."""
     sizes: Counter[str] = Counter()
     for weight in model.parameters():
         sizes[str(weight.dtype).removeprefix("torch.")] += weight.nbytes

@@ -54,7 +54,7 @@ class Run:
 
     @property
     def directions(self) -> dict[str, bytes]:
-        """sha256 hex -> float32 bytes of everything that must stand in the vector bank."""
+        """sha256 hex -> float32 bytes of every direction that must be in the vector bank."""
         steering = self.steering.directions if self.steering else {}
         return steering | (self.monitor.directions if self.monitor else {})
 
@@ -65,12 +65,12 @@ class Run:
         return steering | ({column.sha256 for column in self.monitor.columns} if self.monitor else set())
 
     def new_spec(self, n: int, prompt_ids: list[int], decode: Decode) -> RequestSpec:
-        """What travels to the worker for one more prompt of the request, under a key of its own.
+        """The spec for one more prompt of the request, with a new key.
 
         Args:
             n: Completions of the prompt.
             prompt_ids: Its tokens.
-            decode: Text of token ids.
+            decode: Returns the text of token ids.
         """
         key = secrets.token_hex(16)
         terms = list(self.steering.terms) if self.steering else []
@@ -82,7 +82,7 @@ class Run:
         )
 
     def collect(self, key: str, collected: Collected) -> None:
-        """Take over what the workers know of a prompt that is done."""
+        """Add the workers' results of a finished prompt."""
         self.collected.append(collected)
         for prompt in self.monitored:
             if prompt.key == key:
@@ -91,10 +91,10 @@ class Run:
                     prompt.add(completion, rows, 0)
 
     def monitor_report(self) -> MonitorReport | None:
-        """The `monitor` block of the response, or of the next chunk: what has come since it was last asked for.
+        """The `monitor` block of the response, or of the next chunk: rows that arrived since the last call.
 
         Raises:
-            SteeringFailedError: A token is out and its projection is not here.
+            SteeringFailedError: A token was emitted before its projection arrived.
         """
         if self.monitor is None:
             return None
@@ -115,7 +115,7 @@ class Run:
 
 
 def report_of(steering: ResolvedSteering, collected: list[Collected]) -> SteeringReport:
-    """What was applied, and to how many positions of all prompts together."""
+    """The report of what was applied, and to how many positions of all prompts together."""
     reports = [item.report for item in collected]
     return SteeringReport(
         applied=list(steering.applied),
@@ -185,7 +185,7 @@ class SteeredEngineClient:
 
         Raises:
             PromptRefusedError: The prompt begins with two BOS tokens.
-            VLLMValidationError: The request brings a spec of its own, asks for too many completions, or has a prompt
+            VLLMValidationError: The request contains a spec, asks for too many completions, or has a prompt
                 that cannot be steered.
         """
         return self.run(_current.get(), prompt, sampling_params, request_id, **options)
@@ -201,7 +201,7 @@ class SteeredEngineClient:
         if not isinstance(prompt, dict) or prompt.get("type") not in STEERABLE_PROMPTS:
             raise VLLMValidationError("only prompts of tokens can be steered or captured, not embeddings")
         if run.capture is not None and sampling_params.n != 1:
-            raise VLLMValidationError(f"a capture goes with n = 1, not {sampling_params.n}", parameter="n")
+            raise VLLMValidationError(f"a capture needs n = 1, not {sampling_params.n}", parameter="n")
         count_run(run.steering, monitored=run.monitor is not None, captured=run.capture is not None)
         n_prompt = len(prompt["prompt_token_ids"])
         spec = run.new_spec(sampling_params.n or 1, prompt["prompt_token_ids"], self._decode)
@@ -214,7 +214,7 @@ class SteeredEngineClient:
     async def _monitored(
         self, prompt: MonitoredPrompt, outputs: AsyncGenerator[RequestOutput, None], *, in_pieces: bool
     ) -> AsyncGenerator[RequestOutput, None]:
-        """Hand on what is generated once its projections are here."""
+        """Pass outputs on once their projections have arrived."""
         async with aclosing(outputs):
             async for output in outputs:
                 for completion in output.outputs:
@@ -264,11 +264,11 @@ class SteeredEngineClient:
                 self._fetcher.discard(spec.key)
 
     async def _report(self, key: str, output: RequestOutput) -> Collected:
-        """What the workers say of a request that has ended.
+        """Fetch the workers' results of a request that has ended.
 
         Raises:
-            AbortedError: It was aborted before they had heard of it.
-            SteeringFailedError: They failed it, or know nothing of it.
+            AbortedError: It was aborted before it reached them.
+            SteeringFailedError: They failed it, or have no report of it.
         """
         try:
             return await self._fetcher.collect(key)
@@ -302,13 +302,13 @@ def _with_spec(params: SamplingParams, spec: RequestSpec, n_prompt: int) -> Samp
     params.extra_args = {**(params.extra_args or {}), **spec.to_extra_args()}
     monitors_prompt = spec.monitor is not None and spec.monitor.prompt
     if monitors_prompt or (spec.capture is not None and reads_prompt(spec.capture, n_prompt)):
-        # Positions that come from the prefix cache never pass the layers, so that nothing could be captured there.
+        # Positions from the prefix cache never pass the layers, so that they could not be captured.
         params.skip_reading_prefix_cache = True
     return params
 
 
 def reads_prompt(capture: CaptureSpec, n_prompt: int) -> bool:
-    """Whether a pool holds a position of the engine's prompt."""
+    """True if a pool holds a position of the engine's prompt."""
     return any(start < min(stop, n_prompt) for start, stop in capture.intervals(n_prompt))
 
 

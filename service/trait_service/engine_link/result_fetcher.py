@@ -17,7 +17,7 @@ Follow = Callable[[dict[str, int]], Awaitable[dict[str, Rows]]]
 
 
 class NoReportError(SteeringFailedError):
-    """The workers never heard of the request."""
+    """The workers have no report of the request."""
 
 
 class ResultFetcher:
@@ -25,8 +25,8 @@ class ResultFetcher:
 
     Args:
         fetch: Takes reports and captures from the workers.
-        discard: Forgets requests in the workers.
-        follow: Reads projections of requests that still run.
+        discard: Discards requests in the workers.
+        follow: Reads projections of requests that are still running.
     """
 
     def __init__(self, fetch: Fetch, discard: Discard, follow: Follow) -> None:
@@ -39,10 +39,10 @@ class ResultFetcher:
         self._task: asyncio.Task[None] | None = None
 
     async def collect(self, key: str) -> Collected:
-        """What the workers know of the finished request `key`.
+        """The workers' results of the finished request `key`.
 
         Raises:
-            NoReportError: They do not know it.
+            NoReportError: They have no report of it.
             SteeringFailedError: It failed there.
         """
         future = self._wanted.setdefault(key, asyncio.get_running_loop().create_future())
@@ -56,18 +56,18 @@ class ResultFetcher:
         """New projections of a request that still runs; empty where it has just left the engine.
 
         Args:
-            key: Of its spec.
-            after: Rows that are known.
+            key: Key of its spec.
+            after: Number of rows already received.
 
         Raises:
-            SteeringFailedError: The workers cannot be asked.
+            SteeringFailedError: The call to the workers failed.
         """
         _, future = self._followed.setdefault(key, (after, asyncio.get_running_loop().create_future()))
         self._start()
         return await future
 
     def discard(self, key: str) -> None:
-        """Have the workers forget an aborted request, soon."""
+        """Discard an aborted request in the workers, soon."""
         self._unwanted.append(key)
         self._start()
 

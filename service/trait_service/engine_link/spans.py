@@ -1,4 +1,4 @@
-"""A span for each prompt that was steered, monitored or captured, beside vLLM's `llm_request`.
+"""A span for each prompt that was steered, monitored or captured, in addition to vLLM's `llm_request`.
 
 Sent where vLLM traces (`--otlp-traces-endpoint`), with the caller's `traceparent` as the parent. Numbers and hashes only:
 no text of a prompt, no reply, no name that a caller made up.
@@ -32,7 +32,7 @@ class SteeringSpan:
         self._leased = self._started
 
     def leased(self) -> None:
-        """The directions stand in the bank."""
+        """Note that the directions are in the bank."""
         self._leased = time.time_ns()
 
     def end(self, steering: ResolvedSteering | None, monitor: ResolvedMonitor | None, collected: Collected) -> None:

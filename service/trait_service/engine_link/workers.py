@@ -1,4 +1,4 @@
-"""Calls to the engine's workers: the only place that knows vLLM's RPC.
+"""Calls to the engine's workers; no other module uses vLLM's RPC.
 
 A call answers once per worker of every engine. Workers of one engine know the same requests: tensor-parallel ones hold
 the same activations, and one of them answers for all; pipeline-parallel ones hold their own layers'. Engines hold
@@ -19,7 +19,7 @@ from trait_core.errors import SteeringFailedError
 from trait_service.engine.spec import RequestReport
 
 START_LIMIT_S = 120
-"""An idle worker answers at once; an answer that cannot be sent is never answered at all."""
+"""Seconds to wait for a worker at start-up: an idle one answers at once, a lost answer never comes."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Capture:
 
 @dataclass(frozen=True)
 class Collected:
-    """What the workers know of one finished request.
+    """The workers' results of one finished request.
 
     Args:
-        each: `(n_positions, n_layers_read, d_model)` float32, residual units; None where pools were kept, or nothing.
+        each: `(n_positions, n_layers_read, d_model)` float32, residual units; None unless every position was captured.
         projections: Completion -> `(n_positions, n_columns)` float32; see `http.monitoring`.
     """
 
@@ -66,7 +66,7 @@ class Workers:
         """Shape of the loaded model, operations and versions.
 
         Raises:
-            SteeringFailedError: No worker answers: it is not the plugin's, or its answer was lost on the way.
+            SteeringFailedError: No worker answers: it is not the plugin's, or its answer was lost.
         """
         try:
             async with asyncio.timeout(START_LIMIT_S):
@@ -83,7 +83,7 @@ class Workers:
         await self._call("trait_update_bank", put, drop)
 
     async def collect(self, keys: Sequence[str]) -> dict[str, Collected]:
-        """Take reports and captures of finished requests; a key that no worker knows is missing."""
+        """Take reports and captures of finished requests; a key unknown to all workers is missing."""
         reports: dict[str, RequestReport] = {}
         tensors: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
         for answers in await self._call("trait_collect", list(keys)):
@@ -111,7 +111,7 @@ class Workers:
         return found
 
     async def discard(self, keys: Sequence[str]) -> None:
-        """Forget requests whose client has gone."""
+        """Discard requests whose client has disconnected."""
         await self._call("trait_discard", list(keys))
 
     async def _call(self, name: str, *args: Any) -> list[list[Any]]:

@@ -1,7 +1,7 @@
-"""Requests over which vLLM stumbles while it reads them: the sender's fault, not the server's.
+"""Malformed requests that make vLLM raise while parsing: the sender's fault, not the server's.
 
-Some of its validators and renderers take the shape of a value for granted, and end in an AttributeError or an IndexError
-where it has another. Unanswered, such an error is a 500 and closes the connection under the client's next request.
+Some of its validators and renderers assume the shape of a value, and raise AttributeError or IndexError for another
+shape. Unanswered, such an error is a 500 and closes the connection under the client's next request.
 """
 
 import logging
@@ -20,14 +20,16 @@ logger = logging.getLogger(__name__)
 KINDS: tuple[type[Exception], ...] = (AttributeError, LookupError)
 
 OURS = frozenset({"trait_service", "trait_core"})
-"""Packages whose errors are never the sender's."""
+"""Packages whose errors are never the sender's fault."""
 
 
 async def bad_request_response(_request: Request, error: Exception) -> Response:
-    """400 where vLLM has not asked the engine for anything yet, else 500; the log holds the place and no value."""
+    """400 where vLLM has not asked the engine for anything yet, else 500; the log gives the place and never a value."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     logger.error("%s at %s:%s", type(error).__name__, place.filename, place.lineno)
     said = sanitize_message(f"{type(error).__name__}: {error}")
     if engine_was_asked() or not OURS.isdisjoint(Path(place.filename).parts):
         return error_response(said, 500)
-    return error_response(f"the request cannot be read: a value has not the shape that its field needs ({said})", 400)
+    return error_response(
+        f"the request cannot be read: a value does not have the shape that its field needs ({said})", 400
+    )

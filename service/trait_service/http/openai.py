@@ -74,7 +74,9 @@ async def serve(
     monitor = resolve_monitor(resolver, request.monitor) if request.monitor is not None else None
     run = Run(resolved, monitor=monitor) if resolved or monitor else None
     if run is not None and request.use_beam_search:
-        raise InvalidRequestError("steering and monitoring do not go with use_beam_search", param="use_beam_search")
+        raise InvalidRequestError(
+            "steering and monitoring are not supported with use_beam_search", param="use_beam_search"
+        )
     with steered(run):
         result = await handler(request, raw_request)
     headers = metrics_header(raw_request.headers.get(METRICS_FORMAT_HEADER, ""))
@@ -113,7 +115,7 @@ async def stream_with_report(
 ) -> AsyncGenerator[str, None]:
     """The stream of vLLM, each chunk with its tokens' projections where they are monitored.
 
-    Before its `[DONE]` stands one more chunk with the steering report; none after an error chunk.
+    One more chunk with the steering report precedes its `[DONE]`, unless an error chunk came before.
     """
     head: dict[str, Any] = {}
     failed = False
@@ -145,7 +147,7 @@ def _with_report(response: BaseModel, run: Run | None) -> dict[str, Any]:
 
 
 def _with_projections(content: dict[str, Any], run: Run) -> dict[str, Any]:
-    """The answer or chunk with what is monitored; a reply that a bound has ended says so where it says why it ends."""
+    """The answer or chunk with what is monitored; a reply that a bound has ended says so in its finish and stop reasons."""
     report = run.monitor_report()
     if report is None or not report.choices:
         return content

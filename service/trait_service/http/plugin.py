@@ -76,16 +76,16 @@ class TraitEndpoints:
         """Start the service on a running engine.
 
         Raises:
-            RuntimeError: There is no engine, or one without the plugin's worker.
+            RuntimeError: The server has no engine, or an engine without the plugin's worker.
         """
         if engine_client is None:
             raise RuntimeError("trait-steering needs an engine; it cannot serve a render-only server")
-        _log_beside_vllm()
+        _log_with_vllm()
         state.trait = await TraitService.start(engine_client, state, args)
 
 
-def _log_beside_vllm() -> None:
-    """Our records go where vLLM's go, in its format: it sets up its own loggers only."""
+def _log_with_vllm() -> None:
+    """Send our log records where vLLM's go, in its format; vLLM sets up only its own loggers."""
     ours, theirs = logging.getLogger("trait_service"), logging.getLogger("vllm")
     ours.setLevel(theirs.level)
     for handler in theirs.handlers:
@@ -99,5 +99,5 @@ def api_keys(args: Namespace) -> list[str]:
 
 
 def is_local(args: Namespace) -> bool:
-    """Whether only this machine can reach the address: loopback, or a Unix socket."""
+    """True if only this machine can reach the address: loopback, or a Unix socket."""
     return bool(args.uds) or is_loopback(args.host or "")

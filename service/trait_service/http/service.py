@@ -1,4 +1,4 @@
-"""One running service: the parts that the routes need, put together once at start-up."""
+"""One running service: the parts that the routes need, assembled once at start-up."""
 
 import asyncio
 import logging
@@ -49,7 +49,7 @@ class TraitService:
 
     @classmethod
     async def start(cls, engine: Any, state: State, args: Namespace) -> Self:
-        """Put the parts together, give vLLM's handlers our engine client, and measure the residual norms.
+        """Assemble the parts, give vLLM's handlers our engine client, and measure the residual norms.
 
         Raises:
             RuntimeError: The engine runs without the plugin's worker.
@@ -90,20 +90,20 @@ class TraitService:
         return cls(settings, info, registry, resolver, reader, client, state.openai_serving_models)
 
     def resolver_for(self, caller: ApiKey) -> Resolver:
-        """The resolver, held to the caller's own dose limit where that is lower."""
+        """The resolver, with the caller's own dose limit if that is lower."""
         limit = caller.max_relative_dose
         if limit is None or limit >= self.resolver.max_relative_dose:
             return self.resolver
         return replace(self.resolver, max_relative_dose=limit)
 
     async def describe(self) -> ServiceInfo:
-        """`GET /v1/steering`: adapters come and go while it runs."""
+        """The answer of `GET /v1/steering`; adapters may change while the service runs."""
         loras = dict(self.models.lora_requests)
         digests = [await asyncio.to_thread(checkpoint_digest, lora.lora_path) for lora in loras.values()]
         return self.info.model_copy(update={"adapters": dict(zip(loras, digests, strict=True))})
 
     def served_names(self) -> list[str]:
-        """Names that a request may give as its model, before any alias."""
+        """Names that a request may give as its model, aliases excluded."""
         return [*(path.name for path in self.models.base_model_paths), *self.models.lora_requests]
 
 
@@ -170,7 +170,7 @@ def _limits(settings: ServiceSettings, engine_settings: EngineSettings, shape: d
 
 
 def _hand_over(state: State, engine: Any, client: SteeredEngineClient) -> None:
-    """Every serving object of the application speaks to the engine through our client."""
+    """Make every serving object of the application use our engine client."""
     state.engine_client = client
     for served in list(state._state.values()):  # noqa: SLF001 - starlette's State has no public iteration
         if getattr(served, "engine_client", None) is engine:

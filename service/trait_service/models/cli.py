@@ -1,4 +1,4 @@
-"""`trait-service model`: fetch the bundled models and tell where they lie."""
+"""`trait-service model`: fetch the bundled models and print their folders."""
 
 import os
 import sys
@@ -14,27 +14,27 @@ from trait_service.paths import trait_home
 app = typer.Typer(help="The models that come with trait-steering.", no_args_is_help=True)
 
 Home = Annotated[
-    Path | None, typer.Option(help="Folder of everything kept (default: $TRAIT_HOME, else ~/.cache/trait-steering).")
+    Path | None, typer.Option(help="Folder of all stored files (default: $TRAIT_HOME, else ~/.cache/trait-steering).")
 ]
 Name = Annotated[str, typer.Argument(help=f"One of {', '.join(MODELS)}.")]
 
 
 @app.command("fetch")
 def fetch_command(name: Name, home: Home = None) -> None:
-    """Download a model and de-quantise it, where that is not done yet."""
+    """Download a model and de-quantise it, unless that is done already."""
     folder = _fetch(name, home)
     typer.echo(f"model {name}: {folder}")
 
 
 @app.command("path")
 def path_command(name: Name, home: Home = None) -> None:
-    """Print the folder of a model, and nothing else on stdout; fetches it first where it is not there."""
+    """Print the folder of a model, and nothing else on stdout; fetch the model first if needed."""
     typer.echo(_fetch(name, home))
 
 
 @app.command("list")
 def list_command(home: Home = None) -> None:
-    """List the models, their licence, and the folder of those that are there."""
+    """List the models, their licence, and the folder of those that were fetched."""
     for model in MODELS.values():
         folder = model.folder(home or trait_home())
         where = folder if (folder / PROVENANCE).is_file() else f"not fetched (about {model.megabytes} MB)"

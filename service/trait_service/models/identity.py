@@ -22,7 +22,7 @@ IDENTIFYING_FIELDS = (
 )
 """Fields of a Hugging Face config that do not change with dtype, quantisation or the version of transformers.
 
-A base model and its fine-tunes may share them: the digest stands for the shape; `trait_service.models.weights` for the weights.
+A base model and its fine-tunes may share them: the digest identifies the shape, `trait_service.models.weights` the weights.
 """
 
 

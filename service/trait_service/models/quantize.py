@@ -67,7 +67,7 @@ def quantize(model: Path, scheme: str, out: Path, *, report: Report = logger.inf
         model: A Hugging Face folder with unquantised weights.
         scheme: A key of `SCHEMES`.
         out: Must not exist; it does only once the copy is whole.
-        report: Is told in words what happens.
+        report: Receives progress messages.
 
     Raises:
         ModelError: The scheme is unknown, the model is not there, quantised already or of the wrong shape, or `out`
@@ -123,7 +123,7 @@ def _check_groups(model: torch.nn.Module, weights: QuantizationArgs) -> None:
 
 
 def _note_scheme(provenance: Path, scheme: str) -> None:
-    """What the copied provenance says is the original's; this copy is another."""
+    """Update the copied provenance, which still describes the original model."""
     known = json.loads(provenance.read_text(encoding="utf-8")) if provenance.is_file() else {}
     versions = {package: version(package) for package in ("torch", "transformers", "compressed-tensors")}
     known |= {"quantised": scheme, "quantised_with": versions}

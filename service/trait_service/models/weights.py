@@ -1,4 +1,4 @@
-"""Which weights a model has: a digest of a sample of its files' bytes, so that a fine-tune is told from its base model.
+"""Identity of a model's weights: a digest of a sample of its files' bytes, which distinguishes a fine-tune from its base model.
 
 Reading all of a large model's files would take minutes. 64 blocks of 64 KiB, evenly spread over each file, are a sample that
 any training changes; two models of equal shape and equal sample are taken for one.
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 N_BLOCKS, BLOCK = 64, 64 * 1024
 SUFFIXES = (".safetensors", ".bin", ".gguf")
-"""Of weight files; of the first that a folder has, all files are sampled."""
+"""Weight-file patterns, in order of preference; all files of the first pattern that matches are sampled."""
 SOURCE_FILE = "source_weights.json"
 """In a quantised copy: the digest of the weights that were rounded. Vectors of the one are vectors of the other."""
 
@@ -26,7 +26,7 @@ def weights_digest(model: str | Path, revision: str | None = None) -> str | None
 
     Args:
         model: A folder, a file, or the Hugging Face id of a model in the local cache.
-        revision: Of the id.
+        revision: Revision of the Hugging Face id.
 
     Returns:
         The digest, of a copy that was quantised here that of the original; None where no weight file is found.
@@ -41,11 +41,11 @@ def checkpoint_digest(model: str | Path, revision: str | None = None) -> str | N
     """As `weights_digest`, of the files themselves: a quantised copy has its own, and so has a LoRA adapter."""
     path = _local(model, revision)
     if path is None:
-        logger.warning("no weight files of %s are found here: its fine-tunes cannot be told from it", model)
+        logger.warning("no weight files of %s were found: its fine-tunes cannot be distinguished from it", model)
         return None
     files = [path] if path.is_file() else _weight_files(path)
     if not files:
-        logger.warning("%s holds no weight file: its fine-tunes cannot be told from it", path)
+        logger.warning("%s holds no weight file: its fine-tunes cannot be distinguished from it", path)
         return None
     digest = hashlib.sha256()
     for file in files:

@@ -1,4 +1,4 @@
-"""What `POST /v1/activations` answers: the readings of all inputs as one safetensors blob."""
+"""The answer of `POST /v1/activations`: the readings of all inputs as one safetensors blob."""
 
 from dataclasses import dataclass, field
 
@@ -29,7 +29,7 @@ class ReadText:
 
 @dataclass(frozen=True)
 class Reading:
-    """One input as the engine read it; `capture` or `collected.each` is there."""
+    """One input as the engine read it; either `capture` or `collected.each` is set."""
 
     text: ReadText
     output: RequestOutput
@@ -50,12 +50,12 @@ def answer(
 
     Args:
         readings: One for each input, in order.
-        request: What was asked for.
+        request: The request.
         model: The served name that answers.
-        info: What the metadata says of the model.
+        info: The served model, for the metadata.
         layers: Layers read, in order.
         positions: Pools, in the order of each capture.
-        steering: What was applied while reading; None where nothing was.
+        steering: Steering applied while reading; None without steering.
     """
     tensors: dict[str, np.ndarray] = {}
     if request.pooling == "none":

@@ -1,4 +1,4 @@
-"""Bounds the pools that captures fill at once, so that none fails in the worker for want of a row."""
+"""Limits the pools that captures fill at once, so that none fails in the worker because no row is free."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ class CaptureSlots:
 
     @contextlib.asynccontextmanager
     async def take(self, n: int) -> AsyncIterator[None]:
-        """Hold `n` rows inside the block; waits until they are free."""
+        """Hold `n` rows inside the block; wait until they are free."""
         n = min(n, self._size)
         if self._waiting or self._free < n:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

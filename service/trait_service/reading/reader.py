@@ -56,10 +56,10 @@ class ActivationReader:
         """The safetensors answer (`ActivationsMetadata`).
 
         Args:
-            request: What is asked for; its model and steering are already resolved.
+            request: The request; its model and steering are already resolved.
             base: Served model or adapter; None is the base model.
             steering: None reads unsteered.
-            info: What the metadata says of the model.
+            info: The served model, for the metadata.
 
         Raises:
             InvalidRequestError: An input cannot be read as asked; the message names it.
@@ -117,10 +117,10 @@ class ActivationReader:
         """One past the last token of each message of a chat.
 
         Raises:
-            InvalidRequestError: The input is no chat, or its template does not render turns one after another.
+            InvalidRequestError: The input is not a chat, or its template does not render turns one after another.
         """
         if item.messages is None:
-            raise InvalidRequestError("positions turn[i] go with messages", param="positions")
+            raise InvalidRequestError("positions turn[i] need an input with messages", param="positions")
         ends = []
         for n in range(1, len(item.messages) + 1):
             ids = await self._prompt_ids(ActivationInput(messages=item.messages[:n]), base, add_generation_prompt=False)

@@ -3,7 +3,7 @@
     <folder>/<64 hex digits>.safetensors
 
 A file never changes: it is written whole, and read back against its name. Several services may share the folder; the
-manifest beside it says which files are wanted (`trait_service.registry.manifest`).
+manifest next to it says which files are wanted (`trait_service.registry.manifest`).
 """
 
 import re
@@ -29,7 +29,7 @@ class ContentStore:
         self._folder = folder
 
     def add(self, data: bytes) -> str:
-        """Keep the bytes; returns their `sha256:...`. A file that is there and whole stays as it is.
+        """Keep the bytes; returns their `sha256:...`. An intact existing file is left unchanged.
 
         Raises:
             OSError: The folder cannot be written.
@@ -43,7 +43,7 @@ class ContentStore:
         """The bytes of `sha256:...`.
 
         Raises:
-            VectorFileError: There is no such file, or it holds something else.
+            VectorFileError: The file does not exist, or its content differs.
         """
         try:
             data = self._path(sha256).read_bytes()
@@ -54,7 +54,7 @@ class ContentStore:
         return data
 
     def keep_only(self, wanted: Collection[str]) -> None:
-        """Drop every other file, and what a kill left half written. To be called by the one that may write."""
+        """Delete every other file, and partial files left by a killed process. Only the holder of the write lock may call this."""
         for path in self._folder.iterdir():
             found = _KEPT.match(path.name)
             unwanted = found is not None and SHA256_PREFIX + found.group(1) not in wanted

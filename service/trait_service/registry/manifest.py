@@ -1,4 +1,4 @@
-"""Which vector file each name stands for, and stood for before: one versioned file beside the content store.
+"""The vector file of each name, with its earlier versions: one versioned file next to the content store.
 
     <folder>/manifest.json
     {"schema_version": 2, "revision": 17,
@@ -22,16 +22,16 @@ from trait_core.storage import Signature, locked, signature, write_atomically
 
 FILE = "manifest.json"
 BEFORE = "index.json"
-"""Of schema version 1: names and their hashes."""
+"""Manifest of schema version 1: names and their hashes."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 class Manifest(BaseModel):
-    """What stands in the file.
+    """The content of the file.
 
     Attributes:
-        names: Versions of each name, the oldest first; the last one is what the name stands for.
+        names: Versions of each name, the oldest first; the name points to the last one.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -41,11 +41,11 @@ class Manifest(BaseModel):
     names: dict[Name, Annotated[list[VectorVersion], Field(min_length=1)]] = {}
 
     def hashes(self) -> set[str]:
-        """Every file that a name stands for, or stood for."""
+        """Every file that a name points to, or pointed to earlier."""
         return {version.sha256 for versions in self.names.values() for version in versions}
 
     def find(self, reference: str) -> tuple[str, VectorVersion] | None:
-        """The name and version that a name, or the `sha256:...` of a file, stands for."""
+        """The name and version that a name, or the `sha256:...` of a file, refers to."""
         if reference in self.names:
             return reference, self.names[reference][-1]
         held = [
@@ -56,12 +56,12 @@ class Manifest(BaseModel):
         ]
         if not held:
             return None
-        # A name that stands for the file goes before one that stood for it; then the first of the alphabet.
+        # Prefer a current name over a former one; break ties alphabetically.
         _, name, version = min(held, key=lambda entry: entry[:2])
         return name, version
 
     def point(self, name: str, sha256: str, keep: int) -> None:
-        """Let a name stand for a file, and remember its last `keep` versions; nothing changes where it does already."""
+        """Point a name to a file, and keep its last `keep` versions; a no-op if it does so already."""
         versions = self.names.get(name, [])
         if versions and versions[-1].sha256 == sha256:
             return
@@ -82,14 +82,14 @@ class ManifestFile:
         self._folder = folder
 
     def signature(self) -> Signature:
-        """Changes whenever the file does; None where there is none."""
+        """A value that changes whenever the file does; None without a file."""
         return signature(self._folder / FILE) or signature(self._folder / BEFORE)
 
     def read(self) -> Manifest:
-        """What stands there now; an empty manifest where nothing does.
+        """Read the manifest; an empty one if the file does not exist.
 
         Raises:
-            VectorFileError: The file is no manifest.
+            VectorFileError: The file is not a manifest.
         """
         try:
             return Manifest.model_validate_json((self._folder / FILE).read_bytes())
@@ -108,7 +108,7 @@ class ManifestFile:
             then: Called with what was written, before the next process may change it.
 
         Raises:
-            VectorFileError: The file is no manifest.
+            VectorFileError: The file is not a manifest.
             OSError: The folder cannot be written.
         """
         self._folder.mkdir(parents=True, exist_ok=True)

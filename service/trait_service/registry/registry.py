@@ -1,10 +1,10 @@
-"""Registered steering vectors: a content store, and a manifest of the names that stand for what is in it.
+"""Registered steering vectors: a content store, and a manifest of the names that point to its files.
 
     <root>/<model>/<sha256>.safetensors             <model>: digests of its config and its weights
     <root>/<model>/manifest.json
 
 The file is written first, the manifest after it, both atomically: a kill leaves a registry that loads, and a name that
-stands for the old file or the new one. Several services may share a folder. Each looks at the manifest before it
+points to the old file or the new one. Several services may share a folder. Each looks at the manifest before it
 answers, and loads a file when it is first asked for.
 """
 
@@ -55,7 +55,7 @@ class RegisteredVector:
     """A vector file under a name.
 
     Args:
-        name: One that stands for the file, or stood for it before.
+        name: Name that points to the file, or pointed to it earlier.
         content: The file.
         version: Which of the name's versions the file is.
         versions: All that the name still has, the oldest first.
@@ -97,9 +97,9 @@ class VectorRegistry:
 
     Args:
         folder: The folder of one model; created when the first vector is registered.
-        max_vectors: Names at most.
-        max_bytes: Size of one file at most.
-        max_versions: Versions of one name that are kept; older ones are forgotten.
+        max_vectors: Largest number of names.
+        max_bytes: Largest size of one file.
+        max_versions: Versions kept for each name; older ones are deleted.
         uses: Files that running requests use.
     """
 
@@ -119,14 +119,16 @@ class VectorRegistry:
         self._max_versions = max_versions
         self._uses = uses or VectorUses()
         self._changing = threading.Lock()
-        self._mutex = threading.Lock()  # of what follows; held for no change, so that requests never wait for a disk
+        self._mutex = (
+            threading.Lock()
+        )  # of the fields below; not held during a change, so that requests never wait for a disk
         self._signature = self._file.signature()
         self._manifest = self._file.read()
         self._loaded: dict[str, Content] = {}
 
     @property
     def revision(self) -> int:
-        """Of the manifest: two services with the same revision of one folder know the same names."""
+        """Revision of the manifest; services that report the same revision know the same names."""
         return self._current().revision
 
     def all(self) -> list[RegisteredVector]:
@@ -167,7 +169,7 @@ class VectorRegistry:
         Raises:
             InvalidRequestError: The name, the size or the number of vectors is outside its range.
             VectorFileError: The bytes are not a vector file.
-            StorageError: They cannot be kept.
+            StorageError: They cannot be stored.
         """
         _check_name(name)
         if len(data) > self._max_bytes:
@@ -181,12 +183,12 @@ class VectorRegistry:
         return self._newest(manifest, name)
 
     def point(self, name: str, reference: str) -> RegisteredVector:
-        """Let a name stand for what is registered: an alias, or a return to one of its own versions by `sha256:...`.
+        """Point a name to a registered file: an alias, or a return to an earlier version by `sha256:...`.
 
         Raises:
             InvalidRequestError: The name or the number of vectors is outside its range.
             UnknownVectorError: Nothing of that name or hash is registered.
-            StorageError: The change cannot be kept.
+            StorageError: The change cannot be stored.
         """
         _check_name(name)
         sha256 = self.get(reference).sha256
@@ -203,11 +205,11 @@ class VectorRegistry:
         Raises:
             UnknownVectorError: The name is not registered.
             VectorInUseError: Running requests use a file that would be forgotten.
-            StorageError: The change cannot be kept.
+            StorageError: The change cannot be stored.
         """
         if name not in self._current().names:
             self.get(name)  # names those that are registered
-            raise UnknownVectorError(f"{name[:80]!r} is no name of a vector: delete takes names only", param="vector")
+            raise UnknownVectorError(f"{name[:80]!r} is not a vector name: delete takes names only", param="vector")
         with self._change() as manifest:
             versions = manifest.names.pop(name, [])
             gone = {version.sha256 for version in versions} - manifest.hashes()
@@ -230,7 +232,7 @@ class VectorRegistry:
 
     @contextmanager
     def _change(self) -> Iterator[Manifest]:
-        """The manifest, for one change by one process; files that nobody wants are dropped once it is written."""
+        """The manifest, for one change by one process; unused files are deleted once it is written."""
         try:
             with self._changing, self._file.change(then=self._written) as manifest:
                 yield manifest
@@ -262,7 +264,7 @@ class VectorRegistry:
             )
 
     def _current(self) -> Manifest:
-        """The manifest, read again where it has changed on disk; one that breaks meanwhile changes nothing."""
+        """The manifest, read again if it has changed on disk; an unreadable one changes nothing."""
         with self._mutex:
             signature = self._file.signature()
             if signature != self._signature:

@@ -18,12 +18,12 @@ _NUMBER = re.compile(r"^-?\d{1,12}(\.\d{1,12})?$")
 
 
 def split_alias(model: str | None, served: Collection[str]) -> tuple[str | None, list[SteeringTerm]]:
-    """The served model that a name stands for, and the terms that it carries.
+    """Split a model name into a served model and steering terms.
 
-    A name that is served, or that begins with no served one, comes back as it stands.
+    A served name, or a name that begins with no served name, is returned unchanged.
 
     Raises:
-        InvalidRequestError: The part behind the base is no list of `+NAME@COEFFICIENT`.
+        InvalidRequestError: The part after the base is not a list of `+NAME@COEFFICIENT`.
     """
     if not model or model in served:
         return model, []
@@ -72,7 +72,7 @@ def _term(text: str) -> SteeringTerm:
     vector, _, coefficient = text.partition("@")
     if not _REFERENCE.fullmatch(vector) or not _NUMBER.match(coefficient) or not math.isfinite(float(coefficient)):
         raise InvalidRequestError(
-            f"{text[:100]!r} is no term of a model alias: write <model>+NAME@COEFFICIENT, for example +sycophancy@3 or "
+            f"{text[:100]!r} is not a term of a model alias: write <model>+NAME@COEFFICIENT, for example +sycophancy@3 or "
             "+a@1.5+b@-2",
             param="model",
         )

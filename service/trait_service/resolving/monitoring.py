@@ -26,11 +26,11 @@ class ResolvedMonitor:
     """One request's monitor, ready for the engine.
 
     Args:
-        spec: What travels to the worker; bounds in residual units there.
-        columns: What each column is.
+        spec: Monitor as it travels to the worker; its bounds are in residual units.
+        columns: Vector, layer and centre of each column.
         bounds: The bound of each column, as the request wrote it.
         directions: sha256 hex -> float32 bytes.
-        tokens: Whether each token's text is answered.
+        tokens: The answer holds each token's text.
     """
 
     spec: MonitorSpec
@@ -49,7 +49,7 @@ def resolve_monitor(resolver: Resolver, monitor: Monitor) -> ResolvedMonitor:
     """Resolve a monitor's vectors on each of their layers.
 
     Raises:
-        InvalidRequestError: A vector or layer is not there, a bound fits no column, or there are too many columns.
+        InvalidRequestError: A vector or layer does not exist, a bound matches no column, or there are too many columns.
     """
     columns: list[MonitoredDirection] = []
     specs: list[MonitorColumn] = []
@@ -75,7 +75,7 @@ def resolve_monitor(resolver: Resolver, monitor: Monitor) -> ResolvedMonitor:
     if unused := [b for b in range(len(monitor.bounds)) if b not in used]:
         bound = monitor.bounds[unused[0]]
         raise InvalidRequestError(
-            f"the bound on {bound.vector!r}, layer {bound.layer}, is on nothing that is monitored: "
+            f"the bound on {bound.vector!r}, layer {bound.layer}, matches nothing that is monitored: "
             f"{', '.join(f'{c.vector} layer {c.layer}' for c in columns[:8])}",
             param=f"monitor.bounds[{unused[0]}]",
         )
@@ -127,11 +127,11 @@ class TokenTexts:
 
 @dataclass
 class MonitoredPrompt:
-    """Projections of one prompt's completions, as they come in.
+    """Projections of one prompt's completions, as they arrive.
 
     Args:
-        monitor: What is monitored.
-        key: Of the request's spec.
+        monitor: The monitored directions.
+        key: Key of the request's spec.
         prompt_ids: Tokens of the prompt.
         first_index: Index of its first completion among the response's choices.
         decode: Text of token ids.
@@ -156,17 +156,23 @@ class MonitoredPrompt:
         return len(self.prompt_ids)
 
     def note_tokens(self, completion: int, ids: Sequence[int]) -> None:
-        """Tokens of a completion are out."""
+        """Note the tokens that a completion has emitted."""
         self.tokens[completion] += len(ids)
         self.fresh_ids[completion] += ids
 
     @property
     def received(self) -> int:
-        """Rows that are here for every completion."""
+        """Rows that have arrived for every completion."""
         return min((len(rows) for rows in self.rows.values()), default=0)
 
     def add(self, completion: int, rows: np.ndarray, start: int) -> None:
-        """Take over rows of a completion, the first of which is row `start`; those that are here are left out."""
+        """Add rows of a completion, the first of which is row `start`; rows that arrived before are skipped.
+
+        Args:
+            completion: Index of the completion.
+            rows: `(n_positions, n_columns)` float32.
+            start: Row of the first of them.
+        """
         have = self.rows.get(completion)
         if have is None:
             self.rows[completion] = rows[:0] if start else rows
@@ -174,10 +180,10 @@ class MonitoredPrompt:
             self.rows[completion] = np.concatenate([have, rows[len(have) - start :]])
 
     def take(self) -> list[MonitoredChoice]:
-        """What has not been taken yet, of the tokens that are out.
+        """Rows for tokens already emitted that have not been read.
 
         Raises:
-            SteeringFailedError: A token is out and its projection is not here.
+            SteeringFailedError: A token was emitted before its projection arrived.
         """
         taken = []
         for completion in sorted(self.tokens):
@@ -231,7 +237,7 @@ class MonitoredPrompt:
 
 
 def stop_reason(crossed: CrossedBound) -> str:
-    """What a reply that a bound ended says of its end."""
+    """The `stop_reason` of a reply that a bound ended."""
     limit = f"above {crossed.above:g}" if crossed.above is not None and crossed.value > crossed.above else ""
     limit = limit or f"below {crossed.below:g}"
     return (

@@ -1,7 +1,7 @@
-"""From what a request says (names, units, chosen layers) to what the engine does (directions, residual units).
+"""Resolves a request (names, units, chosen layers) to what the engine applies (directions, residual units).
 
 Units are those of `trait_core.units`: for `add` a is what is added, for `set`, `floor` and `ceiling` the projection's
-value or limit. `ablate` takes no number and `scale` no unit: its factor is the coefficient as it stands.
+value or limit. `ablate` takes no number and `scale` no unit: its factor is the coefficient itself.
 """
 
 import math
@@ -21,7 +21,7 @@ from trait_service.engine.spec import TermSpec
 from trait_service.registry.registry import RegisteredVector
 
 MAX_FACTOR = 10.0
-"""Of `scale`: beyond it the projection leaves anything that the model has seen, whatever the relative dose."""
+"""Largest factor of `scale`; beyond it projections are far outside the model's usual range."""
 
 
 class ResolvedTerm(AppliedTerm):
@@ -56,7 +56,7 @@ class ResolvedSteering:
 
     @cached_property
     def terms(self) -> tuple[TermSpec, ...]:
-        """What travels to the workers, one for each of `applied`."""
+        """The terms as they travel to the workers, one for each of `applied`."""
         return tuple(term.spec() for term in self.applied)
 
     @cached_property
@@ -131,7 +131,7 @@ class Resolver:
         """The layers asked for, or the vector's own choice; `where` is the field that names them.
 
         Raises:
-            InvalidRequestError: A layer that the model or the vector has not, or one that is named twice.
+            InvalidRequestError: A layer that the model or the vector does not have, or a layer named twice.
         """
         layers = [vector.file.metadata.chosen_layer] if asked is None else asked
         for layer in layers:
@@ -197,11 +197,11 @@ def _value(term: SteeringTerm, evidence: LayerEvidence, layer: int, where: str) 
     value = residual_units(term.coefficient, term.unit, evidence)
     if not math.isfinite(value) or abs(value) > float(np.finfo(np.float32).max):
         raise InvalidRequestError(
-            f"coefficient {term.coefficient} {term.unit} is no finite float32 number", param=where
+            f"coefficient {term.coefficient} {term.unit} is not a finite float32 number", param=where
         )
     if term.coefficient != 0 and np.float32(value) == 0:
         raise InvalidRequestError(
-            f"coefficient {term.coefficient} {term.unit} comes to a = {value} on layer {layer}, which is nothing in "
+            f"coefficient {term.coefficient} {term.unit} comes to a = {value} on layer {layer}, which is 0 in "
             f"float32 (separation there: {evidence.separation}, residual norm: {evidence.residual_norm})",
             param=where,
         )

@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001 - a subclass of vLLM's runner, which reaches into what the runner is made of
-"""LoRA adapters on the CPU: what vLLM 0.32 gets wrong there, and what it makes slow, put right in subclasses."""
+"""LoRA adapters on the CPU: fixes for errors and slow paths of vLLM 0.32, in subclasses."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ class GroupedLoraWrapper(PunicaWrapperCPU):  # type: ignore[misc]
     """An adapter's weights meet all of their rows in one product; rows of the base model meet none.
 
     vLLM's CPU kernels copy a layer's adapter weights once for every row, and look up "no adapter" as slot -1, which is the last
-    one: a base request beside an adapter's was answered with the adapter in that slot.
+    one: a base request in the same batch as an adapter's was answered with the adapter in that slot.
     """
 
     of_positions: Groups = ()

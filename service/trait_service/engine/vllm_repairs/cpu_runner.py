@@ -1,4 +1,4 @@
-"""What vLLM 0.32's runner gets wrong on the CPU, put right in a subclass of it."""
+"""Fixes for errors of vLLM 0.32's CPU runner, in a subclass of it."""
 
 from collections.abc import Mapping
 from contextlib import contextmanager

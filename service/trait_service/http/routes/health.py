@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1/health", route_class=TraitRoute)
 
 @router.get("/live")
 async def live() -> dict[str, str]:
-    """Answers whatever the engine does."""
+    """Answer, whatever the state of the engine."""
     return {"status": "live"}
 
 

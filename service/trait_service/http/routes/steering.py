@@ -1,4 +1,4 @@
-"""`GET /v1/steering`: what can be steered here, and within which limits."""
+"""`GET /v1/steering`: the model, the operations and the limits of this service."""
 
 from fastapi import APIRouter
 from trait_core.schema import ServiceInfo

@@ -42,7 +42,7 @@ async def get_vector(name: str, service: Service, accept: Annotated[str, Header(
 
 @router.get("/{name}/file", response_class=Response)
 async def get_vector_file(name: str, service: Service) -> Response:
-    """A vector's file, also where a balancer on the way forgets the `Accept` header."""
+    """A vector's file, also behind a load balancer that drops the `Accept` header."""
     vector = await asyncio.to_thread(service.registry.get, name)
     return Response(await asyncio.to_thread(service.registry.read, vector), media_type=BYTES)
 
@@ -58,9 +58,9 @@ async def put_vector(
 ) -> VectorInfo:
     """Register a vector file under a name, as its newest version.
 
-    With JSON, `{"vector": "NAME or sha256:..."}`, the name stands for what is registered already: an alias, or the
-    return to a version of before; `{"file": "BASE64", "sha256": "sha256:..."}` is a file, for balancers that let only JSON
-    through. `Content-Digest: sha-256=:BASE64:` (RFC 9530) is checked where it is given.
+    With the JSON body `{"vector": "NAME or sha256:..."}` the name then points to a registered file: an alias, or the return
+    to an earlier version; `{"file": "BASE64", "sha256": "sha256:..."}` is a file, for balancers that let only JSON
+    through. `Content-Digest: sha-256=:BASE64:` (RFC 9530) is checked if present.
     `allow_other_model` accepts another model's where width and number of layers agree (a base model's, say). What is
     registered then is a file for this model, which names the other one in its metadata (`extracted_on`).
     """
@@ -74,7 +74,7 @@ async def put_vector(
         data, allow_other_model = body.file, allow_other_model or body.allow_other_model
         if sha256_of(data) != body.sha256:
             raise InvalidRequestError(
-                f"the file's sha256 is {sha256_of(data)}, not {body.sha256}: it was damaged on its way", param="sha256"
+                f"the file's sha256 is {sha256_of(data)}, not {body.sha256}: it was damaged in transit", param="sha256"
             )
     file = await asyncio.to_thread(VectorFile.from_bytes, data)
     check_fits(file.metadata, service.info, allow_other_model=allow_other_model)
@@ -86,7 +86,7 @@ async def put_vector(
 
 @router.delete("/{name}", status_code=204)
 async def delete_vector(name: str, service: Service, even_if_used: bool = False) -> Response:
-    """Forget a vector and its versions: 409 while requests of this service use it, unless `even_if_used`."""
+    """Delete a vector and its versions: 409 while requests of this service use it, unless `even_if_used`."""
     await asyncio.to_thread(service.registry.delete, name, even_if_used=even_if_used)
     return Response(status_code=204)
 
@@ -124,7 +124,7 @@ def check_digest(header: str | None, data: bytes) -> None:
         expected = f":{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
         if value != expected:
             raise InvalidRequestError(
-                f"the body's sha-256 is {expected}; Content-Digest says {value[:80]!r}: it was damaged on its way",
+                f"the body's sha-256 is {expected}; Content-Digest says {value[:80]!r}: it was damaged in transit",
                 param="Content-Digest",
             )
 
