@@ -121,7 +121,7 @@ def server_arguments(
 
 
 def open_door(args: Namespace, keys: Path | None, *, insecure: bool) -> list[str]:
-    """Why the service must not listen where it was told to: keys that cannot be read, or none where others reach it."""
+    """List the reasons why the service must not listen: unreadable keys, or no key on an address that others reach."""
     from trait_service.http.plugin import api_keys, is_local  # noqa: PLC0415 - imports vLLM
 
     try:

@@ -16,7 +16,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Cli:
-    """Annotation of a field whose option is not the obvious one.
+    """Annotation of a field whose option differs from the default.
 
     Args:
         envvar: Environment variable that gives the value if the option is missing.

@@ -124,7 +124,7 @@ def claim_completions(n: int) -> None:
 
 
 class AdmissionGuard:
-    """Refuses what would be too much; reading routes are always answered.
+    """Refuses requests beyond the limits; reading routes are always answered.
 
     Args:
         app: The application behind.

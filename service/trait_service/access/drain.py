@@ -37,14 +37,14 @@ class ShutdownCause:
 
     @classmethod
     def of(cls, args: Namespace) -> "ShutdownCause":
-        """The one of these arguments."""
+        """The cause that these arguments hold, made on the first call."""
         found = vars(args).setdefault(ARGS_ENTRY, cls())
         assert isinstance(found, cls)
         return found
 
 
 class DrainGuard:
-    """Takes the signals over from vLLM, which would stop the engine under its requests.
+    """Handles the signals in place of vLLM, which would stop the engine under running requests.
 
     Args:
         app: The application behind.

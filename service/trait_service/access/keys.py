@@ -115,7 +115,7 @@ class KeyFile:
         self.path = path
 
     def read(self) -> list[ApiKey]:
-        """The keys in it.
+        """Read the keys in the file.
 
         Raises:
             KeysError: The file is absent, unreadable, or not a list of keys.
@@ -233,7 +233,7 @@ class Keyring:
         try:
             self._of_file, self._signature = file.read(), found
         except KeysError as error:
-            # The keys read before stay valid: a half-edited file locks nobody out.
+            # The keys read before stay valid: a half-edited file must not lock anyone out.
             self._signature = found
             logger.error("%s; the keys read before stay in force", error)  # noqa: TRY400
         else:

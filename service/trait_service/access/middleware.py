@@ -78,7 +78,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, reaso
 
 
 class BodyGuard:
-    """Bounds bodies, and refuses JSON that no route can answer properly.
+    """Limits the size of bodies, and refuses JSON that no route can answer properly.
 
     Refused with 400: NaN and infinities (no JSON, and not echoable), lone surrogates (no UTF-8), nesting deeper than
     `MAX_DEPTH`, and our own fields on routes that would ignore them.

@@ -45,7 +45,7 @@ class CpuStep:
         self.regroup(LiveBatch(0, []))
 
     def regroup(self, batch: LiveBatch) -> None:
-        """Batch membership changed."""
+        """Rebuild the groups after a change of batch membership."""
         self._term_groups = _TermGroups(batch)
         self._pool_groups = _PoolGroups(batch)
         self._monitor_groups = _MonitorGroups(batch, self._bank)
@@ -75,14 +75,14 @@ class CpuStep:
             self._monitored[layer] = monitored
 
     def _keep(self) -> None:
-        """The terms have come back on the same tokens (a batch decodes): what they add is not made again."""
+        """Cache the deltas of terms that act on the same tokens as in the step before (a batch decodes)."""
         n_rows = sum(len(terms) for layer in self._terms for terms in layer if terms.additive)
         if n_rows * self._bank.d_model * self._bank.rows.element_size() <= MAX_KEPT_BYTES:
             self._terms = [[terms.kept(self._bank.rows) for terms in layer] for layer in self._terms]
         self._kept = True
 
     def rest(self) -> None:
-        """The coming forward pass has nothing to do with us."""
+        """Note that no token of the next forward pass is steered, captured or monitored."""
 
     def intervene(self, residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
         """Steer, then capture and monitor, at the output of one layer."""
@@ -168,7 +168,7 @@ class _PoolGroups:
         ]
 
     def on_step(self, step: Step, computed_to: np.ndarray, pools: CaptureRows) -> list[Pooled]:
-        """Which token goes into which pool; the pools' counts are raised."""
+        """Assign tokens to pools, and raise the pools' counts."""
         made = []
         for intervals, slots in self._groups:
             spans = intervals.spans(step, after=computed_to)

@@ -95,7 +95,7 @@ class CudaStep:
         self._filled = n
 
     def rest(self) -> None:
-        """The coming forward pass has nothing to do with us: no token has a row."""
+        """Note that no token of the next forward pass is steered, captured or monitored: none has a row."""
         self.row.array[: self._filled] = NO_ROW
         self.pool_slot.array[: self._filled] = NO_ROW
         self.row.flush(self._filled)

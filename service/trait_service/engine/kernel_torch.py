@@ -97,7 +97,7 @@ class Monitored:
         directions: `(d_model, n_directions)` float32.
         place: `(n,)` int64: each projection's token, counted from the span's start.
         direction: `(n,)` int64.
-        column: `(n,)` int64: where it goes in the token's row of the values.
+        column: `(n,)` int64: its place in the token's row of the values.
         cosine: `(n,)` bool; None: none of them.
     """
 

@@ -172,7 +172,7 @@ def steer(
         hidden: As `residual`, or None.
         bank: `(n_bank_rows, d_model)` float32.
         table: The request table, on one layer.
-        row: `(max_tokens,)` int32: each token's row of the table, -1 where nothing is asked.
+        row: `(max_tokens,)` int32: each token's row of the table, -1 for none.
         position: `(max_tokens,)` int32: each token's absolute position.
         flags: `(3,)` int32 of the layer: terms used, whether it is captured, whether it is monitored.
     """
@@ -209,7 +209,7 @@ def capture(
     Args:
         residual: `(n_tokens_padded, d_model)`, columns contiguous.
         hidden: As `residual`, or None.
-        pool_slot: `(max_tokens, n_pools)` int32: each token's pools, -1 where there is none.
+        pool_slot: `(max_tokens, n_pools)` int32: each token's pools, -1 for none.
         sums: `(n_rows, d_model)` float32, changed in place.
         norms: `(n_rows,)` float32, changed in place.
         flags: `(3,)` int32 of the layer: terms used, whether it is captured, whether it is monitored.
@@ -245,7 +245,7 @@ def monitor(
         hidden: As `residual`, or None.
         bank: `(n_bank_rows, d_model)` float32.
         table: The request table, on one layer.
-        row: `(max_tokens,)` int32: each token's row of the table, -1 where nothing is asked.
+        row: `(max_tokens,)` int32: each token's row of the table, -1 for none.
         values: `(max_tokens, n_columns)` float32, changed in place.
         flags: `(3,)` int32 of the layer: terms used, whether it is captured, whether it is monitored.
     """

@@ -60,7 +60,7 @@ class RequestTable:
         self._dirty.add(row)
 
     def flush(self) -> None:
-        """Bring the device up to date after a change of membership."""
+        """Copy the changed rows to the device."""
         for row in self._dirty:
             for mirrored in (self.vector, self.numbers, self.rules, self.monitored):
                 mirrored.flush_row(row)

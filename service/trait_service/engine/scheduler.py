@@ -119,7 +119,7 @@ class BranchingHasher:
 
 
 def branch_of_request(request: Request) -> CacheBranch | None:
-    """The branch of a request as vLLM holds it; None where it is not steered."""
+    """The branch of a request as vLLM holds it; None if it is not steered."""
     params = request.sampling_params
     try:
         spec = RequestSpec.from_extra_args(None if params is None else params.extra_args)

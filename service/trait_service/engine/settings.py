@@ -47,7 +47,7 @@ class EngineSettings(BaseModel):
 
     @classmethod
     def from_additional_config(cls, additional_config: dict[str, Any] | object) -> Self | None:
-        """The settings of an engine; None where the plugin is off."""
+        """The settings of an engine; None if the plugin is off."""
         if not isinstance(additional_config, dict) or EXTRA_ARGS_KEY not in additional_config:
             return None
         return cls.model_validate(additional_config[EXTRA_ARGS_KEY])

@@ -171,7 +171,7 @@ class RequestSpec(_Strict):
     @classmethod
     @lru_cache(maxsize=2048)
     def _parsed(cls, text: str) -> Self:
-        """Scheduler and worker read the same text, in one process where there is one worker."""
+        """Scheduler and worker read the same text, in one process if there is one worker."""
         return cls.model_validate_json(text)
 
     def to_extra_args(self) -> dict[str, str]:

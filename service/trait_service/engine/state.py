@@ -110,7 +110,7 @@ class SteeringState:
     # ------------------------------------------------------------------------------------------ a step
 
     def prepare(self, view: StepView) -> None:
-        """Bring the buffers up to date with the batch of the coming forward pass."""
+        """Update the buffers for the batch of the next forward pass."""
         if view.request_ids != self._batch_ids:
             self._regroup(view)
         if not self._batch:

@@ -148,7 +148,7 @@ class SteeredEngineClient:
         bank: Rows of the vector bank.
         fetcher: Reports and captures.
         uses: Vector files that running requests use.
-        bos_token_id: The tokenizer's; None where it has none.
+        bos_token_id: The tokenizer's BOS token; None if it has none.
         decode: Text of token ids, special ones included.
     """
 

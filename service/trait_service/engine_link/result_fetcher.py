@@ -21,7 +21,7 @@ class NoReportError(SteeringFailedError):
 
 
 class ResultFetcher:
-    """Coalesces fetches.
+    """Fetches the results of many requests, one call at a time.
 
     Args:
         fetch: Takes reports and captures from the workers.
@@ -53,7 +53,7 @@ class ResultFetcher:
         return collected
 
     async def projections(self, key: str, after: int) -> Rows:
-        """New projections of a request that still runs; empty where it has just left the engine.
+        """New projections of a request that still runs; empty if it has just left the engine.
 
         Args:
             key: Key of its spec.

@@ -36,7 +36,7 @@ class SteeringSpan:
         self._leased = time.time_ns()
 
     def end(self, steering: ResolvedSteering | None, monitor: ResolvedMonitor | None, collected: Collected) -> None:
-        """Send it, with what the worker has reported."""
+        """Send the span, with the worker's report."""
         applied = steering.applied if steering else ()
         report = collected.report
         attributes: dict[str, Any] = {

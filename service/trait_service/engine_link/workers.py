@@ -150,6 +150,6 @@ def _collected(report: RequestReport, tensors: Mapping[str, np.ndarray]) -> Coll
 
 
 def _projections(tensors: Mapping[str, np.ndarray]) -> dict[int, np.ndarray]:
-    """By completion."""
+    """Projections by completion."""
     prefix = "projections/"
     return {int(name.removeprefix(prefix)): rows for name, rows in tensors.items() if name.startswith(prefix)}

@@ -24,7 +24,7 @@ OURS = frozenset({"trait_service", "trait_core"})
 
 
 async def bad_request_response(_request: Request, error: Exception) -> Response:
-    """400 where vLLM has not asked the engine for anything yet, else 500; the log gives the place and never a value."""
+    """400 if vLLM has not asked the engine for anything yet, else 500; the log gives the place and never a value."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     logger.error("%s at %s:%s", type(error).__name__, place.filename, place.lineno)
     said = sanitize_message(f"{type(error).__name__}: {error}")

@@ -113,7 +113,7 @@ def check_fields(request: SteeredRequest, max_n: int) -> None:
 async def stream_with_report(
     chunks: AsyncGenerator[str, None], run: Run, stream_object: str
 ) -> AsyncGenerator[str, None]:
-    """The stream of vLLM, each chunk with its tokens' projections where they are monitored.
+    """The stream of vLLM, each chunk with its tokens' projections if they are monitored.
 
     One more chunk with the steering report precedes its `[DONE]`, unless an error chunk came before.
     """

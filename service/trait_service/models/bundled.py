@@ -35,7 +35,7 @@ Report = Callable[[str], None]
 
 
 class ModelError(TraitError):
-    """A model could not be fetched or is not what it should be; the message says what to do."""
+    """A model could not be fetched or is damaged; the message says what to do."""
 
 
 @dataclass(frozen=True)

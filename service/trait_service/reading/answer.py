@@ -19,7 +19,7 @@ class ReadText:
     """One input as token ids: prompt, then response.
 
     Args:
-        turns: Absolute `[start, stop)` of each turn of a chat, where positions name one.
+        turns: Absolute `[start, stop)` of each turn of a chat, if positions name one.
     """
 
     ids: list[int]

@@ -200,7 +200,7 @@ class VectorRegistry:
         return self._newest(manifest, name)
 
     def delete(self, name: str, *, even_if_used: bool = False) -> None:
-        """Forget a name with its versions, and files that no other name has.
+        """Delete a name with its versions, and files that no other name has.
 
         Raises:
             UnknownVectorError: The name is not registered.

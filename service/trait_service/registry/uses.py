@@ -13,7 +13,7 @@ class VectorUses:
 
     @contextmanager
     def hold(self, hashes: Collection[str]) -> Iterator[None]:
-        """A request uses the files inside the block."""
+        """Count the files as in use inside the block."""
         self._requests.update(hashes)
         try:
             yield
@@ -24,7 +24,7 @@ class VectorUses:
                     del self._requests[sha256]
 
     def requests(self, hashes: Collection[str]) -> int:
-        """Uses of the files by requests that run or wait now."""
+        """Number of uses of the files by running and waiting requests."""
         return sum(self._requests[sha256] for sha256 in hashes)
 
     def hashes(self) -> set[str]:

@@ -39,7 +39,7 @@ def split_alias(model: str | None, served: Collection[str]) -> tuple[str | None,
 def resolve_request(
     resolver: Resolver, steering: Steering | None, alias_terms: list[SteeringTerm]
 ) -> ResolvedSteering | None:
-    """Steering of a request: the alias's terms, then the body's; None where there are none.
+    """Steering of a request: the alias's terms, then the body's; None without terms.
 
     Raises:
         NotServedError: The alias names a vector that is not registered.

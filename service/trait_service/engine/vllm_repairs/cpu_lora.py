@@ -91,8 +91,8 @@ def _expand(
 class GroupedLoraMixin:
     """Adapters by groups of rows, and each prompt's log-probabilities read with its own request's adapter.
 
-    For the positions of a prompt vLLM takes the adapters of the step's sampled tokens, one for each request: where there are
-    not as many positions as requests the engine ends, and where there are they get others' adapters. Here prompts are read
+    For the positions of a prompt vLLM takes the adapters of the step's sampled tokens, one for each request: if there are
+    fewer or more positions than requests the engine ends, else they get others' adapters. Here prompts are read
     one at a time, with the request's slot at every position.
     """
 

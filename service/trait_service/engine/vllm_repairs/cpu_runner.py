@@ -9,7 +9,7 @@ import torch
 
 
 class RewoundSeedsMixin:
-    """A request with a seed draws nothing for a token that is thrown away.
+    """A seeded request draws no random numbers for a discarded token.
 
     vLLM samples a token for every row of a step, those amid their prompt too, and then turns those rows' generators back by an
     offset that only CUDA's generators have: on the CPU a seeded request whose prompt is read in pieces ends the engine.
@@ -40,7 +40,7 @@ class RewoundSeedsMixin:
 
     @contextmanager
     def _without(self, generators: Mapping[int, torch.Generator]) -> Any:
-        """Leave nothing for vLLM to turn back."""
+        """Hide these generators from vLLM, which would rewind them."""
         everything: dict[int, torch.Generator] = self.input_batch.generators
         for row in generators:
             del everything[row]

@@ -16,7 +16,7 @@ router = APIRouter(route_class=TraitRoute)
 @router.post("/v1/activations", dependencies=[Depends(validate_json_request)], response_model=None)
 @with_cancellation
 async def read_activations(request: ActivationsRequest, raw_request: Request) -> Response:
-    """Read every input (after generating a reply, where asked), and answer the pools in one file."""
+    """Read every input (after generating a reply, if asked), and return the pools in one file."""
     service = get_service(raw_request)
     served = service.served_names()
     base, alias_terms = split_alias(request.model, served)
