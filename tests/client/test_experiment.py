@@ -55,7 +55,7 @@ def test_explicit_prompts_replace_every_traits_questions(folder):
     ("values", "words"),
     [
         ({"traits": []}, "traits"),
-        ({"traits": ["a", "a"]}, "traits: 'a' stands there more than once"),
+        ({"traits": ["a", "a"]}, "traits: 'a' is given more than once"),
         ({"coefficients": ["3"]}, "coefficients.0"),
         ({"coefficients": [float("nan")]}, "coefficients.0"),
         ({"layers": "all"}, "layers"),

@@ -118,8 +118,8 @@ def test_a_dry_run_takes_its_rate_from_the_last_sweep(cli, folder):
 @pytest.mark.parametrize(
     ("service", "words"),
     [
-        ({}, "give url, of a service that runs, or model"),
-        ({"url": "http://x", "model": "m"}, "give url, of a service that runs, or model"),
+        ({}, "give url, for a running service, or model"),
+        ({"url": "http://x", "model": "m"}, "give url, for a running service, or model"),
         ({"url": "http://x", "dtype": "float32"}, "dtype, serve and vectors go with model"),
         ({"url": "localhost:8000"}, "precision.int8.url"),
         ({"model": "m", "weight": "int8"}, "precision.int8.weight"),
@@ -138,9 +138,9 @@ def test_paths_of_a_started_service_are_relative_to_the_experiment(tmp_path):
     assert PrecisionService(model="org/model").serve_arguments(tmp_path) == ["org/model"]
 
 
-def test_weights_that_the_service_does_not_tell_are_no_proof():
+def test_weights_that_the_service_does_not_report_are_not_accepted():
     info = MemoryService(weights={}).info
-    with pytest.raises(InvalidRequestError, match="has loaded types that it does not tell"):
+    with pytest.raises(InvalidRequestError, match="has loaded types that it does not report"):
         PrecisionService(model="m", weights="int8").check_weights("int8", info)
 
 

@@ -1,4 +1,4 @@
-"""Corpora: whole prompt sets captured into shards, or projected token by token into DuckDB."""
+"""Prompt sets: captured into shards, or projected token by token into DuckDB."""
 
 from trait_client.prompt_sets.capture import CaptureOutcome, run_capture
 from trait_client.prompt_sets.manifest import CaptureOptions, parse_layers

@@ -1,7 +1,7 @@
-"""`run_capture`: a prompt set through `POST /v1/activations` into shards.
+"""`run_capture`: read a prompt set through `POST /v1/activations` into shards.
 
-Each shard is one or a few requests; so many shards are in flight that the engine's batch stays full. A shard is written
-when all its prompts were read, so that a killed capture loses at most those in flight.
+Each shard takes one or a few requests, and enough shards are in flight to keep the engine's batch full. A shard is written
+when all its prompts have been read, so a killed capture loses at most the shards in flight.
 """
 
 import asyncio
@@ -24,25 +24,25 @@ from trait_core.schema import ActivationsRequest, ServiceInfo
 
 MAX_IN_FLIGHT = 16
 ANSWER_BYTES = 2**28
-"""A request's answer stays below: a quarter of what a service answers at most unless it is told otherwise."""
+"""Largest answer of a request: a quarter of the service's default limit."""
 
 _INPUT = re.compile(r"^inputs\[(\d+)\]$")
 
 
 @dataclass(frozen=True)
 class CaptureOutcome:
-    """How a capture ended.
+    """Outcome of a capture.
 
     Attributes:
-        status: `partial` where prompts are missing; the next run tries them again.
-        n_prompts: Of the set.
-        n_resumed: Found captured.
-        n_captured: By this run.
-        n_failed: Could not be read.
-        n_shards: That stand.
-        damaged: Shards found damaged, and captured again.
-        tokens: Read in this run.
-        seconds: Of this run.
+        status: `partial` if prompts are missing; the next run tries them again.
+        n_prompts: Prompts in the set.
+        n_resumed: Prompts captured by earlier runs.
+        n_captured: Prompts captured by this run.
+        n_failed: Prompts that could not be read.
+        n_shards: Shards in the folder.
+        damaged: Shards that were damaged and captured again.
+        tokens: Tokens read in this run.
+        seconds: Duration of this run.
         errors: Distinct messages, most frequent first, with their counts.
     """
 
@@ -75,16 +75,16 @@ async def run_capture(
     folder: Path,
     progress: ProgressCallback | None = None,
 ) -> CaptureOutcome:
-    """Capture what the folder does not hold yet.
+    """Capture the prompts that the folder does not have yet.
 
     A prompt that the service refuses (one too long for the model, say) is set aside and the others go on; an error of
     another kind ends the run. The next run tries both again.
 
     Args:
-        prompts: The set.
-        options: What is read from each.
+        prompts: The prompt set.
+        options: Positions, layers and generation.
         client: The service.
-        folder: Made where it is missing.
+        folder: Folder of the shards; created if it is missing.
         progress: Called after each shard.
 
     Raises:
@@ -100,7 +100,7 @@ async def run_capture(
 
 
 class _Capture:
-    """One run: what is going on, and the counts of it."""
+    """State of one run: work in progress, and counts."""
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class _Capture:
             self._stops[str(error)] += 1
 
     async def _read(self, shard: Shard) -> int:
-        """Read the rows that a shard lacks; returns their tokens."""
+        """Read the missing rows of a shard; return the number of tokens read."""
         first = shard.index * self._folder.manifest.shard_size
         # A request generates for all of its inputs or for none.
         given = [row for row in shard.unread if self._prompts[first + row].response is not None]

@@ -1,4 +1,4 @@
-"""A folder that a corpus is captured into: who may write, what stands there, what is still to be done."""
+"""Folder of a capture: its lock, its valid shards, and the shards that are still missing."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -31,12 +31,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 @dataclass
 class CaptureFolder:
-    """What a folder holds of one capture.
+    """Folder of one capture.
 
     Args:
         path: The folder, locked by the caller.
-        manifest: On disk.
-        damaged: Shards that are done again, since their file is not what the manifest says.
+        manifest: The manifest on disk.
+        damaged: Shards to capture again, because their file does not match the manifest.
     """
 
     path: Path
@@ -45,10 +45,10 @@ class CaptureFolder:
 
     @classmethod
     def open(cls, path: Path, identity: CaptureIdentity, prompts: Sequence[SetPrompt]) -> "CaptureFolder":
-        """Begin a capture, or take up the one that stands there: every shard is read and checked.
+        """Begin a capture, or continue the one in the folder; every shard is read and checked.
 
         Raises:
-            InvalidRequestError: The folder holds another capture; the message says what differs.
+            InvalidRequestError: The folder has another capture; the message lists the differences.
             DatasetError: The manifest cannot be read.
         """
         manifest = Manifest(
@@ -73,7 +73,7 @@ class CaptureFolder:
         folder = cls(path, manifest, [])
         for index in range(manifest.n_shards):
             name = shard_name(index)
-            if entry := folder._standing(index, entries.get(name)):
+            if entry := folder._valid_entry(index, entries.get(name)):
                 manifest.shards.append(entry)
             elif name in entries:
                 folder.damaged.append(name)
@@ -81,10 +81,10 @@ class CaptureFolder:
         return folder
 
     def unfinished(self) -> Iterator[Shard]:
-        """Shards with prompts that are still to be read: those never written, and those where some failed."""
-        standing = {entry.file: entry for entry in self.manifest.shards}
+        """Shards with unread prompts: those never written, and those where some prompts failed."""
+        entries = {entry.file: entry for entry in self.manifest.shards}
         for index in range(self.manifest.n_shards):
-            entry = standing.get(shard_name(index))
+            entry = entries.get(shard_name(index))
             if entry is None:
                 yield Shard.empty(self.manifest, index, self._ids(index))
             elif entry.failed:
@@ -97,8 +97,8 @@ class CaptureFolder:
         self.manifest.shards = sorted([*others, entry], key=lambda stored: stored.first)
         self.manifest.save(self.path)
 
-    def _standing(self, index: int, entry: ShardEntry | None) -> ShardEntry | None:
-        """The entry of a shard that stands; one that a kill left out of the manifest is taken in."""
+    def _valid_entry(self, index: int, entry: ShardEntry | None) -> ShardEntry | None:
+        """The entry of a valid shard, also of one that a kill left out of the manifest; None if it must be captured."""
         path = self.path / shard_name(index)
         try:
             sha256 = sha256_of(path.read_bytes())

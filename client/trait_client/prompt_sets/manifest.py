@@ -1,4 +1,4 @@
-"""`manifest.json` of a captured corpus: what was asked for, and which shards stand."""
+"""`manifest.json` of a captured prompt set: its options and its shards."""
 
 import json
 import re
@@ -22,13 +22,13 @@ _RANGE = re.compile(r"^(\d{1,4})(?:-(\d{1,4}))?$")
 
 
 class CaptureOptions(Request):
-    """What is read from each prompt.
+    """Options of a capture.
 
     Attributes:
-        positions: Pools, as `POST /v1/activations` takes them.
-        layers: 0-based decoder blocks; None reads all.
-        generate: How a reply is generated where none is given; None generates none.
-        shard_size: Prompts a shard.
+        positions: Positions to pool, in the syntax of `POST /v1/activations`.
+        layers: 0-based decoder blocks; None for all.
+        generate: Options to generate a reply where none is given; None to generate none.
+        shard_size: Prompts in each shard.
     """
 
     positions: list[str] = Field(min_length=1)
@@ -38,10 +38,10 @@ class CaptureOptions(Request):
 
 
 class CaptureIdentity(Response):
-    """What two runs into one folder must have in common: a difference would mix two captures.
+    """Identity of a capture; runs into one folder must agree in all fields.
 
     Attributes:
-        prompts_digest: Of texts, ids and order.
+        prompts_digest: Digest of texts, ids and order of the prompts.
     """
 
     model: str
@@ -59,7 +59,7 @@ class CaptureIdentity(Response):
 
     @classmethod
     def of(cls, options: CaptureOptions, prompts: Sequence[SetPrompt], info: ServiceInfo) -> Self:
-        """Of a capture that is about to run.
+        """Identity of a new capture.
 
         Raises:
             InvalidRequestError: Positions or layers are wrong, or a prompt has no response to read.
@@ -90,11 +90,11 @@ class CaptureIdentity(Response):
         )
 
     def digest(self) -> str:
-        """Carried by each shard, so that a shard of another capture is never taken for one of this."""
+        """Digest of the identity; each shard has it, so that shards of different captures are never mixed."""
         return digest(self.model_dump(mode="json", include=set(CaptureIdentity.model_fields)))
 
     def differences(self, other: "CaptureIdentity") -> list[str]:
-        """Where two captures differ, a line each."""
+        """Differences between two captures, one line each."""
         lines = []
         for name in CaptureIdentity.model_fields:
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -104,11 +104,11 @@ class CaptureIdentity(Response):
 
 
 class ShardEntry(Response):
-    """A shard that stands.
+    """A written shard.
 
     Attributes:
         first: Index of its first prompt.
-        failed: Prompt id -> why it could not be read; its row is NaN.
+        failed: Prompt id -> reason why it could not be read; its row is NaN.
     """
 
     file: str
@@ -119,13 +119,13 @@ class ShardEntry(Response):
 
 
 class Manifest(CaptureIdentity):
-    """The whole file.
+    """The content of `manifest.json`.
 
     Attributes:
-        ids: Of all prompts, in order: row i of the capture is prompt i.
-        outcomes: Labels of the prompts, as the last run's prompt set has them.
-        shards: In order; those that stand.
-        complete: Every prompt was read.
+        ids: Ids of all prompts, in order: row i of the capture is prompt i.
+        outcomes: Labels of the prompts, from the last run's prompt set.
+        shards: Written shards, in order.
+        complete: True if every prompt was read.
     """
 
     schema_version: int = 1
@@ -136,12 +136,12 @@ class Manifest(CaptureIdentity):
 
     @property
     def n_shards(self) -> int:
-        """Shards of the whole capture."""
+        """Number of shards of the whole capture."""
         return -(-len(self.ids) // self.shard_size)
 
     @property
     def failed(self) -> dict[str, str]:
-        """Prompt id -> why it could not be read."""
+        """Prompt id -> reason why it could not be read."""
         return {prompt_id: reason for shard in self.shards for prompt_id, reason in shard.failed.items()}
 
     @classmethod
@@ -149,7 +149,7 @@ class Manifest(CaptureIdentity):
         """Read a folder's manifest.
 
         Raises:
-            DatasetError: There is none, or it cannot be read.
+            DatasetError: It is missing or cannot be read.
         """
         path = folder / MANIFEST
         try:
@@ -166,10 +166,10 @@ class Manifest(CaptureIdentity):
 
 
 def parse_layers(text: str) -> list[int] | None:
-    """Layers as the command line takes them: `8-20`, `9,13,17`, `0-3,13`; `all` is None.
+    """Parse layers of the command line: `8-20`, `9,13,17`, `0-3,13`; `all` is None.
 
     Raises:
-        InvalidRequestError: Not such a list.
+        InvalidRequestError: The text is not such a list.
     """
     if text == "all":
         return None

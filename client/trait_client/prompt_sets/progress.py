@@ -1,4 +1,4 @@
-"""Where the work on a prompt set stands."""
+"""Progress of the work on a prompt set."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PromptSetProgress:
-    """Where a capture or a projection stands; everything counted here is stored.
+    """Progress of a capture or a projection; everything counted here is stored.
 
     Attributes:
-        total: Prompts of the set.
-        done: Prompts that are complete, those of earlier runs included.
+        total: Prompts in the set.
+        done: Complete prompts, those of earlier runs included.
         failed: Prompts that could not be read.
-        tokens: Read in this run.
-        seconds: Since the run began.
+        tokens: Tokens read in this run.
+        seconds: Seconds since the run began.
     """
 
     total: int

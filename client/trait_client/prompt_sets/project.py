@@ -1,6 +1,6 @@
-"""`run_project`: the per-token projections of a prompt set, into DuckDB.
+"""`run_project`: project every token of a prompt set, into DuckDB.
 
-What was generated once is read again by its ids when another vector is asked for.
+For another vector, stored replies are read again by their token ids; nothing is generated twice.
 """
 
 import asyncio
@@ -26,12 +26,12 @@ from trait_core.schema import MAX_MONITORED, ServiceInfo, VectorInfo
 
 @dataclass(frozen=True)
 class ProjectOptions:
-    """What is projected.
+    """Vectors, layers and length of replies of a projection.
 
     Attributes:
         vectors: Registered names, or `sha256:...`.
-        layers: 0-based decoder blocks; None takes each vector file's chosen layer.
-        max_tokens: Length of the reply that is generated where none is given; None reads the prompt alone.
+        layers: 0-based decoder blocks; None uses each vector file's recommended layer.
+        max_tokens: Maximum tokens of a reply that is generated where none is given; None reads the prompt alone.
     """
 
     vectors: list[str]
@@ -41,17 +41,17 @@ class ProjectOptions:
 
 @dataclass(frozen=True)
 class ProjectOutcome:
-    """How a run ended.
+    """Outcome of a projection.
 
     Attributes:
         run_id: Its row in the table `runs`.
-        status: `partial` where prompts failed; the next run tries them again.
-        n_prompts: Of the set.
-        n_resumed: Found in the database with all their projections.
-        n_projected: By this run.
-        n_failed: In this run.
-        tokens: Projected in this run.
-        seconds: Of this run.
+        status: `partial` if prompts failed; the next run tries them again.
+        n_prompts: Prompts in the set.
+        n_resumed: Prompts found in the database with all their projections.
+        n_projected: Prompts projected by this run.
+        n_failed: Prompts that failed in this run.
+        tokens: Tokens projected in this run.
+        seconds: Duration of this run.
         errors: Distinct messages, most frequent first, with their counts.
     """
 
@@ -84,21 +84,21 @@ async def run_project(
     name: str,
     progress: ProgressCallback | None = None,
 ) -> ProjectOutcome:
-    """Project every token of a prompt set that the database does not hold yet.
+    """Project every token of a prompt set that is not in the database yet.
 
-    Prompts are sent concurrently, up to twice what the engine runs at once, and committed as they finish. One that the
-    service refuses fails alone.
+    Prompts are sent concurrently, up to twice what the engine runs at once, and committed as they finish. A prompt
+    that the service refuses does not affect the others.
 
     Args:
-        prompts: The set.
+        prompts: The prompt set.
         options: Vectors, layers, length of replies.
         client: The service.
         store: The database; it is held for writing until the run is over.
-        name: Of the prompt set; stands in the table `runs`.
+        name: Name of the prompt set, for the table `runs`.
         progress: Called after each commit.
 
     Raises:
-        InvalidRequestError: A vector does not have a layer, or there are too many directions.
+        InvalidRequestError: A vector lacks a layer, or there are too many directions.
         UnknownVectorError: A vector is not registered.
         ServiceError: The service does not answer at the start.
         ResultsError: Another process writes the database.
@@ -130,7 +130,7 @@ def _directions(vectors: Iterable[VectorInfo], layers: list[int] | None) -> list
             directions.append(Direction(vector.sha256, layer))
     if len(directions) > MAX_MONITORED:
         raise InvalidRequestError(
-            f"{len(directions)} directions (vectors times layers) are asked for; at most {MAX_MONITORED} at once: "
+            f"{len(directions)} directions (vectors times layers) are asked for, at most {MAX_MONITORED} are possible at once: "
             "run the command again with the others, they are added to the same readings",
             param="vectors",
         )
@@ -138,7 +138,7 @@ def _directions(vectors: Iterable[VectorInfo], layers: list[int] | None) -> list
 
 
 def _by_reading(prompts: Sequence[SetPrompt], options: ProjectOptions, info: ServiceInfo) -> dict[str, SetPrompt]:
-    """Reading id -> prompt: the digest of everything that the reading's tokens and values depend on."""
+    """Prompts by reading id, a digest of everything that the reading's tokens and values depend on."""
     model = [getattr(info, name) for name in ANSWERING_FIELDS]
     return {
         digest(
@@ -154,7 +154,7 @@ def _by_reading(prompts: Sequence[SetPrompt], options: ProjectOptions, info: Ser
 
 
 class _Projection:
-    """One run: what is stored already, what is going on, and the counts of both."""
+    """State of one run: stored readings, work in progress, and counts."""
 
     def __init__(
         self,
@@ -220,7 +220,7 @@ class _Projection:
                     self._stopped = not await self._answers()
 
     async def _answers(self) -> bool:
-        """Whether the service is still there: one broken connection does not end a run."""
+        """Return whether the service still answers: one broken connection does not end a run."""
         try:
             await self._client.info()
         except TraitError:

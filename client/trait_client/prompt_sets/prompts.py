@@ -1,13 +1,13 @@
-"""Prompt sets: what a corpus is read from.
+"""Prompt sets: files of prompts, with or without replies.
 
-A `.txt` file holds one user turn a line. A `.jsonl` file holds one JSON object a line::
+A `.txt` file has one user turn on each line. A `.jsonl` file has one JSON object on each line::
 
     {"prompt": "How do I bake bread?"}                                  a user turn
     {"messages": [{"role": "user", "content": "Hi"}], "id": "greet-1"}  a chat
     {"text": "The sun rises in the"}                                    raw text, for base models
     {"prompt": "Say no.", "response": "No.", "outcome": "complied"}     a reply that is read, not generated
 
-`id` is a name for the prompt; left out, it is a digest of the line's texts. `outcome` is a label that results carry.
+`id` is a name for the prompt; without it, the name is a digest of the line's texts. `outcome` is a label for results.
 """
 
 import json
@@ -27,7 +27,7 @@ ID_DIGITS = 16
 
 @dataclass(frozen=True)
 class SetPrompt:
-    """One prompt of a set, with its reply where one is given; exactly one of `messages` and `text`."""
+    """One prompt of a set, with its reply if one is given; exactly one of `messages` and `text` is set."""
 
     prompt_id: str
     messages: tuple[Message, ...] | None
@@ -36,12 +36,12 @@ class SetPrompt:
     outcome: str | None = None
 
     def activation_input(self) -> ActivationInput:
-        """As `POST /v1/activations` takes it."""
+        """The prompt as an input of `POST /v1/activations`."""
         messages = list(self.messages) if self.messages is not None else None
         return ActivationInput(messages=messages, text=self.text, response=self.response)
 
     def content(self) -> dict[str, Any]:
-        """What the model is given to read: all of a line but its id and outcome."""
+        """Texts that the model reads: all fields of a line except its id and outcome."""
         turns = [message.model_dump() for message in self.messages] if self.messages is not None else None
         return {"messages": turns, "text": self.text, "response": self.response}
 
@@ -73,7 +73,7 @@ class _Line(Request):
 
 
 def read_prompts(path: str | Path) -> list[SetPrompt]:
-    """Read a prompt set; empty lines are left out.
+    """Read a prompt set; empty lines are skipped.
 
     Raises:
         DatasetError: The file cannot be read, a line is malformed, or two lines have one id; the message names file
@@ -81,7 +81,9 @@ def read_prompts(path: str | Path) -> list[SetPrompt]:
     """
     path = Path(path)
     if path.suffix not in {".jsonl", ".txt"}:
-        raise DatasetError(f"{path}: a prompt set is a .jsonl file (an object a line) or a .txt file (a turn a line)")
+        raise DatasetError(
+            f"{path}: a prompt set is a .jsonl file (one object on each line) or a .txt file (one turn on each line)"
+        )
     try:
         content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -96,15 +98,15 @@ def read_prompts(path: str | Path) -> list[SetPrompt]:
         prompt = read.as_prompt()
         if (earlier := first_line.setdefault(prompt.prompt_id, number)) != number:
             reason = f"has the id {prompt.prompt_id!r}" if read.id is not None else "has the same texts"
-            raise DatasetError(f"{where}: {reason} as line {earlier}: leave one out, or give each an id of its own")
+            raise DatasetError(f"{where}: {reason} as line {earlier}: remove one, or give each its own id")
         prompts.append(prompt)
     if not prompts:
-        raise DatasetError(f"{path}: it holds no prompt")
+        raise DatasetError(f"{path}: the file has no prompt")
     return prompts
 
 
 def digest_of(prompts: Sequence[SetPrompt]) -> str:
-    """Identity of a prompt set: what is read, in order, and the ids; not the outcomes."""
+    """Digest of a prompt set: its texts and ids in order, without the outcomes."""
     return digest([[prompt.prompt_id, prompt.content()] for prompt in prompts])
 
 

@@ -1,4 +1,4 @@
-"""`read_capture`: the activations of a captured corpus as arrays, all prompts in order."""
+"""`read_capture`: the activations of a captured prompt set as arrays, all prompts in order."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,11 @@ from trait_core.positions import Positions
 
 @dataclass(frozen=True)
 class Capture:
-    """A captured corpus; row i is prompt i. Only what is asked for is read from disk.
+    """A captured prompt set; row i is prompt i. Only the requested tensors are read from disk.
 
     Args:
-        folder: Holds the shards.
-        manifest: What was captured: model, layers, positions, ids, outcomes, failed prompts.
+        folder: Folder of the shards.
+        manifest: Model, layers, positions, ids, outcomes and failed prompts of the capture.
     """
 
     folder: Path
@@ -27,15 +27,15 @@ class Capture:
 
     @property
     def ids(self) -> list[str]:
-        """Of the prompts."""
+        """Ids of the prompts."""
         return self.manifest.ids
 
     def mean(self, positions: str, layer: int | None = None) -> np.ndarray:
         """Mean residual stream over positions, float32, residual units; NaN where a prompt could not be read.
 
         Args:
-            positions: Some that were captured.
-            layer: 0-based decoder block; None gives all that were captured.
+            positions: Positions that were captured.
+            layer: 0-based decoder block; None for all that were captured.
 
         Returns:
             `(n, n_layers_read, d_model)`, or `(n, d_model)` of one layer.
@@ -47,26 +47,26 @@ class Capture:
         return self._by_layer("mean", positions, layer)
 
     def norm(self, positions: str, layer: int | None = None) -> np.ndarray:
-        """Mean of the token norms, `(n, n_layers_read)` or `(n,)` float32; as `mean`."""
+        """Mean of the token norms, residual units, `(n, n_layers_read)` or `(n,)` float32; see `mean`."""
         return self._by_layer("norm", positions, layer)
 
     def count(self, positions: str) -> np.ndarray:
-        """Positions that were pooled, `(n,)` int32; 0 where a prompt has none, or could not be read."""
+        """Number of pooled positions, `(n,)` int32; 0 if a prompt has none or could not be read."""
         return self._tensor(f"count/{self._captured(positions)}")
 
     @property
     def n_prompt(self) -> np.ndarray:
-        """Prompt tokens, `(n,)` int32."""
+        """Number of prompt tokens, `(n,)` int32."""
         return self._tensor("n_prompt")
 
     @property
     def n_response(self) -> np.ndarray:
-        """Response tokens, generated ones included, `(n,)` int32."""
+        """Number of response tokens, generated ones included, `(n,)` int32."""
         return self._tensor("n_response")
 
     @property
     def responses(self) -> list[str] | None:
-        """Generated replies; "" where one was given. None where the capture generates none."""
+        """Generated replies; "" if the prompt set gave one. None if the capture generates none."""
         if self.manifest.generate is None:
             return None
         return [
@@ -105,10 +105,10 @@ class Capture:
 
 
 def read_capture(folder: str | Path) -> Capture:
-    """Open a captured corpus.
+    """Open a captured prompt set.
 
     Raises:
-        DatasetError: The folder holds none, or one whose capture is not over.
+        DatasetError: The folder has no capture, or an unfinished one.
     """
     folder = Path(folder)
     manifest = Manifest.load(folder)

@@ -1,4 +1,4 @@
-"""One reading of `run_project`: a prompt, with a given, a generated or a stored response, projected token by token."""
+"""Readings of `run_project`: a prompt with a given, generated or stored response, projected token by token."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ class Direction(NamedTuple):
 
 
 class StoredReading(NamedTuple):
-    """What the database holds of a reading."""
+    """The stored part of a reading."""
 
     n_response: int
     token_ids: list[int]
@@ -29,7 +29,7 @@ class StoredReading(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """A reading that was made: what is said of it, its positions' projections, and the columns of these."""
+    """A new reading: its row, the projections by position, and the report that names their columns."""
 
     row: ReadingRow | None
     rows: list[list[float]]
@@ -39,15 +39,15 @@ class _Read(NamedTuple):
 class PromptReader:
     """Reads prompts through the service.
 
-    A prompt is tokenized by the service and sent as token ids, with its response where one is given; so prompt and
-    response are told apart exactly, and the tokens are those that `POST /v1/activations` would read.
+    The service tokenises a prompt; it is sent as token ids, with its response if one is given. So the border between prompt
+    and response is exact, and the tokens are those that `POST /v1/activations` would read.
 
     Args:
         client: The service.
-        info: What it says of itself.
-        run_id: Of the run in the table `runs`.
-        layers: 0-based decoder blocks; None takes each vector file's chosen layer.
-        max_tokens: Length of the reply that is generated where none is given; None reads the prompt alone.
+        info: The service's description of itself.
+        run_id: Id of the run in the table `runs`.
+        layers: 0-based decoder blocks; None uses each vector file's recommended layer.
+        max_tokens: Maximum tokens of a reply that is generated where none is given; None reads the prompt alone.
     """
 
     def __init__(
@@ -68,16 +68,16 @@ class PromptReader:
     async def read(
         self, reading_id: str, prompt: SetPrompt, missing: Sequence[Direction], stored: StoredReading | None
     ) -> list[Row]:
-        """Rows of one reading: what was read, unless it is stored, and a projection on each direction.
+        """Rows of one reading: the reading itself, unless it is stored, and its projection on each direction.
 
         Args:
-            reading_id: Its identity in the database.
+            reading_id: Id of the reading in the database.
             prompt: The prompt.
             missing: Directions to project on.
-            stored: The reading, where an earlier run made it.
+            stored: The reading of an earlier run, if there is one.
 
         Raises:
-            ServiceError: The service refuses the prompt, or answers with something else than was asked for.
+            ServiceError: The service refuses the prompt, or its answer does not fit the request.
         """
         monitor = Monitor(
             vectors=list(dict.fromkeys(direction.sha256 for direction in missing)),
@@ -112,7 +112,7 @@ class PromptReader:
         return _Read(None, _aligned(choice.prompt, len(stored.token_ids), stored.n_response), report)
 
     async def _read_given(self, reading_id: str, prompt: SetPrompt, monitor: Monitor) -> _Read:
-        """The prompt, and the response that the prompt set gives."""
+        """Read a prompt with the response that the prompt set gives."""
         prompt_ids = await self._prompt_ids(prompt)
         response_ids = []
         if prompt.response is not None:
@@ -124,7 +124,7 @@ class PromptReader:
         return _Read(row, _aligned(choice.prompt, len(ids), len(response_ids)), report)
 
     async def _read_generated(self, reading_id: str, prompt: SetPrompt, monitor: Monitor, max_tokens: int) -> _Read:
-        """The prompt, and a reply that is generated."""
+        """Read a prompt and generate its reply."""
         prompt_ids = await self._prompt_ids(prompt)
         result = await self._client.complete(prompt_ids, monitor=monitor, max_tokens=max_tokens, token_ids=True)
         choice, report = _monitored(result)
@@ -138,7 +138,7 @@ class PromptReader:
             max_tokens=max_tokens,
             finish_reason=result.finish_reason,
         )
-        # The first generated row is that of the last prompt position again.
+        # The first generated row repeats the last prompt position.
         return _Read(row, _aligned([*choice.prompt, *choice.generated[1:]], len(ids), len(response_ids)), report)
 
     async def _prompt_ids(self, prompt: SetPrompt) -> list[int]:
@@ -187,7 +187,7 @@ def _monitored(result: ChatResult) -> tuple[MonitoredChoice, MonitorReport]:
 
 
 def _aligned(rows: list[list[float]], n_tokens: int, n_response: int) -> list[list[float]]:
-    """Rows by position, without that of a response's last token: no token of the response came of it."""
+    """Rows by position, without a response's last token: no token was produced from it."""
     wanted = n_tokens - 1 if n_response else n_tokens
     if not wanted <= len(rows) <= n_tokens:
         raise ServiceError(f"{len(rows)} projections came for {n_tokens} tokens")

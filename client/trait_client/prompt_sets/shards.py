@@ -1,7 +1,7 @@
-"""Shards of a captured corpus: safetensors files, each the activations of consecutive prompts.
+"""Shards of a captured prompt set: safetensors files with the activations of consecutive prompts.
 
-A shard is what `POST /v1/activations` answers for its prompts (`ActivationsMetadata` lists the tensors), where the
-metadata says whose rows they are, too. The row of a prompt that could not be read is NaN, its counts 0.
+A shard has the tensors that `POST /v1/activations` returns (listed in `ActivationsMetadata`), and its metadata also names
+the prompts. The row of a prompt that could not be read is NaN, its counts are 0.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from trait_core.vectors.file import METADATA_KEY
 
 
 class _Owner(Response):
-    """Whose rows a shard holds."""
+    """The capture and the prompts that a shard belongs to."""
 
     capture: str
     ids: list[str]
@@ -44,12 +44,12 @@ class Shard:
     """Prompts `[index * shard_size, ...)` of a capture.
 
     Args:
-        identity: Of the capture.
-        index: Which shard.
-        ids: Of its prompts.
-        activations: One row a prompt.
-        failed: Prompt id -> why it could not be read.
-        unread: Rows that are still to be read.
+        identity: Identity of the capture.
+        index: Number of the shard, from 0.
+        ids: Ids of its prompts.
+        activations: Activations, one row for each prompt.
+        failed: Prompt id -> reason why it could not be read.
+        unread: Rows that have not been read yet.
     """
 
     identity: CaptureIdentity
@@ -61,7 +61,7 @@ class Shard:
 
     @classmethod
     def empty(cls, identity: CaptureIdentity, index: int, ids: Sequence[str]) -> Self:
-        """Every row is still to be read."""
+        """Make a shard without any row read."""
         n, n_layers = len(ids), len(identity.layers)
         tensors = {"n_prompt": np.zeros(n, np.int32), "n_response": np.zeros(n, np.int32)}
         for positions in identity.positions:
@@ -83,7 +83,7 @@ class Shard:
         """Read a shard of this capture.
 
         Raises:
-            DatasetError: It is no shard, or one of another capture or other prompts.
+            DatasetError: The file is not a shard, or belongs to another capture or other prompts.
         """
         try:
             data = path.read_bytes()
@@ -99,10 +99,10 @@ class Shard:
         return cls(identity, index, owner.ids, Activations(activations.metadata, writable), owner.failed, unread)
 
     def fill(self, rows: Sequence[int], read: Activations) -> None:
-        """Take over what the service answered for these rows.
+        """Store the service's answer for these rows.
 
         Raises:
-            ServiceError: It answered for another model, or other layers or positions.
+            ServiceError: The answer is for another model, or other layers or positions.
         """
         mine, theirs = self.activations.metadata, read.metadata
         for name in ("model", "config_digest", "chat_template_digest", "dtype", "layers", "positions"):
@@ -118,7 +118,7 @@ class Shard:
                 mine.responses[row] = response
 
     def save(self, folder: Path) -> ShardEntry:
-        """Write to a temporary name, flush to disk, rename."""
+        """Write the shard atomically; return its entry."""
         metadata = _ShardMetadata(
             **self.activations.metadata.model_dump(),
             corpus=_Owner(capture=self.identity.digest(), ids=self.ids, failed=self.failed),
@@ -128,7 +128,7 @@ class Shard:
         return self.entry(sha256_of(data))
 
     def entry(self, sha256: str) -> ShardEntry:
-        """Its line in the manifest."""
+        """Entry of the shard in the manifest."""
         return ShardEntry(
             file=shard_name(self.index),
             sha256=sha256,

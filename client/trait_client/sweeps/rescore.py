@@ -1,4 +1,4 @@
-"""`rescore`: the judge's scores of a run's stored replies, taken again where they are missing; no engine is asked."""
+"""`rescore`: ask the judge for the missing scores of a run's stored replies; no engine is needed."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from trait_client.sweeps.judging import Judging, Unjudged, score_key
 from trait_client.sweeps.plan import ScoreKey
 from trait_core.errors import InvalidRequestError
 
-# Steered replies and, where wanted, those of random directions, of one trait; and the baselines that they are compared with.
+# Steered replies of one trait, optionally those of random directions, and the baselines that they are compared with.
 _REPLIES = """
 WITH asked AS (
     SELECT t.trial_id, t.prompt_id, t.text, c.trait, c.baseline_id
@@ -53,15 +53,15 @@ WHERE r.run_id = ? AND (t.status = 'failed' OR s.trial_id IS NULL)
 
 @dataclass(frozen=True)
 class RescoreOutcome:
-    """How a rescoring ended.
+    """Outcome of a rescoring.
 
     Attributes:
-        run_id: Whose replies were judged.
-        status: `partial` where scores are still pending.
-        missing: Scores that the run lacked.
-        pending: Scores that it still lacks.
-        judge: What the judge did.
-        errors: Why, most frequent first, with their counts.
+        run_id: Run whose replies were judged.
+        status: `partial` if scores are still pending.
+        missing: Scores that were missing before.
+        pending: Scores that are still missing.
+        judge: Usage of the judge.
+        errors: Distinct reasons, most frequent first, with their counts.
     """
 
     run_id: str
@@ -83,16 +83,16 @@ class RescoreOutcome:
 async def rescore(
     store: ResultStore, run: str, config: JudgeConfig | None = None, datasets: Path | None = None
 ) -> RescoreOutcome:
-    """Judge the stored replies of a run's cells that lack a score by this judge.
+    """Judge the stored replies of a run's cells that have no score by this judge.
 
     Args:
         store: The database; it is held for writing until the end.
         run: A run's id, the beginning of one, `latest`, or the name of an experiment.
-        config: The judge; None takes the run's own.
-        datasets: Where the rubrics are; None takes those that the run was judged by.
+        config: The judge; None uses the run's own.
+        datasets: Folder of the rubrics; None uses those that the run was judged by.
 
     Raises:
-        InvalidRequestError: No such run; it had no judge and none is given; the judge's key is not there.
+        InvalidRequestError: No run matches, it had no judge and none is given, or the judge's key is not set.
         DatasetError: A trait has no rubric.
         ResultsError: Another process writes the database.
     """
@@ -131,10 +131,10 @@ async def rescore(
 
 
 def judge_of_run(store: ResultStore, run: str) -> JudgeConfig | None:
-    """The judge that a run asked; None where it had none.
+    """Find the judge of a run; None if it had none.
 
     Raises:
-        InvalidRequestError: No such run, or no database.
+        InvalidRequestError: No run matches, or there is no database.
         ResultsError: Another process writes the database.
     """
     _demand(store)
@@ -155,7 +155,7 @@ def _find_run(writer: ResultWriter, text: str) -> tuple[str, JudgeConfig | None]
 
 
 def _rubrics(writer: ResultWriter, run_id: str, config: JudgeConfig, datasets: Path | None) -> dict[str, Rubric]:
-    """By trait: from the datasets, or as the run was judged by before."""
+    """Rubrics by trait, from the datasets or from the run's earlier judging."""
     sql = (
         "SELECT DISTINCT c.trait FROM run_cells r JOIN cells c ON c.cell_id = r.cell_id "
         "WHERE r.run_id = ? AND c.trait IS NOT NULL ORDER BY 1"
@@ -178,7 +178,7 @@ def _rubrics(writer: ResultWriter, run_id: str, config: JudgeConfig, datasets: P
 
 
 def _missing(writer: ResultWriter, run_id: str, config: JudgeConfig, rubrics: Mapping[str, Rubric]) -> list[Unjudged]:
-    """Stored replies without a score by this judge, one entry a score."""
+    """Stored replies without a score by this judge, one entry for each score."""
     return [
         Unjudged(trial_id, prompt, text, frozenset({key}))
         for key in (score_key(config, rubric) for rubric in rubrics.values())
@@ -193,7 +193,7 @@ def _lacking(writer: ResultWriter, run_id: str, key: ScoreKey, *, controls: bool
 
 
 def _is_complete(writer: ResultWriter, run_id: str) -> bool:
-    """Whether nothing but the judge was missing: every planned reply is there and scored."""
+    """Return whether every planned reply is stored and scored, apart from the judge's scores."""
     ((planned,),) = writer.query("SELECT n_trials FROM runs WHERE run_id = ?", [run_id])
     sql = "SELECT count(*) FROM run_cells r JOIN trials t ON t.cell_id = r.cell_id WHERE r.run_id = ?"
     ((stored,),) = writer.query(sql, [run_id])

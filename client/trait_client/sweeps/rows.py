@@ -1,4 +1,4 @@
-"""A plan's vectors, prompts and cells as rows, and what the database already holds of its trials."""
+"""Rows of a plan's vectors, prompts and cells, and the stored replies and scores of its trials."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from trait_client.sweeps.plan import Key, ProjectionKey, ScoreKey, SweepPlan
 
 
 def definition_rows(plan: SweepPlan) -> list[Row]:
-    """Rows that the plan's trials refer to."""
+    """Vectors, prompts and cells that the plan's trials refer to, as rows."""
     prompts = {trial.prompt_id: trial.prompt for trial in plan.trials.values()}
     return [
         *(VectorRow.of(vector.name, vector.sha256, vector.file.metadata) for vector in plan.vectors.values()),
@@ -21,7 +21,7 @@ def definition_rows(plan: SweepPlan) -> list[Row]:
 
 
 def stored_texts(writer: ResultWriter, plan: SweepPlan) -> dict[str, str]:
-    """Replies of the plan's trials by trial id."""
+    """Stored replies of the plan's trials by trial id."""
     return dict(
         writer.query(
             "SELECT trial_id, text FROM trials WHERE status = 'done' AND trial_id IN (SELECT unnest(?::VARCHAR[]))",
@@ -31,7 +31,7 @@ def stored_texts(writer: ResultWriter, plan: SweepPlan) -> dict[str, str]:
 
 
 def stored_keys(writer: ResultWriter, plan: SweepPlan) -> dict[str, set[Key]]:
-    """Scores that the plan's trials have, by trial id; those that are pending are not had."""
+    """Stored scores of the plan's trials by trial id, without the pending ones."""
     ids = list(plan.trials)
     keys: dict[str, set[Key]] = {trial_id: set() for trial_id in ids}
     scores = (
@@ -49,7 +49,7 @@ def stored_keys(writer: ResultWriter, plan: SweepPlan) -> dict[str, set[Key]]:
 
 
 def key_of(row: ScoreRow | ProjectionRow) -> Key:
-    """What a row answers."""
+    """Key of the score or projection in a row."""
     if isinstance(row, ProjectionRow):
         return ProjectionKey(row.sha256, row.layer, row.reader)
     return ScoreKey(row.trait, row.name, row.definition)

@@ -29,28 +29,28 @@ logger = logging.getLogger(__name__)
 async def run_sweep(
     experiment: Experiment, client: AsyncTraitClient, store: ResultStore, progress: ProgressCallback | None = None
 ) -> SweepOutcome:
-    """Run and score every trial of an experiment that the database does not hold yet.
+    """Run and score every trial of an experiment that is not in the database yet.
 
     All trials are sent concurrently, up to twice what the engine runs at once, and committed as they finish. A sweep
-    that is cancelled or killed leaves what it committed; the next one takes up the rest, and tries again what failed. A
-    judge works beside the engine; what it does not give is pending, for the next sweep or `rescore`.
+    that is cancelled or killed keeps the committed trials; the next one runs the rest and tries failed trials again. A
+    judge works in parallel with the engine; scores that it fails to give are pending, for the next sweep or `rescore`.
 
     Args:
-        experiment: What to run.
+        experiment: Experiment to run.
         client: The service that steers.
         store: The database; it is held for writing until the sweep is over.
         progress: Called after each commit.
 
     Raises:
-        InvalidRequestError: The experiment does not fit the service: vectors, layers, doses, questions; or the judge's
-            key is not there.
+        InvalidRequestError: The experiment does not fit the service (vectors, layers, doses, questions), or the judge's
+            key is not set.
         DatasetError: A trait's evaluation or rubric is missing or malformed.
         ServiceError: The service does not answer at the start.
         ResultsError: Another process writes the database.
     """
     judge, rubrics = experiment.judge, experiment.rubrics()
     if judge is not None:
-        judge.api_key()  # a key that is missing is missed now
+        judge.api_key()  # fail now if the key is missing
     info = await client.info()
     plan = await plan_sweep(experiment, client)
     if judge is not None:
@@ -74,12 +74,12 @@ async def run_plan(
     judge: JudgeConfig | None = None,
     rubrics: Mapping[str, Rubric] | None = None,
 ) -> SweepOutcome:
-    """Run and score the trials of a plan that the database does not hold yet; its definitions stand there already."""
+    """Run and score the trials of a plan that are not in the database yet; its definition rows are stored already."""
     return await _Sweep(plan, client, writer, run_id, info, progress, judge, rubrics or {}).run()
 
 
 def _run_rows(run_id: str, plan: SweepPlan, judge: JudgeConfig | None, rubrics: Mapping[str, Rubric]) -> list[Row]:
-    """What the run asked for."""
+    """Cells and judges that the run asked for."""
     rows: list[Row] = [RunCellRow(run_id, cell.cell_id) for cell in plan.cells]
     if judge is not None:
         judges = [judge_row(judge, rubric) for rubric in rubrics.values()]
@@ -88,7 +88,7 @@ def _run_rows(run_id: str, plan: SweepPlan, judge: JudgeConfig | None, rubrics: 
 
 
 class _Sweep:
-    """One run: what is stored already, what is going on, and the counts of both."""
+    """State of one run: stored trials and scores, work in progress, and counts."""
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class _Sweep:
             elif isinstance(row, ScoreRow | ProjectionRow):
                 self._score_committed(row)
         if self._progress is not None:
-            self._progress(self._standing())
+            self._progress(self._now())
 
     def _trial_committed(self, row: TrialRow) -> None:
         if row.status == "failed":
@@ -180,7 +180,7 @@ class _Sweep:
         if not self._missing(row.trial_id):
             self._scored.add(row.trial_id)
 
-    def _standing(self) -> SweepProgress:
+    def _now(self) -> SweepProgress:
         return SweepProgress(
             trials_total=len(self._plan.trials),
             trials_done=len(self._texts),
@@ -191,20 +191,20 @@ class _Sweep:
         )
 
     def _outcome(self) -> SweepOutcome:
-        standing = self._standing()
-        complete = standing.scored == standing.trials_total
+        now = self._now()
+        complete = now.scored == now.trials_total
         judging = self._judging.errors if self._judging is not None else Counter[str]()
         errors = (self._failures + self._scoring.errors + judging).most_common()
         return SweepOutcome(
             run_id=self._run_id,
             status="ok" if complete else "partial",
-            trials_total=standing.trials_total,
+            trials_total=now.trials_total,
             trials_resumed=self._resumed,
-            trials_run=standing.trials_done - self._resumed,
-            trials_failed=standing.trials_failed,
-            unscored=standing.trials_done - standing.scored,
-            tokens=standing.tokens,
-            seconds=standing.seconds,
+            trials_run=now.trials_done - self._resumed,
+            trials_failed=now.trials_failed,
+            unscored=now.trials_done - now.scored,
+            tokens=now.tokens,
+            seconds=now.seconds,
             errors=tuple(errors),
             judge_pending=sum(len(split(self._missing(trial_id))[1]) for trial_id in self._texts),
             judge=self._judge.usage if self._judge is not None else None,

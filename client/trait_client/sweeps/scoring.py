@@ -1,4 +1,4 @@
-"""Scores replies in batches while others are still being generated."""
+"""Scores replies in batches while others are generated."""
 
 import asyncio
 import logging
@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 BATCH_REPLIES = 32
 BATCH_SECONDS = 1.0
 READERS = 2
-"""Batches read at once: one is tokenised and scored while the other is on the engine."""
+"""Batches read at once; one is tokenised and scored while the other is in the engine."""
 
 
 @dataclass(frozen=True)
 class Unscored:
-    """A stored reply and the scores that it lacks."""
+    """A stored reply and its missing scores."""
 
     trial: Trial
     text: str
@@ -34,7 +34,7 @@ class Unscored:
 
     @property
     def needs_reading(self) -> bool:
-        """Whether the model has to read the reply back."""
+        """True if the model must read the reply back."""
         return not scores.is_empty(self.text) and any(
             not (isinstance(key, ScoreKey) and key.name in FROM_TEXT) for key in self.missing
         )
@@ -47,7 +47,7 @@ class Scoring:
         client: The service.
         recorder: Takes the rows; all rows of a reply are committed together.
         plan: Vectors and metrics.
-        max_inputs: Inputs that the service takes in one request.
+        max_inputs: Maximum inputs of one request.
 
     Attributes:
         errors: Messages of batches that could not be read, with their counts.
@@ -62,11 +62,11 @@ class Scoring:
         self._queue: asyncio.Queue[Unscored | None] = asyncio.Queue()
 
     def put(self, reply: Unscored) -> None:
-        """Take a reply for one of the next batches."""
+        """Add a reply to one of the next batches."""
         self._queue.put_nowait(reply)
 
     def close(self) -> None:
-        """Let `run` return once everything is scored."""
+        """Let `run` return when all replies are scored."""
         for _ in range(READERS):
             self._queue.put_nowait(None)
 
@@ -86,7 +86,7 @@ class Scoring:
                     self._record(reply, None)
 
     async def _next_batch(self) -> list[Unscored]:
-        """A full batch, or what came within a second of its first reply; empty at the end."""
+        """A full batch, or the replies of one second; empty at the end."""
         first = await self._queue.get()
         if first is None:
             return []
@@ -105,7 +105,7 @@ class Scoring:
         return batch
 
     async def _score(self, batch: Sequence[Unscored], reader: str) -> None:
-        """Have a batch read; one that the service refuses is halved, so that a single reply cannot hold up the others."""
+        """Read a batch back; a refused batch is halved, so that one bad reply cannot block the others."""
         replies = [scores.Reply(r.trial.prompt, r.text, r.trial.cell.sampling.system) for r in batch]
         layers = {key.layer for r in batch for key in r.missing if isinstance(key, ProjectionKey)} or {0}
         try:
@@ -118,7 +118,7 @@ class Scoring:
                 await self._score(batch[: len(batch) // 2], reader)
                 await self._score(batch[len(batch) // 2 :], reader)
                 return
-            logger.debug("%d replies are left unscored: %s", len(batch), error)
+            logger.debug("%d replies stay unscored: %s", len(batch), error)
             self.errors[f"scores: {type(error).__name__}: {error}"] += len(batch)
             return
         for reply, reading in zip(batch, readings, strict=True):

@@ -16,7 +16,7 @@ from trait_core.errors import TraitError
 
 @dataclass(frozen=True)
 class ServiceOutcome:
-    """How one service's part ended: a run of its own, or why there is none."""
+    """Outcome of one service's run, or the error that prevented it."""
 
     precision: str
     outcome: SweepOutcome | None
@@ -30,14 +30,14 @@ async def sweep_services(
     on_begin: Callable[[str], None] | None = None,
     progress: ProgressCallback | None = None,
 ) -> list[ServiceOutcome]:
-    """Run an experiment on each of its services in turn, a run each; one that fails does not keep the others.
+    """Run an experiment on each of its services in turn, as one run each; if one fails, the others still run.
 
     Args:
-        experiment: With a table `precision`.
-        store: The database; logs of the services that are started stand beside it.
-        api_key: Of services that run already.
+        experiment: Experiment with a table `precision`.
+        store: The database; logs of started services are written to its folder.
+        api_key: API key of services that are running already.
         on_begin: Called with each precision.
-        progress: As in `run_sweep`.
+        progress: See `run_sweep`.
     """
     outcomes = []
     for precision, service in experiment.services.items():

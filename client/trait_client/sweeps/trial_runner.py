@@ -1,4 +1,4 @@
-"""Generates the replies of trials: as many at once as the engine takes, so that it batches them."""
+"""Generates the replies of trials, as many at once as the engine can batch."""
 
 import asyncio
 import logging
@@ -17,12 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 class TrialRunner:
-    """Runs trials and records each as it ends, done or failed.
+    """Runs trials and records each when it ends, done or failed.
 
     Args:
         client: The service.
         recorder: Takes the rows.
-        run_id: Of the run that the rows belong to.
+        run_id: Run that the rows belong to.
     """
 
     def __init__(self, client: AsyncTraitClient, recorder: Recorder, run_id: str) -> None:
@@ -32,7 +32,7 @@ class TrialRunner:
         self._stopped = False
 
     async def run(self, trials: Iterable[Trial], concurrency: int) -> None:
-        """Run trials, `concurrency` at once; those not begun when the service is gone are left for the next run."""
+        """Run trials, `concurrency` at once; when the service is gone, the rest is left for the next run."""
         pending = iter(trials)
         async with asyncio.TaskGroup() as group:
             for _ in range(concurrency):
@@ -71,7 +71,7 @@ class TrialRunner:
         )
 
     async def _answers(self) -> bool:
-        """Whether the service is still there: one broken connection does not end a sweep."""
+        """Return whether the service still answers: one broken connection does not end a sweep."""
         try:
             await self._client.info()
         except TraitError:

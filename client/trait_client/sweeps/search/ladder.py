@@ -1,4 +1,8 @@
-"""Which coefficients one layer of one vector tries next, from which of those before were coherent. No I/O."""
+"""Two strategies that choose the next coefficients of one layer of one vector. No I/O.
+
+Both look for the largest coefficient whose replies are still coherent (the cliff): `Climb` walks up to it one coefficient a
+step, `Bracket` narrows an interval around it with several coefficients a step.
+"""
 
 import math
 from collections.abc import Mapping
@@ -6,13 +10,13 @@ from collections.abc import Mapping
 from trait_client.sweeps.search.settings import SearchSettings
 
 DIGITS = 3
-"""Of a coefficient: finer differences are noise, and a rounded one is found again in the database."""
+"""Significant digits of a coefficient; rounding lets earlier trials be reused, and finer differences are noise."""
 
 
 class Climb:
-    """One coefficient a step: times `up_mult` while coherent, times `down_mult` while not, with momentum.
+    """One coefficient for each step: times `up_mult` while coherent, times `down_mult` while not, with momentum.
 
-    log c' = log c + v, v = log(factor) + momentum * v_last, where v_last counts only if it goes the same way.
+    log c' = log c + v, v = log(factor) + momentum * v_last, where v_last counts only if it has the same sign.
     """
 
     def __init__(self, settings: SearchSettings, start: float, limit: float) -> None:
@@ -23,12 +27,12 @@ class Climb:
         self._tried: set[float] = set()
 
     def propose(self) -> list[float]:
-        """Coefficients of the next step; none where it is at the limit, or goes back to what is known."""
+        """Coefficients of the next step; none at the limit, or if the next one is known already."""
         coefficient = _rounded(self._next)
         return [] if coefficient in self._tried else [coefficient]
 
     def learn(self, coherent: Mapping[float, bool]) -> None:
-        """Take in which of the proposed coefficients were coherent."""
+        """Learn which of the proposed coefficients were coherent."""
         for coefficient, good in coherent.items():
             self._tried.add(coefficient)
             change = math.log(self._settings.up_mult if good else self._settings.down_mult)
@@ -38,10 +42,10 @@ class Climb:
 
 
 class Bracket:
-    """`width` coefficients a step, evenly spaced on a log scale within what is known of the cliff.
+    """`width` coefficients for each step, evenly spaced on a log scale between the known bounds of the cliff.
 
-    The first step spans a factor of `up_mult ** width` around the start. If all of a step are coherent the next one lies
-    above, if none is below; else between the largest coherent one and the smallest incoherent one above it.
+    The first step spans a factor of `up_mult ** width` around the start. If all of them are coherent the next step is
+    above, if none is coherent below; otherwise between the largest coherent and the smallest incoherent one above it.
     """
 
     def __init__(self, settings: SearchSettings, start: float, limit: float) -> None:
@@ -54,7 +58,7 @@ class Bracket:
         self._tried: set[float] = set()
 
     def propose(self) -> list[float]:
-        """Coefficients of the next step; none where nothing is left between the known ones."""
+        """Coefficients of the next step; none if no untried value is left between the bounds."""
         if self._low is None and self._high is None:
             found = _spaced(self._start / math.sqrt(self._span), self._start * math.sqrt(self._span), self._width)
         elif self._high is None:
@@ -68,7 +72,7 @@ class Bracket:
         return sorted(proposed - self._tried)
 
     def learn(self, coherent: Mapping[float, bool]) -> None:
-        """Take in which of the proposed coefficients were coherent; the cliff is the first that is not."""
+        """Learn which of the proposed coefficients were coherent; the smallest incoherent one is the upper bound."""
         self._tried.update(coherent)
         for coefficient in sorted(coherent):
             if not coherent[coefficient]:
@@ -81,7 +85,7 @@ Ladder = Climb | Bracket
 
 
 def ladder(settings: SearchSettings, start: float, limit: float) -> Ladder:
-    """A ladder of the strategy; no coefficient goes over `limit`."""
+    """Make the ladder of the strategy; no coefficient exceeds `limit`."""
     return (Climb if settings.strategy == "climb" else Bracket)(settings, start, limit)
 
 

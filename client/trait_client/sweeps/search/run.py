@@ -1,4 +1,4 @@
-"""`run_search`: step by step, all layers and traits of a step in one batch."""
+"""`run_search`: search coefficients step by step, with all layers and traits of a step in one batch."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -30,13 +30,13 @@ _FOUND = f"SELECT {', '.join(_COLUMNS)} FROM trait_summary WHERE setting_id IN (
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """How a search ended.
+    """Outcome of a search.
 
     Attributes:
         run_id: Its row in the table `runs`.
-        best: One for each trait and method with a coherent setting that moves it its own way.
-        nothing: Traits (and methods) without one, and why.
-        n_trials: Steered replies, random directions left out.
+        best: One for each trait and method that has a coherent setting in the trait's direction.
+        nothing: Traits, methods and reasons where there is none.
+        n_trials: Steered replies, without those of random directions.
         errors: Distinct messages of failed trials, with their counts.
     """
 
@@ -48,7 +48,7 @@ class SearchOutcome:
 
     @property
     def status(self) -> OutcomeStatus:
-        """`partial` where trials failed."""
+        """`partial` if trials failed."""
         return "partial" if self.errors else "ok"
 
     @property
@@ -78,18 +78,18 @@ async def run_search(
 ) -> SearchOutcome:
     """Search the coefficient of every trait on every layer, and store the best coherent setting of each trait.
 
-    Best is the largest delta in the trait's direction among the settings whose mean coherence reaches the bar. Random
-    directions are run at the best settings alone. Trials are a sweep's: what the database holds is not run again.
+    The best setting has the largest delta in the trait's direction among those whose mean coherence reaches the bar. Random
+    directions are run at the best settings only. As in a sweep, stored trials are not run again.
 
     Args:
-        experiment: Traits, methods, layers (one each), prompts, sampling, control; its coefficients are not read.
-        settings: How coefficients are tried.
+        experiment: Traits, methods, layers (one each), prompts, sampling, control; its coefficients are ignored.
+        settings: Strategy and limits of the search.
         client: The service that steers.
         store: The database; it is held for writing until the search is over.
         progress: Called after each commit of a step.
 
     Raises:
-        InvalidRequestError: The experiment does not fit the service, or is no plain `add` in unit `dose`.
+        InvalidRequestError: The experiment does not fit the service, or is not a plain `add` in unit `dose`.
         DatasetError: A trait's evaluation is missing or malformed.
         ResultsError: Another process writes the database.
     """
@@ -204,7 +204,7 @@ class _Search:
         return row["coherence"] is not None and row["coherence"] >= self._settings.bar
 
     def _best(self, writer: ResultWriter, key: tuple[str, str]) -> dict[str, Any] | None:
-        """The coherent setting with the largest delta in the trait's direction; None where none moves it that way."""
+        """The coherent setting with the largest delta in the trait's direction; None if no delta has that direction."""
         coherent = [row for row in self._summary(writer, list(self._cells[key])) if self._is_coherent(row)]
         best = max(coherent, key=lambda row: (row["trait_delta"], row["coherence"], row["setting_id"]), default=None)
         return best if best is not None and best["trait_delta"] > 0 else None
@@ -216,7 +216,7 @@ class _Search:
         coherent = [row for row in rows if self._is_coherent(row)]
         if not coherent:
             return f"no setting reached a coherence of {self._settings.bar:g}: lower --start"
-        return "no coherent setting moved it its own way"
+        return "no coherent setting moved it in the trait's direction"
 
     def _row(self, run_id: str, key: tuple[str, str], best: dict[str, Any], summary: dict[str, Any]) -> SearchRow:
         cell = self._cells[key][best["setting_id"]]
