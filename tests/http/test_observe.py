@@ -8,6 +8,7 @@ import pytest
 from asgi_harness import call
 from fastapi import FastAPI, Request
 from prometheus_client import REGISTRY
+from trait_core.schema import SteeringTerm
 from trait_service.access.keys import Keyring, plain_key
 from trait_service.access.middleware import ApiKeyGuard
 from trait_service.access.observe import Observer
@@ -88,7 +89,8 @@ def test_without_the_option_nothing_is_logged(caplog):
 def test_terms_and_doses_are_counted():
     applied = ResolvedTerm(
         vector="tone", sha256="sha256:" + "0" * 64, layer=2, operation="add", unit="dose", coefficient=2.0, a=3.0,
-        relative_dose=0.2, scope="all", direction="0" * 64, raw=b"",
+        relative_dose=0.2, scope="all", asked=SteeringTerm(vector="tone", coefficient=2.0),
+        direction="0" * 64, raw=b"",
     )  # fmt: skip
     names = (
         ("trait_requests_total", {"kind": "steered"}),

@@ -28,18 +28,18 @@ class ResolvedTerm(AppliedTerm):
     """One vector on one layer: what the response reports, and what the engine needs beyond that.
 
     Attributes:
-        preserve_norm: As the request asked.
+        asked: The request's term.
         direction: sha256 (hex) of the direction's float32 bytes.
         raw: The direction's float32 little-endian bytes.
     """
 
-    preserve_norm: Annotated[bool, Field(exclude=True)] = False
+    asked: Annotated[SteeringTerm, Field(exclude=True)]
     direction: Annotated[str, Field(exclude=True)]
     raw: Annotated[bytes, Field(exclude=True, repr=False)]
 
     def spec(self) -> TermSpec:
         """The term as it travels to the workers."""
-        shared = {name: value for name, value in self if name in TermSpec.model_fields}
+        shared = {name: value for name, value in (*self.asked, *self) if name in TermSpec.model_fields}
         scope = self.scope.positions if isinstance(self.scope, PositionScope) else self.scope
         return TermSpec(**shared | {"value": self.a, "scope": scope})
 
@@ -107,13 +107,13 @@ class Resolver:
         """
         self._check_operation(term, where)
         vector = self.vector(term.vector, f"{where}.vector")
-        asked = {name: value for name, value in term if name in ResolvedTerm.model_fields}
+        reported = {name: value for name, value in term if name in AppliedTerm.model_fields}
         resolved = []
         for layer in self.layers(term.layers, vector, f"{where}.layers"):
             direction, raw = vector.directions[layer]
             a, dose = _value(term, vector.file.evidence(layer), layer, f"{where}.coefficient")
             found = {"vector": vector.name, "sha256": vector.sha256, "layer": layer, "a": a, "relative_dose": dose}
-            resolved.append(ResolvedTerm(**asked | found, direction=direction, raw=raw))
+            resolved.append(ResolvedTerm(**reported | found, asked=term, direction=direction, raw=raw))
         return resolved
 
     def vector(self, name: str, where: str) -> RegisteredVector:
