@@ -156,7 +156,7 @@ def test_a_prompt_that_is_refused_leaves_the_others_and_is_tried_again(cli, tmp_
     }
 
 
-def test_what_stands_is_not_captured_again_and_a_damaged_shard_is(cli, tmp_path):
+def test_a_valid_shard_is_kept_and_a_damaged_one_is_captured_again(cli, tmp_path):
     """A finished capture asks for nothing; one byte that changed is noticed."""
     service = reading()
     with on_a_port(service.answer) as url:

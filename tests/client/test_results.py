@@ -169,7 +169,7 @@ def test_a_transaction_is_stored_whole_or_not_at_all(store):
     assert store.query("SELECT count(*) FROM prompts")[1] == [(1,)]
 
 
-def test_texts_come_back_as_they_were(store):
+def test_texts_are_stored_unchanged(store):
     text = "Zeile\nzwei\t\"'; DROP TABLE trials; -- \U0001f600 \u4e2d\0"
     with store.writer() as writer:
         writer.write([PromptRow("p1", text)])
@@ -256,7 +256,7 @@ def test_a_query_without_a_database_says_so(store):
         store.query("SELECT 1")
 
 
-def test_a_file_that_is_no_database_is_refused(store):
+def test_a_file_that_is_not_a_database_is_refused(store):
     store.path.parent.mkdir()
     store.path.write_text("nonsense" * 1000)
     with pytest.raises(ResultsError, match="cannot be read"):
@@ -280,7 +280,7 @@ def test_a_query_reads_the_snapshot_while_somebody_writes(store):
     assert (read.rows, read.source) == ([(2,)], "database")
 
 
-def test_no_second_writer_comes_in_after_a_snapshot_was_copied(store):
+def test_a_second_writer_is_refused_after_a_snapshot_was_copied(store):
     with store.writer() as writer:
         writer.write([PromptRow("p1", "hello")])
         writer.publish_snapshot()

@@ -42,7 +42,7 @@ def test_a_sweep_that_ends_leaves_stored_summaries_that_equal_the_computed_ones(
         assert writer.query("SELECT count(*) FROM stored_setting_deltas") != [(0,)]
 
 
-def test_what_is_written_afterwards_is_seen_at_once(store):
+def test_later_writes_are_visible_at_once(store):
     ((trial, before),) = store.query(
         "SELECT trial_id, value FROM scores JOIN trials USING (trial_id) JOIN cells USING (cell_id) "
         "WHERE name = 'lexical' AND kind = 'steered' ORDER BY trial_id LIMIT 1"
@@ -62,7 +62,7 @@ def test_a_writer_that_dies_leaves_computed_summaries(store):
     assert reads(store) == [("live_setting_deltas;",)]
 
 
-def test_summaries_of_other_views_are_read_no_longer(store):
+def test_summaries_stored_by_other_views_are_not_read(store):
     assert reads(store) == [("stored_setting_deltas;",)]
     with duckdb.connect(store.path) as database:
         database.execute("UPDATE schema_version SET views = 'another'; UPDATE stored_setting_deltas SET delta = 0")

@@ -67,7 +67,7 @@ def test_a_run_that_lost_the_effect_differs(cli, tmp_path):
     assert row["ci_high"] < 0
 
 
-def test_a_run_that_is_not_there_is_named(cli, tmp_path):
+def test_a_run_that_does_not_exist_is_named(cli, tmp_path):
     run = sweep(cli, tmp_path, MemoryService())
     code, _, err = cli("results", "compare", run, "zzz", "--db", "r.duckdb")
     assert code == 2

@@ -1,4 +1,4 @@
-"""Results of sweeps and corpora: DuckDB tables, views and macros."""
+"""Results of sweeps and prompt sets: DuckDB tables, views and macros."""
 
 from trait_client.results.reader import QueryResult, ResultReader, ResultsError, ResultsMissingError
 from trait_client.results.store import ResultStore

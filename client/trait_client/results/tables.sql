@@ -219,7 +219,7 @@ CREATE TABLE readings (
     n_prompt       INTEGER NOT NULL,
     n_response     INTEGER NOT NULL,
     token_ids      INTEGER[] NOT NULL,      -- prompt, then response
-    tokens         VARCHAR[] NOT NULL,      -- their texts; '' for a token that ends amid a character
+    tokens         VARCHAR[] NOT NULL,      -- their texts; '' for a token that ends within a character
     model          VARCHAR NOT NULL,
     config_digest  VARCHAR NOT NULL,
     finished_at    TIMESTAMP NOT NULL

@@ -97,7 +97,7 @@ CREATE VIEW IF NOT EXISTS setting_deltas AS SELECT * FROM live_setting_deltas;
 CREATE VIEW IF NOT EXISTS setting_quality AS SELECT * FROM live_setting_quality;
 
 -- One row per steered setting and measure. `effect`: the delta lies beyond every random direction's, on the side of its
--- sign, and its interval excludes 0; NULL where there is no control or no interval. `verdict` says it in words.
+-- sign, and its interval excludes 0; NULL without a control or an interval. `verdict` says it in words.
 CREATE OR REPLACE VIEW cell_summary AS
 WITH controls AS (
     SELECT control_of, measure, count(*) AS n_controls, min(delta) AS control_low, max(delta) AS control_high
