@@ -6,18 +6,12 @@ import httpx
 import pytest
 from fake_registry import refusal
 from fake_service import CHATS
-from sweep_fixtures import MemoryService, experiment_of, vector_file, write_datasets
+from sweep_fixtures import MemoryService, experiment_of, vector_file
 from trait_client.http import AsyncTraitReplicas, replicas
 from trait_client.results import ResultStore
 from trait_client.sweeps import run_sweep
 from trait_core.errors import InvalidRequestError, ServiceError, ServiceUnreachableError
 from trait_core.storage import sha256_of
-
-
-@pytest.fixture
-def folder(tmp_path):
-    write_datasets(tmp_path / "datasets")
-    return tmp_path
 
 
 @pytest.fixture(autouse=True)

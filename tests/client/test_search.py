@@ -5,7 +5,6 @@ import json
 import math
 
 import pytest
-from cli_harness import runner
 from fake_service import CHATS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,17 +33,6 @@ class Cliff(MemoryService):
         words = ["this", "is", "a", "calm", "and", "short", "reply", "to", "nobody", "at", "all", "indeed"]
         n = min(len(words), round(2 * term.coefficient))
         return " ".join([word.upper() for word in words[:n]] + words[n:])
-
-
-@pytest.fixture
-def folder(tmp_path):
-    write_datasets(tmp_path / "datasets")
-    return tmp_path
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    return runner(monkeypatch, capsys)
 
 
 def search(folder, service, settings, **values):

@@ -39,12 +39,6 @@ def rows(folder, sql):
     return ResultStore(folder / "r.duckdb").query(sql)[1]
 
 
-@pytest.fixture
-def folder(tmp_path):
-    write_datasets(tmp_path / "datasets")
-    return tmp_path
-
-
 def test_every_cell_runs_on_every_prompt_and_baselines_once(folder):
     service = MemoryService()
     outcome = sweep(folder, service)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from fake_service import ACTIVATIONS
-from sweep_fixtures import MemoryService, experiment_of, write_datasets
+from sweep_fixtures import MemoryService, experiment_of
 from trait_client.results import ResultStore
 from trait_client.sweeps import run_sweep
 from trait_client.sweeps.experiment import size_of
@@ -12,12 +12,6 @@ from trait_core.errors import InvalidRequestError
 
 ONE_CELL = {"layers": [2], "coefficients": [1.0], "control": {"random_directions": 0}}
 ADAPTERS = {"organism": "sha256:aa"}
-
-
-@pytest.fixture
-def folder(tmp_path):
-    write_datasets(tmp_path / "datasets")
-    return tmp_path
 
 
 def sweep(folder, service, **values):

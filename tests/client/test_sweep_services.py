@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_harness import runner
 from loopback import on_a_port
-from sweep_fixtures import MemoryService, experiment_of, write_datasets
+from sweep_fixtures import MemoryService, experiment_of
 from trait_client.http.local_service import running_service, started_service
 from trait_client.results import ResultStore
 from trait_client.sweeps.experiment import Experiment, PrecisionService, size_of
@@ -32,17 +31,6 @@ url = "{rounded}"
 weights = "int8"
 """
 INT8 = {"quantization": "compressed-tensors", "weights": {"int8": 0.6, "float32": 0.4}}
-
-
-@pytest.fixture
-def folder(tmp_path):
-    write_datasets(tmp_path / "datasets")
-    return tmp_path
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    return runner(monkeypatch, capsys)
 
 
 def sweep(cli, folder, plain, rounded):
