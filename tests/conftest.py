@@ -24,9 +24,9 @@ EXTRACTED_TRAITS = ("refusal", "question_asking", "sycophancy")
 os.environ.pop("COLUMNS", None)  # a console that is made while it is set keeps that width, whatever a test sets later
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # several engines stand side by side, and a reference
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # several engines run side by side, with a reference
 
-hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of the code
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is not a fault of the code
 hypothesis.settings.load_profile("untimed")
 
 

@@ -28,7 +28,7 @@ ROOM = {"max_num_seqs": 16, "max_activation_inputs": 8192}
 
 
 class KnownService(FakeService):
-    """What extraction asked of a service, and what it registered there."""
+    """A fake service that shows what extraction requested and registered."""
 
     @property
     def registered(self) -> dict[str, bytes]:

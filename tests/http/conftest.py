@@ -1,4 +1,4 @@
-"""What the HTTP tests share: vector files, and workers in memory behind vLLM's RPC."""
+"""Fixtures of the HTTP tests: vector files, and workers in memory behind vLLM's RPC."""
 
 import asyncio
 from collections.abc import Callable

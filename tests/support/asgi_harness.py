@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reached:
-    """What came of a request: its status, and `METHOD /template` of the route that ran."""
+    """The outcome of a request: its status, and `METHOD /template` of the route that ran."""
 
     status: int
     operation: str | None

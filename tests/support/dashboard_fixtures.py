@@ -100,7 +100,7 @@ def prompt_text(i: int) -> str:
 
 
 def steered_text(trait: str, layer: int, coefficient: float, i: int) -> str:
-    """What a cell's reply says."""
+    """The text of a steered cell's reply."""
     return f"steered {trait} layer {layer} at {coefficient} on {i}. {LONG if i == 0 else HOSTILE}"
 
 

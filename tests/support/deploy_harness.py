@@ -17,7 +17,7 @@ DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "helm" / "trait-steering"
 TOOLS = Path(os.environ.get("TRAIT_DEPLOY_TOOLS", ROOT / ".cache" / "deploy-tools"))
 WITHOUT_SCHEMA = frozenset({"ScaledObject", "PodMonitor"})
-"""Of other projects' operators: Kubernetes has no schema for them."""
+"""Kinds defined by other projects' operators: Kubernetes has no schema for them."""
 
 
 def tool(name: str) -> str:

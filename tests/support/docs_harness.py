@@ -28,7 +28,7 @@ class PageReader:
     Args:
         folder: Holds what a checkout holds.
         service_url: Takes the place of the address in the documents.
-        environment: Of every command.
+        environment: Environment variables of every command.
     """
 
     folder: Path

@@ -3,7 +3,7 @@
 It reads a line of JSON for each job, `{"folder", "environment"}`, and answers with the process's exit code. `job.json` in the
 folder: model, options of `LLM`, whether the plugin is on, directions (hash -> hex bytes), and batches, each a list of
 requests that are submitted together, or that join and leave at steps of their own. `result.json` holds tokens, logprobs
-and reports; captures stand beside it as safetensors, what the process said as `log.txt`.
+and reports; captures are beside it as safetensors, the output of the process in `log.txt`.
 """
 
 import asyncio

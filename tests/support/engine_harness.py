@@ -59,7 +59,7 @@ class Req:
 
 @dataclass
 class Job:
-    """What one engine process runs; `late` directions come into the bank before the batch named."""
+    """The work of one engine process; `late` directions enter the bank before the batch that is their key."""
 
     model: str
     batches: list[list[Req]]
@@ -99,7 +99,7 @@ class EngineHost:
         )
 
     def run(self, job: Job, folder: Path) -> EngineResult:
-        """Run a job on a fresh engine; its files stand in `folder`."""
+        """Run a job on a fresh engine; its files are in `folder`."""
         document = {
             "model": str(job.model),
             "plugin": job.plugin,

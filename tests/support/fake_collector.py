@@ -10,7 +10,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 class ResultFetcher:
-    """What has arrived.
+    """The spans that have arrived.
 
     Attributes:
         raw: Every request's bytes.

@@ -17,7 +17,7 @@ QUESTION_FENCE = re.compile(r"The reply to rate:\n(=+)\n(.*)\n\1\n", re.DOTALL)
 
 
 class Fault:
-    """An answer that is no score.
+    """An answer that is not a score.
 
     Args:
         status: HTTP status.

@@ -1,4 +1,4 @@
-"""What the fake service knows: its model, its vectors, and what it refuses."""
+"""The fake service's model and vectors, and the requests that it refuses because of them."""
 
 import json
 import math

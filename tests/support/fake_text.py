@@ -1,4 +1,4 @@
-"""What the fake service makes up: tokens, activations and projections that follow from a text alone."""
+"""Replies of the fake service: tokens, activations and projections that follow from a text alone."""
 
 import hashlib
 from collections.abc import Sequence

@@ -18,8 +18,8 @@ class KilledSweep:
 
     Args:
         folder: Takes definition and database.
-        n_prompts: Of `refusal`; four cells and a baseline each.
-        n_requests: That an undisturbed sweep sends to the engine.
+        n_prompts: Prompts of `refusal`; four cells and a baseline each.
+        n_requests: Requests that an undisturbed sweep sends to the engine.
     """
 
     def __init__(self, folder: Path, n_prompts: int, n_requests: float = 0.0) -> None:

@@ -20,7 +20,7 @@ FLAGS = ("--max-model-len", "512", "--max-num-seqs", "16")
 
 @dataclass
 class Replicas:
-    """What the tests use: replicas, and the router's address."""
+    """Running replicas, and the router's address."""
 
     model: Path
     folder: Path

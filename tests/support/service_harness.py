@@ -20,7 +20,7 @@ START_LIMIT_S = 600
 
 @contextmanager
 def serving(model: Path, folder: Path, *flags: str) -> Iterator[str]:
-    """The URL of `trait-service serve MODEL` under the name `smollm2`, eager; its log and registry stand in `folder`."""
+    """The URL of `trait-service serve MODEL` under the name `smollm2`, eager; its log and registry are in `folder`."""
     service = RunningService(model, folder, *flags)
     try:
         service.wait_until_ready()

@@ -1,4 +1,4 @@
-"""What sweeps are tested with: traits, experiments, and a service whose steered replies shout."""
+"""Fixtures for sweeps: traits, experiments, and a service whose steered replies shout."""
 
 import json
 from collections.abc import Sequence

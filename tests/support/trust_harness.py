@@ -73,7 +73,7 @@ class Target:
             return client.get("/metrics").raise_for_status().text
 
     def occupancy(self) -> dict[str, float]:
-        """What requests hold: rows and captures in the worker, key-value blocks, the bank, requests in flight."""
+        """Resources that requests hold: rows and captures in the worker, key-value blocks, the bank, requests in flight."""
         headers = {"Authorization": f"Bearer {self.admin}"}
         answer = httpx.post(f"{self.url}/collective_rpc", json={"method": "trait_stats"}, headers=headers, timeout=60)
         (stats,) = answer.raise_for_status().json()["results"]
@@ -143,7 +143,7 @@ def target(model: Path, folder: Path, *flags: str, **environment: str) -> Iterat
 
 
 def quickly(check: Callable[[], bool], within: float) -> bool:
-    """Whether `check` comes true in time."""
+    """Return True if `check` becomes true in time."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         if check():

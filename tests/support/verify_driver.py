@@ -36,7 +36,7 @@ class OneLayerOff(Unsteered):
 
 
 class Leaking(Unsteered):
-    """Steers whoever stands behind a steered request in the batch as well."""
+    """Also steers the request that follows a steered one in the batch."""
 
     def run(self, asks):
         leaked = [ask if ask.terms or i == 0 else replace(ask, terms=asks[i - 1].terms) for i, ask in enumerate(asks)]
