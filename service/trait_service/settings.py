@@ -31,7 +31,7 @@ class ServiceSettings(BaseModel):
     """Largest sum of relative doses over all layers of one request (default: no limit)."""
 
     max_in_flight: Annotated[int, Field(ge=1)] = 2048
-    """Requests at once, waiting ones included."""
+    """Largest number of requests at once, waiting ones included."""
 
     requests_per_minute: Annotated[int | None, Field(ge=1)] = None
     """Requests per minute for each key. A limit set on the key takes precedence (default: no limit)."""
@@ -46,7 +46,7 @@ class ServiceSettings(BaseModel):
     """Largest number of completions of one request (prompts times `n`)."""
 
     max_vectors: Annotated[int, Field(ge=1)] = 1024
-    """Registered vectors."""
+    """Largest number of registered vectors."""
 
     max_vector_versions: Annotated[int, Field(ge=1)] = 10
     """Versions kept for each vector name."""
