@@ -1,12 +1,10 @@
 """Pooled activations: shapes are checked, and projections follow from mean, direction and centre."""
 
-import inspect
 import json
 
 import numpy as np
 import pytest
 import safetensors.numpy
-from trait_client.http import AsyncTraitClient, TraitClient
 from trait_client.http.activations import Activations
 from trait_core.errors import InvalidRequestError, ServiceError
 from trait_core.schema import ActivationsMetadata, LayerEvidence
@@ -44,7 +42,7 @@ def test_a_projection_is_the_mean_on_the_direction_of_its_layer():
     np.testing.assert_array_equal(read.projection(vector_file(), 9, "response[:]", centred=True), [9.5, np.nan])
 
 
-def test_positions_that_were_not_asked_for_are_refused():
+def test_positions_that_were_not_requested_are_refused():
     """The message names those that the answer holds."""
     read = Activations.from_bytes(answer())
     assert read.count("response[:]").tolist() == [3, 0]
@@ -79,13 +77,3 @@ def test_tensors_that_do_not_fit_the_metadata_are_refused(metadata, tensors, mes
     """A missing or misshapen tensor is an error, never an empty result."""
     with pytest.raises(ServiceError, match=message):
         Activations.from_bytes(answer(metadata, **tensors))
-
-
-def test_both_clients_have_the_same_methods():
-    """What one can do the other can, with the same arguments."""
-
-    def methods(client: type) -> dict[str, list[str]]:
-        found = inspect.getmembers(client, inspect.isfunction)
-        return {name: list(inspect.signature(f).parameters) for name, f in found if not name.startswith("_")}
-
-    assert methods(TraitClient) == methods(AsyncTraitClient)

@@ -1,4 +1,4 @@
-"""Both clients are one interface: what one can be asked, the other can be asked in the same words."""
+"""Both clients have one interface: the same public methods with the same signatures, async apart."""
 
 import inspect
 
@@ -28,7 +28,7 @@ def test_a_method_has_the_same_signature_in_both_clients(name):
 
 
 @pytest.mark.parametrize("name", sorted(public(TraitClient)))
-def test_the_async_clients_methods_are_asynchronous_and_the_other_ones_are_not(name):
+def test_only_the_async_clients_methods_are_asynchronous(name):
     method = getattr(AsyncTraitClient, name)
     assert inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method)
     assert not inspect.iscoroutinefunction(getattr(TraitClient, name))

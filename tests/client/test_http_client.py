@@ -127,7 +127,7 @@ def test_a_chat_request_carries_its_steering_and_the_answer_its_report(server):
     assert result.steering.positions.cached == 2
 
 
-def test_without_a_model_the_first_base_model_is_used_and_asked_for_once(server):
+def test_without_a_model_the_first_base_model_is_used_and_requested_once(server):
     """Aliases stand in /v1/models beside their parent; they are not the default."""
     server.answer = lambda r: Response(200, json=MODELS) if r.url.path == "/v1/models" else chat_answer()
     with TraitClient(server.url) as client:
@@ -169,7 +169,7 @@ PINNED = SteeringTerm(vector="sha256:" + "0" * 64, coefficient=3.0, layers=[13])
         ({"coefficient": 3.001}, "coefficient 3.001 was asked for and 3.0 applied"),
     ],
 )
-def test_a_reply_that_was_steered_otherwise_than_asked_fails(server, term, message):
+def test_a_reply_steered_otherwise_than_requested_fails(server, term, message):
     server.answer = lambda _: chat_answer(steering=REPORT)
     with TraitClient(server.url) as client:
         assert client.chat("?", model="smol", steering=Steering(terms=[PINNED])).text
@@ -191,7 +191,7 @@ def test_a_steered_request_that_a_server_answers_unsteered_fails(server):
         client.chat("hello", model="smol", steering=STEERING)
 
 
-def test_numbers_that_json_has_no_word_for_are_refused_before_they_are_sent(server):
+def test_numbers_that_json_cannot_express_are_refused_before_they_are_sent(server):
     """A NaN temperature never leaves."""
     with TraitClient(server.url) as client, pytest.raises(InvalidRequestError):
         client.chat("hello", model="smol", temperature=float("nan"))
@@ -248,7 +248,7 @@ def test_a_refused_key_says_how_to_give_one(server):
     assert caught.value.status == 401
 
 
-def test_an_unregistered_vector_is_told_from_a_server_without_a_registry(server):
+def test_an_unregistered_vector_is_distinguished_from_a_server_without_a_registry(server):
     """Both are a 404."""
     server.answers(refusal(404, "no vector 'kind' is registered"), Response(404, json={"detail": "Not Found"}))
     with TraitClient(server.url) as client:
@@ -280,7 +280,7 @@ def test_no_service_names_the_address_and_what_to_do():
 
 
 @pytest.mark.parametrize("address", ["localhost:8000", "ftp://host", "http://", "http://host:99999"])
-def test_an_address_that_is_none_is_refused(address):
+def test_an_invalid_address_is_refused(address):
     """Before anything is sent."""
     with pytest.raises(InvalidRequestError, match="http://HOST:PORT"):
         TraitClient(address)
@@ -296,7 +296,7 @@ def test_readiness_is_an_answer_and_not_an_error(server):
 # -------------------------------------------------------------------------------------------------------- repeats
 
 
-def test_a_busy_service_is_asked_again_after_the_time_it_names(server):
+def test_a_busy_service_is_retried_after_the_time_it_names(server):
     """429 and 503 mean that the request has not run, so a POST is repeated too."""
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
     server.answers(
@@ -311,7 +311,7 @@ def test_a_busy_service_is_asked_again_after_the_time_it_names(server):
     assert 1.0 <= time.monotonic() - started < 6
 
 
-def test_a_service_that_stays_busy_raises_its_own_words(server):
+def test_a_service_that_stays_busy_raises_its_own_message(server):
     """After `retries` repetitions, or at once if it asks for more patience than there is."""
     busy = refusal(429, "all rows are taken")
     server.answer = lambda _: busy
@@ -324,7 +324,7 @@ def test_a_service_that_stays_busy_raises_its_own_words(server):
     assert len(server.received) == 3
 
 
-def test_a_post_that_may_have_run_is_not_repeated(server):
+def test_a_post_that_may_have_run_is_not_retried(server):
     """The connection breaks after the request was sent: a GET is repeated, a POST is not."""
     server.answers(BROKEN_OFF, Response(200, json=MODELS))
     with TraitClient(server.url) as client:
@@ -335,7 +335,7 @@ def test_a_post_that_may_have_run_is_not_repeated(server):
     assert [r.method for r in server.received] == ["GET", "GET", "POST"]
 
 
-def test_a_silent_service_is_given_up_after_the_timeout(server):
+def test_a_silent_service_fails_after_the_timeout(server):
     """The message names the limit."""
     release = threading.Event()
     server.answer = lambda _: (release.wait(), chat_answer())[1]
@@ -425,7 +425,7 @@ def test_a_stream_that_is_refused_raises_the_services_error(server, read):
         read(server)
 
 
-def test_a_reply_that_speaks_of_errors_is_not_one(server):
+def test_a_reply_that_mentions_errors_is_not_an_error(server):
     """The word in the text is not an error chunk."""
     server.answer = lambda _: streamed(chunk('{"error": 1}'), DONE)
     assert stream(server)[0].text == '{"error": 1}'
@@ -449,14 +449,14 @@ def test_activations_travel_as_safetensors(server):
         read.mean("prompt[:]")
 
 
-def test_something_else_in_place_of_activations_is_refused(server):
+def test_an_answer_that_is_not_activations_is_refused(server):
     """Bytes that are no safetensors file."""
     server.answer = lambda _: Response(200, content=b"\x00" * 64)
     with TraitClient(server.url) as client, pytest.raises(ServiceError, match="cannot be read"):
         client.activations(ActivationsRequest(inputs=[ActivationInput(text="a")]))
 
 
-def test_a_vectors_bytes_come_back_as_they_are(server):
+def test_a_vectors_bytes_are_returned_unchanged(server):
     """`vector_bytes` keeps the identity (sha256) of the file."""
     server.answer = lambda _: Response(200, content=b"any bytes")
     with contextlib.closing(TraitClient(server.url)) as client:

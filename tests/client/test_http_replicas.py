@@ -83,7 +83,7 @@ def test_a_replica_that_comes_back_is_used_again():
     asyncio.run(asyncio.wait_for(go(), 60))
 
 
-def test_a_single_service_that_breaks_off_and_is_back_has_the_request_again():
+def test_a_single_service_gets_the_request_again_after_a_restart():
     service = MemoryService(delay=0.05)
 
     async def go():
@@ -103,7 +103,7 @@ def test_a_single_service_that_breaks_off_and_is_back_has_the_request_again():
     assert len(service.chats) == 2
 
 
-def test_nothing_is_waited_for_once_every_replica_is_gone():
+def test_a_call_fails_after_its_patience_if_every_replica_is_gone():
     services = [MemoryService(), MemoryService()]
 
     async def go():
@@ -117,7 +117,7 @@ def test_nothing_is_waited_for_once_every_replica_is_gone():
 
 
 @pytest.mark.parametrize(("status", "sent"), [(502, 2), (503, 2), (504, 2), (400, 1), (500, 1)])
-def test_a_balancers_failure_is_sent_again_and_a_refusal_stands(status, sent):
+def test_a_balancers_failure_is_retried_and_a_refusal_is_final(status, sent):
     services = [MemoryService(), MemoryService()]
     services[0].fails[CHATS] = lambda _body: refusal(status, "no")
 
@@ -133,7 +133,7 @@ def test_a_balancers_failure_is_sent_again_and_a_refusal_stands(status, sent):
     assert [len(service.chats) for service in services] == [1, sent - 1]
 
 
-def test_services_of_different_models_are_no_replicas():
+def test_services_of_different_models_are_not_replicas():
     async def go():
         async with together(MemoryService(), MemoryService(versions={"service": "2"})):
             pass

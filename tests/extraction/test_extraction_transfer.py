@@ -108,4 +108,4 @@ def test_the_command_applies_measures_registers_and_says_so(serve, trait_extract
     assert "applied to tuned, extracted on base" in out
     service.change(**BASE)
     code, _, err = trait_extract(*call, "--force")
-    assert (code, "is for base already" in err) == (2, True)
+    assert (code, "is already for base" in err) == (2, True)

@@ -16,17 +16,17 @@ def test_addresses_that_others_can_reach(address):
 
 
 @pytest.mark.parametrize("address", ["http://host", "https://host:8443/v1", "http://[::1]:8000"])
-def test_addresses_of_http(address):
+def test_http_urls(address):
     assert is_http_url(address)
 
 
 @pytest.mark.parametrize(
     "address", ["", "host:8000", "ftp://host", "http://", "http://host:0", "http://host:99999", "http://[::1"]
 )
-def test_what_is_not_an_address_of_http(address):
+def test_addresses_that_are_not_http_urls(address):
     assert not is_http_url(address)
 
 
-def test_a_key_with_a_line_break_or_letters_beyond_ascii_fits_no_header():
+def test_a_header_cannot_carry_a_key_with_a_line_break_or_non_ascii_letters():
     assert fits_header("ts-0Az_-")
     assert not any(fits_header(key) for key in ("two\nlines", "schlüssel", "\x00"))

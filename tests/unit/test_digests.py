@@ -1,4 +1,4 @@
-"""Stored identities: databases, shards, stages and vector files hold these digests, so that none may ever change."""
+"""Stored identities: databases, shards, stages and vector files contain these digests, so none may ever change."""
 
 from pathlib import Path
 

@@ -47,11 +47,11 @@ def test_the_first_of_two_faults_names_its_field_rule_and_value():
     assert fault.with_value() == "layers.1: Input should be a valid integer (got '2')"
 
 
-def test_the_first_fault_is_named_though_a_later_one_lies_deeper():
+def test_the_first_fault_is_named_even_if_a_later_one_is_deeper():
     assert fault_of({"layers": [], "labels": {"a": "b"}}).where == "layers"
 
 
-def test_a_union_names_the_field_once_and_all_that_it_may_be():
+def test_a_union_names_the_field_once_with_all_its_alternatives():
     fault = fault_of({"scope": "some"})
     assert fault.where == "scope"
     assert "'all' or 'prompt' or " in str(fault)
@@ -62,13 +62,13 @@ def test_the_branch_of_a_union_that_got_furthest_is_the_one_that_is_reported():
     assert fault_of({"scope": {"positions": "x"}}).where == "scope.positions"
 
 
-def test_a_rule_of_the_whole_value_has_the_name_that_the_caller_gives_and_no_prefix():
+def test_a_rule_of_the_whole_value_gets_the_callers_name_and_no_prefix():
     values = {"layers": [2, 1]}
     assert str(fault_of(values, whole="the file")) == "the file: layers must be in order"
     assert str(fault_of(values)) == "layers must be in order"
 
 
-def test_a_larger_value_goes_in_front_of_the_field():
+def test_the_path_of_a_larger_value_is_put_before_the_field():
     assert fault_of({"layers": []}, within="sweep").where == "sweep.layers"
     assert str(fault_of({"layers": [2, 1]}, within="sweep")) == "sweep: layers must be in order"
 
@@ -84,7 +84,7 @@ def test_a_missing_field_has_no_value_to_show():
     assert fault_of({"judge": {}}).with_value() == "judge.api_key: Field required"
 
 
-def test_an_unknown_field_keeps_its_name_though_it_looks_like_a_branch():
+def test_an_unknown_field_keeps_its_name_even_if_it_looks_like_a_branch():
     assert fault_of({"a[0]": 1}).where == "a[0]"
 
 

@@ -29,7 +29,7 @@ def test_positions_are_absolute_half_open_intervals(text, given, generating):
 @pytest.mark.parametrize(
     "text", ["", "response", "response[]", "prompt[1:2:3]", "reply[:]", "prompt[a]", "prompt[:] ", "x" * 99]
 )
-def test_what_is_not_a_slice_is_refused_with_examples(text):
+def test_text_that_is_not_a_slice_is_refused_with_examples(text):
     with pytest.raises(InvalidRequestError, match="write prompt"):
         Positions.parse(text)
 
@@ -48,7 +48,7 @@ def test_a_turn_is_the_tokens_of_one_message(text, expected):
     assert Positions.parse(text).turn(turns).interval(9, 12) == expected
 
 
-def test_a_turn_that_the_chat_has_not_is_refused():
+def test_a_turn_outside_the_chat_is_refused():
     with pytest.raises(InvalidRequestError, match="the chat has 2 turns"):
         Positions.parse("turn[2]").turn([(0, 5), (5, 9)])
     with pytest.raises(InvalidRequestError, match="a turn has an index"):

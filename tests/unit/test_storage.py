@@ -14,15 +14,15 @@ def with_header(text, rest=b""):
     return struct.pack("<Q", len(data)) + data + rest
 
 
-def test_a_lock_that_somebody_holds_is_refused_to_who_does_not_wait(tmp_path):
+def test_a_held_lock_is_refused_without_waiting(tmp_path):
     path = tmp_path / ".lock"
     with locked(path), pytest.raises(BlockingIOError), locked(path, wait=False):
-        pytest.fail("two hold one lock")
+        pytest.fail("the lock was granted twice")
     with locked(path, wait=False):
         assert path.exists()
 
 
-def test_who_waits_for_a_lock_comes_in_one_at_a_time(tmp_path):
+def test_waiting_threads_hold_the_lock_one_at_a_time(tmp_path):
     count = tmp_path / "count"
     count.write_text("0")
 
@@ -52,7 +52,7 @@ def test_a_lock_is_released_when_its_block_fails(tmp_path):
         pass
 
 
-def test_a_lock_file_has_the_mode_that_was_asked_for(tmp_path):
+def test_a_lock_file_is_created_with_the_given_mode(tmp_path):
     with locked(tmp_path / "private", mode=0o600):
         assert (tmp_path / "private").stat().st_mode & 0o777 == 0o600
 
@@ -101,7 +101,7 @@ def test_the_header_of_a_safetensors_file_is_read_from_its_beginning():
         (with_header('{"a": {"b": 1, "b": 1}}'), "one name twice"),
     ],
 )
-def test_a_malformed_header_is_refused_and_told_why(data, message):
+def test_a_malformed_header_is_refused_with_the_reason(data, message):
     with pytest.raises(HeaderError, match=message):
         read_header(data)
 

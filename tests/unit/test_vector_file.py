@@ -60,7 +60,7 @@ def test_a_broken_vector_is_refused_with_the_value_and_the_rule(directions, chan
 
 
 @pytest.mark.parametrize("data", [b"", b"12345678", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0[]", b"\x05\0\0\0\0\0\0\0{nope"])
-def test_bytes_that_are_no_vector_file_are_refused(data):
+def test_bytes_of_another_format_are_refused(data):
     with pytest.raises(VectorFileError):
         VectorFile.from_bytes(data)
 
@@ -102,7 +102,7 @@ def test_a_file_too_large_for_a_vector_is_not_read(tmp_path):
         VectorFile.load(tmp_path / "v.safetensors")
 
 
-def test_evidence_of_a_layer_that_is_not_there_names_those_that_are():
+def test_evidence_of_a_missing_layer_names_the_existing_layers():
     vector = VectorFile(metadata(), {1: unit(1), 2: unit(2)})
     with pytest.raises(InvalidRequestError, match=r"layer 3 is not in vector 'refusal': it has layers 1\.\.2"):
         vector.evidence(3)
