@@ -10,6 +10,7 @@ import typer
 from annotated_types import Ge, Le
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from trait_core.errors import first_fault
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -97,10 +98,8 @@ def _validated(model: type[BaseModel], given: dict[str, Any]) -> BaseModel:
     try:
         return model.model_validate({name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise typer.BadParameter(
-            f"{first['input']}: {first['msg']}", param_hint=option_of(str(first["loc"][0]))
-        ) from error
+        fault = first_fault(error)
+        raise typer.BadParameter(f"{fault.value}: {fault.reason}", param_hint=option_of(str(fault.loc[0]))) from error
 
 
 def _cli(field: FieldInfo) -> Cli:
