@@ -100,7 +100,7 @@ class InProcessService:
 
     @property
     def running(self) -> bool:
-        """Whether the application takes requests: false once it is closed."""
+        """True while the application takes requests, until it is closed."""
         return self._stop is not None
 
     def close(self) -> None:

@@ -16,7 +16,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = [path for part in ("client", "service", "extraction") for path in sorted((ROOT / part).rglob("*.py"))]
 PAGES = [
     path
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*/README.md"), *ROOT.glob("d*/README.md")]
+    for path in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("experiments/*/README.md"),
+        *ROOT.glob("d*/README.md"),
+    ]
     if path.name != "CHANGELOG.md"
 ]
 
@@ -128,7 +133,9 @@ def test_no_page_uses_a_listed_phrase():
     assert wrong == []
 
 
-@pytest.mark.parametrize("text", ["Of one key.", "What a digest is taken of.", "Whether it must not get another token."])
+@pytest.mark.parametrize(
+    "text", ["Of one key.", "What a digest is taken of.", "Whether it must not get another token."]
+)
 def test_the_rule_finds_what_it_is_for(text):
     assert DANGLING.match(text)
     assert dialect("an own limit goes before") == ["'goes before': write 'takes precedence over'"]

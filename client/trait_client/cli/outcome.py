@@ -15,7 +15,7 @@ def resumable(kept: str) -> Iterator[None]:
     """Turn Ctrl-C into exit code 130 and a line that says what is kept and how to continue.
 
     Args:
-        kept: What is stored where, for example "finished shards are in captured".
+        kept: Place of the stored data, for example "finished shards are in captured".
     """
     try:
         yield
