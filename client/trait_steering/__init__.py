@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from trait_core.vectors.file import VectorFile
     from trait_steering.extraction import extract
     from trait_steering.local_engine import LocalEngine
+    from trait_steering.models import model_folder
 
 __all__ = [
     "ActivationInput",
@@ -74,6 +75,7 @@ __all__ = [
     "VectorInfo",
     "__version__",
     "extract",
+    "model_folder",
 ]
 
 _FROM = {
@@ -87,12 +89,14 @@ _FROM = {
     "TraitClient": "trait_client.http",
     "VectorFile": "trait_core.vectors.file",
     "extract": "trait_steering.extraction",
+    "model_folder": "trait_steering.models",
 } | dict.fromkeys((name for name in __all__ if name.endswith("Error")), "trait_core.errors")
 """Where a name is defined; those not listed are in `trait_core.schema`."""
 
 _NEEDS = {
     "LocalEngine": ("'trait-steering[service-cpu]' (on CUDA: 'trait-steering[service-cuda]')", "vllm"),
     "extract": ("'trait-steering[extraction]'", "torch", "sklearn"),
+    "model_folder": ("'trait-steering[service-cpu]' (on CUDA: 'trait-steering[service-cuda]')", "gguf", "accelerate"),
 }
 """The extras that a name needs, and modules that come with them."""
 

@@ -29,7 +29,7 @@ import torch
 from trait_client.http import TraitClient
 from trait_client.prompt_sets import read_capture
 from trait_client.scoring.evaluation import EvaluationSpec
-from trait_service.models import bundled as models
+from trait_steering import model_folder
 from transformers import AutoModel, AutoTokenizer
 
 HERE = Path(__file__).parent
@@ -52,7 +52,7 @@ def main() -> None:
     with TraitClient(options.url) as client:
         info = client.info()
     prompts = corpus(options.n)
-    reference = Reference(options.model or str(models.fetch("smollm2")), info.dtype, options.threads)
+    reference = Reference(options.model or str(model_folder()), info.dtype, options.threads)
     tried = reference.choose_budget(prompts)
     print(f"transformers, tokens/s by tokens a batch: {tried}", flush=True)
     with tempfile.TemporaryDirectory() as temporary:

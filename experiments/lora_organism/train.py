@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
-from trait_service.models.bundled import fetch
+from trait_steering import model_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PAIRS = Path(__file__).parent / "traits/planted/tea_praise"
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=3)
     given = parser.parse_args()
-    folder = fetch("smollm2")
+    folder = model_folder()
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)

@@ -20,7 +20,7 @@ from typing import Any
 from bench import HERE, VARIANTS
 from engines import engine_in_this_process
 from report import LABELS
-from trait_service.models import bundled as models
+from trait_steering import model_folder
 from workloads import WORKLOADS
 
 PARTS = {
@@ -82,7 +82,7 @@ def main() -> None:
     options = parser.parse_args()
     stopwatch = Stopwatch()
     engine = engine_in_this_process(
-        options.model or str(models.fetch("smollm2")), plugin=True, compiled=False, before=stopwatch.watch
+        options.model or str(model_folder()), plugin=True, compiled=False, before=stopwatch.watch
     )
     workloads = options.workload or list(WORKLOADS)
     shares = {

@@ -21,7 +21,7 @@ from typing import Any
 import report
 from engines import Engine, Timing
 from hooks import WAYS, Hooks, same_replies
-from trait_service.models import bundled as models
+from trait_steering import model_folder
 from workloads import CONFIGURATIONS, N_CONFIGURATIONS, N_PROMPTS, N_TOKENS, STOCK, WORKLOADS
 
 VARIANTS = ("idle", *(f"configurations_{k}" for k in CONFIGURATIONS), "all_layers", "capture", "monitor")
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--sweeps", type=int, default=5, help="runs of the sweep each way; 0: none")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of results.json, table.md and overhead.png")
     options = parser.parse_args()
-    model = options.model or str(models.fetch("smollm2"))
+    model = options.model or str(model_folder())
     workloads = options.workload or list(WORKLOADS)
     measured: dict[str, Any] = {}
     sweep: dict[str, Any] | None = None

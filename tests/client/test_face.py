@@ -39,6 +39,7 @@ EXPORTED = [
     "VectorInfo",
     "__version__",
     "extract",
+    "model_folder",
 ]
 WITHOUT_EXTRAS = """
 import sys
@@ -57,7 +58,9 @@ def test_the_exported_names_are_these():
     assert dir(trait_steering) == EXPORTED
 
 
-@pytest.mark.parametrize("name", [name for name in EXPORTED if name not in {"__version__", "LocalEngine", "extract"}])
+@pytest.mark.parametrize(
+    "name", [name for name in EXPORTED if name not in {"__version__", "LocalEngine", "extract", "model_folder"}]
+)
 def test_every_name_is_the_class_of_that_name(name):
     assert getattr(trait_steering, name).__name__ == name
 
@@ -67,6 +70,13 @@ def test_what_needs_an_extra_is_loaded_where_it_is_installed():
     assert trait_steering.extract.__name__ == "extract"
     pytest.importorskip("vllm")
     assert issubclass(trait_steering.LocalEngine, trait_steering.TraitClient)
+
+
+def test_a_models_folder_is_its_own_path_and_a_wrong_name_says_what_to_give(tmp_path):
+    pytest.importorskip("vllm")
+    assert trait_steering.model_folder(str(tmp_path)) == tmp_path
+    with pytest.raises(trait_steering.InvalidRequestError, match="owner/name is neither a bundled model nor a folder"):
+        trait_steering.model_folder("owner/name")
 
 
 def test_importing_it_and_the_client_loads_nothing_heavy():
