@@ -9,7 +9,7 @@ from trait_core.positions import Positions
 from trait_core.schema import Elicitation, Generation
 
 from trait_extraction.data.datasets import TraitDataset
-from trait_extraction.fitting.evidence import Split, split_scenarios
+from trait_extraction.data.split import Split, split_scenarios
 
 RESPONSE = Positions("response", None, None)
 PAST_SINKS = Positions("all", 4, None)

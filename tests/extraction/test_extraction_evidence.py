@@ -11,7 +11,8 @@ from trait_core.errors import VectorFileError
 from trait_core.statistics import auc, cohens_d
 from trait_core.vectors.file import VectorFile
 from trait_extraction.data.datasets import load_trait
-from trait_extraction.fitting.evidence import Split, layer_evidence, split_scenarios
+from trait_extraction.data.split import Split, split_scenarios
+from trait_extraction.fitting.evidence import layer_evidence
 from trait_extraction.fitting.geometry import massive_dimensions
 from trait_extraction.fitting.intervals import HeldOut, held_out_intervals
 from trait_extraction.fitting.layer_choice import chosen_by, steered_layer

@@ -12,7 +12,8 @@ import trait_extraction.fitting.methods
 from trait_core.errors import InvalidRequestError
 from trait_core.schema import LayerEvidence
 from trait_core.statistics import auc, cohens_d
-from trait_extraction.fitting.evidence import Split, layer_evidence, split_scenarios
+from trait_extraction.data.split import Split, split_scenarios
+from trait_extraction.fitting.evidence import layer_evidence
 from trait_extraction.fitting.layer_choice import choose_layer, middle_layers
 from trait_extraction.fitting.methods import METHOD_OPTIONS, METHODS, DirectionError
 

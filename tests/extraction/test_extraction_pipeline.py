@@ -12,7 +12,7 @@ from trait_core.storage import sha256_of
 from trait_core.traits import find_trait
 from trait_core.vectors.file import VectorFile
 from trait_extraction.data.datasets import load_trait
-from trait_extraction.fitting.evidence import split_scenarios
+from trait_extraction.data.split import split_scenarios
 from trait_extraction.pipeline import RunOptions, extract, run
 from trait_extraction.plan import Plan, Settings, default_positions
 from trait_extraction.reading.activations import read, residual_norms

@@ -95,6 +95,20 @@ def test_no_files_import_each_other_in_a_circle(arrows):
     assert circles(arrows) == []
 
 
+@pytest.mark.parametrize("package", sorted(FOLDERS))
+def test_the_parts_of_a_package_build_on_each_other_in_one_direction(arrows, package):
+    """A part is a folder or a file directly below the package: no two parts import each other, by any way round."""
+
+    def part(module: str) -> str:
+        return ".".join(module.split(".")[:2])
+
+    own = [module for module in arrows if module.startswith(f"{package}.")]
+    parts: dict[str, set[str]] = {part(module): set() for module in own}
+    for module in own:
+        parts[part(module)] |= {part(other) for other in arrows[module] if other in own} - {part(module)}
+    assert circles(parts) == []
+
+
 def test_a_circle_and_a_chain_are_distinguished():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
     assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trait_extraction.fitting.evidence import Split
+from trait_extraction.data.split import Split
 from trait_extraction.fitting.methods import METHODS, DirectionError
 from trait_extraction.plan import Plan
 from trait_extraction.reading.activations import ContrastiveActivations

@@ -4,8 +4,9 @@ import numpy as np
 import numpy.typing as npt
 from trait_core.schema import LayerEvidence
 
+from trait_extraction.data.split import Split
 from trait_extraction.fitting.directions import LAYER_METHOD, Directions, Fitted
-from trait_extraction.fitting.evidence import Split, layer_evidence
+from trait_extraction.fitting.evidence import layer_evidence
 from trait_extraction.fitting.geometry import cosine, massive_dimensions
 from trait_extraction.fitting.intervals import HeldOut, HeldOutIntervals, held_out_intervals
 from trait_extraction.plan import Plan

@@ -13,7 +13,7 @@ from trait_core.errors import VectorFileError
 from trait_core.schema import VectorMetadata
 from trait_core.vectors.file import VectorFile
 
-from trait_extraction.fitting.evidence import Split
+from trait_extraction.data.split import Split
 from trait_extraction.fitting.provenance import Provenance
 from trait_extraction.reading.activations import ContrastiveActivations
 
