@@ -3,6 +3,7 @@
 import pytest
 import torch
 from trait_service.engine.arithmetic import coefficients, delta
+from trait_service.engine.spec import TermSpec
 
 D_MODEL = 8
 
@@ -16,7 +17,8 @@ def tokens():
 
 
 def apply(stream, direction, operation, value, preserve_norm=False):
-    mode, a, b = coefficients(operation, value)
+    term = TermSpec(layer=0, direction="0" * 64, operation=operation, value=value, preserve_norm=preserve_norm)
+    mode, a, b = coefficients(term)
     n = len(stream)
     return stream + delta(
         stream,
@@ -24,7 +26,6 @@ def apply(stream, direction, operation, value, preserve_norm=False):
         torch.full((n,), a),
         torch.full((n,), b),
         torch.full((n,), mode),
-        torch.full((n,), preserve_norm),
     )
 
 

@@ -28,8 +28,9 @@ SPEC = RequestSpec(key="k", terms=[TermSpec(layer=0, direction="0" * 64)])
 
 
 def term(k, operation, value, bank_row, start=0, stop=UNBOUNDED, preserve_norm=False):
-    mode, a, b = coefficients(operation, value)
-    return (LAYER, k, bank_row, mode, a, b, start, stop, preserve_norm)
+    asked = TermSpec(layer=LAYER, direction="0" * 64, operation=operation, value=value, preserve_norm=preserve_norm)
+    mode, a, b = coefficients(asked)
+    return (LAYER, k, bank_row, mode, a, b, start, stop)
 
 
 @pytest.fixture

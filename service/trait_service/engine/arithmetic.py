@@ -18,28 +18,36 @@ arithmetic is float32; the result is added to the stream in the stream's own dty
 from typing import NamedTuple, assert_never
 
 import torch
-from trait_core.schema import Operation
+
+from trait_service.engine.spec import TermSpec
 
 LINEAR, FLOOR, CEILING = 0, 1, 2
-"""Modes of a term in the request table."""
+"""Forms of a term: the two lowest bits of its mode."""
+
+FORM = 3
+"""Mask of a mode's form."""
+
+PRESERVE_NORM = 4
+"""Bit of a mode: the norm is preserved. Further flags of a term are further bits, which everything but the arithmetic passes on."""
 
 
 class Coefficients(NamedTuple):
-    """A term's numbers in the request table."""
+    """A term's numbers in the request table: all that the arithmetic reads besides its direction and positions."""
 
     mode: int
     a: float
     b: float
 
 
-def coefficients(operation: Operation, value: float) -> Coefficients:
-    """The table's numbers for an operation.
+def coefficients(term: TermSpec) -> Coefficients:
+    """The table's numbers for a term."""
+    form, a, b = _linear_or_bound(term)
+    return Coefficients(form | PRESERVE_NORM * term.preserve_norm, a, b)
 
-    Args:
-        operation: One of the table above.
-        value: Its number, in residual units (`scale`: the factor; `ablate` ignores it).
-    """
-    match operation:
+
+def _linear_or_bound(term: TermSpec) -> Coefficients:
+    value = term.value
+    match term.operation:
         case "add":
             return Coefficients(LINEAR, value, 0.0)
         case "ablate":
@@ -53,7 +61,7 @@ def coefficients(operation: Operation, value: float) -> Coefficients:
         case "ceiling":
             return Coefficients(CEILING, value, 0.0)
         case _:
-            assert_never(operation)
+            assert_never(term.operation)
 
 
 def delta(
@@ -62,7 +70,6 @@ def delta(
     a: torch.Tensor,
     b: torch.Tensor,
     mode: torch.Tensor,
-    preserve_norm: torch.Tensor,
 ) -> torch.Tensor:
     """The delta that one term adds to each token.
 
@@ -71,18 +78,18 @@ def delta(
         direction: `(n, d_model)` float32, unit length: each token's own direction.
         a: `(n,)` float32.
         b: `(n,)` float32.
-        mode: `(n,)` integer: `LINEAR`, `FLOOR` or `CEILING`.
-        preserve_norm: `(n,)` bool.
+        mode: `(n,)` integer: a form, and flags.
 
     Returns:
         `(n, d_model)` float32.
     """
+    form, preserve_norm = mode & FORM, (mode & PRESERVE_NORM) != 0
     projection = (stream * direction).sum(-1)
     gap = a - projection
     amount = torch.where(
-        mode == LINEAR,
+        form == LINEAR,
         a + b * projection,
-        torch.where(mode == FLOOR, gap.clamp(min=0.0), gap.clamp(max=0.0)),
+        torch.where(form == FLOOR, gap.clamp(min=0.0), gap.clamp(max=0.0)),
     )
     added = amount.unsqueeze(-1) * direction
     if bool(preserve_norm.any()):

@@ -111,11 +111,11 @@ class _TermGroups:
         layers = terms["layer"].tolist()
         begins = np.flatnonzero(np.diff(terms["layer"], prepend=-1) | np.diff(terms["k"], prepend=-1)).tolist()
         self._groups = [(layers[a], slice(a, b)) for a, b in pairwise([*begins, len(terms)])]
-        self._bank_row, self._mode, self._preserve_norm, a, b = (
-            torch.from_numpy(terms[name].copy()) for name in ("bank_row", "mode", "preserve_norm", "a", "b")
+        self._bank_row, self._mode, a, b = (
+            torch.from_numpy(terms[name].copy()) for name in ("bank_row", "mode", "a", "b")
         )
         self._a, self._b = a.unsqueeze(-1), b.unsqueeze(-1)
-        self._additive = (terms["mode"] == LINEAR) & (terms["b"] == 0) & ~terms["preserve_norm"]
+        self._additive = (terms["mode"] == LINEAR) & (terms["b"] == 0)
         self._spans: Spans | None = None
 
     def moved(self, step: Step) -> bool:
@@ -147,7 +147,6 @@ class _TermGroups:
             self._a[which],
             self._b[which],
             self._mode[which],
-            self._preserve_norm[which],
             additive,
         )
 

@@ -54,8 +54,7 @@ class Terms:
         a: `(n, 1)` float32.
         b: `(n, 1)` float32.
         mode: `(n,)` int64.
-        preserve_norm: `(n,)` bool.
-        additive: All are plain additions; the stream, b, mode and preserve_norm are not read.
+        additive: All are plain additions; the stream, b and mode are not read.
         added: `(n, d_model)` float32, what additive terms add, if it is reused from step to step; None computes it at each step.
     """
 
@@ -64,7 +63,6 @@ class Terms:
     a: torch.Tensor
     b: torch.Tensor
     mode: torch.Tensor
-    preserve_norm: torch.Tensor
     additive: bool
     added: torch.Tensor | None = None
 
@@ -130,7 +128,6 @@ def steer(residual: torch.Tensor, hidden: torch.Tensor | None, bank: torch.Tenso
             terms.a.squeeze(-1),
             terms.b.squeeze(-1),
             terms.mode,
-            terms.preserve_norm,
         )
     picked = terms.places.pick(residual)
     # The sum is made in float32 and rounded once.

@@ -10,11 +10,13 @@ import torch
 import triton
 import triton.language as tl
 
-from trait_service.engine.arithmetic import FLOOR, LINEAR
+from trait_service.engine.arithmetic import FLOOR, FORM, LINEAR, PRESERVE_NORM
 from trait_service.engine.request_table import LayerTable
 
 _LINEAR = tl.constexpr(LINEAR)
 _FLOOR = tl.constexpr(FLOOR)
+_FORM = tl.constexpr(FORM)
+_PRESERVE_NORM = tl.constexpr(PRESERVE_NORM)
 
 
 @triton.jit
@@ -56,11 +58,11 @@ def _steer_kernel(
     for k in range(n_terms):
         entry = (row.to(tl.int64) * n_layers + layer) * n_terms + k
         bank_row = tl.load(vector + entry)
-        start = tl.load(rules + entry * 4 + 1)
-        stop = tl.load(rules + entry * 4 + 2)
+        start = tl.load(rules + entry * 3 + 1)
+        stop = tl.load(rules + entry * 3 + 2)
         if (bank_row >= 0) & (position >= start) & (position < stop):
-            mode = tl.load(rules + entry * 4)
-            preserve_norm = tl.load(rules + entry * 4 + 3)
+            mode = tl.load(rules + entry * 3)
+            form = mode & _FORM
             a = tl.load(numbers + entry * 2)
             b = tl.load(numbers + entry * 2 + 1)
             direction = tl.load(bank + bank_row.to(tl.int64) * d_model + columns, mask=inside, other=0.0)
@@ -68,12 +70,12 @@ def _steer_kernel(
             projection = tl.sum(stream * direction)
             gap = a - projection
             amount = tl.where(
-                mode == _LINEAR,
+                form == _LINEAR,
                 a + b * projection,
-                tl.where(mode == _FLOOR, tl.maximum(gap, 0.0), tl.minimum(gap, 0.0)),
+                tl.where(form == _FLOOR, tl.maximum(gap, 0.0), tl.minimum(gap, 0.0)),
             )
             added = amount * direction
-            if preserve_norm != 0:
+            if (mode & _PRESERVE_NORM) != 0:
                 after = stream + added
                 ratio = tl.sqrt(tl.sum(stream * stream)) / tl.maximum(tl.sqrt(tl.sum(after * after)), 1e-38)
                 added = after * ratio - stream

@@ -15,7 +15,7 @@ class LayerTable(NamedTuple):
     Args:
         vector: `(n_rows, n_layers, n_terms)` int32: bank rows, -1 for none.
         numbers: `(n_rows, n_layers, n_terms, 2)` float32: a and b.
-        rules: `(n_rows, n_layers, n_terms, 4)` int32: mode, start, stop, 1 if the norm is preserved.
+        rules: `(n_rows, n_layers, n_terms, 3)` int32: mode, start, stop.
         monitored: `(n_rows, n_layers, MAX_MONITORED, 2)` int32: bank row of each monitored direction, -1 for none, and
             1 if its cosine is wanted.
         layer: 0-based decoder block.
@@ -38,7 +38,7 @@ class RequestTable:
         shape = (n_rows, n_layers, n_terms)
         self.vector = Mirrored(shape, np.int32, device, fill=NO_ROW)
         self.numbers = Mirrored((*shape, 2), np.float32, device)
-        self.rules = Mirrored((*shape, 4), np.int32, device)
+        self.rules = Mirrored((*shape, 3), np.int32, device)
         self.monitored = Mirrored((n_rows, n_layers, MAX_MONITORED, 2), np.int32, device, fill=NO_ROW)
         self._dirty: set[int] = set()
 
@@ -48,7 +48,7 @@ class RequestTable:
         at = (row, terms["layer"], terms["k"])
         self.vector.array[at] = terms["bank_row"]
         self.numbers.array[at] = np.stack([terms["a"], terms["b"]], axis=-1)
-        self.rules.array[at] = np.stack([terms[name] for name in ("mode", "start", "stop", "preserve_norm")], axis=-1)
+        self.rules.array[at] = np.stack([terms[name] for name in ("mode", "start", "stop")], axis=-1)
         self.monitored.array[row, monitored["layer"], monitored["column"]] = np.stack(
             [monitored["bank_row"], monitored["cosine"]], axis=-1
         )

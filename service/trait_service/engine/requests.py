@@ -24,7 +24,6 @@ TERM = np.dtype(
         ("b", np.float32),
         ("start", np.int64),
         ("stop", np.int64),
-        ("preserve_norm", np.bool_),
     ]
 )
 """One term of one request, as the operation reads it: `k` terms of the request act on the layer before it; mode, a and b as
@@ -141,9 +140,9 @@ def term_array(
                 f"more than {terms_per_layer} terms on layer {layer}: start the service with a larger --terms-per-layer"
             )
         used[layer] += 1
-        mode, a, b = coefficients(term.operation, term.value)
+        mode, a, b = coefficients(term)
         start, stop = scope_interval(term, n_prompt)
-        rows.append((layer, k, bank.row(term.direction), mode, a, b, start, stop, term.preserve_norm))
+        rows.append((layer, k, bank.row(term.direction), mode, a, b, start, stop))
     return np.array(rows, dtype=TERM)
 
 

@@ -152,9 +152,9 @@ def branch_of(terms: Sequence[TermSpec], n_prompt: int) -> CacheBranch | None:
     for term in terms:
         start, stop = scope_interval(term, n_prompt)
         if start < stop:
-            mode, *numbers = coefficients(term.operation, term.value)
+            mode, *numbers = coefficients(term)
             bits = np.array(numbers, dtype=np.float32).tobytes()  # as the request table holds them
-            acting.append((start, stop, term.layer, term.direction, mode, bits, term.preserve_norm))
+            acting.append((start, stop, term.layer, term.direction, mode, bits))
     if not acting:
         return None
     return CacheBranch(min(start for start, *_ in acting), hashlib.sha256(repr(acting).encode()).digest())
