@@ -308,7 +308,7 @@ def test_the_command_line_has_a_judge_check_the_replies_of_a_trait_without_a_met
         assert found["judged_by"].startswith("j/")
         assert "Rate 0 to 100 how warm the reply is." in server.bodies[0]["messages"][0]["content"]
         assert len(server.bodies) == 32
-        assert "judge: 32 scores asked for" in err
+        assert "judge: 32 scores requested" in err
         (tmp_path / "judge.toml").write_text(f'[judge]\nurl = "{server.url}"\nmodel = "j"\n')
         code, _, err = trait_extract(*call, "--judge", tmp_path / "judge.toml", "--force")
         assert (code, len(server.bodies)) == (0, 32), "scores of the same judge are kept"

@@ -124,7 +124,10 @@ def described(response: httpx.Response) -> tuple[int, str, Any]:
     """Status, content type, and the shape of the body."""
     kind = response.headers.get("content-type", "").partition(";")[0]
     if kind == "application/json":
-        return response.status_code, kind, shape(response.json())
+        body = response.json()
+        if "vectors" in body:  # the shared service also holds the vectors of other tests
+            body["vectors"] = [vector for vector in body["vectors"] if vector["name"] == NAME]
+        return response.status_code, kind, shape(body)
     if kind == "text/event-stream":
         events = [event.removeprefix("data: ") for event in response.text.strip().split("\n\n")]
         assert events.pop() == "[DONE]"

@@ -62,7 +62,7 @@ def test_sigterm_lets_running_requests_finish_and_refuses_new_ones(own):
         assert client.get("/health").status_code == 503
         refused = client.post("/v1/completions", json={"model": MODEL, "prompt": "One", "max_tokens": 1})
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
-        assert "ending" in refused.json()["error"]["message"]
+        assert "shutting down" in refused.json()["error"]["message"]
         status, events = running.result(120)
     assert (status, events[-1]) == (200, "[DONE]")
     assert json.loads(events[-2])["steering"]["positions"]["generated"] == 199
