@@ -2,8 +2,9 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -11,28 +12,44 @@ from torch import nn
 from trait_service.engine.errors import UnsupportedModelError
 from trait_service.engine.operation import intervene
 
-SPLIT_STREAM_LAYERS = frozenset(
-    {
-        "ApertusDecoderLayer",
-        "Gemma2DecoderLayer",
-        "Gemma3DecoderLayer",
-        "GemmaDecoderLayer",
-        "Glm4DecoderLayer",
-        "InternLMDecoderLayer",
-        "Llama4DecoderLayer",
-        "LlamaDecoderLayer",
-        "MistralDecoderLayer",
-        "MixtralDecoderLayer",
-        "Qwen2DecoderLayer",
-        "Qwen2MoeDecoderLayer",
-        "Qwen3DecoderLayer",
-        "Qwen3MoeDecoderLayer",
-    }
-)
-"""Layers that return `(hidden_states, residual)` whose sum is the residual stream.
+if TYPE_CHECKING:
+    from trait_service.engine.state import SteeringState
 
-Llama and Gemma 3 are proven by parity tests; the others were read in vLLM 0.32. Not every pair is a split stream
-(Cohere's residual is the layer's input), so that an unknown pair is an error at start-up.
+Stream = tuple[torch.Tensor, torch.Tensor | None]
+"""`(residual, hidden)`: the stream is their sum, or `residual` alone."""
+
+
+def summed(output: Any) -> Stream:
+    """The stream of a layer that leaves the addition of its own result to the next norm: `hidden + residual`."""
+    hidden, residual = output
+    return residual, hidden
+
+
+VLLM_MODELS = "vllm.model_executor.models."
+
+TUPLES: dict[str, Callable[[Any], Stream]] = dict.fromkeys(
+    (
+        "apertus.ApertusDecoderLayer",
+        "gemma.GemmaDecoderLayer",
+        "gemma2.Gemma2DecoderLayer",
+        "gemma3.Gemma3DecoderLayer",
+        "glm4.Glm4DecoderLayer",
+        "internlm2.InternLMDecoderLayer",
+        "llama.LlamaDecoderLayer",
+        "llama4.Llama4DecoderLayer",
+        "mistral.MistralDecoderLayer",
+        "mixtral.MixtralDecoderLayer",
+        "qwen2.Qwen2DecoderLayer",
+        "qwen2_moe.Qwen2MoeDecoderLayer",
+        "qwen3.Qwen3DecoderLayer",
+        "qwen3_moe.Qwen3MoeDecoderLayer",
+    ),
+    summed,
+)
+"""Layers that return a tuple: the class whose `forward` runs, in vLLM's models, and how its stream is read.
+
+Llama and Gemma 3 are proven by parity tests; the others were read in vLLM 0.32. Not every pair is a sum (Cohere's second
+half is the layer's input), and other libraries have layers of the same names, so that any other tuple is an error.
 """
 
 _LAYER_NAME = re.compile(r"^(.*\blayers)\.(\d+)$")
@@ -63,21 +80,40 @@ def decoder_layers(model: nn.Module, n_layers: int) -> dict[int, nn.Module]:
     return {i: layer for i, layer in layers.items() if type(layer).__name__ != "PPMissingLayer"}
 
 
-def attach(layers: dict[int, nn.Module]) -> None:
-    """Put the operation at the output of each layer."""
+def attach(layers: dict[int, nn.Module], state: "SteeringState") -> None:
+    """Put the operation at the output of each layer; `state` is to check the outputs in the first forward pass."""
     for index, layer in layers.items():
-        split = any(base.__name__ in SPLIT_STREAM_LAYERS for base in type(layer).__mro__)
-        layer.register_forward_hook(partial(_after_layer, index, split))
+        layer.register_forward_hook(partial(_after_layer, index, tuple_reader(type(layer))))
+    state.unchecked = {index: type(layer).__name__ for index, layer in layers.items()}
 
 
-def _after_layer(index: int, split: bool, layer: nn.Module, _: object, output: Any) -> None:
+def tuple_reader(layer: type[nn.Module]) -> Callable[[Any], Stream] | None:
+    """How to read the stream from a tuple that this class of layer returns; None if that is not known.
+
+    A subclass with a `forward` of its own is another class: it may return something else.
+    """
+    owner = next(base for base in layer.__mro__ if "forward" in vars(base))
+    name = f"{owner.__module__}.{owner.__qualname__}"
+    return TUPLES.get(name.removeprefix(VLLM_MODELS)) if name.startswith(VLLM_MODELS) else None
+
+
+def _after_layer(
+    index: int, read_tuple: Callable[[Any], Stream] | None, layer: nn.Module, _: object, output: Any
+) -> None:
     if isinstance(output, torch.Tensor):
-        intervene(output, None, index)
-        return
-    if not split:
-        raise UnsupportedModelError(
-            f"{type(layer).__name__} returns a {type(output).__name__} whose meaning is not known: "
-            "the service steers layers that return one tensor, or a known (hidden_states, residual) pair"
-        )
-    hidden, residual = output
-    intervene(residual, hidden, index)
+        # vLLM's Transformers backend runs its models with a batch of one. A view, so that changes reach the output.
+        batch_of_one = output.ndim == 3 and output.shape[0] == 1
+        intervene(output.squeeze(0) if batch_of_one else output, None, index)
+    elif read_tuple is None:
+        _refuse(type(layer).__name__, type(output).__name__)
+    else:
+        residual, hidden = read_tuple(output)
+        intervene(residual, hidden, index)
+
+
+@torch.compiler.assume_constant_result  # called while Dynamo traces, which would put its own words around an error
+def _refuse(layer: str, kind: str) -> None:
+    raise UnsupportedModelError(
+        f"{layer} returns a {kind} whose meaning is not known: "
+        "the service steers layers that return one tensor, or a known (hidden_states, residual) pair"
+    )

@@ -12,23 +12,32 @@ from typing import TYPE_CHECKING
 import torch
 from torch.library import Library
 
+from trait_service.engine.first_pass import FirstPass
+
 if TYPE_CHECKING:
     from trait_service.engine.state import SteeringState
 
 NAMESPACE = "trait_steering"
 
-_bound: list["SteeringState"] = []
+_bound: list["SteeringState | FirstPass"] = []
 _libraries: list[Library] = []
 
 
 @contextmanager
 def bound(state: "SteeringState") -> Iterator[None]:
-    """Let the operation act on `state` while a forward pass runs (or a CUDA graph is captured)."""
-    _bound.append(state)
+    """Let the operation act on `state` while one forward pass runs (or a CUDA graph is captured).
+
+    Raises:
+        UnsupportedModelError: The model's first pass shows that it cannot be steered.
+    """
+    first_pass = FirstPass(state) if state.unchecked else None
+    _bound.append(first_pass or state)
     try:
         yield
     finally:
         _bound.pop()
+    if first_pass is not None:
+        first_pass.settle()
 
 
 def register() -> None:

@@ -52,7 +52,7 @@ class SteeringRunnerMixin:
                 each_position=get_pp_group().world_size == 1 and (runner.device.type == "cpu" or config.enforce_eager),
             ),
         )
-        layers.attach(layers.decoder_layers(runner.get_model(), n_layers))
+        layers.attach(layers.decoder_layers(runner.get_model(), n_layers), self.trait_state)
         if not get_pp_group().is_first_rank and runner.intermediate_tensors is None:
             # vLLM makes them in a warm-up that its CPU worker skips where the model runs eager.
             runner.intermediate_tensors = runner.get_model().make_empty_intermediate_tensors(

@@ -81,6 +81,7 @@ class SteeringState:
         self.bank = VectorBank(settings.bank_rows, shape.d_model, shape.device)
         self.pools = CaptureRows(shape.n_layers, capture_rows, shape.d_model, shape.device)
         self.idle = True
+        self.unchecked: dict[int, str] = {}  # layer -> class, until the first forward pass has shown what it returns
         self._step = self._new_step()
         self._always_launched = shape.device.type != "cpu"
         refusal = None if shape.each_position else NO_EACH_POSITION
