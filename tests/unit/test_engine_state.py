@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
+from trait_core.positions import UNBOUNDED
+from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import CaptureSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
@@ -135,6 +137,39 @@ def test_pools_read_the_positions_they_name_on_the_layers_asked_for(state):
     assert captures["k/count"].tolist() == [1, 2]
     torch.testing.assert_close(captures["k/mean"][:, 0, 0], torch.tensor([4.0, 5.5]))
     torch.testing.assert_close(captures["k/norm"][:, 1], torch.tensor([8.0, 11.0]))  # norm of (p + 1) in 4 columns
+
+
+def test_under_asynchronous_scheduling_the_newest_generated_position_counts_only_below_the_limit():
+    """The prompt in chunks, a preemption that computes generated positions again, and the one position too many."""
+    state = SteeringState(EngineSettings(capture_rows=4), replace(SHAPE, asynchronous=True))
+    pools = state.pools
+    spec = capture_spec(positions=("all[:]", "prompt[:]", "response[1:]"))
+    for start, n in [(0, 2), (2, 2), (4, 1), (0, 6), (6, 1)]:  # positions 0..6; 4, 5 and 6 are generated
+        step(state, {"plain": (None, 1, 0, 1), "r": (spec, 4, start, n)})
+    rows = [0, 1, 2]
+    for limit, counts, means in [(UNBOUNDED, [7, 4, 2], [4.0, 2.5, 6.5]), (6, [6, 4, 1], [3.5, 2.5, 6.0])]:
+        read = pools.read(rows, [0, 2], limit)
+        assert read["count"].tolist() == counts
+        assert read["mean"].shape == (3, 2, D_MODEL)
+        for layer in (0, 1):
+            torch.testing.assert_close(read["mean"][:, layer], torch.tensor(means)[:, None].repeat(1, D_MODEL))
+            torch.testing.assert_close(read["norm"][:, layer], 2 * torch.tensor(means))
+    state.remove("r")
+    assert pools.take(4) == [0, 1, 2, 3]
+    assert not pools.read([0, 1, 2, 3], [0, 1, 2], UNBOUNDED)["mean"].any()
+
+
+def test_a_value_past_the_limit_that_is_not_finite_does_not_reach_a_mean():
+    """The position too many may be anything, since its token is no part of the reply."""
+    pools = CaptureRows(1, 1, D_MODEL, torch.device("cpu"), deferred=True)
+    (row,) = pools.take(1)
+    pools.sums.fill_(6.0)
+    assert pools.last is not None
+    pools.last.fill_(torch.nan)
+    pools.count(np.array([row]), np.array([3]))
+    pools.defer(np.array([row]), np.array([9]))
+    read = pools.read([row], [0], limit=9)
+    assert (read["count"].tolist(), read["mean"][0, 0].tolist()) == ([2], [3.0] * D_MODEL)
 
 
 def test_a_given_text_is_split_where_its_response_begins(state):

@@ -16,7 +16,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 from trait_core.positions import UNBOUNDED
 from trait_service.engine.arithmetic import coefficients
 from trait_service.engine.batch import LiveBatch, Step
-from trait_service.engine.buffers import CaptureRows, VectorBank
+from trait_service.engine.buffers import VectorBank
+from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.cpu_step import CpuStep
 from trait_service.engine.cuda_step import CudaStep
 from trait_service.engine.requests import MONITORED, TERM, LiveRequest
@@ -88,7 +89,7 @@ def test_the_kernels_equal_the_torch_path(batch, step, split, dtype):
             stream = residual.clone()
             side.intervene(stream, hidden, layer)
             streams.append(stream)
-        values = side.read_values(step.n_tokens)
+        values = side.copy_values(step.n_tokens).read()
         results.append((streams, pools, values))
     (expected, expected_pools, expected_values), (got, got_pools, got_values) = results
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2

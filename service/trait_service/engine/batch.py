@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Self
 
 import numpy as np
 
+from trait_service.engine.buffers import NO_ROW
 from trait_service.engine.requests import MONITORED, TERM, LiveRequest
 from trait_service.engine.runner_view import StepView
 
@@ -76,6 +78,46 @@ class Intervals:
         return Spans(step.first_place[self.owner] + first - computed, np.maximum(last - first, 0))
 
 
+@dataclass(frozen=True)
+class Pools:
+    """The pools of a batch.
+
+    Args:
+        intervals: Positions of each.
+        order: `(n_pools,)` its index among its request's pools.
+        row: `(n_pools,)` its row of the running sums.
+        n_prompt: `(n_pools,)` its request's prompt length.
+    """
+
+    intervals: Intervals
+    order: np.ndarray
+    row: np.ndarray
+    n_prompt: np.ndarray
+
+    def only(self, which: np.ndarray) -> "Pools":
+        """Some of them: `(n_pools,)` bool."""
+        owner, start, stop = (
+            array[which] for array in (self.intervals.owner, self.intervals.start, self.intervals.stop)
+        )
+        return Pools(Intervals(owner, start, stop), self.order[which], self.row[which], self.n_prompt[which])
+
+    def waiting(self, step: Step, fresh: Spans) -> tuple[np.ndarray, np.ndarray]:
+        """Pools whose newest position may lie past the reply's end: the last one of its request's tokens, if generated.
+
+        Args:
+            step: The step.
+            fresh: The pools' places in it.
+
+        Returns:
+            `(n_pools,)` bool, and the `(n_pools,)` absolute position of each request's last token in the step.
+        """
+        owner = self.intervals.owner
+        last_place = step.first_place[owner] + step.n_scheduled[owner] - 1
+        position = step.n_computed[owner] + step.n_scheduled[owner] - 1
+        holds = (fresh.length > 0) & (fresh.place + fresh.length - 1 == last_place)
+        return holds & (position >= self.n_prompt), position
+
+
 class LiveBatch:
     """The requests of the current batch that ask for something.
 
@@ -86,30 +128,46 @@ class LiveBatch:
 
     def __init__(self, size: int, live: Sequence[tuple[int, int, LiveRequest]]) -> None:
         self.live = [(index, request) for index, _, request in live]
-        self._index = {id(request): index for index, _, request in live}
-        self.rows = np.full(size, -1, dtype=np.int32)
+        self._index = {id(request): index for index, request in self.live}
+        self.places = np.array([index for index, _ in self.live], dtype=np.int64)
+        self.rows = np.full(size, NO_ROW, dtype=np.int32)
+        self.rows[self.places] = [row for _, row, _ in live]
         self.computed_to = np.zeros(size, dtype=np.int64)
-        for index, row, request in live:
-            self.rows[index] = row
-            self.computed_to[index] = request.computed_to
-        working = [(index, request) for index, request in self.live if request.error is None]
-        # Even where its capture failed: a request with equal steering may read its blocks from the prefix cache.
-        self.terms, self.term_owner = _joined([(index, request.terms) for index, request in self.live], TERM)
-        self.monitored, self.monitored_owner = _joined(
-            [(index, request.monitored) for index, request in working], MONITORED
-        )
-        self.pools = [
-            (index, pool, slot, interval)
-            for index, request in working
-            for pool, (slot, interval) in enumerate(zip(request.capture_rows, request.pools, strict=False))
-        ]
-        self.captured_layers = {
-            layer for _, request in working if request.capture_rows for layer in request.captured_layers
-        }
-        self.monitored_requests = [(index, request) for index, request in working if len(request.monitored)]
+        self.computed_to[self.places] = [request.computed_to for _, request in self.live]
+        # Work of a request that failed is left out, but not its terms: a request with equal steering may read its
+        # blocks from the prefix cache.
+        self._working = [(index, request) for index, request in self.live if request.error is None]
+        self.monitored_requests = [(index, request) for index, request in self._working if len(request.monitored)]
 
     def __bool__(self) -> bool:
         return bool(self.live)
+
+    @cached_property
+    def terms(self) -> tuple[np.ndarray, np.ndarray]:
+        """All terms, and the place of the request that owns each."""
+        return _joined([(index, request.terms) for index, request in self.live], TERM)
+
+    @cached_property
+    def monitored(self) -> tuple[np.ndarray, np.ndarray]:
+        """All monitored directions, and the place of the request that owns each."""
+        return _joined([(index, request.monitored) for index, request in self.monitored_requests], MONITORED)
+
+    @cached_property
+    def pools(self) -> Pools:
+        """All pools that have a row."""
+        found = [
+            (index, *interval, order, row, request.n_prompt)
+            for index, request in self._working
+            if request.capture_rows
+            for order, (row, interval) in enumerate(zip(request.capture_rows, request.pools, strict=True))
+        ]
+        owner, start, stop, order, row, n_prompt = np.array(found, dtype=np.int64).reshape(-1, 6).T
+        return Pools(Intervals(owner, start, stop), order, row, n_prompt)
+
+    @cached_property
+    def captured_layers(self) -> set[int]:
+        """Layers that a pool is captured on."""
+        return {layer for _, request in self._working if request.capture_rows for layer in request.captured_layers}
 
     def advance(self, step: Step) -> None:
         """Mark the step's positions as computed."""
@@ -117,13 +175,20 @@ class LiveBatch:
 
     def settle(self, only: LiveRequest | None = None) -> None:
         """Update the computed position of each request, or of one."""
-        for index, request in self.live if only is None else [(self._index.get(id(only), -1), only)]:
-            if index >= 0:
-                request.computed_to = int(self.computed_to[index])
+        if only is not None:
+            index = self._index.get(id(only))
+            if index is not None:
+                only.computed_to = int(self.computed_to[index])
+            return
+        for (_, request), computed_to in zip(self.live, self.computed_to[self.places].tolist(), strict=True):
+            request.computed_to = computed_to
 
 
 def _joined(parts: Sequence[tuple[int, np.ndarray]], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """All items of all requests, and the place of the request that owns each."""
+    """All items of all requests, and the place of the request that owns each.
+
+    By their bytes: numpy compares the fields of every part when it concatenates structured arrays.
+    """
     owners = np.array([index for index, _ in parts], dtype=np.int64)
-    items = np.concatenate([np.empty(0, dtype=dtype), *(part for _, part in parts)])
+    items = np.frombuffer(b"".join(part.tobytes() for _, part in parts), dtype=dtype)
     return items, np.repeat(owners, [len(part) for _, part in parts])

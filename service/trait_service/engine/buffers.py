@@ -1,7 +1,4 @@
-"""Buffers of fixed shape that the operation reads: they never run out, and CUDA graphs may hold their addresses.
-
-Each has a numpy side that the host writes and a tensor on the device. On the CPU both are the same memory.
-"""
+"""Buffers of fixed shape that the operation reads: they never run out, and CUDA graphs may hold their addresses."""
 
 import numpy as np
 import torch
@@ -10,35 +7,43 @@ from trait_core.errors import SteeringFailedError
 NO_ROW = -1
 
 
+def send(array: np.ndarray, out: torch.Tensor) -> None:
+    """Copy an array into a tensor of its shape, without waiting for the device.
+
+    Each copy to CUDA goes through pinned memory of its own, from PyTorch's cache, which does not hand it out again
+    before the copy is done: the array may be written again at once, whatever steps are in flight.
+    """
+    source = torch.from_numpy(array)
+    if out.device.type == "cuda":
+        source = torch.empty(source.shape, dtype=source.dtype, pin_memory=True).copy_(source)
+    out.copy_(source, non_blocking=True)
+
+
+def on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """A new tensor that holds an array; as `send`."""
+    source = torch.from_numpy(array)
+    out = torch.empty(source.shape, dtype=source.dtype, device=device)
+    send(array, out)
+    return out
+
+
 class Mirrored:
-    """A numpy array and its copy on the device.
+    """A numpy array, and its copy on the device that `flush` brings up to date.
 
     Args:
-        shape: Shape of both arrays.
-        dtype: numpy dtype.
-        device: On the CPU the tensor shares the array's memory, and `flush` does nothing.
+        shape: Shape of both.
+        dtype: numpy dtype of both.
+        device: Where the copy lives.
         fill: Initial value.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: type, device: torch.device, fill: float = 0) -> None:
-        host = torch.full(shape, fill, dtype=torch.from_numpy(np.zeros(1, dtype)).dtype)
-        self._host = host.pin_memory() if device.type == "cuda" else host
-        self.array: np.ndarray = self._host.numpy()
-        self.tensor = self._host if device.type == "cpu" else self._host.to(device)
+        self.array: np.ndarray = np.full(shape, fill, dtype=dtype)
+        self.tensor = torch.from_numpy(self.array).to(device, copy=True)
 
     def flush(self, n: int | None = None) -> None:
-        """Copy the first `n` entries (None: all) to the device.
-
-        The copy runs in parallel with the host: the engine must have ended the step before the array is written again, which
-        holds because asynchronous scheduling is refused.
-        """
-        if self.tensor is not self._host:
-            self.tensor[:n].copy_(self._host[:n], non_blocking=True)
-
-    def flush_row(self, row: int) -> None:
-        """Copy one entry of the first dimension to the device, as `flush` does."""
-        if self.tensor is not self._host:
-            self.tensor[row].copy_(self._host[row], non_blocking=True)
+        """Copy the first `n` entries (None: all) to the device, as `send` does."""
+        send(self.array[:n], self.tensor[:n])
 
 
 class VectorBank:
@@ -102,43 +107,3 @@ class VectorBank:
         if digest not in self._row_of:
             raise SteeringFailedError(f"direction {digest[:12]} is not in the vector bank")
         return self._row_of[digest]
-
-
-class CaptureRows:
-    """Running sums of pools being filled: `(n_layers, n_rows, d_model)` float32, and the sums of token norms.
-
-    Args:
-        n_rows: Pools that fit at once, over all requests.
-    """
-
-    def __init__(self, n_layers: int, n_rows: int, d_model: int, device: torch.device) -> None:
-        self.sums = torch.zeros((n_layers, n_rows, d_model), dtype=torch.float32, device=device)
-        self.norms = torch.zeros((n_layers, n_rows), dtype=torch.float32, device=device)
-        self.n_rows = n_rows
-        self.counts = np.zeros(n_rows, dtype=np.int64)
-        self._free = list(range(n_rows - 1, -1, -1))
-
-    @property
-    def n_free(self) -> int:
-        """Number of free rows."""
-        return len(self._free)
-
-    def take(self, n: int) -> list[int]:
-        """Zeroed rows for `n` pools.
-
-        Raises:
-            SteeringFailedError: Fewer are free.
-        """
-        if n > len(self._free):
-            raise SteeringFailedError(
-                f"{n} capture rows are needed and {len(self._free)} of {self.n_rows} are free: start the service with more --capture-rows"
-            )
-        rows = [self._free.pop() for _ in range(n)]
-        self.sums[:, rows] = 0
-        self.norms[:, rows] = 0
-        self.counts[rows] = 0
-        return rows
-
-    def give_back(self, rows: list[int]) -> None:
-        """Free rows."""
-        self._free.extend(rows)

@@ -3,9 +3,9 @@
 Rebuilt when the batch or the shape of the step changes; decode steps of one batch share it.
 """
 
-from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from trait_core.schema import MAX_MONITORED
 from trait_service.engine import kernel_torch
 from trait_service.engine.arithmetic import LINEAR
 from trait_service.engine.batch import Intervals, LiveBatch, Spans, Step
-from trait_service.engine.buffers import CaptureRows, VectorBank
+from trait_service.engine.buffers import VectorBank
+from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.kernel_torch import Monitored, Places, Pooled, Terms
 
 MAX_KEPT_BYTES = 1 << 28
@@ -30,16 +31,22 @@ class CpuStep:
         pools: Running sums.
         n_layers: Decoder blocks of the model.
         max_tokens: The most tokens in one step.
+        sums_stages: The projections of all stages of a pipeline are summed: columns of layers elsewhere must be zero.
     """
 
-    def __init__(self, bank: VectorBank, pools: CaptureRows, n_layers: int, max_tokens: int) -> None:
+    def __init__(
+        self, bank: VectorBank, pools: CaptureRows, n_layers: int, max_tokens: int, *, sums_stages: bool = False
+    ) -> None:
         self._bank = bank
         self._pools = pools
         self._values = torch.zeros((max_tokens, MAX_MONITORED), dtype=torch.float32)
+        self._sums_stages = sums_stages
         self._n_layers = n_layers
+        self._resting = True
         self._terms: list[list[Terms]] = [[] for _ in range(n_layers)]
         self._kept = False
         self._pooled: list[Pooled] = []
+        self._deferred: list[Pooled] = []
         self._captured = [False] * n_layers
         self._monitored: list[Monitored | None] = [None] * n_layers
         self.regroup(LiveBatch(0, []))
@@ -58,6 +65,7 @@ class CpuStep:
             step: Its tokens.
             computed_to: `(n_requests,)`: positions below were pooled before.
         """
+        self._resting = False
         if self._term_groups.moved(step):
             self._terms = [[] for _ in range(self._n_layers)]
             for layer, terms in self._term_groups.on_step():
@@ -65,11 +73,10 @@ class CpuStep:
             self._kept = False
         elif not self._kept:
             self._keep()
-        self._pooled = self._pool_groups.on_step(step, computed_to, self._pools)
+        self._pooled, self._deferred = self._pool_groups.on_step(step, computed_to, self._pools)
         self._monitored = [None] * self._n_layers
         groups = self._monitor_groups.on_step(step)
-        if groups:
-            # A stage of a pipeline writes the columns of its own layers; the others are summed from theirs.
+        if groups and self._sums_stages:
             self._values[: step.n_tokens] = 0
         for layer, monitored in groups:
             self._monitored[layer] = monitored
@@ -81,33 +88,56 @@ class CpuStep:
             self._terms = [[terms.kept(self._bank.rows) for terms in layer] for layer in self._terms]
         self._kept = True
 
-    def rest(self) -> None:
-        """Note that no token of the next forward pass is steered, captured or monitored."""
+    def rest(self, *, dummy: bool = False) -> None:
+        """Note that no token of the next forward pass is steered, captured or monitored; a dummy pass is like any other here."""
+        del dummy
+        self._resting = True
 
     def intervene(self, residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
         """Steer, then capture and monitor, at the output of one layer."""
+        if self._resting:
+            return
         for terms in self._terms[layer]:
             kernel_torch.steer(residual, hidden, self._bank.rows, terms)
         if self._captured[layer]:
-            for pooled in self._pooled:
-                kernel_torch.capture(residual, hidden, pooled, self._pools.sums[layer], self._pools.norms[layer])
+            self._capture(residual, hidden, layer)
         monitored = self._monitored[layer]
         if monitored is not None:
             kernel_torch.monitor(residual, hidden, monitored, self._values)
 
-    def read_values(self, n_tokens: int) -> np.ndarray:
-        """`(n_tokens, MAX_MONITORED)` float32: the step's projections, until the next step."""
-        values: np.ndarray = self._values[:n_tokens].numpy()
-        return values
+    def _capture(self, residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
+        pools = self._pools
+        sums, norms = pools.sums[:, layer], pools.norms[:, layer]
+        for pooled in self._pooled:
+            kernel_torch.capture(residual, hidden, pooled, sums, norms)
+        if pools.last is not None and pools.last_norms is not None:
+            last, last_norms = pools.last[:, layer], pools.last_norms[:, layer]
+            for pooled in self._deferred:
+                kernel_torch.defer(residual, hidden, pooled, sums, norms, last, last_norms)
+
+    def copy_values(self, n_tokens: int) -> "HostValues":
+        """The step's projections, `(n_tokens, MAX_MONITORED)` float32: copied, since the next step overwrites them."""
+        return HostValues(self._values[:n_tokens].numpy().copy())
+
+
+class HostValues(NamedTuple):
+    """Projections of one step, on the host."""
+
+    array: np.ndarray
+
+    def read(self) -> np.ndarray:
+        """`(n_tokens, MAX_MONITORED)` float32."""
+        return self.array
 
 
 class _TermGroups:
     """The batch's terms, ordered by layer and by their order there: one group acts at once."""
 
     def __init__(self, batch: LiveBatch) -> None:
-        order = np.lexsort((batch.terms["k"], batch.terms["layer"]))
-        terms = batch.terms[order]
-        self._intervals = Intervals(batch.term_owner[order], terms["start"], terms["stop"])
+        terms, owner = batch.terms
+        order = np.lexsort((terms["k"], terms["layer"]))
+        terms = terms[order]
+        self._intervals = Intervals(owner[order], terms["start"], terms["stop"])
         layers = terms["layer"].tolist()
         begins = np.flatnonzero(np.diff(terms["layer"], prepend=-1) | np.diff(terms["k"], prepend=-1)).tolist()
         self._groups = [(layers[a], slice(a, b)) for a, b in pairwise([*begins, len(terms)])]
@@ -155,27 +185,27 @@ class _PoolGroups:
     """The batch's pools, by their order in their request: most requests have one, so that places follow one another."""
 
     def __init__(self, batch: LiveBatch) -> None:
-        by_order = defaultdict(list)
-        for owner, order, slot, interval in batch.pools:
-            by_order[order].append((owner, slot, interval))
-        self._groups = [
-            (
-                Intervals.of([(owner, *interval) for owner, _, interval in group]),
-                np.array([slot for _, slot, _ in group]),
-            )
-            for group in by_order.values()
-        ]
+        pools = batch.pools
+        groups = [pools.order == order for order in np.unique(pools.order)]
+        self._groups = [pools.only(group) for group in groups]
 
-    def on_step(self, step: Step, computed_to: np.ndarray, pools: CaptureRows) -> list[Pooled]:
-        """Assign tokens to pools, and raise the pools' counts."""
-        made = []
-        for intervals, slots in self._groups:
-            spans = intervals.spans(step, after=computed_to)
-            places = spans.places()
-            pools.counts[slots] += spans.length
+    def on_step(self, step: Step, computed_to: np.ndarray, rows: CaptureRows) -> tuple[list[Pooled], list[Pooled]]:
+        """Assign tokens to pools, and raise the pools' counts; returns tokens that are added, and tokens that wait."""
+        added, deferred = [], []
+        for pools in self._groups:
+            fresh = pools.intervals.spans(step, after=computed_to)
+            rows.count(pools.row, fresh.length)
+            if rows.deferred:
+                waits, position = pools.waiting(step, fresh)
+                rows.defer(pools.row[waits], position[waits])
+                fresh = Spans(fresh.place, fresh.length - waits)
+                last = (fresh.place + fresh.length)[waits]
+                if len(last):
+                    deferred.append(Pooled(Places.of(last), Places.of(pools.row[waits])))
+            places = fresh.places()
             if len(places):
-                made.append(Pooled(Places.of(places), Places.of(np.repeat(slots, spans.length))))
-        return made
+                added.append(Pooled(Places.of(places), Places.of(np.repeat(pools.row, fresh.length))))
+        return added, deferred
 
 
 @dataclass(frozen=True)
@@ -193,14 +223,15 @@ class _MonitorGroups:
 
     def __init__(self, batch: LiveBatch, bank: VectorBank) -> None:
         self._layers = []
-        for layer in np.unique(batch.monitored["layer"]).tolist():
-            here = batch.monitored["layer"] == layer
-            columns = batch.monitored[here]
+        monitored, owner = batch.monitored
+        for layer in np.unique(monitored["layer"]).tolist():
+            here = monitored["layer"] == layer
+            columns = monitored[here]
             rows, which = np.unique(columns["bank_row"], return_inverse=True)
             self._layers.append(
                 _LayerColumns(
                     layer,
-                    Intervals(batch.monitored_owner[here], columns["start"], np.full(len(columns), UNBOUNDED)),
+                    Intervals(owner[here], columns["start"], np.full(len(columns), UNBOUNDED)),
                     bank.rows[torch.from_numpy(rows)].T.contiguous(),
                     which,
                     columns["column"],

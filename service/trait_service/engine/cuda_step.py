@@ -8,7 +8,9 @@ import torch
 from trait_core.schema import MAX_MONITORED, MAX_POSITIONS
 
 from trait_service.engine.batch import Intervals, LiveBatch, Step
-from trait_service.engine.buffers import NO_ROW, CaptureRows, Mirrored, VectorBank
+from trait_service.engine.buffers import NO_ROW, Mirrored, VectorBank
+from trait_service.engine.capture_rows import CaptureRows
+from trait_service.engine.cpu_step import HostValues
 from trait_service.engine.request_table import RequestTable
 
 STEER, CAPTURE, MONITOR = range(3)
@@ -66,13 +68,13 @@ class CudaStep:
         self._in_table = dict(present)
         self.table.flush()
         self.flags.array[:] = 0
-        np.maximum.at(self.flags.array[:, STEER], batch.terms["layer"], (batch.terms["k"] + 1).astype(np.int32))
+        terms, _ = batch.terms
+        np.maximum.at(self.flags.array[:, STEER], terms["layer"], (terms["k"] + 1).astype(np.int32))
         self.flags.array[sorted(batch.captured_layers), CAPTURE] = 1
-        self.flags.array[batch.monitored["layer"], MONITOR] = 1
+        self.flags.array[batch.monitored[0]["layer"], MONITOR] = 1
         self.flags.flush()
-        self._pool_intervals = Intervals.of([(owner, *interval) for owner, _, _, interval in batch.pools])
-        self._pool_order = np.array([order for _, order, _, _ in batch.pools], dtype=np.int64)
-        self._pool_slots = np.array([slot for _, _, slot, _ in batch.pools], dtype=np.int64)
+        pools = batch.pools
+        self._pool_intervals, self._pool_order, self._pool_slots = pools.intervals, pools.order, pools.row
 
     def prepare(self, step: Step, computed_to: np.ndarray) -> None:
         """Fill each token's row, position and pools; as `CpuStep.prepare`."""
@@ -94,8 +96,9 @@ class CudaStep:
             self._values[:n] = 0
         self._filled = n
 
-    def rest(self) -> None:
+    def rest(self, *, dummy: bool = False) -> None:
         """Note that no token of the next forward pass is steered, captured or monitored: none has a row."""
+        del dummy
         self.row.array[: self._filled] = NO_ROW
         self.pool_slot.array[: self._filled] = NO_ROW
         self.row.flush(self._filled)
@@ -111,11 +114,10 @@ class CudaStep:
         bank = self._bank.rows
         kernel_triton.steer(residual, hidden, bank, table, self.row.tensor, self.position.tensor, flags)
         kernel_triton.capture(
-            residual, hidden, self.pool_slot.tensor, self._pools.sums[layer], self._pools.norms[layer], flags
+            residual, hidden, self.pool_slot.tensor, self._pools.sums[:, layer], self._pools.norms[:, layer], flags
         )
         kernel_triton.monitor(residual, hidden, bank, table, self.row.tensor, self._values, flags)
 
-    def read_values(self, n_tokens: int) -> np.ndarray:
-        """`(n_tokens, MAX_MONITORED)` float32: the step's projections; waits for the device."""
-        values: np.ndarray = self._values[:n_tokens].cpu().numpy()
-        return values
+    def copy_values(self, n_tokens: int) -> HostValues:
+        """The step's projections, `(n_tokens, MAX_MONITORED)` float32; waits for the device."""
+        return HostValues(self._values[:n_tokens].cpu().numpy())

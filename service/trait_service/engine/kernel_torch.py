@@ -156,6 +156,34 @@ def capture(
         norms.index_add_(0, pooled.slots.index, norm)
 
 
+def defer(
+    residual: torch.Tensor,
+    hidden: torch.Tensor | None,
+    pooled: Pooled,
+    sums: torch.Tensor,
+    norms: torch.Tensor,
+    last: torch.Tensor,
+    last_norms: torch.Tensor,
+) -> None:
+    """Let the stream of each token wait, and add to its pool the one that waited until now.
+
+    Args:
+        residual: `(n_tokens, d_model)`.
+        hidden: `(n_tokens, d_model)` or None: the other half of the stream.
+        pooled: Tokens and pools; no pool twice.
+        sums: `(n_rows, d_model)` float32, changed in place.
+        norms: `(n_rows,)` float32, changed in place.
+        last: As `sums`: what waits, changed in place.
+        last_norms: As `norms`: what waits, changed in place.
+    """
+    stream = pooled.places.stream(residual, hidden)
+    slots = pooled.slots.index
+    sums.index_add_(0, slots, last.index_select(0, slots))
+    norms.index_add_(0, slots, last_norms.index_select(0, slots))
+    last.index_copy_(0, slots, stream)
+    last_norms.index_copy_(0, slots, torch.linalg.vector_norm(stream, dim=-1))
+
+
 def monitor(residual: torch.Tensor, hidden: torch.Tensor | None, monitored: Monitored, values: torch.Tensor) -> None:
     """Write the projections of one layer.
 

@@ -77,7 +77,9 @@ def _steer_kernel(
             added = amount * direction
             if (mode & _PRESERVE_NORM) != 0:
                 after = stream + added
-                ratio = tl.sqrt(tl.sum(stream * stream)) / tl.maximum(tl.sqrt(tl.sum(after * after)), 1e-38)
+                ratio = tl.sqrt(tl.sum(stream * stream)) / tl.maximum(
+                    tl.sqrt(tl.sum(after * after)), 1.1754943508222875e-38
+                )
                 added = after * ratio - stream
             # Rounded to the stream's dtype after each term, as the reference does.
             kept = (kept + added).to(residual.dtype.element_ty).to(tl.float32)
@@ -94,6 +96,8 @@ def _capture_kernel(
     sums,
     norms,
     flags,
+    sums_stride,
+    norms_stride,
     residual_stride,
     hidden_stride,
     d_model: tl.constexpr,
@@ -113,8 +117,8 @@ def _capture_kernel(
             stream = tl.load(residual + token * residual_stride + columns, mask=inside, other=0.0).to(tl.float32)
             if has_hidden:
                 stream += tl.load(hidden + token * hidden_stride + columns, mask=inside, other=0.0).to(tl.float32)
-            tl.atomic_add(sums + slot * d_model + columns, stream, mask=inside)
-            tl.atomic_add(norms + slot, tl.sqrt(tl.sum(stream * stream)))
+            tl.atomic_add(sums + slot * sums_stride + columns, stream, mask=inside)
+            tl.atomic_add(norms + slot * norms_stride, tl.sqrt(tl.sum(stream * stream)))
 
 
 @triton.jit
@@ -147,7 +151,7 @@ def _monitor_kernel(
     stream = tl.load(residual + token * residual_stride + columns, mask=inside, other=0.0).to(tl.float32)
     if has_hidden:
         stream += tl.load(hidden + token * hidden_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    norm = tl.maximum(tl.sqrt(tl.sum(stream * stream)), 1e-38)
+    norm = tl.maximum(tl.sqrt(tl.sum(stream * stream)), 1.1754943508222875e-38)
     for column in range(n_columns):
         entry = ((row.to(tl.int64) * n_layers + layer) * n_columns + column) * 2
         bank_row = tl.load(monitored + entry)
@@ -224,6 +228,8 @@ def capture(
         sums,
         norms,
         flags,
+        sums.stride(0),
+        norms.stride(0),
         residual.stride(0),
         other.stride(0),
         n_pools=pool_slot.shape[1],

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from trait_core.schema import MAX_MONITORED
 
-from trait_service.engine.buffers import NO_ROW, Mirrored
+from trait_service.engine.buffers import NO_ROW, Mirrored, send
 
 
 class LayerTable(NamedTuple):
@@ -63,7 +63,7 @@ class RequestTable:
         """Copy the changed rows to the device."""
         for row in self._dirty:
             for mirrored in (self.vector, self.numbers, self.rules, self.monitored):
-                mirrored.flush_row(row)
+                send(mirrored.array[row], mirrored.tensor[row])
         self._dirty.clear()
 
     def on(self, layer: int) -> LayerTable:

@@ -69,7 +69,7 @@ class SteeringRunnerMixin:
     def _dummy_run(self, *args: Any, **kwargs: Any) -> Any:
         # CUDA graphs are captured here: the kernels must be in them, acting on rows that say "nothing". What the last
         # step left behind must not meet made-up tokens (data parallelism runs dummies between steps).
-        self.trait_state.rest()
+        self.trait_state.rest(dummy=True)
         with operation.bound(self.trait_state):
             return super()._dummy_run(*args, **kwargs)  # type: ignore[misc]
 

@@ -32,8 +32,9 @@ class EngineSettings(BaseModel):
     terms_per_layer: Annotated[int, Field(ge=1, le=32)] = 8
     """Steering terms of one request on one layer."""
 
-    capture_rows: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
-    """Pools being filled at once, over all requests (default: twice --max-num-seqs, at least 8)."""
+    capture_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    """Pools being filled at once, over all requests; further activation requests wait. Each takes n_layers x d_model x 4 bytes
+    on the device, twice that under asynchronous scheduling."""
 
     max_spool_bytes: Annotated[int, Field(ge=1)] = 4 * 2**30
     """Bytes on disk for activations of every position, over all running requests."""

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from safetensors.torch import save
 from trait_core.errors import SteeringFailedError, TraitError
-from trait_core.schema import MAX_POSITIONS
+from trait_core.positions import UNBOUNDED
 
 from trait_service.engine.batch import LiveBatch, Step
-from trait_service.engine.buffers import CaptureRows, VectorBank
+from trait_service.engine.buffers import VectorBank
+from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.cpu_step import CpuStep
 from trait_service.engine.cuda_step import CudaStep
 from trait_service.engine.each_position import Spools
@@ -54,6 +55,7 @@ class EngineShape:
         captures: This worker keeps captures and projections (one worker does under tensor parallelism).
         sees_all_layers: False for a stage of a pipeline: it cannot act on what another one sees.
         each_position: Every position can be kept; this needs the host at each layer of each step.
+        asynchronous: The next step starts before this one's tokens are known: one position past a reply's end may be computed.
     """
 
     n_layers: int
@@ -64,6 +66,7 @@ class EngineShape:
     captures: bool = True
     sees_all_layers: bool = True
     each_position: bool = True
+    asynchronous: bool = False
 
 
 class SteeringState:
@@ -77,13 +80,17 @@ class SteeringState:
     def __init__(self, settings: EngineSettings, shape: EngineShape) -> None:
         self.settings = settings
         self.shape = shape
-        capture_rows = settings.capture_rows or max(2 * shape.max_requests, MAX_POSITIONS)
         self.bank = VectorBank(settings.bank_rows, shape.d_model, shape.device)
-        self.pools = CaptureRows(shape.n_layers, capture_rows, shape.d_model, shape.device)
+        self.pools = CaptureRows(
+            shape.n_layers,
+            settings.capture_rows if shape.captures else 1,
+            shape.d_model,
+            shape.device,
+            deferred=shape.asynchronous,
+        )
         self.idle = True
         self.unchecked: dict[int, str] = {}  # layer -> class, until the first forward pass has shown what it returns
         self._step = self._new_step()
-        self._always_launched = shape.device.type != "cpu"
         refusal = None if shape.each_position else NO_EACH_POSITION
         self._spools = Spools(shape.d_model, settings.max_spool_bytes, writes=shape.captures, refusal=refusal)
         self._live: dict[str, LiveRequest] = {}
@@ -97,7 +104,9 @@ class SteeringState:
     def _new_step(self) -> CpuStep | CudaStep:
         shape = self.shape
         if shape.device.type == "cpu":
-            return CpuStep(self.bank, self.pools, shape.n_layers, shape.max_tokens)
+            return CpuStep(
+                self.bank, self.pools, shape.n_layers, shape.max_tokens, sums_stages=not shape.sees_all_layers
+            )
         return CudaStep(
             self.bank,
             self.pools,
@@ -126,8 +135,7 @@ class SteeringState:
         """The operation's body on one layer: steer, then capture and monitor."""
         if self._spools.active:
             self._spools.keep(residual, hidden, layer, before_steering=True)
-        if not self.idle or self._always_launched:
-            self._step.intervene(residual, hidden, layer)
+        self._step.intervene(residual, hidden, layer)
         if self._spools.active:
             self._spools.keep(residual, hidden, layer, before_steering=False)
 
@@ -140,12 +148,15 @@ class SteeringState:
             self._keep_projections(step)
         batch.advance(step)
 
-    def rest(self) -> None:
-        """No request in the next forward pass is steered, captured or monitored (a plain batch, a dummy run)."""
-        if not self.idle:
-            self._step.rest()
-            self._spools.rest()
-            self.idle = True
+    def rest(self, *, dummy: bool = False) -> None:
+        """No request in the next forward pass is steered, captured or monitored.
+
+        Args:
+            dummy: It runs on made-up tokens: kernels are compiled and CUDA graphs are captured in such passes.
+        """
+        self._step.rest(dummy=dummy)
+        self._spools.rest()
+        self.idle = True
 
     def failed_indices(self) -> list[int]:
         """Places in the batch of requests that cannot be steered as asked."""
@@ -295,7 +306,7 @@ class SteeringState:
 
     def _keep_projections(self, step: Step) -> None:
         """Hand each monitored request its part of the step's projections; positions computed again are left out."""
-        values = self._step.read_values(step.n_tokens)
+        values = self._step.copy_values(step.n_tokens).read()
         for index, request in self._batch.monitored_requests:
             computed = int(step.n_computed[index])
             first = max(computed, int(self._batch.computed_to[index]), int(request.monitored["start"][0]))
@@ -308,19 +319,11 @@ class SteeringState:
         if request.error is not None:
             self._results.keep(request.report(), None)
             return
-        captured = self._read_pools(request) if request.capture_rows else {}
+        captured: Captured = {}
+        if request.capture_rows:
+            captured = self.pools.read(request.capture_rows, request.captured_layers, limit=UNBOUNDED)
         if request.spool is not None:
             captured["each"] = torch.from_numpy(request.spool.read())
         if len(request.monitored) and self.shape.captures:
             captured[f"projections/{request.completion}"] = request.all_projections()
         self._results.keep(request.report(), captured or None)
-
-    def _read_pools(self, request: LiveRequest) -> Captured:
-        counts = torch.from_numpy(self.pools.counts[request.capture_rows])
-        at = (torch.tensor(request.captured_layers)[:, None], torch.tensor(request.capture_rows)[None, :])
-        divisor = counts.clamp(min=1).to(torch.float32)
-        return {
-            "mean": (self.pools.sums[at].cpu().transpose(0, 1) / divisor[:, None, None]).contiguous(),
-            "norm": (self.pools.norms[at].cpu().transpose(0, 1) / divisor[:, None]).contiguous(),
-            "count": counts.to(torch.int32),
-        }
