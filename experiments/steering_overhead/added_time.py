@@ -55,16 +55,16 @@ class Stopwatch:
 
     def watch(self) -> None:
         """Time every function of the plugin that vLLM's loop calls; before the engine is made."""
-        from trait_service.engine import layers, runner, scheduler  # noqa: PLC0415 - after the environment is set
+        from trait_service.engine import layers, runner_v1, scheduler  # noqa: PLC0415 - after the environment is set
         from trait_service.engine.state import SteeringState  # noqa: PLC0415
+        from trait_service.engine.step_end import EndOfStep  # noqa: PLC0415
 
         for owner, name, part in (
             (layers, "_after_layer", "layers"),
-            (runner, "view_of_v1", "step"),
+            (runner_v1, "view_of_v1", "step"),
             (SteeringState, "prepare", "step"),
             (SteeringState, "finish", "step"),
-            (SteeringState, "failed_indices", "step"),
-            (SteeringState, "ending_indices", "step"),
+            (EndOfStep, "verdict", "step"),
             (SteeringState, "remove", "requests"),
             (SteeringState, "collect", "requests"),
             (scheduler, "branch_hashes", "requests"),

@@ -17,7 +17,7 @@ from trait_service.access.keys import KeysError, configured_keyring
 from trait_service.access.keys_cli import app as keys_app
 from trait_service.engine.settings import EngineSettings
 from trait_service.environment import load_plugins
-from trait_service.launch import launch_arguments, refusals, refused_flags
+from trait_service.launch import Runner, launch_arguments, refusals, refused_flags
 from trait_service.models.bundled import MODELS, ModelError
 from trait_service.models.cli import app as models_app
 from trait_service.options import option_of, settings_as_options
@@ -84,13 +84,19 @@ def serve(
             help="Run eagerly, or compile the model (default: compile if a compiler is installed).",
         ),
     ] = None,
+    runner: Annotated[
+        Runner,
+        typer.Option(help="Model runner on a GPU: vLLM's own choice with asynchronous scheduling, or V1, synchronous."),
+    ] = "auto",
 ) -> None:
     """Serve MODEL with steering; any further option is vLLM's own (`vllm serve --help=all`)."""
     problems = refused_flags(context.args)
     if problems:
         _fail(problems)
     try:
-        args = server_arguments(model, context.args, server, service, engine, enforce_eager=enforce_eager)
+        args = server_arguments(
+            model, context.args, server, service, engine, enforce_eager=enforce_eager, runner=runner
+        )
     except ModelError as error:
         fail(error, label="trait-service")
     args.api_key = api_key or args.api_key
@@ -108,6 +114,7 @@ def server_arguments(
     engine: EngineSettings,
     *,
     enforce_eager: bool | None,
+    runner: Runner = "auto",
 ) -> Namespace:
     """The arguments of vLLM's server: its own, the engine's settings among them, and the settings of our endpoint plugin.
 
@@ -115,7 +122,9 @@ def server_arguments(
         ModelError: The model's folder does not exist, or a bundled model cannot be fetched.
     """
     options = {option_of(name): value for name, value in server.model_dump(exclude={"dtype"}).items()}
-    args = launch_arguments(model, further, options, engine, dtype=server.dtype, enforce_eager=enforce_eager)
+    args = launch_arguments(
+        model, further, options, engine, dtype=server.dtype, enforce_eager=enforce_eager, runner=runner
+    )
     setattr(args, ARGS_ENTRY, service)
     return args
 

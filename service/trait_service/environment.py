@@ -34,11 +34,17 @@ def general_environment(current: Mapping[str, str], *, model_is_folder: bool) ->
     return {"VLLM_PLUGINS": ",".join(plugins), **_missing(current, wanted)}
 
 
-def platform_environment(current: Mapping[str, str], *, cuda: bool, workers: int) -> dict[str, str]:
-    """Variables for runner, memory and cores; those already set are left out."""
+def platform_environment(current: Mapping[str, str], *, cuda: bool, workers: int, v1: bool = False) -> dict[str, str]:
+    """Variables for runner, memory and cores; those already set are left out.
+
+    Args:
+        current: The environment.
+        cuda: The engine runs on CUDA, else on the CPU.
+        workers: Worker processes, for their cores.
+        v1: Run vLLM's V1 model runner on CUDA; else vLLM chooses.
+    """
     if cuda:
-        # The engine side is tested with the V1 runner.
-        return _missing(current, {"VLLM_USE_V2_MODEL_RUNNER": "0"})
+        return _missing(current, {"VLLM_USE_V2_MODEL_RUNNER": "0"}) if v1 else {}
     return _missing(
         current,
         {

@@ -8,6 +8,7 @@ import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from trait_service.engine.refusals import EngineOptions, refusal
 from trait_service.engine.settings import EngineSettings, engine_args
@@ -20,6 +21,12 @@ from trait_service.environment import (
 )
 from trait_service.models.bundled import resolve
 
+Runner = Literal["auto", "v1"]
+
+TENSOR = ("--tensor-parallel-size", "-tp")
+PIPELINE = ("--pipeline-parallel-size", "-pp")
+DATA = ("--data-parallel-size", "-dp")
+
 OURS = ("--worker-cls", "--scheduler-cls", "--additional-config", "--worker-extension-cls", "--async-scheduling")
 
 
@@ -31,6 +38,7 @@ def launch_arguments(
     *,
     dtype: str | None,
     enforce_eager: bool | None,
+    runner: Runner = "auto",
 ) -> Namespace:
     """Set the environment that vLLM reads on import, and return its parsed arguments.
 
@@ -41,6 +49,7 @@ def launch_arguments(
         settings: Sizes of the engine-side buffers.
         dtype: None chooses: on a CPU float32, or bfloat16 for INT4 weights; on CUDA vLLM's choice.
         enforce_eager: None compiles where there is a compiler.
+        runner: Model runner on CUDA: `auto` leaves it to vLLM, with asynchronous scheduling; `v1` is V1, synchronous.
 
     Raises:
         ModelError: The model's folder does not exist, or a bundled model cannot be fetched.
@@ -49,14 +58,17 @@ def launch_arguments(
     path = resolve(model)
     os.environ.update(general_environment(os.environ, model_is_folder=Path(path).is_dir()))
     cuda = is_cuda()
-    os.environ.update(platform_environment(os.environ, cuda=cuda, workers=world_size(further)))
+    if size_of(further, PIPELINE) > 1:
+        runner = "v1"  # stages of a pipeline are tested with V1 only
+    os.environ.update(platform_environment(os.environ, cuda=cuda, workers=world_size(further), v1=runner == "v1"))
     chosen = {
         "--dtype": dtype or (None if cuda else cpu_dtype(Path(path))),
         "--served-model-name": None if "--served-model-name" in further else model,
         **options,
     }
     eager = runs_eager(enforce_eager, cuda=cuda)
-    return parse(vllm_arguments(path, further, chosen, settings, cuda=cuda, eager=eager))
+    asynchronous = cuda and runner != "v1" and "--no-async-scheduling" not in further
+    return parse(vllm_arguments(path, further, chosen, settings, cuda=cuda, eager=eager, asynchronous=asynchronous))
 
 
 def vllm_arguments(
@@ -67,9 +79,10 @@ def vllm_arguments(
     *,
     cuda: bool,
     eager: bool,
+    asynchronous: bool = False,
 ) -> list[str]:
     """Write the command line that vLLM's own parser reads."""
-    engine = engine_args(settings, cuda=cuda)
+    engine = engine_args(settings, cuda=cuda, asynchronous=asynchronous)
     argv = [model]
     for name, value in options.items():
         if value is not None:
@@ -78,8 +91,7 @@ def vllm_arguments(
     argv += ["--additional-config", json.dumps(engine["additional_config"])]
     if eager:
         argv.append("--enforce-eager")
-    if cuda:
-        argv.append("--no-async-scheduling")
+    argv.append("--async-scheduling" if asynchronous else "--no-async-scheduling")
     return [*argv, *further]
 
 
@@ -106,17 +118,17 @@ def refusals(args: Namespace) -> list[str]:
 
 def world_size(further: list[str]) -> int:
     """Count the workers of all engines; each gets cores of its own."""
+    return size_of(further, TENSOR) * size_of(further, PIPELINE) * size_of(further, DATA)
+
+
+def size_of(further: list[str], flags: tuple[str, str]) -> int:
+    """The value of a parallel size, by either of its flags; 1 if it is not given."""
     size = 1
-    for flags in (
-        ("--tensor-parallel-size", "-tp"),
-        ("--pipeline-parallel-size", "-pp"),
-        ("--data-parallel-size", "-dp"),
-    ):
-        for i, word in enumerate(further):
-            name, _, value = word.partition("=")
-            if name.replace("_", "-") in flags:
-                text = value or (further[i + 1] if i + 1 < len(further) else "")
-                size *= int(text) if text.isdigit() else 1
+    for i, word in enumerate(further):
+        name, _, value = word.partition("=")
+        if name.replace("_", "-") in flags:
+            text = value or (further[i + 1] if i + 1 < len(further) else "")
+            size = int(text) if text.isdigit() else 1
     return size
 
 

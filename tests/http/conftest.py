@@ -49,7 +49,7 @@ class MemoryWorkers:
         if len(self.bank) > self.rows:
             raise RuntimeError(f"the bank is full: {len(self.bank)} of {self.rows}")
 
-    def trait_collect(self, keys: list[str]) -> dict:
+    def trait_collect(self, keys: dict[str, list[int]]) -> dict:
         reports = {key: self.results.pop(key) for key in keys if key in self.results}
         tensors = {}
         for key in keys:

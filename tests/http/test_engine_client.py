@@ -40,7 +40,7 @@ class MemoryEngine:
         try:
             if spec is not None and spec.terms:
                 assert {term.direction for term in spec.terms} <= self.workers.bank.keys()
-            yield SimpleNamespace(finished=False, text="one")
+            yield SimpleNamespace(finished=False, text="one", outputs=[])
             await asyncio.sleep(0)
             if spec is not None and self.report:
                 self.workers.results[spec.key] = {

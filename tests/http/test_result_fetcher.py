@@ -31,7 +31,7 @@ def test_requests_that_finish_together_share_calls_and_one_is_in_flight(memory_w
         workers = memory_workers()
         workers.results = {f"k{i}": result(f"k{i}", steered_prompt=i) for i in range(40)}
         fetcher = collector_over(workers)
-        collected = await asyncio.gather(*(fetcher.collect(f"k{i}") for i in range(40)))
+        collected = await asyncio.gather(*(fetcher.collect(f"k{i}", [1]) for i in range(40)))
         assert [item.report.steered_prompt for item in collected] == list(range(40))
         assert len(workers.called("trait_collect")) <= 2
         assert workers.most_in_flight == 1
@@ -44,7 +44,7 @@ def test_a_capture_comes_with_its_report(memory_workers):
         workers = memory_workers()
         workers.results = {"k": result("k")}
         workers.captures = {"k": np.full((2, 3, 4), 7, np.float32)}
-        collected = await collector_over(workers).collect("k")
+        collected = await collector_over(workers).collect("k", [1])
         assert collected.capture.mean.shape == (2, 3, 4)
         assert collected.capture.norm.shape == (2, 3)
 
@@ -67,7 +67,7 @@ def test_projections_of_requests_that_run_travel_together_after_what_is_known(me
 def test_a_request_without_a_report_has_failed(memory_workers):
     async def scenario() -> None:
         with pytest.raises(SteeringFailedError, match="no report"):
-            await collector_over(memory_workers()).collect("unknown")
+            await collector_over(memory_workers()).collect("unknown", [1])
 
     asyncio.run(scenario())
 
@@ -77,7 +77,7 @@ def test_a_report_with_an_error_fails_the_request(memory_workers):
         workers = memory_workers()
         workers.results = {"k": result("k", error="no such row")}
         with pytest.raises(SteeringFailedError, match="no such row"):
-            await collector_over(workers).collect("k")
+            await collector_over(workers).collect("k", [1])
 
     asyncio.run(scenario())
 
@@ -89,8 +89,8 @@ def test_a_broken_call_fails_those_that_wait_and_no_one_after(memory_workers):
         fetcher = collector_over(workers)
         workers.fail_next = RuntimeError("the wire broke")
         with pytest.raises(SteeringFailedError, match="the wire broke"):
-            await fetcher.collect("a")
-        assert (await fetcher.collect("b")).report.key == "b"
+            await fetcher.collect("a", [1])
+        assert (await fetcher.collect("b", [1])).report.key == "b"
 
     asyncio.run(scenario())
 

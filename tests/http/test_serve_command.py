@@ -40,7 +40,7 @@ def served_with(monkeypatch):
 
 def test_vllms_parser_gets_our_worker_and_settings():
     args = parsed("--max-logprobs", "7")
-    assert args.worker_cls == "trait_service.engine.worker.TraitCPUWorker"
+    assert args.worker_cls == "trait_service.engine.worker_cpu.TraitCPUWorker"
     assert args.scheduler_cls == "trait_service.engine.scheduler.TraitScheduler"
     assert EngineSettings.from_additional_config(args.additional_config) == EngineSettings()
     assert (args.model, args.port, args.enforce_eager, args.max_logprobs) == ("some/model", 8123, True, 7)
@@ -104,8 +104,24 @@ def test_int4_weights_are_served_in_bfloat16_on_a_cpu(tmp_path):
         assert environment.cpu_dtype(tmp_path) == dtype
 
 
-def test_on_cuda_the_tested_runner_is_chosen():
-    assert environment.platform_environment({}, cuda=True, workers=1) == {"VLLM_USE_V2_MODEL_RUNNER": "0"}
+def test_on_cuda_vllm_chooses_the_runner_unless_v1_is_asked_for():
+    assert environment.platform_environment({}, cuda=True, workers=1) == {}
+    assert environment.platform_environment({}, cuda=True, workers=1, v1=True) == {"VLLM_USE_V2_MODEL_RUNNER": "0"}
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_the_scheduler_fits_the_way_of_scheduling(asynchronous):
+    words = launch.vllm_arguments("m", [], {}, EngineSettings(), cuda=True, eager=True, asynchronous=asynchronous)
+    assert ("--async-scheduling" in words, "--no-async-scheduling" in words) == (asynchronous, not asynchronous)
+    name = "TraitAsyncScheduler" if asynchronous else "TraitScheduler"
+    assert words[words.index("--scheduler-cls") + 1] == f"trait_service.engine.scheduler.{name}"
+
+
+@pytest.mark.parametrize(
+    ("words", "size"), [([], 1), (["-pp", "2"], 2), (["--pipeline_parallel_size=4"], 4), (["-tp", "2"], 1)]
+)
+def test_a_pipeline_is_seen_by_either_of_its_flags(words, size):
+    assert launch.size_of(words, launch.PIPELINE) == size
 
 
 @pytest.mark.parametrize(

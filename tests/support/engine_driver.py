@@ -82,8 +82,12 @@ def run_job(folder: Path) -> None:
                 r["token_ids"] = [*r["token_ids"], *result[earlier]["outputs"][i]["token_ids"]]
         stepwise = any(r["joins_at"] or r["leaves_at"] is not None for r in batch)
         outputs = run_stepwise(llm, workers, batch) if stepwise else run_at_once(llm, batch)
-        keys = [json.loads(r["spec"])["key"] for r in batch if r["spec"]]
-        collected = asyncio.run(workers.collect(keys)) if keys else {}
+        lengths = {
+            json.loads(r["spec"])["key"]: [len(completion.token_ids) for completion in output.outputs] if output else []
+            for r, output in zip(batch, outputs, strict=True)
+            if r["spec"]
+        }
+        collected = asyncio.run(workers.collect(lengths)) if lengths else {}
         tensors = {
             f"{key}/{name}": array for key, found in collected.items() for name, array in tensors_of(found).items()
         }

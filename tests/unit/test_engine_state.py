@@ -13,6 +13,7 @@ from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import CaptureSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
 from trait_service.engine.state import EngineShape, SteeringState
+from trait_service.engine.step_end import EndOfStep, StepVerdict
 
 N_LAYERS, D_MODEL = 3, 4
 EAST = np.eye(D_MODEL, dtype=np.float32)[0]
@@ -40,8 +41,10 @@ def capture_spec(key="k", positions=("all[:]",), layers=None, **kw) -> RequestSp
     return RequestSpec(key=key, capture=CaptureSpec(positions=list(positions), layers=layers, **kw))
 
 
-def step(state, requests: dict[str, tuple]):
+def step(state, requests: dict[str, tuple], *, judged=True):
     """One forward pass: request id -> (spec, n_prompt, n_computed, n_scheduled). Returns each layer's added delta.
+
+    A step that is not judged has started and may still run on the device.
 
     Each token's stream is its absolute position in every column of the residual, and 1 in the other half.
     """
@@ -61,8 +64,19 @@ def step(state, requests: dict[str, tuple]):
         before = residual.clone()
         state.intervene(residual, torch.ones_like(residual), layer)
         deltas.append(residual - before)
-    state.finish()
+    ENDS[id(state)] = state.finish()
+    if judged:
+        verdict(state)
     return deltas
+
+
+ENDS: dict[int, EndOfStep | None] = {}
+
+
+def verdict(state) -> StepVerdict:
+    """Which requests the last step failed or ended."""
+    end = ENDS[id(state)]
+    return StepVerdict() if end is None else end.verdict()
 
 
 def test_only_the_steered_layer_and_direction_change_and_neighbours_are_bit_equal(state):
@@ -89,7 +103,7 @@ def test_scopes_hold_on_absolute_positions_whatever_the_chunks(state, scope, ste
         delta = step(state, {"r": (steer_spec(scope=scope), 4, start, n)})[1]
         seen += [start + i for i in range(n) if delta[i].any()]
     assert seen == steered
-    report = state.collect(["k"])["reports"]["k"]
+    report = state.collect({"k": []})["reports"]["k"]
     assert report["steered_prompt"] == len([p for p in steered if p < 4])
     assert report["steered_generated"] == len([p for p in steered if p >= 4])
 
@@ -119,7 +133,7 @@ def test_a_preempted_request_is_steered_again_and_each_position_is_counted_once(
     delta = step(state, {"other": (None, 1, 1, 1), "r": (spec, 3, 0, 4)})[1]  # computed anew, from the start
     assert delta[1:].any(dim=1).all()
     step(state, {"r": (spec, 3, 4, 1)})
-    collected = state.collect(["k"])
+    collected = state.collect({"k": []})
     assert (collected["reports"]["k"]["steered_prompt"], collected["reports"]["k"]["steered_generated"]) == (3, 2)
     captures = load(collected["captures"])
     assert captures["k/count"].tolist() == [5]
@@ -132,7 +146,7 @@ def test_pools_read_the_positions_they_name_on_the_layers_asked_for(state):
     spec = capture_spec(positions=("prompt[-1]", "response[:2]"), layers=[2, 0])
     for start, n in [(0, 4), (4, 1), (5, 1), (6, 1)]:
         step(state, {"r": (spec, 4, start, n)})
-    captures = load(state.collect(["k"])["captures"])
+    captures = load(state.collect({"k": []})["captures"])
     assert captures["k/mean"].shape == (2, 2, D_MODEL)
     assert captures["k/count"].tolist() == [1, 2]
     torch.testing.assert_close(captures["k/mean"][:, 0, 0], torch.tensor([4.0, 5.5]))
@@ -148,7 +162,7 @@ def test_under_asynchronous_scheduling_the_newest_generated_position_counts_only
         step(state, {"plain": (None, 1, 0, 1), "r": (spec, 4, start, n)})
     rows = [0, 1, 2]
     for limit, counts, means in [(UNBOUNDED, [7, 4, 2], [4.0, 2.5, 6.5]), (6, [6, 4, 1], [3.5, 2.5, 6.0])]:
-        read = pools.read(rows, [0, 2], limit)
+        read = pools.read(rows, [0, 2]).means(limit)
         assert read["count"].tolist() == counts
         assert read["mean"].shape == (3, 2, D_MODEL)
         for layer in (0, 1):
@@ -156,7 +170,7 @@ def test_under_asynchronous_scheduling_the_newest_generated_position_counts_only
             torch.testing.assert_close(read["norm"][:, layer], 2 * torch.tensor(means))
     state.remove("r")
     assert pools.take(4) == [0, 1, 2, 3]
-    assert not pools.read([0, 1, 2, 3], [0, 1, 2], UNBOUNDED)["mean"].any()
+    assert not pools.read([0, 1, 2, 3], [0, 1, 2]).means(UNBOUNDED)["mean"].any()
 
 
 def test_a_value_past_the_limit_that_is_not_finite_does_not_reach_a_mean():
@@ -168,19 +182,19 @@ def test_a_value_past_the_limit_that_is_not_finite_does_not_reach_a_mean():
     pools.last.fill_(torch.nan)
     pools.count(np.array([row]), np.array([3]))
     pools.defer(np.array([row]), np.array([9]))
-    read = pools.read([row], [0], limit=9)
+    read = pools.read([row], [0]).means(limit=9)
     assert (read["count"].tolist(), read["mean"][0, 0].tolist()) == ([2], [3.0] * D_MODEL)
 
 
 def test_a_given_text_is_split_where_its_response_begins(state):
     spec = capture_spec(positions=("prompt[:]", "response[:]"), n_prompt=2, n_total=5)
     step(state, {"r": (spec, 5, 0, 5)})
-    assert load(state.collect(["k"])["captures"])["k/count"].tolist() == [2, 3]
+    assert load(state.collect({"k": []})["captures"])["k/count"].tolist() == [2, 3]
 
 
 def test_positions_read_from_the_prefix_cache_fail_the_capture(state):
     step(state, {"r": (capture_spec(), 8, 4, 4)})
-    assert "prefix cache" in state.collect(["k"])["reports"]["k"]["error"]
+    assert "prefix cache" in state.collect({"k": []})["reports"]["k"]["error"]
     assert state.stats()["capture_rows_free"] == 3
 
 
@@ -189,8 +203,8 @@ def test_a_request_that_cannot_be_steered_is_marked_and_leaves_its_neighbour_alo
     three = RequestSpec(key="t", terms=[TermSpec(layer=1, direction=digest(EAST), value=1.0)] * 3)
     delta = step(state, {"u": (unknown, 1, 0, 1), "t": (three, 1, 0, 1)})[1]
     assert not delta.any()
-    assert state.ending_indices() == [0, 1]
-    reports = state.collect(["u", "t"])["reports"]
+    assert verdict(state) == StepVerdict(failed=["u", "t"])
+    reports = state.collect({"u": [], "t": []})["reports"]
     assert "not in the vector bank" in reports["u"]["error"]
     assert "more than 2 terms on layer 1" in reports["t"]["error"]
 
@@ -200,7 +214,7 @@ def test_rows_and_pools_come_back_however_a_request_ends(state):
         spec = steer_spec(key=f"k{i}", layer=i % 3, capture=CaptureSpec(positions=["all[:]", "prompt[:]"]))
         step(state, {f"r{i}": (spec, 2, 0, 2)})
         if i % 2:
-            state.collect([f"k{i}"])
+            state.collect({f"k{i}": []})
         state.remove(f"r{i}")
     stats = state.stats()
     assert (stats["live_requests"], stats["rows_used"], stats["capture_rows_free"]) == (0, 0, 3)
@@ -254,7 +268,7 @@ def test_a_dummy_run_between_steps_touches_nothing_and_steering_goes_on_after_it
         state.intervene(made_up, None, layer)
     assert torch.equal(made_up, torch.ones(1, D_MODEL))
     assert step(state, {"r": (spec, 2, 2, 1)})[1].any()
-    assert load(state.collect(["k"])["captures"])["k/count"].tolist() == [3]
+    assert load(state.collect({"k": []})["captures"])["k/count"].tolist() == [3]
 
 
 # ----------------------------------------------------------------------------------------------------- monitoring
@@ -275,7 +289,7 @@ def test_every_position_is_projected_once_on_each_monitored_direction_after_stee
     step(state, {"r": (spec, 3, 3, 1), "plain": (None, 2, 2, 1)})
     step(state, {"plain": (None, 2, 3, 1)})  # preempted
     step(state, {"r": (spec, 3, 0, 5)})  # computed anew, and one position more
-    projections = load(state.collect(["k"])["captures"])["k/projections/0"]
+    projections = load(state.collect({"k": []})["captures"])["k/projections/0"]
     # Every column of the stream is position + 1; steering adds 2 in the first one, on layer 1.
     positions = torch.arange(5.0)
     torch.testing.assert_close(projections, torch.stack([positions + 1, positions + 3, torch.full((5,), 0.5)], dim=1))
@@ -288,7 +302,7 @@ def test_two_requests_monitor_their_own_directions_in_one_batch(state):
     both = [MonitorColumn(layer=1, direction=digest(north)), column(1)]
     other = RequestSpec(key="other", monitor=MonitorSpec(columns=both, prompt=False))
     step(state, {"a": (first, 1, 4, 1), "p": (None, 1, 0, 3), "b": (other, 1, 7, 2)})
-    captures = load(state.collect(["first", "other"])["captures"])
+    captures = load(state.collect({"first": [], "other": []})["captures"])
     assert captures["first/projections/0"].tolist() == [[5.0]]
     assert captures["other/projections/0"].tolist() == [[-8.0, 8.0], [-9.0, 9.0]]
 
@@ -296,26 +310,50 @@ def test_two_requests_monitor_their_own_directions_in_one_batch(state):
 def test_a_bound_holds_from_the_position_that_produces_the_first_generated_token(state):
     spec = monitor_spec(column(0), column(1, above=5.5, stop=True))
     step(state, {"r": (spec, 4, 0, 4)})  # projections 1..4: the prompt but for its last position is not looked at
-    assert state.ending_indices() == []
+    assert not verdict(state)
     step(state, {"r": (spec, 4, 4, 1)})
-    assert state.ending_indices() == []
+    assert not verdict(state)
     step(state, {"r": (spec, 4, 5, 1)})
-    assert state.ending_indices() == [0]
-    bound_hits = state.collect(["k"])["reports"]["k"]["bound_hits"]
+    assert verdict(state) == StepVerdict(ended=["r"])
+    bound_hits = state.collect({"k": []})["reports"]["k"]["bound_hits"]
     assert bound_hits == ({"completion": 0, "column": 1, "position": 5, "value": 6.0, "stop": True},)
 
 
 def test_a_bound_that_only_marks_lets_the_request_go_on(state):
     spec = monitor_spec(column(1, below=100.0))
     step(state, {"r": (spec, 4, 0, 4)})
-    assert state.ending_indices() == []
-    assert state.collect(["k"])["reports"]["k"]["bound_hits"][0]["position"] == 3
+    assert not verdict(state)
+    assert state.collect({"k": []})["reports"]["k"]["bound_hits"][0]["position"] == 3
+
+
+def test_a_step_is_judged_by_its_own_positions_though_the_next_one_has_run(state):
+    """Asynchronous scheduling: a step's output is made while the next step runs."""
+    spec = monitor_spec(column(1, above=5.5, stop=True))
+    step(state, {"r": (spec, 4, 0, 5)}, judged=False)
+    first = ENDS[id(state)]
+    step(state, {"r": (spec, 4, 5, 1)}, judged=False)  # crosses
+    second = ENDS[id(state)]
+    assert second.verdict() == StepVerdict(ended=["r"])
+    assert not first.verdict()
+
+
+def test_what_was_computed_beyond_the_text_is_not_reported(state):
+    """Asynchronous scheduling computes one position after a stop token before it knows of it."""
+    spec = monitor_spec(column(1, above=7.5)).model_copy(update={"terms": steer_spec().terms})
+    for n_computed, n in [(0, 4), (4, 1), (5, 1)]:
+        step(state, {"r": (spec, 4, n_computed, n)})
+    state.remove("r")
+    taken = state.collect({"k": [2]})  # two tokens: positions 0..4 made them
+    report = taken["reports"]["k"]
+    assert (report["steered_prompt"], report["steered_generated"]) == (4, 1)
+    assert report["bound_hits"] == ()
+    assert len(load(taken["captures"])["k/projections/0"]) == 5
 
 
 def test_a_direction_that_is_not_in_the_bank_fails_its_monitor(state):
     spec = RequestSpec(key="k", monitor=MonitorSpec(columns=[MonitorColumn(layer=0, direction="0" * 64)]))
     step(state, {"r": (spec, 1, 0, 1)})
-    assert "not in the vector bank" in state.collect(["k"])["reports"]["k"]["error"]
+    assert "not in the vector bank" in state.collect({"k": []})["reports"]["k"]["error"]
 
 
 def test_decoding_steps_of_one_batch_and_a_batch_that_moved_are_steered_alike(state):
@@ -337,7 +375,7 @@ def test_decoding_steps_of_one_batch_and_a_batch_that_moved_are_steered_alike(st
 
 def test_a_monitored_prompt_that_came_from_the_prefix_cache_fails(state):
     step(state, {"r": (monitor_spec(column(0)), 8, 4, 4)})
-    assert "prefix cache" in state.collect(["k"])["reports"]["k"]["error"]
+    assert "prefix cache" in state.collect({"k": []})["reports"]["k"]["error"]
 
 
 # ----------------------------------------------------------------------------------------------------- every position
@@ -355,7 +393,7 @@ def test_every_position_is_kept_once_before_or_after_steering(state):
         step(state, {"plain": (None, 2, 0, 2), "r": (spec, 3, 0, 2)})
         step(state, {"r": (spec, 3, 0, 3)})  # preempted, computed anew
         step(state, {"plain": (None, 2, 2, 1), "r": (spec, 3, 3, 1)})
-        each = load(state.collect(["k"])["captures"])["k/each"]
+        each = load(state.collect({"k": []})["captures"])["k/each"]
         assert each.shape == (3, 2, D_MODEL)
         assert each[:, 0].tolist() == [[p + 1.0] * D_MODEL for p in (1, 2, 3)]
         assert each[:, 1].tolist() == [[p + 1.0 + added, *[p + 1.0] * (D_MODEL - 1)] for p in (1, 2, 3)]
@@ -365,16 +403,16 @@ def test_every_position_is_kept_once_before_or_after_steering(state):
 def test_every_position_of_one_request_does_not_hold_more_than_the_limit():
     state = SteeringState(EngineSettings(max_spool_bytes=3 * D_MODEL * 4), SHAPE)
     step(state, {"r": (each_spec(layers=[0]), 3, 0, 3)})
-    assert state.ending_indices() == []
+    assert not verdict(state)
     step(state, {"r": (each_spec(layers=[0]), 3, 3, 1)})
-    assert state.ending_indices() == [0]
-    assert "more than 48 bytes" in state.collect(["k"])["reports"]["k"]["error"]
+    assert verdict(state) == StepVerdict(failed=["r"])
+    assert "more than 48 bytes" in state.collect({"k": []})["reports"]["k"]["error"]
     state.remove("r")
     step(state, {"s": (each_spec(layers=[0]), 3, 0, 3)})
-    assert state.collect(["k"])["reports"]["k"]["error"] is None
+    assert state.collect({"k": []})["reports"]["k"]["error"] is None
 
 
 def test_an_engine_that_does_not_come_by_at_each_layer_refuses_to_keep_every_position():
     state = SteeringState(EngineSettings(), replace(SHAPE, each_position=False))
     step(state, {"r": (each_spec(), 3, 0, 3)})
-    assert "--enforce-eager" in state.collect(["k"])["reports"]["k"]["error"]
+    assert "--enforce-eager" in state.collect({"k": []})["reports"]["k"]["error"]

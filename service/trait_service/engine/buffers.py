@@ -1,5 +1,7 @@
 """Buffers of fixed shape that the operation reads: they never run out, and CUDA graphs may hold their addresses."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from trait_core.errors import SteeringFailedError
@@ -25,6 +27,31 @@ def on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     out = torch.empty(source.shape, dtype=source.dtype, device=device)
     send(array, out)
     return out
+
+
+class HostCopy:
+    """A copy of a tensor on its way to the host.
+
+    Args:
+        source: On the CPU it is copied at once; else when the device comes to it.
+    """
+
+    def __init__(self, source: torch.Tensor) -> None:
+        self._event: Any = None
+        if source.device.type == "cuda":
+            self._host = torch.empty(source.shape, dtype=source.dtype, pin_memory=True)
+            self._host.copy_(source, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._host = source.clone()
+
+    def read(self) -> torch.Tensor:
+        """The copy, on the host; waits for the device."""
+        if self._event is not None:
+            self._event.synchronize()
+            self._event = None
+        return self._host
 
 
 class Mirrored:

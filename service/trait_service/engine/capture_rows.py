@@ -2,12 +2,13 @@
 
 import heapq
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from trait_core.errors import SteeringFailedError
 
-from trait_service.engine.buffers import on_device
+from trait_service.engine.buffers import HostCopy, on_device
 
 NEVER = -1
 
@@ -92,31 +93,64 @@ class CaptureRows:
         """Note the absolute positions that wait from this step on; both `(n,)`."""
         self.deferred_position[rows] = positions
 
-    def read(self, rows: Sequence[int], layers: Sequence[int], limit: int) -> dict[str, torch.Tensor]:
-        """Means over pools; waits for the device, once.
+    def read(self, rows: Sequence[int], layers: Sequence[int]) -> "PoolReading":
+        """Start to read pools; they may be given back at once.
 
         Args:
             rows: The pools' rows.
             layers: Layers to read.
+        """
+        n_layers = self.sums.shape[1]
+        at = on_device(np.add.outer(np.array(rows) * n_layers, np.array(layers)).ravel(), self.sums.device)
+        return PoolReading(
+            n_layers=len(layers),
+            counts=self.counts[rows],
+            waiting=self.deferred_position[rows],
+            sums=HostCopy(_gathered(self.sums, self.norms, at)),
+            last=None
+            if self.last is None or self.last_norms is None
+            else HostCopy(_gathered(self.last, self.last_norms, at)),
+        )
+
+
+@dataclass(frozen=True)
+class PoolReading:
+    """Pools of one request on their way to the host; rows are pool by pool, then layer by layer.
+
+    Args:
+        n_layers: Layers that are read.
+        counts: `(n_pools,)` positions, the waiting one included.
+        waiting: `(n_pools,)` absolute position that waits in `last`; `NEVER` for none.
+        sums: `(n_pools * n_layers, d_model + 1)` float32: sums, and sums of norms in the last column.
+        last: As `sums`, of the waiting position; None if none waits, ever.
+    """
+
+    n_layers: int
+    counts: np.ndarray
+    waiting: np.ndarray
+    sums: HostCopy
+    last: HostCopy | None
+
+    def means(self, limit: int) -> dict[str, torch.Tensor]:
+        """Means over pools; waits for the device.
+
+        Args:
             limit: One past the last position that counts: a waiting position from there on is left out.
 
         Returns:
             `mean` float32 `(n_pools, n_layers_read, d_model)` and `norm` float32 `(n_pools, n_layers_read)`, residual
             units; `count` int32 `(n_pools,)`.
         """
-        n_layers, d_model = self.sums.shape[1:]
-        at = on_device(np.add.outer(np.array(rows) * n_layers, np.array(layers)).ravel(), self.sums.device)
-        counts, waits = self.counts[rows], self.deferred_position[rows] < limit
-        read = _gathered(self.sums, self.norms, at)
-        if self.last is not None and self.last_norms is not None:
-            counts = counts - ~waits
-            kept = on_device(np.repeat(waits, len(layers)), self.sums.device)
-            read += torch.where(kept[:, None], _gathered(self.last, self.last_norms, at), 0.0)
+        counts, sums = self.counts, self.sums.read()
+        if self.last is not None:
+            stays = self.waiting < limit
+            counts = counts - ~stays
+            sums = sums + torch.where(torch.from_numpy(np.repeat(stays, self.n_layers))[:, None], self.last.read(), 0.0)
         divisor = torch.from_numpy(counts).clamp(min=1).to(torch.float32)
-        means = read.cpu().view(len(rows), len(layers), d_model + 1) / divisor[:, None, None]
+        means = sums.view(len(counts), self.n_layers, -1) / divisor[:, None, None]
         return {
-            "mean": means[..., :d_model].contiguous(),
-            "norm": means[..., d_model].contiguous(),
+            "mean": means[..., :-1].contiguous(),
+            "norm": means[..., -1].contiguous(),
             "count": torch.from_numpy(counts).to(torch.int32),
         }
 

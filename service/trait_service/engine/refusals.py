@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from trait_service.engine.errors import UnsupportedEngineError
-from trait_service.engine.settings import SCHEDULER, EngineSettings
+from trait_service.engine.settings import ASYNC_SCHEDULER, SCHEDULER, EngineSettings
 
 _INT4_IN_FLOAT32 = "INT4 weights run in bfloat16 on the CPU, not in float32: start with --dtype bfloat16"
 
@@ -26,7 +26,6 @@ class EngineOptions:
         connector: Key-value blocks come from elsewhere: positions that never pass the layers.
         fast_prefill: Later layers see the last prompt positions only.
         sequence_parallel: A layer sees some of the step's tokens only. With experts it comes on by itself.
-        asynchronous: A step is prepared while the last one runs, and may compute one position past a reply's end.
         lockstep: Engines of a mixture of experts run dummy steps to stay in step with each other.
     """
 
@@ -36,7 +35,6 @@ class EngineOptions:
     connector: bool
     fast_prefill: bool
     sequence_parallel: bool
-    asynchronous: bool
     lockstep: bool = False
 
     @classmethod
@@ -49,7 +47,6 @@ class EngineOptions:
             connector=bool(args.kv_transfer_config) or args.kv_offloading_size is not None,
             fast_prefill=bool(args.kv_sharing_fast_prefill),
             sequence_parallel=_splits_tokens(args),
-            asynchronous=bool(args.async_scheduling),
         )
 
     @classmethod
@@ -63,7 +60,6 @@ class EngineOptions:
             connector=config.kv_transfer_config is not None,
             fast_prefill=config.cache_config.kv_sharing_fast_prefill,
             sequence_parallel=_splits_tokens(parallel),
-            asynchronous=bool(config.scheduler_config.async_scheduling),
             lockstep=config.model_config.is_moe and parallel.data_parallel_size > 1,
         )
 
@@ -78,7 +74,6 @@ class EngineOptions:
             "sequence parallelism (--enable-hc-sp, or --enable-expert-parallel with tensor and data parallelism)": (
                 self.sequence_parallel
             ),
-            "asynchronous scheduling (--async-scheduling; CUDA's default: --no-async-scheduling)": self.asynchronous,
             "data parallelism of a mixture of experts (--data-parallel-size)": self.lockstep,
         }
         return [refusal(what) for what, chosen in named.items() if chosen]
@@ -102,10 +97,11 @@ def check(config: Any) -> EngineSettings:
     settings = EngineSettings.from_additional_config(config.additional_config)
     if settings is None:
         problems.append("worker_cls is the trait-steering worker, but additional_config holds no block for it")
-    if config.scheduler_config.scheduler_cls != SCHEDULER:
+    scheduler = ASYNC_SCHEDULER if config.scheduler_config.async_scheduling else SCHEDULER
+    if config.scheduler_config.scheduler_cls != scheduler:
         problems.append(
             f"scheduler_cls is {config.scheduler_config.scheduler_cls!r}: steered requests would share prefix-cache "
-            f"blocks with others; it must be {SCHEDULER!r} (as `engine_args` sets it)"
+            f"blocks with others; it must be {scheduler!r} (as `engine_args` sets it)"
         )
     on_cpu = config.device_config.device_type == "cpu"
     quantisation = getattr(config.model_config.hf_config, "quantization_config", None) or {}

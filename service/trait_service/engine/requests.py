@@ -75,31 +75,45 @@ class LiveRequest:
     collected: bool = False
 
     @property
-    def ends_now(self) -> bool:
-        """True if generation must stop now: the request failed, or crossed a bound that stops."""
-        return self.error is not None or (self.bound_hit is not None and self.bound_hit.stop)
+    def has_bounds(self) -> bool:
+        """True if a monitored direction has a bound."""
+        return self.spec.monitor is not None and self.spec.monitor.has_bounds
 
-    def report(self) -> RequestReport:
-        """The report of the positions so far."""
+    def stopped_before(self, position: int) -> bool:
+        """True if a bound that stops was crossed below a position."""
+        hit = self.bound_hit
+        return hit is not None and hit.stop and hit.position < position
+
+    def limit(self, n_generated: int | None) -> int:
+        """One past the last position whose token is part of the text; None if all computed positions are.
+
+        The engine computes a step before it knows that the last one ended the text.
+        """
+        return UNBOUNDED if n_generated is None else self.n_prompt + max(n_generated - 1, 0)
+
+    def report(self, limit: int = UNBOUNDED) -> RequestReport:
+        """The report of the positions so far that are below a limit."""
         if self.error is not None:
             return RequestReport(key=self.spec.key, n_prompt=self.n_prompt, error=self.error)
         touched = union(
             {(int(start), int(stop)) for start, stop in zip(self.terms["start"], self.terms["stop"], strict=True)}
         )
+        computed_to, hit = min(self.computed_to, limit), self.bound_hit
         return RequestReport(
             key=self.spec.key,
             n_prompt=self.n_prompt,
-            steered_prompt=overlap(touched, 0, min(self.n_prompt, self.computed_to)),
-            steered_generated=overlap(touched, self.n_prompt, self.computed_to),
+            steered_prompt=overlap(touched, 0, min(self.n_prompt, computed_to)),
+            steered_generated=overlap(touched, self.n_prompt, computed_to),
             steered_cached=overlap(touched, 0, min(self.n_prompt, self.first_computed)),
-            bound_hits=() if self.bound_hit is None else (self.bound_hit,),
+            bound_hits=() if hit is None or hit.position >= limit else (hit,),
         )
 
-    def all_projections(self) -> torch.Tensor:
-        """`(n_positions, n_columns)` float32, from the first position that is projected."""
+    def all_projections(self, limit: int = UNBOUNDED) -> torch.Tensor:
+        """`(n_positions, n_columns)` float32, from the first position that is projected to the limit."""
         if len(self.projections) != 1:
             self.projections = [np.concatenate([np.empty((0, len(self.monitored)), np.float32), *self.projections])]
-        return torch.from_numpy(self.projections[0])
+        first = int(self.monitored["start"][0])
+        return torch.from_numpy(self.projections[0][: max(limit - first, 0)])
 
     def note_projections(self, values: np.ndarray, first_position: int) -> None:
         """Keep a step's projections and look at the bounds.
@@ -110,7 +124,7 @@ class LiveRequest:
         """
         self.projections.append(values)
         monitor = self.spec.monitor
-        if self.bound_hit is not None or monitor is None or not monitor.has_bounds:
+        if self.bound_hit is not None or monitor is None or not self.has_bounds:
             return
         generating = max(self.n_prompt - 1 - first_position, 0)
         for i, row in enumerate(values[generating:].tolist()):

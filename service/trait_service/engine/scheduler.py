@@ -1,63 +1,145 @@
-"""vLLM's scheduler with one change: which prefix-cache blocks a steered request may share.
+"""vLLM's schedulers with two changes: which prefix-cache blocks a steered request may share, and what ends a request.
 
 A cached block is found by a hash that is chained over all tokens before it. A steered request's blocks that end before
 its first steered position hold what the unsteered model computes, and keep vLLM's own hashes: they are shared with
 everybody. The first block that holds a steered position gets a key of what the steering does mixed into its hash, and
 every later block, generated ones too, inherits it through the chain: it serves equal steering only. The user's own
 `cache_salt` and adapters are in vLLM's hashes already.
+
+A request whose steering failed in the worker, or that crossed a bound of its monitor, ends here: the worker says so with
+the output of the step, and the step's token becomes an end token, whatever the request's own rules for stopping are.
 """
 
 import hashlib
 import secrets
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
 from trait_core.errors import SteeringFailedError
 from vllm.utils.hashing import get_hash_fn_by_name
 from vllm.v1.core.kv_cache_utils import BlockHash, hash_block_tokens
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
 from vllm.v1.request import Request
 
 from trait_service.engine.arithmetic import coefficients
 from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.requests import scope_interval
 from trait_service.engine.spec import EXTRA_ARGS_KEY, RequestSpec, TermSpec
-
-FAILED_REQUESTS = "trait_failed"
-"""Attribute of a step's `ModelRunnerOutput`: ids of requests whose steering failed in the worker."""
+from trait_service.engine.step_output import verdict_of
 
 Hasher = Callable[[Request], list[BlockHash]]
 
 
-class TraitScheduler(Scheduler):
-    """vLLM's scheduler; steered requests get separate block hashes from the first steered position on."""
+class _SteeredScheduling:
+    """Changes to both of vLLM's schedulers."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.connector is not None:
+        scheduler: Any = self
+        if scheduler.connector is not None:
             # Some connectors name blocks by tokens and salt alone.
             raise UnsupportedEngineError("KV connectors are not supported: leave kv_transfer_config out")
-        self._hash = get_hash_fn_by_name(self.cache_config.prefix_caching_hash_algo)
+        self._hash = get_hash_fn_by_name(scheduler.cache_config.prefix_caching_hash_algo)
+        self._end_token = _end_token(scheduler.vllm_config.model_config)
+        self._freed_in_flight: dict[str, list[int]] = {}
+        self._steered_sessions: set[str] = set()
 
     def add_request(self, request: Request) -> None:
         """As vLLM does, after the request's steering has entered its block hashes."""
+        scheduler: Any = self
         # A request that continues a streaming session brings tokens only: its hasher is never called.
-        if request.request_id not in self.requests:
-            branch_hashes(request, self.hash_block_size, self._hash)
-        super().add_request(request)
+        if request.request_id not in scheduler.requests:
+            branch_hashes(request, scheduler.hash_block_size, self._hash)
+            if request.resumable and _spec_text(request) is not None:
+                self._steered_sessions.add(request.request_id)
+        super().add_request(request)  # type: ignore[misc]
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput) -> Any:
-        """As vLLM does; blocks of requests that could not be steered are taken out of the prefix cache.
+        """As vLLM does; requests that get no more text end, and the blocks of failed ones leave the prefix cache."""
+        verdict = verdict_of(model_runner_output)
+        for request_id in verdict.failed:
+            self._forget_blocks(request_id)
+        for request_id in dict.fromkeys([*verdict.failed, *verdict.ended]):
+            self._end(request_id, model_runner_output)
+        if self._freed_in_flight:
+            for request_id in scheduler_output.num_scheduled_tokens:
+                self._freed_in_flight.pop(request_id, None)
+        return super().update_from_output(scheduler_output, model_runner_output)  # type: ignore[misc]
 
-        They were computed unsteered, under hashes that say otherwise.
+    def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        self._steered_sessions.discard(request.request_id)
+        if request.num_in_flight_tokens > 0 and _spec_text(request) is not None:
+            self._freed_in_flight[request.request_id] = self._blocks(request.request_id)
+        return super()._free_request(request, *args, **kwargs)  # type: ignore[misc]
+
+    def _forget_blocks(self, request_id: str) -> None:
+        """Take the blocks of a failed request out of the prefix cache: they were computed unsteered, under hashes that say otherwise.
+
+        It may have been aborted while the step ran.
         """
-        for request_id in vars(model_runner_output).get(FAILED_REQUESTS, ()):
-            for group in self.kv_cache_manager.get_block_ids(request_id):
-                self.kv_cache_manager.evict_blocks(set(group))
-        return super().update_from_output(scheduler_output, model_runner_output)
+        scheduler: Any = self
+        blocks = self._freed_in_flight.get(request_id) or self._blocks(request_id)
+        scheduler.kv_cache_manager.evict_blocks(set(blocks))
+
+    def _blocks(self, request_id: str) -> list[int]:
+        scheduler: Any = self
+        return [block for group in scheduler.kv_cache_manager.get_block_ids(request_id) for block in group]
+
+    def _end(self, request_id: str, output: ModelRunnerOutput) -> None:
+        """Make the step's token of a request an end token, and its last."""
+        scheduler: Any = self
+        request = scheduler.requests.get(request_id)
+        index = output.req_id_to_index[request_id]
+        if request is None or request.is_finished() or not output.sampled_token_ids[index]:
+            return  # gone, or still in its prompt
+        output.sampled_token_ids[index] = [self._end_token]
+        if output.logprobs is not None:
+            _say_certain(output.logprobs, index, self._end_token)
+        params = copy(request.sampling_params)
+        params._eos_token_id = self._end_token  # noqa: SLF001 - None if the request ignores it
+        request.sampling_params = params
+        request.structured_output_request = None  # a grammar need not accept the end here
+
+
+class TraitScheduler(_SteeredScheduling, Scheduler):  # type: ignore[misc]
+    """vLLM's synchronous scheduler; steered requests get separate block hashes from the first steered position on."""
+
+
+class TraitAsyncScheduler(_SteeredScheduling, AsyncScheduler):  # type: ignore[misc]
+    """vLLM's asynchronous scheduler; steered requests get separate block hashes from the first steered position on."""
+
+    def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
+        super()._update_after_schedule(scheduler_output)
+        for request_id in self._steered_sessions.intersection(scheduler_output.num_scheduled_tokens):
+            # The turn may end with this step: a position beyond it would be computed again, with another token.
+            self.requests[request_id].next_decode_eligible_step = self.current_step + 2
+
+
+def _end_token(model_config: Any) -> int:
+    """Token that ends a request which gets no more text; it is not part of its text."""
+    token = getattr(model_config.hf_text_config, "eos_token_id", None)
+    if isinstance(token, list):
+        token = token[0] if token else None
+    return 0 if token is None else int(token)
+
+
+def _say_certain(logprobs: LogprobsLists, index: int, token: int) -> None:
+    """Replace the log-probabilities of a step's token, which is not handed out, by those of a certain token."""
+    row = index if logprobs.cu_num_generated_tokens is None else logprobs.cu_num_generated_tokens[index]
+    logprobs.logprob_token_ids[row] = token
+    logprobs.logprobs[row] = -np.inf
+    logprobs.logprobs[row, 0] = 0.0
+    logprobs.sampled_token_ranks[row] = 1
+
+
+def _spec_text(request: Request) -> object | None:
+    params = request.sampling_params
+    return None if params is None or not params.extra_args else params.extra_args.get(EXTRA_ARGS_KEY)
 
 
 class CacheBranch(NamedTuple):

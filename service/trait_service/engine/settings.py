@@ -14,9 +14,10 @@ from trait_service.options import Cli
 GRAPH_VERSION = 1
 """Raised whenever what is traced into the model's graph changes."""
 
-CPU_WORKER = "trait_service.engine.worker.TraitCPUWorker"
-CUDA_WORKER = "trait_service.engine.worker.TraitCUDAWorker"
+CPU_WORKER = "trait_service.engine.worker_cpu.TraitCPUWorker"
+CUDA_WORKER = "trait_service.engine.worker_cuda.TraitCUDAWorker"
 SCHEDULER = "trait_service.engine.scheduler.TraitScheduler"
+ASYNC_SCHEDULER = "trait_service.engine.scheduler.TraitAsyncScheduler"
 
 
 class EngineSettings(BaseModel):
@@ -54,10 +55,18 @@ class EngineSettings(BaseModel):
         return cls.model_validate(additional_config[EXTRA_ARGS_KEY])
 
 
-def engine_args(settings: EngineSettings, *, cuda: bool) -> dict[str, Any]:
-    """Arguments for vLLM's `EngineArgs` (or `LLM`) that put the plugin into an engine."""
+def engine_args(settings: EngineSettings, *, cuda: bool, asynchronous: bool | None = None) -> dict[str, Any]:
+    """Arguments for vLLM's `EngineArgs` (or `LLM`) that put the plugin into an engine.
+
+    Args:
+        settings: Sizes of the buffers.
+        cuda: The engine runs on CUDA, else on the CPU.
+        asynchronous: A step is prepared while the last one runs; None: as stock vLLM does, on CUDA only.
+    """
+    asynchronous = cuda if asynchronous is None else asynchronous
     return {
         "worker_cls": CUDA_WORKER if cuda else CPU_WORKER,
-        "scheduler_cls": SCHEDULER,
+        "scheduler_cls": ASYNC_SCHEDULER if asynchronous else SCHEDULER,
+        "async_scheduling": asynchronous,
         "additional_config": settings.to_additional_config(),
     }

@@ -5,6 +5,7 @@ One instance a worker. The runner calls `prepare` before each forward pass and `
 """
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,6 @@ import numpy as np
 import torch
 from safetensors.torch import save
 from trait_core.errors import SteeringFailedError, TraitError
-from trait_core.positions import UNBOUNDED
 
 from trait_service.engine.batch import LiveBatch, Step
 from trait_service.engine.buffers import VectorBank
@@ -28,10 +28,11 @@ from trait_service.engine.requests import (
     pool_intervals,
     term_array,
 )
-from trait_service.engine.results import Captured, Results
+from trait_service.engine.results import Finished, Results
 from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import RequestSpec
+from trait_service.engine.step_end import EndOfStep, ProjectionQueue, StepProjections
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +53,10 @@ class EngineShape:
         max_requests: Largest number of requests in one batch.
         max_tokens: Largest number of tokens in one step.
         device: The model's device.
+        asynchronous: A step is prepared while the last one runs: a request may be computed one position past its end.
         captures: This worker keeps captures and projections (one worker does under tensor parallelism).
         sees_all_layers: False for a stage of a pipeline: it cannot act on what another one sees.
         each_position: Every position can be kept; this needs the host at each layer of each step.
-        asynchronous: The next step starts before this one's tokens are known: one position past a reply's end may be computed.
     """
 
     n_layers: int
@@ -63,10 +64,10 @@ class EngineShape:
     max_requests: int
     max_tokens: int
     device: torch.device
+    asynchronous: bool = False
     captures: bool = True
     sees_all_layers: bool = True
     each_position: bool = True
-    asynchronous: bool = False
 
 
 class SteeringState:
@@ -91,6 +92,8 @@ class SteeringState:
         self.idle = True
         self.unchecked: dict[int, str] = {}  # layer -> class, until the first forward pass has shown what it returns
         self._step = self._new_step()
+        # The runner of a stage that puts out no tokens is never asked for its step's verdict.
+        self._never_asked = not shape.sees_all_layers
         refusal = None if shape.each_position else NO_EACH_POSITION
         self._spools = Spools(shape.d_model, settings.max_spool_bytes, writes=shape.captures, refusal=refusal)
         self._live: dict[str, LiveRequest] = {}
@@ -99,6 +102,7 @@ class SteeringState:
         self._batch_ids: list[str] | None = None
         self._batch = LiveBatch(0, [])
         self._current = Step(*(np.empty(0, dtype=np.int64),) * 3, n_tokens=0)
+        self._projections = ProjectionQueue()
         self._results = Results(settings.max_results_waiting)
 
     def _new_step(self) -> CpuStep | CudaStep:
@@ -139,14 +143,28 @@ class SteeringState:
         if self._spools.active:
             self._spools.keep(residual, hidden, layer, before_steering=False)
 
-    def finish(self) -> None:
-        """Note that the forward pass is done: its positions are computed, its projections can be read."""
+    def finish(self) -> EndOfStep | None:
+        """Note that the forward pass was started: its positions count as computed.
+
+        Returns:
+            The step's end, known once the device is done; None if no request of the step is steered, captured or monitored.
+        """
         if self.idle:
-            return
-        step, batch = self._current, self._batch
+            return None
+        assert self._batch_ids is not None, "prepare() has set it"
+        step, batch, ids = self._current, self._batch, self._batch_ids
+        projections = None
         if batch.monitored_requests and self.shape.captures:
-            self._keep_projections(step)
+            projections = StepProjections.of(step, batch, self._step.copy_values(step.n_tokens))
+            self._projections.push(projections)
         batch.advance(step)
+        failed = [ids[index] for index, request in batch.live if request.error is not None]
+        bounded = [
+            (ids[index], request, int(step.n_computed[index] + step.n_scheduled[index]))
+            for index, request in batch.monitored_requests
+            if request.has_bounds
+        ]
+        return EndOfStep(failed, bounded, projections, self._projections)
 
     def rest(self, *, dummy: bool = False) -> None:
         """No request in the next forward pass is steered, captured or monitored.
@@ -157,14 +175,6 @@ class SteeringState:
         self._step.rest(dummy=dummy)
         self._spools.rest()
         self.idle = True
-
-    def failed_indices(self) -> list[int]:
-        """Places in the batch of requests that cannot be steered as asked."""
-        return [index for index, request in self._batch.live if request.error is not None]
-
-    def ending_indices(self) -> list[int]:
-        """Places in the batch of requests that must not get more text: steering failed, or a bound was crossed."""
-        return [index for index, request in self._batch.live if request.ends_now]
 
     def remove(self, request_id: str) -> None:
         """Remove a request that has left the engine: finished or aborted."""
@@ -184,22 +194,22 @@ class SteeringState:
 
     # ------------------------------------------------------------------------------------------ results
 
-    def collect(self, keys: list[str]) -> dict[str, Any]:
+    def collect(self, lengths: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """Take the reports, captures and projections of requests that are done (or nearly: those of the last step).
 
         Args:
-            keys: `RequestSpec.key`s.
+            lengths: `RequestSpec.key` -> generated tokens of each completion; empty if not known.
 
         Returns:
             As `Results.take`.
         """
         self._batch.settle()
-        wanted = set(keys)
-        for request in self._live.values():
-            if request.spec.key in wanted and not request.collected:
-                self._keep_result(request)
-                request.collected = True
-        return self._results.take(keys)
+        with self._projections.settled(everything=self._never_asked):
+            for request in self._live.values():
+                if request.spec.key in lengths and not request.collected:
+                    self._keep_result(request)
+                    request.collected = True
+            return self._results.take(lengths)
 
     def projections(self, after: dict[str, int]) -> bytes:
         """Projections so far of monitored requests that are still running.
@@ -211,13 +221,14 @@ class SteeringState:
             safetensors bytes, `<key>/projections/<completion>` float32 `(n_positions, n_columns)`: the rest. A key that
             is not live is missing.
         """
-        found = {
-            f"{request.spec.key}/projections/{request.completion}": request.all_projections()[
-                after[request.spec.key] :
-            ].clone()
-            for request in self._live.values()
-            if len(request.monitored) and request.error is None and request.spec.key in after
-        }
+        with self._projections.settled(everything=self._never_asked):
+            found = {
+                f"{request.spec.key}/projections/{request.completion}": request.all_projections()[
+                    after[request.spec.key] :
+                ].clone()
+                for request in self._live.values()
+                if len(request.monitored) and request.error is None and request.spec.key in after
+            }
         return save(found) if found else b""
 
     def stats(self) -> dict[str, int]:
@@ -304,26 +315,16 @@ class SteeringState:
             elif self.shape.captures:
                 request.capture_rows = self.pools.take(len(request.pools))
 
-    def _keep_projections(self, step: Step) -> None:
-        """Hand each monitored request its part of the step's projections; positions computed again are left out."""
-        values = self._step.copy_values(step.n_tokens).read()
-        for index, request in self._batch.monitored_requests:
-            computed = int(step.n_computed[index])
-            first = max(computed, int(self._batch.computed_to[index]), int(request.monitored["start"][0]))
-            place = int(step.first_place[index])
-            fresh = values[place + first - computed : place + int(step.n_scheduled[index]), : len(request.monitored)]
-            if len(fresh):
-                request.note_projections(fresh.copy(), first)
-
     def _keep_result(self, request: LiveRequest) -> None:
-        if request.error is not None:
-            self._results.keep(request.report(), None)
-            return
-        captured: Captured = {}
-        if request.capture_rows:
-            captured = self.pools.read(request.capture_rows, request.captured_layers, limit=UNBOUNDED)
-        if request.spool is not None:
-            captured["each"] = torch.from_numpy(request.spool.read())
-        if len(request.monitored) and self.shape.captures:
-            captured[f"projections/{request.completion}"] = request.all_projections()
-        self._results.keep(request.report(), captured or None)
+        self._results.keep(
+            Finished(
+                request,
+                pooled=(
+                    self.pools.read(request.capture_rows, request.captured_layers)
+                    if request.capture_rows and request.error is None
+                    else None
+                ),
+                each=None if request.spool is None or request.error is not None else request.spool.read(),
+                projects=len(request.monitored) > 0 and self.shape.captures,
+            )
+        )

@@ -1,4 +1,4 @@
-"""Workers: vLLM's own with a steered model runner, and the RPC that the HTTP side calls through `collective_rpc`."""
+"""The common part of all steered workers: the check at start-up, and the RPC that the HTTP side calls through `collective_rpc`."""
 
 from collections import Counter
 from importlib.metadata import version
@@ -8,12 +8,8 @@ import torch
 import vllm
 from torch import nn
 from trait_core.schema import Operation
-from vllm.v1.worker.cpu_worker import CPUWorker
-from vllm.v1.worker.gpu_worker import Worker
 
 from trait_service.engine import refusals
-from trait_service.engine.errors import UnsupportedEngineError
-from trait_service.engine.runner import TraitCPUModelRunner, TraitCUDAModelRunner
 from trait_service.engine.state import SteeringState
 
 OPERATIONS = get_args(Operation)
@@ -77,9 +73,9 @@ class SteeringWorkerMixin:
         for digest, data in put.items():
             self.trait_state.bank.put(digest, data)
 
-    def trait_collect(self, keys: list[str]) -> dict[str, Any]:
+    def trait_collect(self, lengths: dict[str, list[int]]) -> dict[str, Any]:
         """Take reports and captures: see `SteeringState.collect`."""
-        return self.trait_state.collect(keys)
+        return self.trait_state.collect(lengths)
 
     def trait_projections(self, after: dict[str, int]) -> bytes:
         """Projections of live requests: see `SteeringState.projections`."""
@@ -87,29 +83,11 @@ class SteeringWorkerMixin:
 
     def trait_discard(self, keys: list[str]) -> None:
         """Discard reports and captures that will not be fetched."""
-        self.trait_state.collect(keys)
+        self.trait_state.collect(dict.fromkeys(keys, ()))
 
     def trait_stats(self) -> dict[str, int]:
         """Occupancy of the buffers."""
         return self.trait_state.stats()
-
-
-class TraitCPUWorker(SteeringWorkerMixin, CPUWorker):
-    """vLLM's CPU worker, steered."""
-
-    def init_device(self) -> None:
-        """As vLLM does; then the runner becomes ours."""
-        super().init_device()
-        _adopt(self.model_runner, TraitCPUModelRunner)
-
-
-class TraitCUDAWorker(SteeringWorkerMixin, Worker):
-    """vLLM's CUDA worker, steered. Not yet run on a GPU."""
-
-    def _make_model_runner(self) -> Any:
-        runner = super()._make_model_runner()
-        _adopt(runner, TraitCUDAModelRunner)
-        return runner
 
 
 def weight_shares(model: nn.Module) -> dict[str, float]:
@@ -123,17 +101,3 @@ def weight_shares(model: nn.Module) -> dict[str, float]:
         if handle is not None:
             sizes["int8"] += handle.k * handle.n
     return {dtype: round(size / sizes.total(), 4) for dtype, size in sizes.most_common()}
-
-
-def _adopt(runner: Any, steered: type) -> None:
-    """Swap the class of a runner for its steered subclass.
-
-    Raises:
-        UnsupportedEngineError: vLLM made another runner than the one that the subclass extends.
-    """
-    if type(runner) not in steered.__mro__:
-        raise UnsupportedEngineError(
-            f"model runner {type(runner).__module__}.{type(runner).__name__} is not supported: steering runs on vLLM's "
-            "V1 runner; set VLLM_USE_V2_MODEL_RUNNER=0"
-        )
-    runner.__class__ = steered

@@ -6,7 +6,7 @@ request that failed in the worker has no answer. The prefix cache is the schedul
 """
 
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -248,12 +248,16 @@ class SteeredEngineClient:
     ) -> AsyncGenerator[RequestOutput, None]:
         """The engine's outputs; the last one once the worker has reported."""
         collected = False
+        lengths = [0] * spec.n
         try:
             outputs: AsyncGenerator[RequestOutput, None] = self._engine.generate(prompt, params, request_id, **options)
             async with aclosing(outputs):
                 async for output in outputs:
+                    for completion in output.outputs:
+                        before = lengths[completion.index] if params.output_kind == RequestOutputKind.DELTA else 0
+                        lengths[completion.index] = before + len(completion.token_ids)
                     if output.finished:
-                        found = await self._report(spec.key, output)
+                        found = await self._report(spec.key, lengths, output)
                         run.collect(spec.key, found)
                         collected = True
                         count_positions(found.report.steered_prompt, found.report.steered_generated)
@@ -263,7 +267,7 @@ class SteeredEngineClient:
             if not collected:
                 self._fetcher.discard(spec.key)
 
-    async def _report(self, key: str, output: RequestOutput) -> Collected:
+    async def _report(self, key: str, lengths: Sequence[int], output: RequestOutput) -> Collected:
         """Fetch the workers' results of a request that has ended.
 
         Raises:
@@ -271,7 +275,7 @@ class SteeredEngineClient:
             SteeringFailedError: They failed it, or have no report of it.
         """
         try:
-            return await self._fetcher.collect(key)
+            return await self._fetcher.collect(key, lengths)
         except NoReportError:
             if {completion.finish_reason for completion in output.outputs} == {"abort"}:
                 raise AbortedError("the request was aborted before it had begun; send it again") from None

@@ -1,7 +1,7 @@
 """Fetches reports, captures and projections: many requests, one call to the workers at a time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,10 @@ from trait_core.errors import SteeringFailedError
 
 from trait_service.engine_link.workers import Collected
 
-Fetch = Callable[[Sequence[str]], Awaitable[dict[str, Collected]]]
+Lengths = Mapping[str, Sequence[int]]
+"""Key -> generated tokens of each completion."""
+
+Fetch = Callable[[Lengths], Awaitable[dict[str, Collected]]]
 Discard = Callable[[Sequence[str]], Awaitable[None]]
 Rows = dict[int, np.ndarray]
 """Completion -> `(n_positions, n_columns)` float32."""
@@ -34,18 +37,22 @@ class ResultFetcher:
         self._discard = discard
         self._follow = follow
         self._followed: dict[str, tuple[int, asyncio.Future[Rows]]] = {}
-        self._wanted: dict[str, asyncio.Future[Collected]] = {}
+        self._wanted: dict[str, tuple[Sequence[int], asyncio.Future[Collected]]] = {}
         self._unwanted: list[str] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def collect(self, key: str) -> Collected:
-        """The workers' results of the finished request `key`.
+    async def collect(self, key: str, lengths: Sequence[int]) -> Collected:
+        """The workers' results of a finished request.
+
+        Args:
+            key: Key of its spec.
+            lengths: Generated tokens of each of its completions.
 
         Raises:
             NoReportError: They have no report of it.
             SteeringFailedError: It failed there.
         """
-        future = self._wanted.setdefault(key, asyncio.get_running_loop().create_future())
+        _, future = self._wanted.setdefault(key, (lengths, asyncio.get_running_loop().create_future()))
         self._start()
         collected = await future
         if collected.report.error:
@@ -84,14 +91,14 @@ class ResultFetcher:
                 if unwanted:
                     await self._discard(unwanted)
                 seen = await self._follow({key: after for key, (after, _) in followed.items()}) if followed else {}
-                found = await self._fetch(list(wanted)) if wanted else {}
+                found = await self._fetch({key: lengths for key, (lengths, _) in wanted.items()}) if wanted else {}
             except Exception as error:  # noqa: BLE001 - handed to every request that waits
-                _fail([*wanted.values(), *(future for _, future in followed.values())], error)
+                _fail([*(future for _, future in wanted.values()), *(future for _, future in followed.values())], error)
                 continue
             for key, (_, rows) in followed.items():
                 if not rows.done():
                     rows.set_result(seen.get(key, {}))
-            for key, future in wanted.items():
+            for key, (_, future) in wanted.items():
                 if future.done():
                     continue
                 if key in found:

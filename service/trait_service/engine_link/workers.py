@@ -82,11 +82,17 @@ class Workers:
         """Drop directions from the vector bank, then put new ones in; raises what a worker raises."""
         await self._call("trait_update_bank", put, drop)
 
-    async def collect(self, keys: Sequence[str]) -> dict[str, Collected]:
-        """Take reports and captures of finished requests; a key unknown to all workers is missing."""
+    async def collect(self, lengths: Mapping[str, Sequence[int]]) -> dict[str, Collected]:
+        """Take reports and captures of finished requests; a key unknown to all workers is missing.
+
+        Args:
+            lengths: Key -> generated tokens of each completion: positions computed beyond them do not count.
+        """
         reports: dict[str, RequestReport] = {}
         tensors: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
-        for answers in await self._call("trait_collect", list(keys)):
+        for answers in await self._call(
+            "trait_collect", {key: list(of_completion) for key, of_completion in lengths.items()}
+        ):
             found: dict[str, dict[str, Any]] = next((a["reports"] for a in answers if a and a["reports"]), {})
             for key, fields in found.items():
                 report = RequestReport.from_fields(fields)

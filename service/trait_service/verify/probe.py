@@ -102,7 +102,6 @@ class ProbeEngine:
     def __init__(self, model: str, dtype: str, *, cuda: bool, eager: bool) -> None:
         from vllm import LLM  # noqa: PLC0415 - reads the environment
 
-        options: dict[str, Any] = {"async_scheduling": False} if cuda else {}
         self._llm = LLM(
             model=model,
             dtype=cast("Any", dtype),
@@ -114,7 +113,6 @@ class ProbeEngine:
             use_tqdm_on_load=False,
             seed=0,
             **engine_args(EngineSettings(), cuda=cuda),
-            **options,
         )
         self._workers = Workers(_Rpc(self._llm))
         config = self._llm.llm_engine.vllm_config
@@ -155,7 +153,11 @@ class ProbeEngine:
                 )
             )
         outputs = self._llm.generate(prompts, params, use_tqdm=False)  # type: ignore[arg-type]
-        wanted = [key for key in keys if key is not None]
+        wanted = {
+            key: [len(completion.token_ids) for completion in output.outputs]
+            for key, output in zip(keys, outputs, strict=True)
+            if key is not None
+        }
         collected = asyncio.run(self._workers.collect(wanted)) if wanted else {}
         answers = []
         for output, key in zip(outputs, keys, strict=True):

@@ -1,0 +1,139 @@
+"""The end of a step: its projections on their way from the device, and the requests that get no more text.
+
+Nothing here holds up the next step: projections are read once the device has finished the step that made them.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Protocol
+
+import numpy as np
+
+from trait_service.engine.batch import LiveBatch, Step
+from trait_service.engine.requests import LiveRequest
+
+STEPS_UNREAD = 2
+"""Steps that the device may be working on; the projections of older ones are read without waiting."""
+
+
+@dataclass(frozen=True)
+class StepVerdict:
+    """Requests of one step that get no more text.
+
+    Args:
+        failed: Engine ids of requests that could not be steered as asked: their positions were computed unsteered.
+        ended: Engine ids of requests that crossed a bound that stops: the token of this step is not theirs.
+    """
+
+    failed: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.failed or self.ended)
+
+
+class StepValues(Protocol):
+    """A step's projections on their way to the host."""
+
+    def read(self) -> np.ndarray:
+        """`(n_tokens, MAX_MONITORED)` float32; waits for the device."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One request's rows of a step: places `span` of the step, from absolute position `first` on."""
+
+    request: LiveRequest
+    span: slice
+    first: int
+
+
+@dataclass(eq=False)
+class StepProjections:
+    """One step's projections.
+
+    Args:
+        values: The step's values, on their way.
+        parts: The rows of each monitored request; positions computed again are left out.
+    """
+
+    values: StepValues
+    parts: list[_Part] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, step: Step, batch: LiveBatch, values: StepValues) -> "StepProjections":
+        """Assign a step's rows to the requests of its batch; call it before the batch advances."""
+        made = cls(values)
+        for index, request in batch.monitored_requests:
+            computed, n_tokens = int(step.n_computed[index]), int(step.n_scheduled[index])
+            first = max(computed, int(batch.computed_to[index]), int(request.monitored["start"][0]))
+            if first < computed + n_tokens:
+                place = int(step.first_place[index])
+                made.parts.append(_Part(request, slice(place + first - computed, place + n_tokens), first))
+        return made
+
+    def deliver(self) -> None:
+        """Hand each request its rows."""
+        values = self.values.read()
+        for part in self.parts:
+            part.request.note_projections(values[part.span, : len(part.request.monitored)].copy(), part.first)
+
+
+class ProjectionQueue:
+    """Steps whose projections were not read yet, oldest first. Each is delivered once and in order, by any thread."""
+
+    def __init__(self) -> None:
+        self._steps: deque[StepProjections] = deque()
+        self._lock = Lock()
+
+    def push(self, step: StepProjections) -> None:
+        """Add the latest step; steps that are done by now are delivered."""
+        with self._lock:
+            self._steps.append(step)
+            while len(self._steps) > STEPS_UNREAD:
+                self._steps.popleft().deliver()
+
+    def deliver_to(self, step: StepProjections) -> None:
+        """Deliver a step and those before it; waits for the device."""
+        with self._lock:
+            while step in self._steps:
+                self._steps.popleft().deliver()
+
+    @contextmanager
+    def settled(self, *, everything: bool) -> Iterator[None]:
+        """Nothing is delivered inside the block.
+
+        Args:
+            everything: Deliver all steps before, and wait for the device; else those stay that no output was made of.
+        """
+        with self._lock:
+            while everything and self._steps:
+                self._steps.popleft().deliver()
+            yield
+
+
+@dataclass(frozen=True)
+class EndOfStep:
+    """One step's end, known once the device has finished it.
+
+    Args:
+        failed: Engine ids of the batch's requests that could not be steered as asked.
+        bounded: Engine id of each monitored request, the request, and one past its last position in the step.
+        projections: The step's projections; None if nothing is monitored.
+        queue: Where they wait.
+    """
+
+    failed: list[str]
+    bounded: list[tuple[str, LiveRequest, int]]
+    projections: StepProjections | None
+    queue: ProjectionQueue
+
+    def verdict(self) -> StepVerdict:
+        """Deliver the step's projections, then tell which requests get no more text; waits for the device."""
+        if self.projections is not None:
+            self.queue.deliver_to(self.projections)
+        ended = [request_id for request_id, request, stop in self.bounded if request.stopped_before(stop)]
+        return StepVerdict(self.failed, ended)
