@@ -1,4 +1,5 @@
 import pytest
+import tiny_models
 from engine_harness import EngineHost, EngineResult, Job, Reference
 
 
@@ -25,3 +26,9 @@ def reference():
         return loaded[str(path)]
 
     return load
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_path(smollm2_path, tmp_path_factory):
+    """A random Llama of a few layers."""
+    return tiny_models.make_llama(tmp_path_factory.mktemp("tiny-llama"), smollm2_path)

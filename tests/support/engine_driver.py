@@ -1,7 +1,7 @@
 """Run batches on real vLLM engines, each in a process of its own, forked from one that has imported vLLM.
 
 It reads a line of JSON for each job, `{"folder", "environment"}`, and answers with the process's exit code. `job.json` in the
-folder: model, options of `LLM`, whether the plugin is on, directions (hash -> hex bytes), and batches, each a list of
+folder: model, options of `LLM`, whether the plugin is on and the model compiled in pieces, directions (hash -> hex bytes), and batches, each a list of
 requests that are submitted together, or that join and leave at steps of their own. `result.json` holds tokens, logprobs
 and reports; captures are beside it as safetensors, the output of the process in `log.txt`.
 """
@@ -15,6 +15,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import piecewise_on_cpu
 import safetensors.numpy
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -65,6 +66,7 @@ def run_job(folder: Path) -> None:
     from trait_service.engine_link.workers import Workers
     from vllm import LLM
 
+    compilation = piecewise_on_cpu.force() if job["piecewise"] else None
     options = {"dtype": "float32", **job["options"]}
     if job["plugin"]:
         options = {**engine_args(EngineSettings(**job["settings"]), cuda=False), **options}
@@ -103,7 +105,8 @@ def run_job(folder: Path) -> None:
     if not options.get("disable_log_stats", True):
         stats["preemptions"] = sum(m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions")
     info = asyncio.run(workers.info()) if job["plugin"] else {}
-    (folder / "result.json").write_text(json.dumps({"batches": result, "stats": stats, "info": info}))
+    document = {"batches": result, "stats": stats, "info": info, "compilation": compilation and compilation.described()}
+    (folder / "result.json").write_text(json.dumps(document))
 
 
 def tensors_of(found) -> dict:

@@ -59,7 +59,10 @@ class Req:
 
 @dataclass
 class Job:
-    """The work of one engine process; `late` directions enter the bank before the batch that is their key."""
+    """The work of one engine process.
+
+    `late` directions enter the bank before the batch that is their key. `piecewise`: compiled as on a GPU.
+    """
 
     model: str
     batches: list[list[Req]]
@@ -69,6 +72,7 @@ class Job:
     settings: dict = field(default_factory=dict)
     plugin: bool = True
     env: dict = field(default_factory=dict)
+    piecewise: bool = False
 
 
 class EngineResult:
@@ -78,6 +82,7 @@ class EngineResult:
         self.reports = [batch["reports"] for batch in document["batches"]]
         self.stats = document["stats"]
         self.info = document["info"]
+        self.compilation = document["compilation"]
         self.folder = folder
 
     def captures(self, batch: int) -> dict[str, np.ndarray]:
@@ -103,6 +108,7 @@ class EngineHost:
         document = {
             "model": str(job.model),
             "plugin": job.plugin,
+            "piecewise": job.piecewise,
             "settings": job.settings,
             "options": {**ENGINE_OPTIONS, "enforce_eager": True, **job.options},
             "directions": _in_hex(job.directions),

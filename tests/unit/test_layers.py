@@ -13,6 +13,7 @@ from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import RequestSpec, TermSpec
 from trait_service.engine.state import EngineShape, SteeringState
+from vllm.utils.torch_utils import LayerName
 
 N_LAYERS, D_MODEL, N_TOKENS = 3, 4, 5
 EAST = np.eye(D_MODEL, dtype=np.float32)[0]
@@ -119,7 +120,7 @@ def test_both_halves_of_a_pair_are_checked(uneven):
     halves[uneven] = torch.zeros(1, D_MODEL)
     expected = r"\(1, 4\) and \(5, 4\)" if uneven == "hidden" else r"\(5, 4\) and \(1, 4\)"
     with pytest.raises(UnsupportedModelError, match=f"returns shape {expected}"), operation.bound(state):
-        operation.intervene(halves["residual"], halves["hidden"], 0)
+        operation.intervene(halves["residual"], halves["hidden"], 0, LayerName("0"))
 
 
 def test_a_model_that_repeats_a_layer_is_refused(run):

@@ -13,6 +13,8 @@ from trait_service.engine.errors import UnsupportedModelError
 from trait_service.engine.operation import intervene
 
 if TYPE_CHECKING:
+    from vllm.utils.torch_utils import LayerName
+
     from trait_service.engine.state import SteeringState
 
 Stream = tuple[torch.Tensor, torch.Tensor | None]
@@ -82,8 +84,10 @@ def decoder_layers(model: nn.Module, n_layers: int) -> dict[int, nn.Module]:
 
 def attach(layers: dict[int, nn.Module], state: "SteeringState") -> None:
     """Put the operation at the output of each layer; `state` is to check the outputs in the first forward pass."""
+    from vllm.utils.torch_utils import LayerName  # noqa: PLC0415 - heavy, for who only finds layers
+
     for index, layer in layers.items():
-        layer.register_forward_hook(partial(_after_layer, index, tuple_reader(type(layer))))
+        layer.register_forward_hook(partial(_after_layer, index, LayerName(str(index)), tuple_reader(type(layer))))
     state.unchecked = {index: type(layer).__name__ for index, layer in layers.items()}
 
 
@@ -98,17 +102,22 @@ def tuple_reader(layer: type[nn.Module]) -> Callable[[Any], Stream] | None:
 
 
 def _after_layer(
-    index: int, read_tuple: Callable[[Any], Stream] | None, layer: nn.Module, _: object, output: Any
+    index: int,
+    name: "LayerName",
+    read_tuple: Callable[[Any], Stream] | None,
+    layer: nn.Module,
+    _: object,
+    output: Any,
 ) -> None:
     if isinstance(output, torch.Tensor):
         # vLLM's Transformers backend runs its models with a batch of one. A view, so that changes reach the output.
         batch_of_one = output.ndim == 3 and output.shape[0] == 1
-        intervene(output.squeeze(0) if batch_of_one else output, None, index)
+        intervene(output.squeeze(0) if batch_of_one else output, None, index, name)
     elif read_tuple is None:
         _refuse(type(layer).__name__, type(output).__name__)
     else:
         residual, hidden = read_tuple(output)
-        intervene(residual, hidden, index)
+        intervene(residual, hidden, index, name)
 
 
 @torch.compiler.assume_constant_result  # called while Dynamo traces, which would put its own words around an error

@@ -1,8 +1,9 @@
 """The one custom operation: steer, then capture and monitor, at the output of one decoder layer.
 
 `torch.ops.trait_steering.intervene(residual, hidden, layer)` is opaque to torch.compile: the graph holds the layer's
-number and nothing else, so that cached graphs are valid for every engine. What it does comes from the state that the
-model runner bound around the forward pass; unbound (profiling, warm-up on the CPU) it does nothing.
+number and nothing else, so that cached graphs are valid for every engine. The number is vLLM's `LayerName`, an input of the
+compiled code and no constant in it, so that vLLM compiles equal layers once. What the operation does comes from the state
+that the model runner bound around the forward pass; unbound it does nothing.
 """
 
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from torch.library import Library
 from trait_service.engine.first_pass import FirstPass
 
 if TYPE_CHECKING:
+    from vllm.utils.torch_utils import LayerName
+
     from trait_service.engine.state import SteeringState
 
 NAMESPACE = "trait_steering"
@@ -44,16 +47,21 @@ def register() -> None:
     """Register the operation in this process; a second call does nothing."""
     if _libraries:
         return
-    from vllm.utils.torch_utils import direct_register_custom_op  # noqa: PLC0415 - the plugin loads before vllm is whole
+    # The plugin loads before vllm is whole. The schema is read from the body's annotations: they must be real classes.
+    from vllm.utils.torch_utils import LayerName, direct_register_custom_op  # noqa: PLC0415
+
+    def body(residual: torch.Tensor, hidden: torch.Tensor | None, layer: LayerName) -> None:
+        _intervene(residual, hidden, int(layer.value))
+
+    def fake(residual: torch.Tensor, hidden: torch.Tensor | None, layer: LayerName) -> None:
+        del residual, hidden, layer
 
     library = Library(NAMESPACE, "FRAGMENT")
-    direct_register_custom_op(
-        "intervene", _intervene, mutates_args=["residual"], fake_impl=_intervene_fake, target_lib=library
-    )
+    direct_register_custom_op("intervene", body, mutates_args=["residual"], fake_impl=fake, target_lib=library)
     _libraries.append(library)
 
 
-def intervene(residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
+def intervene(residual: torch.Tensor, hidden: torch.Tensor | None, layer: int, name: "LayerName") -> None:
     """Steer, capture and monitor the residual stream after one decoder layer.
 
     Traced it is one opaque operation; eager it is a plain call, without the cost of a dispatch.
@@ -63,9 +71,10 @@ def intervene(residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -
         hidden: `(n_tokens_padded, d_model)`: the other half of a split stream (stream = residual + hidden), or None
             where `residual` is the whole stream.
         layer: 0-based decoder block.
+        name: The same number as a graph takes it: a `LayerName` that lives as long as the model.
     """
     if torch.compiler.is_compiling():
-        torch.ops.trait_steering.intervene(residual, hidden, layer)
+        torch.ops.trait_steering.intervene(residual, hidden, name)
     else:
         _intervene(residual, hidden, layer)
 
@@ -73,7 +82,3 @@ def intervene(residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -
 def _intervene(residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
     if _bound:
         _bound[-1].intervene(residual, hidden, layer)
-
-
-def _intervene_fake(residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
-    del residual, hidden, layer

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from trait_service.engine.spec import EXTRA_ARGS_KEY
 from trait_service.options import Cli
 
-GRAPH_VERSION = 1
+GRAPH_VERSION = 2
 """Raised whenever what is traced into the model's graph changes."""
 
 CPU_WORKER = "trait_service.engine.worker_cpu.TraitCPUWorker"

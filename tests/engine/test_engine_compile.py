@@ -1,0 +1,72 @@
+"""Compiled as on a GPU (in pieces, forced on the CPU), a steered engine makes as much code as stock vLLM."""
+
+import pytest
+import tiny_models
+from engine_harness import Job, Req, direction, largest_difference
+from trait_service.engine.spec import RequestSpec, TermSpec
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+OPERATION = "trait_steering.intervene"
+PROMPT = [5, 6, 7, 8]
+LAYER, VALUE = 2, 8.0
+
+
+@pytest.fixture(scope="module")
+def east(reference, tiny_llama_path):
+    return direction(reference(tiny_llama_path).d_model, seed=3)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_llama_path, run_engine, tmp_path_factory, east):
+    """`run(plugin, batch)`: an engine with caches of its own, so that nothing was compiled before."""
+
+    def start(plugin: bool, batch: list[Req]):
+        folder = tmp_path_factory.mktemp("compiled")
+        env = {"VLLM_CACHE_ROOT": str(folder / "vllm"), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
+        options = {"enforce_eager": False, "max_num_seqs": 4}
+        directions = [east] if plugin else []
+        job = Job(tiny_llama_path, [batch], directions, options=options, plugin=plugin, env=env, piecewise=True)
+        return run_engine(job)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def stock(run):
+    return run(False, [Req(PROMPT)])
+
+
+@pytest.fixture(scope="module")
+def steered(run, east):
+    term = TermSpec(layer=LAYER, direction=east.sha256, value=VALUE)
+    return run(True, [Req(PROMPT), Req(PROMPT, RequestSpec(key="steered", terms=[term]).model_dump_json())])
+
+
+def test_equal_layers_are_compiled_once_with_the_plugin_as_without_it(stock, steered):
+    plain, ours = stock.compilation, steered.compilation
+    assert ours["n_compiled"] == plain["n_compiled"] == tiny_models.N_LAYERS + 1
+    assert ours["n_artifacts"] == plain["n_artifacts"] < ours["n_compiled"]
+
+
+def test_the_operation_is_in_the_compiled_pieces_and_splits_none(stock, steered):
+    pieces = steered.compilation["pieces"]
+    assert [piece["splits"] for piece in pieces] == [piece["splits"] for piece in stock.compilation["pieces"]]
+    compiled = [piece["operations"].count(OPERATION) for piece in pieces if not piece["splits"]]
+    assert compiled == [0] + [1] * tiny_models.N_LAYERS
+    assert not any(OPERATION in piece["operations"] for piece in pieces if piece["splits"])
+
+
+def test_an_unsteered_request_gets_stock_vllms_tokens(stock, steered):
+    assert steered.batches[0][0]["token_ids"] == stock.batches[0][0]["token_ids"]
+
+
+def test_a_steered_request_equals_a_hook_on_its_layer_and_no_other(steered, reference, tiny_llama_path, east):
+    import torch
+
+    added = VALUE * torch.from_numpy(east.array)
+    output = steered.batches[0][1]
+    tokens, logprobs = reference(tiny_llama_path).greedy(PROMPT, 12, {LAYER: lambda stream, _: stream + added})
+    assert output["token_ids"] == tokens
+    assert largest_difference(output["logprobs"], logprobs) < 1e-3
+    assert output["token_ids"] != steered.batches[0][0]["token_ids"]
