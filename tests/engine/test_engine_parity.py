@@ -24,9 +24,10 @@ CAPTURED = ["prompt[:]", "prompt[-1]", "response[:]", "response[:5]", "all[4:]"]
 class Lab:
     """One engine's run over every parity case, and the reference beside it."""
 
-    def __init__(self, ref: Reference, path: str) -> None:
+    def __init__(self, ref: Reference, path: str, options: dict) -> None:
         self.ref = ref
         self.path = path
+        self.options = options
         self.direction: Direction = direction(ref.d_model, seed=7)
         self.prompts = [ref.tokenizer.encode(text) for text in TEXTS]
         self.layers = [0, ref.n_layers // 2, ref.n_layers - 1]
@@ -172,12 +173,21 @@ class Lab:
         return change
 
 
-@pytest.fixture(scope="module", params=["smollm2", "gemma"])
+LABS = {
+    "smollm2": {},
+    "gemma": {},
+    "tiny_llama": {"model_impl": "transformers"},  # vLLM runs transformers' own layers, with a batch of one
+}
+"""Model -> options of its engine."""
+
+
+@pytest.fixture(scope="module", params=list(LABS))
 def lab(request, reference, run_engine) -> Lab:
     path = str(request.getfixturevalue(f"{request.param}_path"))
-    made = Lab(reference(path), path)
+    made = Lab(reference(path), path, LABS[request.param])
     batches = [made.batch(), made.operations_batch(), made.grid_batch()]
-    made.result = run_engine(Job(model=path, batches=batches, directions=[made.direction, made.mean_direction]))
+    directions = [made.direction, made.mean_direction]
+    made.result = run_engine(Job(model=path, batches=batches, directions=directions, options=made.options))
     return made
 
 
@@ -270,7 +280,7 @@ def test_projections_of_every_token_equal_those_of_the_hidden_states(lab):
 @pytest.mark.slow
 def test_compiled_equals_a_hook_too_with_a_cache_that_an_engine_without_the_plugin_wrote(lab, run_engine, tmp_path):
     env = {"VLLM_CACHE_ROOT": str(tmp_path)}
-    options = {"enforce_eager": False}
+    options = {**lab.options, "enforce_eager": False}
     plain = run_engine(Job(lab.path, [[Req(lab.prompts[0])]], plugin=False, env=env, options=options))
     tokens, logprobs = lab.ref.greedy(lab.prompts[0], N_TOKENS)
     assert plain.batches[0][0]["token_ids"] == tokens
@@ -294,7 +304,7 @@ def test_compiled_equals_a_hook_too_with_a_cache_that_an_engine_without_the_plug
 def test_two_workers_steer_and_capture_like_one(lab, run_engine):
     """Tensor parallel where vLLM can divide the attention heads (Gemma's 4), else in a pipeline (SmolLM2 has 9)."""
     heads = lab.ref.model.config.get_text_config().num_attention_heads
-    options = {"distributed_executor_backend": "mp"}
+    options = {**lab.options, "distributed_executor_backend": "mp"}
     if heads % 2 == 0:
         options["tensor_parallel_size"] = 2
     else:
