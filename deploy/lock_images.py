@@ -1,4 +1,4 @@
-"""Write the pins of what this machine does not install: the CUDA set-up and the router's image.
+"""Write the pins of what this machine does not install: the CUDA set-ups and the router's image.
 
     make lock        (the same as: .venv/bin/python deploy/lock.py, then deploy/lock_images.py)
 
@@ -15,11 +15,14 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / ".cache" / "deploy-tools"
 PLATFORM = "x86_64-manylinux_2_31"
 CUDA_EXTRAS = ("service-cuda", "extraction", "dashboard")
+CUDA_PINS = {"requirements-cuda.txt": "0.32", "requirements-cuda-0.33.txt": "0.33"}
+"""File -> its vLLM. The first is the one to take: its Python is the CPU build's, which the tests run."""
 
 CUDA_HEADER = """\
-# The service and extraction on NVIDIA GPUs (Python 3.12, Linux x86-64). Written by `make lock`: edit pyproject.toml instead.
+# The service and extraction with vLLM {vllm} on NVIDIA GPUs (Python 3.12, Linux x86-64). Written by `make lock`: edit
+# pyproject.toml instead.
 # UNTESTED: a consistent set, resolved without a GPU; nothing of it has run.
-# Install with `pip install --no-deps -r deploy/requirements-cuda.txt`, then `pip install --no-deps -e .`
+# Install with `pip install --no-deps -r deploy/{name}`, then `pip install --no-deps -e .`
 """
 ROUTER_HEADER = """\
 # vllm-router alone (Python 3.11, Linux x86-64), for its image. Written by `make lock`.
@@ -28,11 +31,12 @@ ROUTER_HEADER = """\
 
 
 def main() -> None:
-    """Resolve and write both."""
+    """Resolve and write all."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     wanted = [*project["dependencies"], *(line for extra in CUDA_EXTRAS for line in extras[extra]), "hatchling>=1.27"]
-    _write("requirements-cuda.txt", CUDA_HEADER, wanted, "3.12")
+    for name, vllm in CUDA_PINS.items():
+        _write(name, CUDA_HEADER.format(name=name, vllm=vllm), [*wanted, f"vllm=={vllm}.*"], "3.12")
     router = [line for line in extras["dev"] if line.startswith("vllm-router")]
     _write("requirements-router.txt", ROUTER_HEADER, router, "3.11")
 

@@ -55,8 +55,8 @@ def page() -> str:
 def openapi() -> dict[str, Any]:
     """The OpenAPI document; needs vLLM, and no engine."""
     os.environ["VLLM_PLUGINS"] = "trait_steering"
+    from trait_service.compat.names import make_arg_parser
     from vllm.entrypoints.launchers.app import build_app
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(["some/model"])

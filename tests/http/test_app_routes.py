@@ -26,8 +26,8 @@ OURS = {
 def build(*arguments: str):
     """vLLM's application for these arguments; skipped where vLLM is not installed."""
     pytest.importorskip("vllm")
+    from trait_service.compat.names import make_arg_parser
     from vllm.entrypoints.launchers.app import build_app
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(["some/model", *arguments])
