@@ -44,6 +44,7 @@ class LocalEngine(TraitClient):
         max_relative_dose: Largest |a| / residual norm on one layer.
         max_total_dose: Largest such sum over all layers; None sets no limit.
         arguments: Further flags of vLLM's, as words of a command line.
+        allow_untested_vllm: Start with a release of vLLM for which steering was not written.
 
     Attributes:
         registry: The folder of the vector registry.
@@ -67,6 +68,7 @@ class LocalEngine(TraitClient):
         max_relative_dose: float = 2.0,
         max_total_dose: float | None = None,
         arguments: Sequence[str] = (),
+        allow_untested_vllm: bool = False,
     ) -> None:
         folder = tempfile.TemporaryDirectory(prefix="trait-steering-") if registry is None else None
         self.registry = Path(folder.name if folder is not None else registry or "")
@@ -76,7 +78,15 @@ class LocalEngine(TraitClient):
             max_total_dose=max_total_dose,
         )
         options = {"--max-model-len": max_model_len, "--max-num-seqs": max_num_seqs}
-        service = InProcessService(model, arguments, options, settings, dtype=dtype, enforce_eager=enforce_eager)
+        service = InProcessService(
+            model,
+            arguments,
+            options,
+            settings,
+            dtype=dtype,
+            enforce_eager=enforce_eager,
+            allow_untested_vllm=allow_untested_vllm,
+        )
         super().__init__(ADDRESS, service.api_key, transport=ApplicationTransport(service), retries=0)
         self._end = weakref.finalize(self, _end, service, folder)
 

@@ -15,6 +15,7 @@ from trait_core.console import EXIT_USAGE, complain, fail
 
 from trait_service.access.keys import KeysError, configured_keyring
 from trait_service.access.keys_cli import app as keys_app
+from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.settings import EngineSettings
 from trait_service.environment import load_plugins
 from trait_service.launch import Runner, launch_arguments, refusals, refused_flags
@@ -99,6 +100,8 @@ def serve(
         )
     except ModelError as error:
         fail(error, label="trait-service")
+    except UnsupportedEngineError as error:
+        _fail([str(error)])
     args.api_key = api_key or args.api_key
     problems = refusals(args) + open_door(args, service.keys, insecure=insecure)
     if problems:
@@ -120,6 +123,7 @@ def server_arguments(
 
     Raises:
         ModelError: The model's folder does not exist, or a bundled model cannot be fetched.
+        UnsupportedEngineError: Another vLLM than steering was written for, or a platform without a worker.
     """
     options = {option_of(name): value for name, value in server.model_dump(exclude={"dtype"}).items()}
     args = launch_arguments(

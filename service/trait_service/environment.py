@@ -13,29 +13,66 @@ from pathlib import Path
 
 import typer
 
-from trait_service.engine.refusals import has_int4_weights
+from trait_service.compat.versions import version_refusal
+from trait_service.engine.errors import UnsupportedEngineError
+from trait_service.engine.refusals import has_int4_weights, platform_refusal
+from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import EXTRA_ARGS_KEY
 from trait_service.paths import trait_home
+
+ENDPOINT_PLUGINS = "vllm.endpoint_plugins"
+
+
+def check_version(settings: EngineSettings) -> None:
+    """Refuse a vLLM that steering was not written for, before anything of it is imported.
+
+    Raises:
+        UnsupportedEngineError: With the version that is installed and those that are supported.
+    """
+    refused = version_refusal(allow_untested=settings.allow_untested_vllm)
+    if refused is not None:
+        raise UnsupportedEngineError(refused)
 
 
 def general_environment(current: Mapping[str, str], *, model_is_folder: bool) -> dict[str, str]:
     """Variables that every platform needs; those already set are left out."""
-    plugins = [name for name in current.get("VLLM_PLUGINS", "").split(",") if name]
-    if EXTRA_ARGS_KEY not in plugins:
-        plugins.append(EXTRA_ARGS_KEY)
     wanted = {
         "VLLM_NO_USAGE_STATS": "1",
-        # The saved artifact fails to load on the CPU, and is then rebuilt at every start.
-        "VLLM_USE_AOT_COMPILE": "0",
         "TORCHINDUCTOR_CACHE_DIR": str(trait_home() / "inductor"),
     }
     if model_is_folder:
         wanted["HF_HUB_OFFLINE"] = "1"
-    return {"VLLM_PLUGINS": ",".join(plugins), **_missing(current, wanted)}
+    return {"VLLM_PLUGINS": ",".join(vllm_plugins(current.get("VLLM_PLUGINS"))), **_missing(current, wanted)}
+
+
+def vllm_plugins(named: str | None) -> list[str]:
+    """Names for `VLLM_PLUGINS`: those that vLLM would load, and ours.
+
+    Without the variable vLLM loads every installed plugin but those that add routes; such a one it loads only if it is
+    named, which ours must be. So all that it would load are named here. One that adds routes under the same name would
+    open them unasked: it is left out, with a warning.
+
+    Args:
+        named: The variable's value; None if it is not set.
+    """
+    if named is not None:
+        given = [name for name in named.split(",") if name]
+        return given if EXTRA_ARGS_KEY in given else [*given, EXTRA_ARGS_KEY]
+    groups = {group for group in entry_points().groups if group.startswith("vllm.") and group.endswith("_plugins")}
+    others = {entry.name for group in groups - {ENDPOINT_PLUGINS} for entry in entry_points(group=group)}
+    others.discard(EXTRA_ARGS_KEY)
+    opening = others & {entry.name for entry in entry_points(group=ENDPOINT_PLUGINS)}
+    for name in sorted(opening):
+        typer.echo(
+            f"trait-service: vLLM's plugin {name} is left out: it adds HTTP routes, which open only where it is named; "
+            f"VLLM_PLUGINS={name},... loads it",
+            err=True,
+        )
+    return [*sorted(others - opening), EXTRA_ARGS_KEY]
 
 
 def platform_environment(current: Mapping[str, str], *, cuda: bool, workers: int, v1: bool = False) -> dict[str, str]:
-    """Variables for runner, memory and cores; those already set are left out.
+    """Variables for runner, compilation, memory and cores; those already set are left out.
 
     Args:
         current: The environment.
@@ -48,6 +85,8 @@ def platform_environment(current: Mapping[str, str], *, cuda: bool, workers: int
     return _missing(
         current,
         {
+            # The saved artifact fails to load on the CPU, and is then rebuilt at every start.
+            "VLLM_USE_AOT_COMPILE": "0",
             "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib(_available_bytes())),
             "VLLM_CPU_OMP_THREADS_BIND": bind_cores(sorted(os.sched_getaffinity(0)), workers),
         },
@@ -91,9 +130,16 @@ def cpu_dtype(model: Path) -> str:
 
 
 def is_cuda() -> bool:
-    """True if vLLM will run on CUDA; imports vLLM."""
+    """True if vLLM will run on CUDA, False on the CPU; imports vLLM.
+
+    Raises:
+        UnsupportedEngineError: It will run on something else (ROCm, TPU, ...).
+    """
     from vllm.platforms import current_platform  # noqa: PLC0415 - reads the environment
 
+    refused = platform_refusal(current_platform)
+    if refused is not None:
+        raise UnsupportedEngineError(refused)
     return bool(current_platform.is_cuda())
 
 
@@ -114,7 +160,7 @@ def load_plugins() -> None:
     Raises:
         RuntimeError: An entry point is not installed.
     """
-    for group in ("vllm.general_plugins", "vllm.endpoint_plugins"):
+    for group in ("vllm.general_plugins", ENDPOINT_PLUGINS):
         found = [entry for entry in entry_points(group=group) if entry.name == EXTRA_ARGS_KEY]
         if not found:
             raise RuntimeError(f"entry point {group}: {EXTRA_ARGS_KEY} is not installed: run `pip install -e .` again")

@@ -21,6 +21,7 @@ from typing import Any
 from starlette.types import ASGIApp
 from trait_core.errors import InvalidRequestError, SteeringFailedError
 
+from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.settings import EngineSettings
 from trait_service.environment import load_plugins
 from trait_service.launch import launch_arguments, refusals, refused_flags
@@ -49,6 +50,7 @@ class InProcessService:
         dtype: As `trait-service serve --dtype`.
         enforce_eager: As `trait-service serve --enforce-eager/--compile`; None compiles where there is a compiler.
         bank_rows: As `trait-service serve --bank-rows`.
+        allow_untested_vllm: As `trait-service serve --allow-untested-vllm`.
 
     Attributes:
         app: The ASGI application; call it on `loop`.
@@ -73,12 +75,14 @@ class InProcessService:
         dtype: str | None = None,
         enforce_eager: bool | None = None,
         bank_rows: int = 4096,
+        allow_untested_vllm: bool = False,
     ) -> None:
         before = dict(os.environ)
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         self.api_key = secrets.token_hex(16)
-        args = _arguments(model, further, options or {}, dtype, enforce_eager, bank_rows)
+        engine = EngineSettings(bank_rows=bank_rows, allow_untested_vllm=allow_untested_vllm)
+        args = _arguments(model, further, options or {}, engine, dtype, enforce_eager)
         args.api_key = [self.api_key]
         setattr(args, ARGS_ENTRY, settings or ServiceSettings())
         load_plugins()
@@ -150,9 +154,9 @@ def _arguments(
     model: str,
     further: Sequence[str],
     options: Mapping[str, object | None],
+    engine: EngineSettings,
     dtype: str | None,
     enforce_eager: bool | None,
-    bank_rows: int,
 ) -> Namespace:
     problems = refused_flags(list(further))
     if problems:
@@ -162,10 +166,12 @@ def _arguments(
             model,
             [*QUIET_FLAGS, *further],
             options,
-            EngineSettings(bank_rows=bank_rows),
+            engine,
             dtype=dtype,
             enforce_eager=enforce_eager,
         )
+    except UnsupportedEngineError as error:
+        raise InvalidRequestError(str(error), param="arguments") from error
     except SystemExit as error:  # vLLM's parser has written why to stderr
         raise InvalidRequestError(f"vLLM does not take the arguments {list(further)}", param="arguments") from error
     problems = refusals(args)

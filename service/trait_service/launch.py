@@ -13,6 +13,7 @@ from typing import Literal
 from trait_service.engine.refusals import EngineOptions, refusal
 from trait_service.engine.settings import EngineSettings, engine_args
 from trait_service.environment import (
+    check_version,
     cpu_dtype,
     general_environment,
     is_cuda,
@@ -53,7 +54,9 @@ def launch_arguments(
 
     Raises:
         ModelError: The model's folder does not exist, or a bundled model cannot be fetched.
+        UnsupportedEngineError: Another vLLM than steering was written for, or a platform without a worker.
     """
+    check_version(settings)
     further = list(further)
     path = resolve(model)
     os.environ.update(general_environment(os.environ, model_is_folder=Path(path).is_dir()))
@@ -134,10 +137,14 @@ def size_of(further: list[str], flags: tuple[str, str]) -> int:
 
 def parse(argv: list[str]) -> Namespace:
     """Let vLLM's own parser read a command line."""
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args  # noqa: PLC0415
-    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup  # noqa: PLC0415
     from vllm.logger import configure_logging_from_args  # noqa: PLC0415
     from vllm.utils.argparse_utils import FlexibleArgumentParser  # noqa: PLC0415
+
+    from trait_service.compat.names import (  # noqa: PLC0415 - imports vLLM
+        cli_env_setup,
+        make_arg_parser,
+        validate_parsed_serve_args,
+    )
 
     cli_env_setup()
     args = make_arg_parser(FlexibleArgumentParser(prog="trait-service serve")).parse_args(argv)

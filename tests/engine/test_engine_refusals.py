@@ -2,6 +2,7 @@
 
 import pytest
 from engine_harness import Job, Req
+from package_metadata import distribution
 from trait_service.engine import refusals
 from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.settings import EngineSettings, engine_args
@@ -39,6 +40,7 @@ def test_a_plain_engine_is_not_refused(config):
         ("parallel_config", "enable_hc_sp", True, "sequence parallelism"),
         ("scheduler_config", "async_scheduling", True, "asynchronous scheduling"),
         ("scheduler_config", "scheduler_cls", None, "scheduler_cls"),
+        ("", "diffusion_config", object(), "diffusion decoding"),
         ("", "additional_config", {}, "no block"),
     ],
 )
@@ -53,6 +55,31 @@ def test_a_worker_refuses_int4_weights_in_float32(config):
     config.model_config.hf_config.quantization_config = {"config_groups": groups}
     with pytest.raises(UnsupportedEngineError, match="--dtype bfloat16"):
         refusals.check(config)
+
+
+def test_a_worker_refuses_breakable_cuda_graphs(config, monkeypatch):
+    monkeypatch.setenv("VLLM_USE_BREAKABLE_CUDAGRAPH", "1")
+    with pytest.raises(UnsupportedEngineError, match="VLLM_USE_BREAKABLE_CUDAGRAPH=0"):
+        refusals.check(config)
+
+
+def test_a_worker_refuses_another_platform(config, monkeypatch):
+    from vllm.platforms.interface import Platform, PlatformEnum
+
+    rocm = type("Rocm", (Platform,), {"_enum": PlatformEnum.ROCM, "device_name": "rocm", "device_type": "cuda"})()
+    monkeypatch.setattr("vllm.platforms._current_platform", rocm)
+    with pytest.raises(UnsupportedEngineError, match="ROCm is not supported"):
+        refusals.check(config)
+
+
+def test_a_worker_refuses_another_release_of_vllm_unless_it_is_allowed(config, tmp_path, monkeypatch, caplog):
+    monkeypatch.syspath_prepend(distribution(tmp_path, "vllm", "9.9.0+cpu"))
+    with pytest.raises(UnsupportedEngineError, match=r"vLLM 9\.9\.0\+cpu is not supported"):
+        refusals.check(config)
+    config.additional_config = EngineSettings(allow_untested_vllm=True).to_additional_config()
+    with caplog.at_level("WARNING", logger="trait_service"):
+        refusals.check(config)
+    assert "not tested with vLLM 9.9.0+cpu (supported: >=0.32,<0.34)" in caplog.text
 
 
 def test_experts_in_several_engines_are_refused():

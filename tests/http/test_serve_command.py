@@ -60,6 +60,7 @@ def test_plain_arguments_are_not_refused():
         (["--kv-transfer-config", '{"kv_connector": "ExampleConnector", "kv_role": "kv_both"}'], "KV connector"),
         (["--kv-offloading-size", "1"], "KV connector"),
         (["--kv-sharing-fast-prefill"], "KV-sharing fast prefill"),
+        (["--diffusion-config", '{"canvas_length": 4}'], "diffusion decoding"),
         (["--enable-hc-sp"], "sequence parallelism"),
         (["--enable-expert-parallel", "-tp", "2", "-dp", "2", "-asc", "1"], "sequence parallelism"),
         (["--api-server-count", "2"], "more than one API server"),
@@ -71,6 +72,12 @@ def test_what_steering_has_no_test_for_is_refused_by_name(flags, named):
     assert named in problem
 
 
+def test_breakable_cuda_graphs_are_refused_with_the_variable_that_turns_them_off(monkeypatch):
+    monkeypatch.setenv("VLLM_USE_BREAKABLE_CUDAGRAPH", "1")
+    (problem,) = launch.refusals(parsed())
+    assert "VLLM_USE_BREAKABLE_CUDAGRAPH=0" in problem
+
+
 @pytest.mark.parametrize("flag", ["--worker-cls=x", "--scheduler-cls", "--additional_config", "--worker-extension-cls"])
 def test_flags_that_the_command_sets_itself_are_refused(flag):
     result = CliRunner().invoke(cli.app, ["serve", "some/model", flag, "{}"])
@@ -78,16 +85,15 @@ def test_flags_that_the_command_sets_itself_are_refused(flag):
     assert "set by trait-service" in result.output
 
 
-def test_plugins_that_are_named_already_stay():
-    wanted = environment.general_environment({"VLLM_PLUGINS": "mine"}, model_is_folder=False)
-    assert wanted["VLLM_PLUGINS"] == "mine,trait_steering"
-    assert environment.general_environment({}, model_is_folder=False)["VLLM_PLUGINS"] == "trait_steering"
-
-
 def test_variables_that_are_set_already_stay():
     current = {"VLLM_USE_AOT_COMPILE": "1", "VLLM_CPU_KVCACHE_SPACE": "9", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    assert "VLLM_USE_AOT_COMPILE" not in environment.general_environment(current, model_is_folder=True)
     assert environment.platform_environment(current, cuda=False, workers=1) == {}
+
+
+def test_compiled_artifacts_are_saved_as_vllm_does_but_on_a_cpu():
+    assert "VLLM_USE_AOT_COMPILE" not in environment.general_environment({}, model_is_folder=True)
+    assert "VLLM_USE_AOT_COMPILE" not in environment.platform_environment({}, cuda=True, workers=1)
+    assert environment.platform_environment({}, cuda=False, workers=1)["VLLM_USE_AOT_COMPILE"] == "0"
 
 
 def test_a_folder_needs_no_hub():

@@ -4,14 +4,27 @@ The command line reads vLLM's arguments and can name the flag before anything is
 that came of them, whoever built the engine. No heavy imports: the command line loads this before the environment is set.
 """
 
+import logging
+import os
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from trait_service.compat.versions import SUPPORTED, installed_vllm, is_supported, version_refusal
 from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.settings import ASYNC_SCHEDULER, SCHEDULER, EngineSettings
 
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.platforms.interface import Platform
+
+logger = logging.getLogger(__name__)
+
+_BREAKABLE_GRAPHS = (
+    "breakable CUDA graphs are not supported together with steering: vLLM turns them on for some architectures and for "
+    "VLLM_BATCH_INVARIANT=1; set VLLM_USE_BREAKABLE_CUDAGRAPH=0"
+)
 _INT4_IN_FLOAT32 = "INT4 weights run in bfloat16 on the CPU, not in float32: start with --dtype bfloat16"
 
 
@@ -26,6 +39,8 @@ class EngineOptions:
         connector: Key-value blocks come from elsewhere: positions that never pass the layers.
         fast_prefill: Later layers see the last prompt positions only.
         sequence_parallel: A layer sees some of the step's tokens only. With experts it comes on by itself.
+        breakable_graphs: The model runs in pieces between captured graphs: what a piece captures is not tested.
+        diffusion: A token is computed several times, and may change, before it counts.
         lockstep: Engines of a mixture of experts run dummy steps to stay in step with each other.
     """
 
@@ -35,6 +50,8 @@ class EngineOptions:
     connector: bool
     fast_prefill: bool
     sequence_parallel: bool
+    breakable_graphs: bool
+    diffusion: bool
     lockstep: bool = False
 
     @classmethod
@@ -47,10 +64,12 @@ class EngineOptions:
             connector=bool(args.kv_transfer_config) or args.kv_offloading_size is not None,
             fast_prefill=bool(args.kv_sharing_fast_prefill),
             sequence_parallel=_splits_tokens(args),
+            breakable_graphs=_breaks_graphs(),
+            diffusion=args.diffusion_config is not None,
         )
 
     @classmethod
-    def of_config(cls, config: Any) -> Self:
+    def of_config(cls, config: "VllmConfig") -> Self:
         """From a `VllmConfig`, as a worker has it."""
         parallel = config.parallel_config
         return cls(
@@ -60,6 +79,8 @@ class EngineOptions:
             connector=config.kv_transfer_config is not None,
             fast_prefill=config.cache_config.kv_sharing_fast_prefill,
             sequence_parallel=_splits_tokens(parallel),
+            breakable_graphs=_breaks_graphs(),
+            diffusion=config.diffusion_config is not None,
             lockstep=config.model_config.is_moe and parallel.data_parallel_size > 1,
         )
 
@@ -74,9 +95,11 @@ class EngineOptions:
             "sequence parallelism (--enable-hc-sp, or --enable-expert-parallel with tensor and data parallelism)": (
                 self.sequence_parallel
             ),
+            "diffusion decoding (--diffusion-config)": self.diffusion,
             "data parallelism of a mixture of experts (--data-parallel-size)": self.lockstep,
         }
-        return [refusal(what) for what, chosen in named.items() if chosen]
+        problems = [refusal(what) for what, chosen in named.items() if chosen]
+        return problems + ([_BREAKABLE_GRAPHS] if self.breakable_graphs else [])
 
 
 def refusal(what: str) -> str:
@@ -84,7 +107,18 @@ def refusal(what: str) -> str:
     return f"{what} is not supported together with steering: leave it out"
 
 
-def check(config: Any) -> EngineSettings:
+def platform_refusal(platform: "Platform") -> str | None:
+    """The sentence that refuses vLLM's platform; None for CUDA and the CPU, for which there are workers."""
+    if platform.is_cuda() or platform.is_cpu():
+        return None
+    known = {"rocm": "ROCm", "tpu": "TPU", "xpu": "XPU"}
+    name = platform.device_name if hasattr(platform, "device_name") else ""
+    if not name:
+        return "vLLM found no device to run on: steering runs on NVIDIA GPUs (CUDA) and on CPUs"
+    return f"{known.get(name, name)} is not supported: steering runs on NVIDIA GPUs (CUDA) and on CPUs"
+
+
+def check(config: "VllmConfig") -> EngineSettings:
     """The plugin's settings of an engine; refuses one that steering was not tested with.
 
     Args:
@@ -93,8 +127,12 @@ def check(config: Any) -> EngineSettings:
     Raises:
         UnsupportedEngineError: With every reason.
     """
-    problems = EngineOptions.of_config(config).refusals()
+    from vllm.platforms import current_platform  # noqa: PLC0415 - a worker has vLLM loaded, the command line has not
+
     settings = EngineSettings.from_additional_config(config.additional_config)
+    allow_untested = settings is not None and settings.allow_untested_vllm
+    of_all = (version_refusal(allow_untested=allow_untested), platform_refusal(current_platform))
+    problems = [problem for problem in of_all if problem is not None] + EngineOptions.of_config(config).refusals()
     if settings is None:
         problems.append("worker_cls is the trait-steering worker, but additional_config holds no block for it")
     scheduler = ASYNC_SCHEDULER if config.scheduler_config.async_scheduling else SCHEDULER
@@ -109,6 +147,8 @@ def check(config: Any) -> EngineSettings:
         problems.append(_INT4_IN_FLOAT32)
     if problems or settings is None:
         raise UnsupportedEngineError("; ".join(problems))
+    if not is_supported(installed_vllm()):
+        logger.warning("steering was not tested with vLLM %s (supported: %s)", installed_vllm(), SUPPORTED)
     return settings
 
 
@@ -117,6 +157,11 @@ def has_int4_weights(quantisation: Mapping[str, Any]) -> bool:
     groups = (quantisation.get("config_groups") or {}).values()
     weights = [group.get("weights") or {} for group in groups]
     return quantisation.get("bits") == 4 or any(w.get("type") == "int" and w.get("num_bits") == 4 for w in weights)
+
+
+def _breaks_graphs() -> bool:
+    # vLLM itself sets the variable while it makes the configuration.
+    return os.environ.get("VLLM_USE_BREAKABLE_CUDAGRAPH", "0") == "1"
 
 
 def _splits_tokens(parallel: Any) -> bool:

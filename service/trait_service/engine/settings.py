@@ -43,6 +43,9 @@ class EngineSettings(BaseModel):
     max_results_waiting: Annotated[int, Field(ge=1)] = 16384
     """Results that wait to be fetched before the oldest is dropped."""
 
+    allow_untested_vllm: bool = False
+    """Start with a release of vLLM for which steering was not written."""
+
     def to_additional_config(self) -> dict[str, Any]:
         """The value for `VllmConfig.additional_config`."""
         return {EXTRA_ARGS_KEY: self.model_dump()}

@@ -9,7 +9,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from trait_service.engine.errors import UnsupportedEngineError
+from trait_service.engine.settings import EngineSettings
 from trait_service.environment import (
+    check_version,
     cpu_dtype,
     general_environment,
     is_cuda,
@@ -41,6 +44,10 @@ def verify(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and smaller runs.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The report as JSON on stdout.")] = False,
+    allow_untested_vllm: Annotated[
+        bool,
+        typer.Option("--allow-untested-vllm", help=str(EngineSettings.model_fields["allow_untested_vllm"].description)),
+    ] = False,
 ) -> None:
     """Check on this machine that steering and capture do what they say with MODEL.
 
@@ -49,13 +56,15 @@ def verify(
     from trait_service.models.bundled import ModelError, resolve  # noqa: PLC0415 - heavy
 
     errors = Console(stderr=True)
+    settings = EngineSettings(allow_untested_vllm=allow_untested_vllm)
     try:
+        check_version(settings)
         path = resolve(model)
-    except ModelError as error:
+        os.environ.update(_environment(path))
+        cuda = is_cuda()
+    except (ModelError, UnsupportedEngineError) as error:
         errors.print(f"trait-service: {error}", markup=False)
         raise typer.Exit(2) from error
-    os.environ.update(_environment(path))
-    cuda = is_cuda()
     os.environ.update(platform_environment(os.environ, cuda=cuda, workers=1))
     load_plugins()
     eager = runs_eager(enforce_eager, cuda=cuda)
@@ -67,7 +76,7 @@ def verify(
     errors.print(f"starting the engine with {model}", markup=False)
     chosen = dtype.value if dtype else ("auto" if cuda else cpu_dtype(Path(path)))
     try:
-        engine = ProbeEngine(path, chosen, cuda=cuda, eager=eager)
+        engine = ProbeEngine(path, chosen, settings, cuda=cuda, eager=eager)
     except Exception as error:  # vLLM raises whatever its loader met: said, with the exit code of a failed check
         errors.print(f"trait-service: the engine did not start: {error}", markup=False)
         raise typer.Exit(1) from error

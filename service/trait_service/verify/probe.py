@@ -95,11 +95,12 @@ class ProbeEngine:
     Args:
         model: Hugging Face id or folder.
         dtype: As vLLM takes it.
+        settings: Settings of the engine's side.
         cuda: True if vLLM runs on CUDA.
         eager: Run without torch.compile.
     """
 
-    def __init__(self, model: str, dtype: str, *, cuda: bool, eager: bool) -> None:
+    def __init__(self, model: str, dtype: str, settings: EngineSettings, *, cuda: bool, eager: bool) -> None:
         from vllm import LLM  # noqa: PLC0415 - reads the environment
 
         self._llm = LLM(
@@ -112,7 +113,7 @@ class ProbeEngine:
             enable_prefix_caching=True,
             use_tqdm_on_load=False,
             seed=0,
-            **engine_args(EngineSettings(), cuda=cuda),
+            **engine_args(settings, cuda=cuda),
         )
         self._workers = Workers(_Rpc(self._llm))
         config = self._llm.llm_engine.vllm_config
