@@ -38,7 +38,7 @@ def test_a_plain_engine_is_not_refused(config):
         ("", "kv_transfer_config", object(), "KV connector"),
         ("cache_config", "kv_sharing_fast_prefill", True, "fast prefill"),
         ("parallel_config", "enable_hc_sp", True, "sequence parallelism"),
-        ("scheduler_config", "async_scheduling", True, "asynchronous scheduling"),
+        ("scheduler_config", "async_scheduling", True, "it must be .*TraitAsyncScheduler"),
         ("scheduler_config", "scheduler_cls", None, "scheduler_cls"),
         ("", "diffusion_config", object(), "diffusion decoding"),
         ("", "additional_config", {}, "no block"),
