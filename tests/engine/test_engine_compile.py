@@ -1,7 +1,8 @@
-"""Compiled as on a GPU (in pieces, forced on the CPU), a steered engine makes as much code as stock vLLM."""
+"""Compiled as on a GPU (in pieces, forced on the CPU), a steered engine makes and keeps as much code as stock vLLM."""
 
 import pytest
 import tiny_models
+import torch
 from engine_harness import Job, Req, direction, largest_difference
 from trait_service.engine.spec import RequestSpec, TermSpec
 
@@ -18,12 +19,15 @@ def east(reference, tiny_llama_path):
 
 
 @pytest.fixture(scope="module")
-def run(tiny_llama_path, run_engine, tmp_path_factory, east):
-    """`run(plugin, batch)`: an engine with caches of its own, so that nothing was compiled before."""
+def run(tiny_llama_path, run_engine, east):
+    """`run(plugin, batch, folder)`: an engine whose compiled code is kept in `folder`."""
 
-    def start(plugin: bool, batch: list[Req]):
-        folder = tmp_path_factory.mktemp("compiled")
-        env = {"VLLM_CACHE_ROOT": str(folder / "vllm"), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
+    def start(plugin: bool, batch: list[Req], folder):
+        env = {
+            "VLLM_CACHE_ROOT": str(folder / "vllm"),
+            "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+            "VLLM_USE_AOT_COMPILE": "1",
+        }
         options = {"enforce_eager": False, "max_num_seqs": 4}
         directions = [east] if plugin else []
         job = Job(tiny_llama_path, [batch], directions, options=options, plugin=plugin, env=env, piecewise=True)
@@ -33,14 +37,22 @@ def run(tiny_llama_path, run_engine, tmp_path_factory, east):
 
 
 @pytest.fixture(scope="module")
-def stock(run):
-    return run(False, [Req(PROMPT)])
+def stock(run, tmp_path_factory):
+    return run(False, [Req(PROMPT)], tmp_path_factory.mktemp("stock"))
 
 
 @pytest.fixture(scope="module")
-def steered(run, east):
+def steered_starts(run, east, tmp_path_factory):
+    """The first start compiles, the second loads what the first one kept."""
+    folder = tmp_path_factory.mktemp("steered")
     term = TermSpec(layer=LAYER, direction=east.sha256, value=VALUE)
-    return run(True, [Req(PROMPT), Req(PROMPT, RequestSpec(key="steered", terms=[term]).model_dump_json())])
+    batch = [Req(PROMPT), Req(PROMPT, RequestSpec(key="steered", terms=[term]).model_dump_json())]
+    return [run(True, batch, folder) for _ in range(2)]
+
+
+@pytest.fixture(scope="module")
+def steered(steered_starts):
+    return steered_starts[0]
 
 
 def test_equal_layers_are_compiled_once_with_the_plugin_as_without_it(stock, steered):
@@ -57,16 +69,22 @@ def test_the_operation_is_in_the_compiled_pieces_and_splits_none(stock, steered)
     assert not any(OPERATION in piece["operations"] for piece in pieces if piece["splits"])
 
 
-def test_an_unsteered_request_gets_stock_vllms_tokens(stock, steered):
-    assert steered.batches[0][0]["token_ids"] == stock.batches[0][0]["token_ids"]
+def test_the_second_start_compiles_nothing(steered_starts):
+    assert steered_starts[1].compilation["n_compiled"] == 0
 
 
-def test_a_steered_request_equals_a_hook_on_its_layer_and_no_other(steered, reference, tiny_llama_path, east):
-    import torch
+@pytest.mark.parametrize("start", [0, 1], ids=["compiled", "loaded"])
+def test_an_unsteered_request_gets_stock_vllms_tokens(stock, steered_starts, start):
+    assert steered_starts[start].batches[0][0]["token_ids"] == stock.batches[0][0]["token_ids"]
 
+
+@pytest.mark.parametrize("start", [0, 1], ids=["compiled", "loaded"])
+def test_a_steered_request_equals_a_hook_on_its_layer_and_no_other(
+    steered_starts, start, reference, tiny_llama_path, east
+):
     added = VALUE * torch.from_numpy(east.array)
-    output = steered.batches[0][1]
+    plain, output = steered_starts[start].batches[0]
     tokens, logprobs = reference(tiny_llama_path).greedy(PROMPT, 12, {LAYER: lambda stream, _: stream + added})
     assert output["token_ids"] == tokens
     assert largest_difference(output["logprobs"], logprobs) < 1e-3
-    assert output["token_ids"] != steered.batches[0][0]["token_ids"]
+    assert output["token_ids"] != plain["token_ids"]
