@@ -8,6 +8,9 @@ SOAK_SECONDS ?= 1800
 STUDY ?=
 SCREENSHOT_ARGS ?=
 BIN := $(abspath $(VENV))/bin
+# The Triton that CUDA users get. It is kept out of the virtual environment: vLLM's CPU engine must not find it.
+TRITON := $(subst ==,-,$(shell sed -n '/^triton==/p' deploy/requirements-cuda.txt))
+TRITON_PATH := $(abspath .cache/triton)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
 # The first interpreter that is new enough and can make a virtual environment.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
@@ -43,7 +46,7 @@ browser: setup ## a Chromium for the dashboard's tests, by apt-get where that is
 demo: setup model ## serve, extract three vectors, steer, sweep, and end with the results in SQL
 	@$(BIN)/python deploy/demo.py
 
-test: lint model tools vllm-sources browser ## lint and types, then every test, also those with a real vLLM engine; two workers side by side
+test: lint model tools vllm-sources browser test-triton ## lint and types, the Triton kernel, then every test, also those with a real vLLM engine; two workers side by side
 	$(BIN)/python -m pytest tests -n auto --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-fast: lint model tools vllm-sources browser ## lint and types, then the tests that need no engine and less than a minute each
@@ -65,9 +68,11 @@ test-overload: setup model ## two minutes at four times what the service can do
 test-kill: setup model ## kill -9 the client at 50 random moments of a sweep, and the service at 10
 	TRAIT_TEST_KILLS=50,10 $(BIN)/python -m pytest tests/client/test_kill_live.py -s $(PYTEST_ARGS)
 
-test-triton: setup ## compare the Triton kernels with the torch path, in Triton's interpreter (no GPU)
-	@test -d .cache/triton/triton || $(BIN)/python -m pip install -q --no-deps --target .cache/triton triton==3.9.0
-	TRITON_INTERPRET=1 PYTHONPATH=.cache/triton $(BIN)/python -m pytest tests/unit/test_kernel_triton.py $(PYTEST_ARGS)
+test-triton: setup ## the Triton kernel without a GPU: against the torch path in Triton's interpreter, and compiled for four architectures
+	@test -d .cache/triton/$(TRITON).dist-info || { rm -rf .cache/triton \
+		&& $(BIN)/python -m pip install -q --no-deps --target .cache/triton $(subst -,==,$(TRITON)); }
+	TRITON_INTERPRET=1 PYTHONPATH=$(TRITON_PATH) $(BIN)/python -m pytest -q -n auto tests/unit/test_kernel_triton.py
+	PYTHONPATH=$(TRITON_PATH) $(BIN)/python -m pytest -q -n auto -rP tests/unit/test_kernel_compiled.py
 
 test-replicas: setup model ## two real replicas behind the real router: shared vectors, a roll under load, a replica killed that comes back
 	TRAIT_LONG=1 $(BIN)/python -m pytest tests/deploy/test_replicas.py -s $(PYTEST_ARGS)

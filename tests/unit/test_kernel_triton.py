@@ -1,4 +1,4 @@
-"""The Triton kernels equal the torch path, in Triton's interpreter on the CPU; no GPU has run them.
+"""The Triton kernel equals the torch path, in Triton's interpreter on the CPU; no GPU has run it.
 
 Triton is not among the CPU's pinned packages: `make test-triton` puts it aside and runs these.
 """
@@ -20,100 +20,256 @@ from trait_service.engine.buffers import VectorBank
 from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.cpu_step import CpuStep
 from trait_service.engine.cuda_step import CudaStep
+from trait_service.engine.kernel_triton import constants
 from trait_service.engine.requests import MONITORED, TERM, LiveRequest
 from trait_service.engine.spec import RequestSpec, TermSpec
 
-D_MODEL, N_LAYERS, LAYER = 24, 3, 1
+N_LAYERS, N_ROWS, N_POOLS, N_DIRECTIONS, MAX_TOKENS = 3, 6, 12, 5, 64
+OPERATIONS = ("add", "ablate", "set", "scale", "floor", "ceiling")
 CPU = torch.device("cpu")
 SPEC = RequestSpec(key="k", terms=[TermSpec(layer=0, direction="0" * 64)])
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
 
-def term(k, operation, value, bank_row, start=0, stop=UNBOUNDED, preserve_norm=False):
-    asked = TermSpec(layer=LAYER, direction="0" * 64, operation=operation, value=value, preserve_norm=preserve_norm)
+def term(layer, k, operation, value, bank_row, start=0, stop=UNBOUNDED, preserve_norm=False):
+    asked = TermSpec(layer=layer, direction="0" * 64, operation=operation, value=value, preserve_norm=preserve_norm)
     mode, a, b = coefficients(asked)
-    return (LAYER, k, bank_row, mode, a, b, start, stop)
+    return (layer, k, bank_row, mode, a, b, start, stop)
 
 
-@pytest.fixture
-def batch():
-    """Three requests around a plain one: terms, pools and monitored directions of every kind."""
-    steered = LiveRequest(
-        SPEC,
-        3,
-        terms=np.array([term(0, "add", 2.0, 0), term(1, "ablate", 0.0, 1, 1, 3), term(2, "set", 0.5, 2)], dtype=TERM),
-    )
-    limited = LiveRequest(
-        SPEC,
-        3,
-        terms=np.array([term(0, "floor", 0.7, 3), term(1, "ceiling", -0.2, 0, 8, 9)], dtype=TERM),
-        pools=[(0, UNBOUNDED), (8, 9)],
-        captured_layers=[LAYER],
-        capture_rows=[0, 2],
-    )
-    rescaled = LiveRequest(
-        SPEC,
-        3,
-        terms=np.array([term(0, "scale", -1.5, 1), term(1, "add", 3.0, 2, preserve_norm=True)], dtype=TERM),
-        monitored=np.array([(0, 1, 0, 0, False), (LAYER, 3, 1, 0, True), (LAYER, 0, 2, 0, False)], dtype=MONITORED),
-    )
-    return LiveBatch(4, [(0, 2, steered), (2, 0, limited), (3, 1, rescaled)])
+class Sides:
+    """Both sides of the operation over the same directions, each with pools of its own."""
 
+    def __init__(self, d_model=24, *, deferred=False, dtype=torch.float32, split=True, seed=0):
+        self.generator = torch.Generator().manual_seed(seed)
+        self.bank = VectorBank(N_DIRECTIONS, d_model, CPU)
+        self.bank.rows.copy_(torch.nn.functional.normalize(self.randn(N_DIRECTIONS, d_model), dim=-1))
+        self.d_model, self.dtype, self.split = d_model, dtype, split
+        self.pools = [CaptureRows(N_LAYERS, N_POOLS, d_model, CPU, deferred=deferred) for _ in range(2)]
+        shape = {"n_layers": N_LAYERS, "max_tokens": MAX_TOKENS}
+        self.torch = CpuStep(self.bank, self.pools[0], **shape)
+        self.triton = CudaStep(self.bank, self.pools[1], **shape, max_requests=N_ROWS, terms_per_layer=4, device=CPU)
 
-@pytest.fixture
-def step():
-    scheduled = np.array([3, 2, 2, 2])
-    return Step(np.array([0, 0, 7, 3]), scheduled, np.cumsum(scheduled) - scheduled, 9)
+    def randn(self, *shape):
+        return torch.randn(*shape, generator=self.generator)
 
+    def take(self, n):
+        rows = [pools.take(n) for pools in self.pools]
+        assert rows[0] == rows[1]
+        return rows[0]
 
-@pytest.mark.parametrize("split", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_kernels_equal_the_torch_path(batch, step, split, dtype):
-    generator = torch.Generator().manual_seed(1)
-    bank = VectorBank(4, D_MODEL, CPU)
-    bank.rows.copy_(torch.nn.functional.normalize(torch.randn(4, D_MODEL, generator=generator), dim=-1))
-    residual, hidden = (torch.randn(11, D_MODEL, generator=generator).to(dtype) for _ in range(2))
-    hidden = hidden if split else None
-    results = []
-    for cuda in (False, True):
-        pools = CaptureRows(N_LAYERS, 3, D_MODEL, CPU)
-        shape = {"n_layers": N_LAYERS, "max_tokens": 16}
-        side = (
-            CudaStep(bank, pools, **shape, max_requests=4, terms_per_layer=4, device=CPU)
-            if cuda
-            else CpuStep(bank, pools, **shape)
-        )
-        side.regroup(batch)
-        side.prepare(step, batch.computed_to)
-        streams = []
+    def give_back(self, rows):
+        for pools in self.pools:
+            pools.give_back(rows)
+
+    def regroup(self, batch):
+        self.torch.regroup(batch)
+        self.triton.regroup(batch)
+
+    def forward(self, batch, step, padding=2):
+        """One pass through both: asserts that streams, sums and projections are equal; returns each layer's streams."""
+        self.torch.prepare(step, batch.computed_to)
+        self.triton.prepare(step, batch.computed_to)
+        tolerance = {"atol": TOLERANCE[self.dtype], "rtol": TOLERANCE[self.dtype]}
+        changed = []
         for layer in range(N_LAYERS):
-            stream = residual.clone()
-            side.intervene(stream, hidden, layer)
-            streams.append(stream)
-        values = side.copy_values(step.n_tokens).read()
-        results.append((streams, pools, values))
-    (expected, expected_pools, expected_values), (got, got_pools, got_values) = results
-    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    assert torch.equal(got[0], residual)
-    assert torch.equal(got[2], residual)
-    assert (expected[LAYER][[0, 1, 2, 5, 6, 7, 8]] != residual[[0, 1, 2, 5, 6, 7, 8]]).any(dim=1).all()
-    assert torch.equal(got[LAYER][[3, 4, 9, 10]], residual[[3, 4, 9, 10]])
-    torch.testing.assert_close(got[LAYER], expected[LAYER], atol=tolerance, rtol=tolerance)
-    torch.testing.assert_close(got_pools.sums, expected_pools.sums, atol=tolerance, rtol=tolerance)
-    torch.testing.assert_close(got_pools.norms, expected_pools.norms, atol=tolerance, rtol=tolerance)
-    assert got_pools.counts.tolist() == expected_pools.counts.tolist() == [2, 0, 1]
-    assert (expected_values[7:9, :3] != 0).all()
-    np.testing.assert_allclose(got_values[7:9, :3], expected_values[7:9, :3], atol=tolerance, rtol=tolerance)
+            residual = self.randn(step.n_tokens + padding, self.d_model).to(self.dtype)
+            hidden = self.randn(step.n_tokens + padding, self.d_model).to(self.dtype) if self.split else None
+            expected, got = residual.clone(), residual.clone()
+            self.torch.intervene(expected, hidden, layer)
+            self.triton.intervene(got, hidden, layer)
+            torch.testing.assert_close(got, expected, **tolerance)
+            untouched = ~touched(batch, step, layer, len(residual))
+            assert torch.equal(got[untouched], residual[untouched])
+            changed.append((got != residual).any(dim=1))
+        reference, mine = self.pools
+        assert mine.counts.tolist() == reference.counts.tolist()
+        assert mine.deferred_position.tolist() == reference.deferred_position.tolist()
+        of_sums = {name: value * max(1, int(mine.counts.max())) for name, value in tolerance.items()}
+        for name in ("sums", "norms", "last", "last_norms"):
+            if getattr(reference, name) is not None:
+                torch.testing.assert_close(getattr(mine, name), getattr(reference, name), **of_sums)
+        expected, got = (side.copy_values(step.n_tokens).read() for side in (self.torch, self.triton))
+        for index, request in batch.monitored_requests:
+            columns = request.monitored["column"]
+            for i in range(int(step.n_scheduled[index])):
+                if step.n_computed[index] + i >= request.monitored["start"][0]:
+                    place = int(step.first_place[index]) + i
+                    np.testing.assert_allclose(got[place, columns], expected[place, columns], **tolerance)
+                    assert expected[place, columns].any()
+        batch.advance(step)
+        batch.settle()
+        return changed
 
 
-def test_a_step_that_rests_changes_nothing(batch, step):
-    bank, pools = VectorBank(4, D_MODEL, CPU), CaptureRows(N_LAYERS, 3, D_MODEL, CPU)
-    bank.rows.fill_(1.0)
-    side = CudaStep(bank, pools, n_layers=N_LAYERS, max_requests=4, max_tokens=16, terms_per_layer=4, device=CPU)
-    side.regroup(batch)
-    side.prepare(step, batch.computed_to)
-    side.rest()
-    residual = torch.randn(11, D_MODEL)
-    before = residual.clone()
-    side.intervene(residual, None, LAYER)
-    assert torch.equal(residual, before)
-    assert not pools.sums.any()
+def touched(batch, step, layer, n_tokens):
+    """`(n_tokens,)` bool: a term of the token's request is in scope there."""
+    found = torch.zeros(n_tokens, dtype=torch.bool)
+    for index, request in batch.live:
+        for entry in request.terms[request.terms["layer"] == layer]:
+            for i in range(int(step.n_scheduled[index])):
+                found[step.first_place[index] + i] |= bool(entry["start"] <= step.n_computed[index] + i < entry["stop"])
+    return found
+
+
+def step_of(*tokens):
+    """From `(n_computed, n_scheduled)` of each request."""
+    computed, scheduled = np.array(tokens, dtype=np.int64).T
+    ends = np.cumsum(scheduled)
+    return Step(computed, scheduled, ends - scheduled, int(ends[-1]))
+
+
+VARIANTS = [
+    pytest.param(dtype, split, deferred, id=f"{str(dtype).removeprefix('torch.')}-{'pair' if split else 'one'}-{when}")
+    for dtype in TOLERANCE
+    for split in (True, False)
+    for deferred, when in ((False, "at-once"), (True, "deferred"))
+]
+
+
+@pytest.mark.parametrize(("dtype", "split", "deferred"), VARIANTS)
+def test_every_operation_alone_and_with_its_norm_kept(dtype, split, deferred):
+    for operation in OPERATIONS:
+        for value in (0.3, -0.3):
+            for preserve_norm in (False, True):
+                sides = Sides(dtype=dtype, split=split, deferred=deferred)
+                terms = [term(1, 0, operation, value, 2, preserve_norm=preserve_norm)]
+                batch = LiveBatch(2, [(1, 0, LiveRequest(SPEC, 3, terms=np.array(terms, dtype=TERM)))])
+                sides.regroup(batch)
+                changed = sides.forward(batch, step_of((0, 2), (0, 12)))
+                assert changed[1].any()
+
+
+@pytest.mark.parametrize(("dtype", "split", "deferred"), VARIANTS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_batches_of_anything_that_come_and_go(dtype, split, deferred, seed):
+    """Eight batches: requests join, leave, are computed in chunks and again from the start, among plain ones."""
+    rng = np.random.default_rng(seed)
+    sides = Sides(dtype=dtype, split=split, deferred=deferred, seed=seed)
+    live: dict[int, LiveRequest] = {}
+    for _ in range(8):
+        for row in [row for row in live if rng.random() < 0.3]:
+            sides.give_back(live.pop(row).capture_rows)
+        free = [row for row in range(N_ROWS) if row not in live]
+        for row in free[: int(rng.integers(0, 3))]:
+            live[row] = made_up(rng, sides)
+        rows = list(live)
+        rng.shuffle(rows)
+        size = len(rows) + 1  # the plain one is somewhere among them
+        plain = int(rng.integers(0, size))
+        indices = [index for index in range(size) if index != plain]
+        batch = LiveBatch(size, [(index, row, live[row]) for index, row in zip(indices, rows, strict=True)])
+        sides.regroup(batch)
+        for _ in range(3):
+            tokens = [(0, 2)] * size
+            for index, request in batch.live:
+                start = 0 if rng.random() < 0.15 else int(batch.computed_to[index])
+                most = max(request.n_prompt - start, 1) if start == request.computed_to else request.computed_to
+                tokens[index] = (start, int(rng.integers(1, max(min(most, 8), 1) + 1)))
+            sides.forward(batch, step_of(*tokens), padding=int(rng.integers(0, 4)))
+
+
+def made_up(rng, sides):
+    """A request with terms, pools and monitored directions of any kind, or some of them."""
+    n_prompt = int(rng.integers(1, 8))
+    terms, monitored, pools = [], [], []
+    for layer in range(N_LAYERS):
+        for k in range(int(rng.integers(0, 4))):
+            start = int(rng.integers(0, 6))
+            stop = UNBOUNDED if rng.random() < 0.6 else start + int(rng.integers(0, 6))
+            operation = OPERATIONS[rng.integers(len(OPERATIONS))]
+            terms.append(
+                term(
+                    layer,
+                    k,
+                    operation,
+                    float(rng.normal()),
+                    int(rng.integers(N_DIRECTIONS)),
+                    start,
+                    stop,
+                    rng.random() < 0.3,
+                )
+            )
+    if rng.random() < 0.5:
+        start = 0 if rng.random() < 0.5 else n_prompt - 1
+        monitored = [
+            (int(rng.integers(N_LAYERS)), int(rng.integers(N_DIRECTIONS)), column, start, rng.random() < 0.5)
+            for column in range(int(rng.integers(1, 6)))
+        ]
+    captured = [layer for layer in range(N_LAYERS) if rng.random() < 0.6]
+    if captured and sides.pools[0].n_free >= 3:
+        pools = [(0, UNBOUNDED), (n_prompt, UNBOUNDED), (1, n_prompt)][: int(rng.integers(1, 4))]
+    return LiveRequest(
+        SPEC,
+        n_prompt,
+        terms=np.array(terms, dtype=TERM),
+        monitored=np.array(monitored, dtype=MONITORED),
+        pools=pools,
+        captured_layers=captured,
+        capture_rows=sides.take(len(pools)),
+    )
+
+
+def test_the_terms_of_a_rows_last_request_are_gone():
+    """The new one has fewer terms, and a neighbour keeps the layer's count high."""
+    sides = Sides()
+    terms = [term(1, k, "add", 1.0, k) for k in range(3)]
+    neighbour = LiveRequest(SPEC, 3, terms=np.array(terms, dtype=TERM))
+    many, one = LiveRequest(SPEC, 3, terms=neighbour.terms), LiveRequest(SPEC, 3, terms=neighbour.terms[:1])
+    for request in (many, one):
+        batch = LiveBatch(2, [(0, 0, neighbour), (1, 1, request)])
+        sides.regroup(batch)
+        sides.forward(batch, step_of((0, 3), (0, 3)))
+
+
+def test_a_layer_that_a_request_does_not_capture_is_left_out_for_it_alone():
+    sides = Sides()
+    requests = [
+        LiveRequest(SPEC, 2, pools=[(0, UNBOUNDED)], captured_layers=[layer], capture_rows=sides.take(1))
+        for layer in (0, 2)
+    ]
+    batch = LiveBatch(2, [(0, 0, requests[0]), (1, 1, requests[1])])
+    sides.triton.regroup(batch)
+    sides.triton.prepare(step_of((0, 2), (0, 2)), batch.computed_to)
+    for layer in range(N_LAYERS):
+        sides.triton.intervene(torch.ones(4, sides.d_model), None, layer)
+    pools = sides.pools[1]
+    assert pools.sums[:2, :, 0].tolist() == [[2.0, 0.0, 0.0], [0.0, 0.0, 2.0]]
+    assert pools.counts[:2].tolist() == [2, 2]
+
+
+def test_a_long_prompt_is_summed_in_few_additions_and_a_wide_stream_one_token_at_a_time():
+    for d_model in (24, 8200):
+        sides = Sides(d_model)
+        request = LiveRequest(
+            SPEC, 30, pools=[(0, UNBOUNDED), (5, 20)], captured_layers=[1], capture_rows=sides.take(2)
+        )
+        batch = LiveBatch(1, [(0, 3, request)])
+        sides.regroup(batch)
+        gathers = constants(sides.triton.table.layout, d_model, 4, has_hidden=True, deferred=False)["gathers"]
+        assert gathers == (d_model == 24)
+        sides.forward(batch, step_of((0, 30)))
+
+
+def test_a_step_that_rests_changes_nothing_and_a_dummy_launches_all_the_same():
+    sides = Sides()
+    terms = [term(layer, 0, "add", 1.0, 0) for layer in range(N_LAYERS)]
+    request = LiveRequest(
+        SPEC,
+        3,
+        terms=np.array(terms, dtype=TERM),
+        pools=[(0, UNBOUNDED)],
+        captured_layers=[0, 1, 2],
+        capture_rows=sides.take(1),
+    )
+    batch = LiveBatch(1, [(0, 0, request)])
+    sides.triton.regroup(batch)
+    sides.triton.prepare(step_of((0, 4)), batch.computed_to)
+    for dummy in (True, False):
+        sides.triton.rest(dummy=dummy)
+        for layer in range(N_LAYERS):
+            residual = sides.randn(4, sides.d_model)
+            before = residual.clone()
+            sides.triton.intervene(residual, None, layer)
+            assert torch.equal(residual, before)
+    assert not sides.pools[1].sums.any()

@@ -8,6 +8,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from trait_service.engine.buffers import NO_ROW
+from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.requests import MONITORED, TERM, LiveRequest
 from trait_service.engine.runner_view import StepView
 
@@ -48,6 +49,10 @@ class Spans(NamedTuple):
         before = np.cumsum(self.length) - self.length
         return np.repeat(self.place - before, self.length) + np.arange(int(self.length.sum()))
 
+    def each(self, values: np.ndarray) -> np.ndarray:
+        """`(n_items,)` values of the items, repeated for each of their places."""
+        return values if (self.length == 1).all() else np.repeat(values, self.length)
+
 
 @dataclass(frozen=True)
 class Intervals:
@@ -87,35 +92,46 @@ class Pools:
         order: `(n_pools,)` its index among its request's pools.
         row: `(n_pools,)` its row of the running sums.
         n_prompt: `(n_pools,)` its request's prompt length.
+        layers: For each, the layers that it takes.
     """
 
     intervals: Intervals
     order: np.ndarray
     row: np.ndarray
     n_prompt: np.ndarray
+    layers: Sequence[frozenset[int]]
 
-    def only(self, which: np.ndarray) -> "Pools":
-        """Some of them: `(n_pools,)` bool."""
-        owner, start, stop = (
-            array[which] for array in (self.intervals.owner, self.intervals.start, self.intervals.stop)
-        )
-        return Pools(Intervals(owner, start, stop), self.order[which], self.row[which], self.n_prompt[which])
+    def __len__(self) -> int:
+        return len(self.row)
 
-    def waiting(self, step: Step, fresh: Spans) -> tuple[np.ndarray, np.ndarray]:
-        """Pools whose newest position may lie past the reply's end: the last one of its request's tokens, if generated.
+    def only(self, which: Sequence[int]) -> "Pools":
+        """Some of them, by index."""
+        at = np.array(which)
+        intervals = Intervals(self.intervals.owner[at], self.intervals.start[at], self.intervals.stop[at])
+        return Pools(intervals, self.order[at], self.row[at], self.n_prompt[at], [self.layers[i] for i in which])
+
+    def note(self, step: Step, computed_to: np.ndarray, rows: CaptureRows) -> tuple[Spans, np.ndarray]:
+        """Raise the counts of the pools' rows by a step, and note which positions wait.
 
         Args:
             step: The step.
-            fresh: The pools' places in it.
+            computed_to: `(n_requests,)`: positions below were counted before.
+            rows: The running sums.
 
         Returns:
-            `(n_pools,)` bool, and the `(n_pools,)` absolute position of each request's last token in the step.
+            The pools' new places in the step, and `(n_pools,)` bool: whether the last of them waits.
         """
+        fresh = self.intervals.spans(step, after=computed_to)
+        rows.count(self.row, fresh.length)
+        if not rows.deferred:
+            return fresh, np.zeros(len(self.row), dtype=np.bool_)
         owner = self.intervals.owner
-        last_place = step.first_place[owner] + step.n_scheduled[owner] - 1
-        position = step.n_computed[owner] + step.n_scheduled[owner] - 1
-        holds = (fresh.length > 0) & (fresh.place + fresh.length - 1 == last_place)
-        return holds & (position >= self.n_prompt), position
+        end = step.n_scheduled[owner]
+        position = step.n_computed[owner] + end - 1
+        holds_last = (fresh.length > 0) & (fresh.place + fresh.length == step.first_place[owner] + end)
+        waits = holds_last & (position >= self.n_prompt)
+        rows.defer(self.row[waits], position[waits])
+        return fresh, waits
 
 
 class LiveBatch:
@@ -145,29 +161,25 @@ class LiveBatch:
     @cached_property
     def terms(self) -> tuple[np.ndarray, np.ndarray]:
         """All terms, and the place of the request that owns each."""
-        return _joined([(index, request.terms) for index, request in self.live], TERM)
+        return joined([(index, request.terms) for index, request in self.live], TERM)
 
     @cached_property
     def monitored(self) -> tuple[np.ndarray, np.ndarray]:
         """All monitored directions, and the place of the request that owns each."""
-        return _joined([(index, request.monitored) for index, request in self.monitored_requests], MONITORED)
+        return joined([(index, request.monitored) for index, request in self.monitored_requests], MONITORED)
 
     @cached_property
     def pools(self) -> Pools:
         """All pools that have a row."""
+        capturing = [(index, request) for index, request in self._working if request.capture_rows]
         found = [
             (index, *interval, order, row, request.n_prompt)
-            for index, request in self._working
-            if request.capture_rows
+            for index, request in capturing
             for order, (row, interval) in enumerate(zip(request.capture_rows, request.pools, strict=True))
         ]
+        layers = [frozenset(request.captured_layers) for _, request in capturing for _ in request.capture_rows]
         owner, start, stop, order, row, n_prompt = np.array(found, dtype=np.int64).reshape(-1, 6).T
-        return Pools(Intervals(owner, start, stop), order, row, n_prompt)
-
-    @cached_property
-    def captured_layers(self) -> set[int]:
-        """Layers that a pool is captured on."""
-        return {layer for _, request in self._working if request.capture_rows for layer in request.captured_layers}
+        return Pools(Intervals(owner, start, stop), order, row, n_prompt, layers)
 
     def advance(self, step: Step) -> None:
         """Mark the step's positions as computed."""
@@ -184,7 +196,7 @@ class LiveBatch:
             request.computed_to = computed_to
 
 
-def _joined(parts: Sequence[tuple[int, np.ndarray]], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+def joined(parts: Sequence[tuple[int, np.ndarray]], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """All items of all requests, and the place of the request that owns each.
 
     By their bytes: numpy compares the fields of every part when it concatenates structured arrays.

@@ -1,6 +1,6 @@
 """Buffers of fixed shape that the operation reads: they never run out, and CUDA graphs may hold their addresses."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -71,6 +71,32 @@ class Mirrored:
     def flush(self, n: int | None = None) -> None:
         """Copy the first `n` entries (None: all) to the device, as `send` does."""
         send(self.array[:n], self.tensor[:n])
+
+
+class KernelBuffers(NamedTuple):
+    """All that the kernel reads and writes besides the stream; on one device.
+
+    Args:
+        active: `(1 + max_tokens, 4)` int32: as `ActiveTokens`.
+        flags: `(n_layers, 4)` int32: terms used on a layer, whether it is captured, whether it is monitored, 0.
+        table: `(n_rows, layout.width)` int32: as `RequestTable`.
+        bank: `(n_bank_rows, d_model)` float32.
+        sums: `(n_pools, n_layers, d_model)` float32, changed in place; as `CaptureRows`.
+        norms: `(n_pools, n_layers)` float32, changed in place.
+        last: As `sums`, or None.
+        last_norms: As `norms`, or None.
+        values: `(max_tokens, n_columns)` float32, changed in place: the projections.
+    """
+
+    active: torch.Tensor
+    flags: torch.Tensor
+    table: torch.Tensor
+    bank: torch.Tensor
+    sums: torch.Tensor
+    norms: torch.Tensor
+    last: torch.Tensor | None
+    last_norms: torch.Tensor | None
+    values: torch.Tensor
 
 
 class VectorBank:

@@ -3,6 +3,7 @@
 Rebuilt when the batch or the shape of the step changes; decode steps of one batch share it.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from trait_core.schema import MAX_MONITORED
 from trait_service.engine import kernel_torch
 from trait_service.engine.arithmetic import LINEAR
 from trait_service.engine.batch import Intervals, LiveBatch, Spans, Step
-from trait_service.engine.buffers import VectorBank
+from trait_service.engine.buffers import HostCopy, VectorBank
 from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.kernel_torch import Monitored, Places, Pooled, Terms
 
@@ -45,9 +46,7 @@ class CpuStep:
         self._resting = True
         self._terms: list[list[Terms]] = [[] for _ in range(n_layers)]
         self._kept = False
-        self._pooled: list[Pooled] = []
-        self._deferred: list[Pooled] = []
-        self._captured = [False] * n_layers
+        self._assigned: list[_Assigned] = []
         self._monitored: list[Monitored | None] = [None] * n_layers
         self.regroup(LiveBatch(0, []))
 
@@ -56,7 +55,6 @@ class CpuStep:
         self._term_groups = _TermGroups(batch)
         self._pool_groups = _PoolGroups(batch)
         self._monitor_groups = _MonitorGroups(batch, self._bank)
-        self._captured = [layer in batch.captured_layers for layer in range(self._n_layers)]
 
     def prepare(self, step: Step, computed_to: np.ndarray) -> None:
         """Make the index tensors of the coming forward pass.
@@ -73,7 +71,7 @@ class CpuStep:
             self._kept = False
         elif not self._kept:
             self._keep()
-        self._pooled, self._deferred = self._pool_groups.on_step(step, computed_to, self._pools)
+        self._assigned = self._pool_groups.on_step(step, computed_to, self._pools)
         self._monitored = [None] * self._n_layers
         groups = self._monitor_groups.on_step(step)
         if groups and self._sums_stages:
@@ -99,35 +97,36 @@ class CpuStep:
             return
         for terms in self._terms[layer]:
             kernel_torch.steer(residual, hidden, self._bank.rows, terms)
-        if self._captured[layer]:
-            self._capture(residual, hidden, layer)
+        for assigned in self._assigned:
+            if layer in assigned.layers:
+                self._capture(residual, hidden, layer, assigned)
         monitored = self._monitored[layer]
         if monitored is not None:
             kernel_torch.monitor(residual, hidden, monitored, self._values)
 
-    def _capture(self, residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
+    def _capture(self, residual: torch.Tensor, hidden: torch.Tensor | None, layer: int, assigned: "_Assigned") -> None:
         pools = self._pools
         sums, norms = pools.sums[:, layer], pools.norms[:, layer]
-        for pooled in self._pooled:
-            kernel_torch.capture(residual, hidden, pooled, sums, norms)
-        if pools.last is not None and pools.last_norms is not None:
+        if assigned.added is not None:
+            kernel_torch.capture(residual, hidden, assigned.added, sums, norms)
+        if assigned.deferred is not None and pools.last is not None and pools.last_norms is not None:
             last, last_norms = pools.last[:, layer], pools.last_norms[:, layer]
-            for pooled in self._deferred:
-                kernel_torch.defer(residual, hidden, pooled, sums, norms, last, last_norms)
+            kernel_torch.defer(residual, hidden, assigned.deferred, sums, norms, last, last_norms)
 
     def copy_values(self, n_tokens: int) -> "HostValues":
         """The step's projections, `(n_tokens, MAX_MONITORED)` float32: copied, since the next step overwrites them."""
-        return HostValues(self._values[:n_tokens].numpy().copy())
+        return HostValues(HostCopy(self._values[:n_tokens]))
 
 
 class HostValues(NamedTuple):
-    """Projections of one step, on the host."""
+    """Projections of one step, on their way to the host."""
 
-    array: np.ndarray
+    values: HostCopy
 
     def read(self) -> np.ndarray:
-        """`(n_tokens, MAX_MONITORED)` float32."""
-        return self.array
+        """`(n_tokens, MAX_MONITORED)` float32; waits for the device."""
+        array: np.ndarray = self.values.read().numpy()
+        return array
 
 
 class _TermGroups:
@@ -181,31 +180,38 @@ class _TermGroups:
         )
 
 
+class _Assigned(NamedTuple):
+    """Tokens and their pools on some layers: those that are added, and those that wait."""
+
+    layers: frozenset[int]
+    added: Pooled | None
+    deferred: Pooled | None
+
+
 class _PoolGroups:
     """The batch's pools, by their order in their request: most requests have one, so that places follow one another."""
 
     def __init__(self, batch: LiveBatch) -> None:
         pools = batch.pools
-        groups = [pools.order == order for order in np.unique(pools.order)]
-        self._groups = [pools.only(group) for group in groups]
+        groups = defaultdict(list)
+        for i, group in enumerate(zip(pools.order.tolist(), pools.layers, strict=True)):
+            groups[group].append(i)
+        self._groups = [pools.only(group) for group in groups.values()]
 
-    def on_step(self, step: Step, computed_to: np.ndarray, rows: CaptureRows) -> tuple[list[Pooled], list[Pooled]]:
-        """Assign tokens to pools, and raise the pools' counts; returns tokens that are added, and tokens that wait."""
-        added, deferred = [], []
+    def on_step(self, step: Step, computed_to: np.ndarray, rows: CaptureRows) -> list[_Assigned]:
+        """Assign tokens to pools, and raise the pools' counts."""
+        made = []
         for pools in self._groups:
-            fresh = pools.intervals.spans(step, after=computed_to)
-            rows.count(pools.row, fresh.length)
-            if rows.deferred:
-                waits, position = pools.waiting(step, fresh)
-                rows.defer(pools.row[waits], position[waits])
-                fresh = Spans(fresh.place, fresh.length - waits)
-                last = (fresh.place + fresh.length)[waits]
-                if len(last):
-                    deferred.append(Pooled(Places.of(last), Places.of(pools.row[waits])))
-            places = fresh.places()
-            if len(places):
-                added.append(Pooled(Places.of(places), Places.of(np.repeat(pools.row, fresh.length))))
-        return added, deferred
+            fresh, waits = pools.note(step, computed_to, rows)
+            added = Spans(fresh.place, fresh.length - waits)
+            last = (fresh.place + fresh.length - 1)[waits]
+            pooled = _pooled(added.places(), np.repeat(pools.row, added.length))
+            made.append(_Assigned(pools.layers[0], pooled, _pooled(last, pools.row[waits])))
+        return made
+
+
+def _pooled(places: np.ndarray, rows: np.ndarray) -> Pooled | None:
+    return Pooled(Places.of(places), Places.of(rows)) if len(places) else None
 
 
 @dataclass(frozen=True)

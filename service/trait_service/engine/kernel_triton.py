@@ -1,287 +1,322 @@
-"""The operation as Triton kernels, for CUDA. Not yet run on a GPU; `kernel_torch` is its reference.
+"""The operation as one Triton kernel, for CUDA. Not yet run on a GPU; `kernel_torch` is its reference.
 
-All three are always launched, so that CUDA graphs hold them; a program leaves at once when its layer or its token
-has nothing to do. All addresses are of buffers that live as long as the engine.
+It steers, then captures, then monitors, while a token's half of the stream stays in registers. It is launched over the
+step's padded tokens, so that CUDA graphs hold it, and works through the list of active tokens: each program takes an
+equal run of them, and leaves at once if none is left for it or if its layer has nothing to do. All addresses are of
+buffers that live as long as the engine.
 """
-
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
+from trait_core.schema import MAX_MONITORED, MAX_POSITIONS
 
+from trait_service.engine.active_tokens import CAPTURE, DEFER
 from trait_service.engine.arithmetic import FLOOR, FORM, LINEAR, PRESERVE_NORM
-from trait_service.engine.request_table import LayerTable
+from trait_service.engine.buffers import KernelBuffers
+from trait_service.engine.request_table import (
+    CAPTURED_BIT,
+    COUNT_MASK,
+    COUNT_SHIFT,
+    FIRST_SHIFT,
+    MONITORED_WORDS,
+    POOL_WORDS,
+    TERM_WORDS,
+    Layout,
+)
 
-_LINEAR = tl.constexpr(LINEAR)
-_FLOOR = tl.constexpr(FLOOR)
-_FORM = tl.constexpr(FORM)
+WIDEST_GATHER = 16384
+"""Bytes of the widest stream for which the registers also hold the sum of several tokens."""
+
+MAX_REGISTERS = 128
+"""Registers of a thread: a program of 16 warps gets no more, and a smaller one shares its multiprocessor with another."""
+
+_CAPTURE, _DEFER = tl.constexpr(CAPTURE), tl.constexpr(DEFER)
+_LINEAR, _FLOOR, _FORM = tl.constexpr(LINEAR), tl.constexpr(FLOOR), tl.constexpr(FORM)
 _PRESERVE_NORM = tl.constexpr(PRESERVE_NORM)
+_POOL, _MONITORED, _TERM = tl.constexpr(POOL_WORDS), tl.constexpr(MONITORED_WORDS), tl.constexpr(TERM_WORDS)
+_CAPTURED = tl.constexpr(CAPTURED_BIT)
+_COUNT_SHIFT, _COUNT_MASK = tl.constexpr(COUNT_SHIFT), tl.constexpr(COUNT_MASK)
+_FIRST_SHIFT = tl.constexpr(FIRST_SHIFT)
+
+# torch.finfo(torch.float32).tiny. A smaller number would be a double to Triton, and so would all that comes of it.
+_TINY = tl.constexpr(1.1754943508222875e-38)
 
 
 @triton.jit
-def _steer_kernel(
-    residual,
-    hidden,
-    bank,
-    vector,
-    numbers,
-    rules,
-    row_of,
-    position_of,
-    flags,
-    layer,
-    n_layers,
-    residual_stride,
-    hidden_stride,
-    d_model: tl.constexpr,
-    n_terms: tl.constexpr,
-    has_hidden: tl.constexpr,
-    block: tl.constexpr,
-):
-    """One program a token: the token's terms in order, the stream kept in registers."""
-    used = tl.load(flags)
-    if used == 0:
-        return
-    token = tl.program_id(0).to(tl.int64)
-    row = tl.load(row_of + token)
-    if row < 0:
-        return
-    position = tl.load(position_of + token)
-    columns = tl.arange(0, block)
-    inside = columns < d_model
-    kept = tl.load(residual + token * residual_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    other = tl.zeros([block], dtype=tl.float32)
+def _stream(kept, hidden, columns, inside, has_hidden: tl.constexpr):
+    """The stream: what the registers keep, and the other half, which lies in a cache after its first use."""
+    stream = kept
     if has_hidden:
-        other = tl.load(hidden + token * hidden_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    changed = 0
-    for k in range(n_terms):
-        entry = (row.to(tl.int64) * n_layers + layer) * n_terms + k
-        bank_row = tl.load(vector + entry)
-        start = tl.load(rules + entry * 3 + 1)
-        stop = tl.load(rules + entry * 3 + 2)
-        if (bank_row >= 0) & (position >= start) & (position < stop):
-            mode = tl.load(rules + entry * 3)
-            form = mode & _FORM
-            a = tl.load(numbers + entry * 2)
-            b = tl.load(numbers + entry * 2 + 1)
-            direction = tl.load(bank + bank_row.to(tl.int64) * d_model + columns, mask=inside, other=0.0)
-            stream = kept + other
-            projection = tl.sum(stream * direction)
-            gap = a - projection
-            amount = tl.where(
-                form == _LINEAR,
-                a + b * projection,
-                tl.where(form == _FLOOR, tl.maximum(gap, 0.0), tl.minimum(gap, 0.0)),
-            )
-            added = amount * direction
-            if (mode & _PRESERVE_NORM) != 0:
-                after = stream + added
-                ratio = tl.sqrt(tl.sum(stream * stream)) / tl.maximum(
-                    tl.sqrt(tl.sum(after * after)), 1.1754943508222875e-38
-                )
-                added = after * ratio - stream
-            # Rounded to the stream's dtype after each term, as the reference does.
-            kept = (kept + added).to(residual.dtype.element_ty).to(tl.float32)
-            changed = 1
-    if changed == 1:
-        tl.store(residual + token * residual_stride + columns, kept.to(residual.dtype.element_ty), mask=inside)
+        stream += tl.load(hidden + columns, mask=inside, other=0.0).to(tl.float32)
+    return stream
 
 
 @triton.jit
-def _capture_kernel(
-    residual,
-    hidden,
-    pool_slot,
+def _delta(kept, hidden, direction, mode, a, b, columns, inside, has_hidden: tl.constexpr):
+    """The delta that one term adds, as `arithmetic.delta`; a plain addition does not read the other half of the stream."""
+    form = mode & _FORM
+    if (form == _LINEAR) & (b == 0.0) & ((mode & _PRESERVE_NORM) == 0):
+        added = a * direction
+    else:
+        stream = _stream(kept, hidden, columns, inside, has_hidden)
+        projection = tl.sum(stream * direction)
+        gap = a - projection
+        bounded = tl.where(form == _FLOOR, tl.maximum(gap, 0.0), tl.minimum(gap, 0.0))
+        added = tl.where(form == _LINEAR, a + b * projection, bounded) * direction
+        if (mode & _PRESERVE_NORM) != 0:
+            after = stream + added
+            ratio = tl.sqrt(tl.sum(stream * stream)) / tl.maximum(tl.sqrt(tl.sum(after * after)), _TINY)
+            added = after * ratio - stream
+    return added
+
+
+@triton.jit
+def _pools_at(request, position, n_pools: tl.constexpr):
+    """The pools that hold a position: a bit each."""
+    holding = 0
+    for pool in range(n_pools):
+        entry = request + pool * _POOL
+        inside = (position >= tl.load(entry + 1)) & (position < tl.load(entry + 2))
+        holding |= ((tl.load(entry) >= 0) & inside).to(tl.int32) << pool
+    return holding
+
+
+@triton.jit
+def _add(request, holding, total, norm, sums, norms, columns, inside, layer, n_layers, d_model, n_pools: tl.constexpr):
+    """Add to each pool of a set. Programs add in any order, so that sums are not equal to the last bit from run to run."""
+    for pool in range(n_pools):
+        if ((holding >> pool) & 1) != 0:
+            at = tl.load(request + pool * _POOL).to(tl.int64) * n_layers + layer
+            tl.atomic_add(sums + at * d_model + columns, total, mask=inside, sem="relaxed")
+            tl.atomic_add(norms + at, norm, sem="relaxed")
+
+
+@triton.jit
+def _defer(
+    request,
+    holding,
+    stream,
+    norm,
     sums,
     norms,
-    flags,
-    sums_stride,
-    norms_stride,
-    residual_stride,
-    hidden_stride,
-    d_model: tl.constexpr,
+    last,
+    last_norms,
+    columns,
+    inside,
+    layer,
+    n_layers,
+    d_model,
     n_pools: tl.constexpr,
-    has_hidden: tl.constexpr,
-    block: tl.constexpr,
 ):
-    """One program a token: add its stream to each of its pools. Sums are atomic: their order is not fixed."""
-    if tl.load(flags + 1) == 0:
-        return
-    token = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, block)
-    inside = columns < d_model
+    """Let a stream wait in each pool of a set, and add the one that waited there. One token a step waits in a pool."""
     for pool in range(n_pools):
-        slot = tl.load(pool_slot + token * n_pools + pool).to(tl.int64)
-        if slot >= 0:
-            stream = tl.load(residual + token * residual_stride + columns, mask=inside, other=0.0).to(tl.float32)
-            if has_hidden:
-                stream += tl.load(hidden + token * hidden_stride + columns, mask=inside, other=0.0).to(tl.float32)
-            tl.atomic_add(sums + slot * sums_stride + columns, stream, mask=inside)
-            tl.atomic_add(norms + slot * norms_stride, tl.sqrt(tl.sum(stream * stream)))
+        if ((holding >> pool) & 1) != 0:
+            at = tl.load(request + pool * _POOL).to(tl.int64) * n_layers + layer
+            waited = tl.load(last + at * d_model + columns, mask=inside, other=0.0)
+            waited_norm = tl.load(last_norms + at)
+            tl.atomic_add(sums + at * d_model + columns, waited, mask=inside, sem="relaxed")
+            tl.atomic_add(norms + at, waited_norm, sem="relaxed")
+            tl.debug_barrier()  # every thread has read before one writes
+            tl.store(last + at * d_model + columns, stream, mask=inside)
+            tl.store(last_norms + at, norm)
 
 
 @triton.jit
-def _monitor_kernel(
+def _monitor(request, stream, reads, bank, values, columns, inside, at_monitored, d_model):
+    """Project a stream on the directions that its request monitors on this layer; `values` is its token's row."""
+    norm = tl.maximum(tl.sqrt(tl.sum(stream * stream)), _TINY)
+    first = reads >> _FIRST_SHIFT
+    for i in range(first, first + ((reads >> _COUNT_SHIFT) & _COUNT_MASK)):
+        entry = request + at_monitored + i * _MONITORED
+        at = tl.load(entry).to(tl.int64) * d_model
+        projection = tl.sum(stream * tl.load(bank + at + columns, mask=inside, other=0.0))
+        column = tl.load(entry + 1)
+        tl.store(values + (column >> 1), tl.where((column & 1) != 0, projection / norm, projection))
+
+
+@triton.jit(do_not_specialize=["layer"])
+def intervene_kernel(
     residual,
     hidden,
-    bank,
-    monitored,
-    row_of,
-    values,
+    active,
     flags,
+    table,
+    bank,
+    sums,
+    norms,
+    last,
+    last_norms,
+    values,
     layer,
-    n_layers,
     residual_stride,
     hidden_stride,
-    d_model: tl.constexpr,
+    n_layers: tl.constexpr,
+    n_pools: tl.constexpr,
     n_columns: tl.constexpr,
+    at_layers: tl.constexpr,
+    at_monitored: tl.constexpr,
+    at_terms: tl.constexpr,
+    width: tl.constexpr,
     has_hidden: tl.constexpr,
+    deferred: tl.constexpr,
+    gathers: tl.constexpr,
+    d_model: tl.constexpr,
     block: tl.constexpr,
 ):
-    """One program a token: its projection on each of its request's monitored directions of this layer."""
-    if tl.load(flags + 2) == 0:
-        return
-    token = tl.program_id(0).to(tl.int64)
-    row = tl.load(row_of + token)
-    if row < 0:
+    """One program for each run of active tokens."""
+    used = tl.load(flags + layer * 4)
+    captured = tl.load(flags + layer * 4 + 1)
+    monitored = tl.load(flags + layer * 4 + 2)
+    n_active = tl.load(active)
+    per_program = tl.cdiv(n_active, tl.num_programs(0))
+    first = tl.program_id(0) * per_program
+    if (used + captured + monitored == 0) | (first >= n_active):
         return
     columns = tl.arange(0, block)
     inside = columns < d_model
-    stream = tl.load(residual + token * residual_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    if has_hidden:
-        stream += tl.load(hidden + token * hidden_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    norm = tl.maximum(tl.sqrt(tl.sum(stream * stream)), 1.1754943508222875e-38)
-    for column in range(n_columns):
-        entry = ((row.to(tl.int64) * n_layers + layer) * n_columns + column) * 2
-        bank_row = tl.load(monitored + entry)
-        if bank_row >= 0:
-            direction = tl.load(bank + bank_row.to(tl.int64) * d_model + columns, mask=inside, other=0.0)
-            projection = tl.sum(stream * direction)
-            cosine = tl.load(monitored + entry + 1)
-            tl.store(values + token * n_columns + column, tl.where(cosine != 0, projection / norm, projection))
+    # Tokens that follow one another in the same pools are summed here: a long prompt costs one atomic addition a program.
+    held = 0
+    held_row = 0
+    total = tl.zeros([block if gathers else 1], dtype=tl.float32)
+    total_norm = 0.0
+    for i in range(first, tl.minimum(first + per_program, n_active)):
+        entry = active + 4 + i * 4
+        token = tl.load(entry).to(tl.int64)
+        row = tl.load(entry + 1)
+        position = tl.load(entry + 2)
+        bits = tl.load(entry + 3)
+        request = table + row.to(tl.int64) * width
+        here = residual + token * residual_stride
+        other = hidden + token * hidden_stride
+        kept = tl.load(here + columns, mask=inside, other=0.0).to(tl.float32)
+
+        changed = 0
+        for k in range(used):
+            term = request + at_terms + (k * n_layers + layer) * _TERM
+            bank_row = tl.load(term)
+            if (bank_row >= 0) & (position >= tl.load(term + 2)) & (position < tl.load(term + 3)):
+                direction = tl.load(bank + bank_row.to(tl.int64) * d_model + columns, mask=inside, other=0.0)
+                a = tl.load(term + 4).to(tl.float32, bitcast=True)
+                b = tl.load(term + 5).to(tl.float32, bitcast=True)
+                added = _delta(kept, other, direction, tl.load(term + 1), a, b, columns, inside, has_hidden)
+                # Rounded to the stream's dtype after each term, as the reference does.
+                kept = (kept + added).to(residual.dtype.element_ty).to(tl.float32)
+                changed = 1
+        if changed == 1:
+            tl.store(here + columns, kept.to(residual.dtype.element_ty), mask=inside)
+
+        reads = tl.load(request + at_layers + layer)
+        holding = 0
+        if (captured != 0) & ((bits & _CAPTURE) != 0) & ((reads & _CAPTURED) != 0):
+            holding = _pools_at(request, position, n_pools)
+        if holding != 0:
+            stream = _stream(kept, other, columns, inside, has_hidden)
+            norm = tl.sqrt(tl.sum(stream * stream))
+            if deferred and (bits & _DEFER) != 0:
+                _defer(
+                    request,
+                    holding,
+                    stream,
+                    norm,
+                    sums,
+                    norms,
+                    last,
+                    last_norms,
+                    columns,
+                    inside,
+                    layer,
+                    n_layers,
+                    d_model,
+                    n_pools,
+                )
+            elif not gathers:
+                _add(request, holding, stream, norm, sums, norms, columns, inside, layer, n_layers, d_model, n_pools)
+            else:
+                if (holding != held) | (row != held_row):
+                    pools = table + tl.cast(held_row, tl.int64) * width
+                    _add(
+                        pools, held, total, total_norm, sums, norms, columns, inside, layer, n_layers, d_model, n_pools
+                    )
+                    held = holding
+                    held_row = row
+                    total = tl.zeros([block], dtype=tl.float32)
+                    total_norm = 0.0
+                total += stream
+                total_norm += norm
+
+        if (monitored != 0) & (((reads >> _COUNT_SHIFT) & _COUNT_MASK) != 0):
+            stream = _stream(kept, other, columns, inside, has_hidden)
+            _monitor(request, stream, reads, bank, values + token * n_columns, columns, inside, at_monitored, d_model)
+    if gathers:
+        pools = table + tl.cast(held_row, tl.int64) * width
+        _add(pools, held, total, total_norm, sums, norms, columns, inside, layer, n_layers, d_model, n_pools)
 
 
-def steer(
+def intervene(
     residual: torch.Tensor,
     hidden: torch.Tensor | None,
-    bank: torch.Tensor,
-    table: LayerTable,
-    row: torch.Tensor,
-    position: torch.Tensor,
-    flags: torch.Tensor,
+    buffers: KernelBuffers,
+    layout: Layout,
+    layer: int,
+    n_programs: int,
 ) -> None:
-    """As `kernel_torch.steer`, over every token of the step.
+    """Steer, then capture and monitor, the active tokens of the step at the output of one layer.
 
     Args:
         residual: `(n_tokens_padded, d_model)`, columns contiguous; changed in place.
-        hidden: As `residual`, or None.
-        bank: `(n_bank_rows, d_model)` float32.
-        table: The request table, on one layer.
-        row: `(max_tokens,)` int32: each token's row of the table, -1 for none.
-        position: `(max_tokens,)` int32: each token's absolute position.
-        flags: `(3,)` int32 of the layer: terms used, whether it is captured, whether it is monitored.
+        hidden: As `residual`, or None: the other half of the stream.
+        buffers: What to do, and where results go.
+        layout: Layout of the table's rows.
+        layer: 0-based decoder block.
+        n_programs: Most programs of one launch.
     """
-    other, options = _launch_options(residual, hidden)
-    _steer_kernel[(min(residual.shape[0], row.shape[0]),)](
-        residual,
-        other,
-        bank,
-        table.vector,
-        table.numbers,
-        table.rules,
-        row,
-        position,
-        flags,
-        table.layer,
-        table.vector.shape[1],
-        residual.stride(0),
-        other.stride(0),
-        n_terms=table.vector.shape[2],
-        **options,
-    )
-
-
-def capture(
-    residual: torch.Tensor,
-    hidden: torch.Tensor | None,
-    pool_slot: torch.Tensor,
-    sums: torch.Tensor,
-    norms: torch.Tensor,
-    flags: torch.Tensor,
-) -> None:
-    """As `kernel_torch.capture`, over every token of the step.
-
-    Args:
-        residual: `(n_tokens_padded, d_model)`, columns contiguous.
-        hidden: As `residual`, or None.
-        pool_slot: `(max_tokens, n_pools)` int32: each token's pools, -1 for none.
-        sums: `(n_rows, d_model)` float32, changed in place.
-        norms: `(n_rows,)` float32, changed in place.
-        flags: `(3,)` int32 of the layer: terms used, whether it is captured, whether it is monitored.
-    """
-    other, options = _launch_options(residual, hidden)
-    _capture_kernel[(min(residual.shape[0], pool_slot.shape[0]),)](
-        residual,
-        other,
-        pool_slot,
-        sums,
-        norms,
-        flags,
-        sums.stride(0),
-        norms.stride(0),
-        residual.stride(0),
-        other.stride(0),
-        n_pools=pool_slot.shape[1],
-        **options,
-    )
-
-
-def monitor(
-    residual: torch.Tensor,
-    hidden: torch.Tensor | None,
-    bank: torch.Tensor,
-    table: LayerTable,
-    row: torch.Tensor,
-    values: torch.Tensor,
-    flags: torch.Tensor,
-) -> None:
-    """As `kernel_torch.monitor`, over every token of the step.
-
-    Args:
-        residual: `(n_tokens_padded, d_model)`, columns contiguous.
-        hidden: As `residual`, or None.
-        bank: `(n_bank_rows, d_model)` float32.
-        table: The request table, on one layer.
-        row: `(max_tokens,)` int32: each token's row of the table, -1 for none.
-        values: `(max_tokens, n_columns)` float32, changed in place.
-        flags: `(3,)` int32 of the layer: terms used, whether it is captured, whether it is monitored.
-    """
-    other, options = _launch_options(residual, hidden)
-    _monitor_kernel[(min(residual.shape[0], row.shape[0]),)](
-        residual,
-        other,
-        bank,
-        table.monitored,
-        row,
-        values,
-        flags,
-        table.layer,
-        table.monitored.shape[1],
-        residual.stride(0),
-        other.stride(0),
-        n_columns=table.monitored.shape[2],
-        **options,
-    )
-
-
-def _launch_options(residual: torch.Tensor, hidden: torch.Tensor | None) -> tuple[torch.Tensor, dict[str, Any]]:
-    d_model = residual.shape[-1]
-    block = triton.next_power_of_2(d_model)
     other = residual if hidden is None else hidden
-    return other, {
+    n_tokens, d_model = residual.shape
+    intervene_kernel[(min(n_tokens, n_programs),)](
+        residual,
+        other,
+        buffers.active,
+        buffers.flags,
+        buffers.table,
+        buffers.bank,
+        buffers.sums,
+        buffers.norms,
+        buffers.sums if buffers.last is None else buffers.last,
+        buffers.norms if buffers.last_norms is None else buffers.last_norms,
+        buffers.values,
+        layer,
+        residual.stride(0),
+        other.stride(0),
+        **constants(
+            layout, d_model, residual.element_size(), has_hidden=hidden is not None, deferred=buffers.last is not None
+        ),
+        num_warps=n_warps(d_model),
+        maxnreg=MAX_REGISTERS,
+    )
+
+
+def constants(
+    layout: Layout, d_model: int, element_size: int, *, has_hidden: bool, deferred: bool
+) -> dict[str, int | bool]:
+    """Constants that the kernel is compiled for; the stream's numbers have `element_size` bytes."""
+    block = triton.next_power_of_2(d_model)
+    return {
+        "n_layers": layout.n_layers,
+        "n_pools": MAX_POSITIONS,
+        "n_columns": MAX_MONITORED,
+        "at_layers": layout.layers,
+        "at_monitored": layout.monitored,
+        "at_terms": layout.terms,
+        "width": layout.width(layout.n_terms),
+        "has_hidden": has_hidden,
+        "deferred": deferred,
+        "gathers": block * element_size <= WIDEST_GATHER,
         "d_model": d_model,
-        "has_hidden": hidden is not None,
         "block": block,
-        "num_warps": 4 if block <= 2048 else 8,
     }
+
+
+def n_warps(d_model: int) -> int:
+    """Warps of one program: 16 columns a thread, up to 16 warps."""
+    return min(max(triton.next_power_of_2(d_model) // 512, 4), 16)

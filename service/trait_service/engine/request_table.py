@@ -1,71 +1,198 @@
-"""The terms and monitored directions of each live request on each layer, as the CUDA kernels read them."""
+"""The terms, pools and monitored directions of each live request, as the CUDA kernel reads them: a row of int32 words each."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from trait_core.schema import MAX_MONITORED
+from trait_core.positions import UNBOUNDED
+from trait_core.schema import MAX_MONITORED, MAX_POSITIONS
 
-from trait_service.engine.buffers import NO_ROW, Mirrored, send
+from trait_service.engine.batch import joined
+from trait_service.engine.buffers import NO_ROW, Mirrored, on_device
+from trait_service.engine.requests import MONITORED, TERM, LiveRequest
+
+POOL_WORDS, MONITORED_WORDS, TERM_WORDS = 3, 2, 6
+"""Words of an entry. Pool: row of the running sums (`NO_ROW`: none), start, stop. Monitored direction: bank row, its column
+twice plus 1 for the cosine. Term: bank row (`NO_ROW`: none), mode, start, stop, and the bits of a and b."""
+
+CAPTURED_BIT, COUNT_SHIFT, COUNT_MASK, FIRST_SHIFT = 1, 1, 63, 7
+"""A layer's word: whether its pools take this layer; how many directions it monitors here, and which is the first."""
 
 
-class LayerTable(NamedTuple):
-    """The table as a kernel reads it on one layer.
+STEER, CAPTURE, MONITOR = range(3)
+"""Columns of a layer's flags: the most terms of a request there, whether it is captured, whether it is monitored."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the entries of a row lie.
+
+    Pools, a word for each layer, monitored directions by layer, and at the end each layer's first term, each layer's
+    second term, and so on: terms that nobody uses need not travel.
 
     Args:
-        vector: `(n_rows, n_layers, n_terms)` int32: bank rows, -1 for none.
-        numbers: `(n_rows, n_layers, n_terms, 2)` float32: a and b.
-        rules: `(n_rows, n_layers, n_terms, 3)` int32: mode, start, stop.
-        monitored: `(n_rows, n_layers, MAX_MONITORED, 2)` int32: bank row of each monitored direction, -1 for none, and
-            1 if its cosine is wanted.
-        layer: 0-based decoder block.
+        n_layers: Decoder blocks of the model.
+        n_terms: Terms of one request on one layer.
     """
 
-    vector: torch.Tensor
-    numbers: torch.Tensor
-    rules: torch.Tensor
-    monitored: torch.Tensor
-    layer: int
+    n_layers: int
+    n_terms: int
+
+    @property
+    def layers(self) -> int:
+        """Word at which the layers' words begin."""
+        return POOL_WORDS * MAX_POSITIONS
+
+    @property
+    def monitored(self) -> int:
+        """Word at which the monitored directions begin."""
+        return self.layers + self.n_layers
+
+    @property
+    def terms(self) -> int:
+        """Word at which the terms begin."""
+        return self.monitored + MONITORED_WORDS * MAX_MONITORED
+
+    def width(self, n_terms: int) -> int:
+        """Words of a row with so many terms on each layer."""
+        return self.terms + TERM_WORDS * self.n_layers * n_terms
 
 
 class RequestTable:
-    """`n_rows x n_layers x n_terms` entries; a row belongs to one request while it is in the batch.
+    """The rows on the device, and what the host knows of each. A row belongs to one request while it is in the batch.
 
-    Written when batch membership changes: only the rows that changed travel to the device.
+    Attributes:
+        layout: Where a row's entries lie.
+        tensor: `(n_rows, layout.width(n_terms))` int32.
+        flags: `(n_layers, 4)` int32: the most terms of a request on a layer, whether it is captured, whether it is
+            monitored, 0.
+        start: `(n_rows,)` first absolute position on which the row's request asks for something.
+        stop: `(n_rows,)` one past the last.
+        n_prompt: `(n_rows,)` its prompt's length.
     """
 
     def __init__(self, n_layers: int, n_rows: int, n_terms: int, device: torch.device) -> None:
-        shape = (n_rows, n_layers, n_terms)
-        self.vector = Mirrored(shape, np.int32, device, fill=NO_ROW)
-        self.numbers = Mirrored((*shape, 2), np.float32, device)
-        self.rules = Mirrored((*shape, 3), np.int32, device)
-        self.monitored = Mirrored((n_rows, n_layers, MAX_MONITORED, 2), np.int32, device, fill=NO_ROW)
-        self._dirty: set[int] = set()
+        self.layout = Layout(n_layers, n_terms)
+        self.tensor = torch.full((n_rows, self.layout.width(n_terms)), NO_ROW, dtype=torch.int32, device=device)
+        self.flags = Mirrored((n_layers, 4), np.int32, device)
+        self.start, self.stop, self.n_prompt = (np.zeros(n_rows, dtype=np.int64) for _ in range(3))
+        self._requests: dict[int, LiveRequest] = {}
+        self._terms_written = np.zeros(n_rows, dtype=np.int64)
+        self._term_uses = np.zeros((n_layers, n_terms), dtype=np.int64)
+        self._uses = np.zeros((n_layers, 4), dtype=np.int64)
 
-    def write(self, row: int, terms: np.ndarray, monitored: np.ndarray) -> None:
-        """Replace a row by arrays of `TERM` and `MONITORED`."""
-        self.clear(row)
-        at = (row, terms["layer"], terms["k"])
-        self.vector.array[at] = terms["bank_row"]
-        self.numbers.array[at] = np.stack([terms["a"], terms["b"]], axis=-1)
-        self.rules.array[at] = np.stack([terms[name] for name in ("mode", "start", "stop")], axis=-1)
-        self.monitored.array[row, monitored["layer"], monitored["column"]] = np.stack(
-            [monitored["bank_row"], monitored["cosine"]], axis=-1
+    def update(self, present: dict[int, LiveRequest]) -> None:
+        """Bring the table to the requests of a batch, given by row: what changed travels in one copy."""
+        before, self._requests = self._requests, present
+        joining = {row: request for row, request in present.items() if before.get(row) is not request}
+        leaving = [request for row, request in before.items() if row in joining or row not in present]
+        if joining:
+            entries = _Entries.of(list(joining.values()))
+            self._write(np.fromiter(joining, dtype=np.int64), entries)
+            self._count(entries, 1)
+        if leaving:
+            self._count(_Entries.of(leaving), -1)
+        if joining or leaving:
+            self._write_flags()
+
+    def _write(self, rows: np.ndarray, entries: "_Entries") -> None:
+        n_terms = np.zeros(len(rows), dtype=np.int64)
+        np.maximum.at(n_terms, entries.term_owner, entries.terms["k"] + 1)
+        # Terms that a row's last request left there must go, too.
+        most = int(np.maximum(n_terms, self._terms_written[rows]).max())
+        self._terms_written[rows] = n_terms
+        words = np.empty((len(rows), 1 + self.layout.width(most)), dtype=np.int32)
+        words[:, 0] = rows
+        entries.fill(words[:, 1:], self.layout)
+        sent = on_device(words, self.tensor.device)
+        self.tensor[:, : words.shape[1] - 1].index_copy_(0, sent[:, 0].long(), sent[:, 1:])
+        self.start[rows], self.stop[rows] = entries.hull(len(rows))
+        self.n_prompt[rows] = entries.n_prompt
+
+    def _count(self, entries: "_Entries", sign: int) -> None:
+        np.add.at(self._term_uses, (entries.terms["layer"], entries.terms["k"]), sign)
+        np.add.at(self._uses[:, CAPTURE], entries.captured_layer, sign)
+        np.add.at(self._uses[:, MONITOR], entries.monitored["layer"], sign)
+
+    def _write_flags(self) -> None:
+        flags = (self._uses > 0).astype(np.int32)
+        flags[:, STEER] = (self._term_uses > 0).sum(axis=1)
+        if not np.array_equal(flags, self.flags.array):
+            self.flags.array[:] = flags
+            self.flags.flush()
+
+
+class _Entries(NamedTuple):
+    """All entries of some requests, and the place of the request that owns each."""
+
+    n_prompt: np.ndarray
+    terms: np.ndarray
+    term_owner: np.ndarray
+    monitored: np.ndarray
+    monitored_owner: np.ndarray
+    captured_layer: np.ndarray
+    captured_owner: np.ndarray
+    pools: np.ndarray
+    """`(n_pools, 5)`: owner, order, row of the running sums, start, stop."""
+
+    @classmethod
+    def of(cls, requests: Sequence[LiveRequest]) -> "_Entries":
+        working = [(i, request) for i, request in enumerate(requests) if request.error is None]
+        capturing = [(i, request) for i, request in working if request.capture_rows]
+        pools = [
+            (i, order, row, *interval)
+            for i, request in capturing
+            for order, (row, interval) in enumerate(zip(request.capture_rows, request.pools, strict=True))
+        ]
+        captured = [np.array(request.captured_layers, dtype=np.int64) for _, request in capturing]
+        return cls(
+            np.array([request.n_prompt for request in requests], dtype=np.int64),
+            # Even of a request that failed: as `LiveBatch.terms`.
+            *joined([(i, request.terms) for i, request in enumerate(requests)], TERM),
+            *joined([(i, request.monitored) for i, request in working], MONITORED),
+            np.concatenate([np.empty(0, dtype=np.int64), *captured]),
+            np.repeat([i for i, _ in capturing], [len(layers) for layers in captured]).astype(np.int64),
+            np.array(pools, dtype=np.int64).reshape(-1, 5),
         )
 
-    def clear(self, row: int) -> None:
-        """Make a row do nothing."""
-        self.vector.array[row] = NO_ROW
-        self.monitored.array[row] = NO_ROW
-        self._dirty.add(row)
+    def fill(self, words: np.ndarray, layout: Layout) -> None:
+        """Write the rows: `(n_requests, layout.width(n))` int32, for an n that no request's terms on a layer exceed."""
+        words[:] = NO_ROW
+        words[:, layout.layers : layout.monitored] = 0
+        owner, order = self.pools[:, 0], self.pools[:, 1]
+        words[owner[:, None], order[:, None] * POOL_WORDS + np.arange(POOL_WORDS)] = self.pools[:, 2:]
+        words[self.captured_owner, layout.layers + self.captured_layer] = CAPTURED_BIT
+        self._fill_monitored(words, layout)
+        terms = self.terms
+        at = layout.terms + (terms["k"] * layout.n_layers + terms["layer"]) * TERM_WORDS
+        numbers = [terms[name].astype(np.int32) for name in ("bank_row", "mode", "start", "stop")]
+        bits = [terms[name].astype(np.float32).view(np.int32) for name in ("a", "b")]
+        words[self.term_owner[:, None], at[:, None] + np.arange(TERM_WORDS)] = np.stack([*numbers, *bits], axis=1)
 
-    def flush(self) -> None:
-        """Copy the changed rows to the device."""
-        for row in self._dirty:
-            for mirrored in (self.vector, self.numbers, self.rules, self.monitored):
-                send(mirrored.array[row], mirrored.tensor[row])
-        self._dirty.clear()
+    def _fill_monitored(self, words: np.ndarray, layout: Layout) -> None:
+        if not len(self.monitored):
+            return
+        order = np.lexsort((self.monitored["layer"], self.monitored_owner))
+        owner, found = self.monitored_owner[order], self.monitored[order]
+        place = np.arange(len(owner)) - np.searchsorted(owner, owner)
+        at = layout.monitored + place * MONITORED_WORDS
+        words[owner, at] = found["bank_row"]
+        words[owner, at + 1] = 2 * found["column"] + found["cosine"]
+        begins = np.flatnonzero(np.diff(owner, prepend=-1) | np.diff(found["layer"], prepend=-1))
+        count = np.diff(begins, append=len(owner))
+        words[owner[begins], layout.layers + found["layer"][begins]] |= (
+            count << COUNT_SHIFT | place[begins] << FIRST_SHIFT
+        ).astype(np.int32)
 
-    def on(self, layer: int) -> LayerTable:
-        """The table, for a kernel on one layer."""
-        return LayerTable(self.vector.tensor, self.numbers.tensor, self.rules.tensor, self.monitored.tensor, layer)
+    def hull(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """`(n,)` the first position on which each request asks for something, and one past the last."""
+        start, stop = np.full(n, UNBOUNDED, dtype=np.int64), np.zeros(n, dtype=np.int64)
+        np.minimum.at(start, self.term_owner, self.terms["start"])
+        np.maximum.at(stop, self.term_owner, self.terms["stop"])
+        np.minimum.at(start, self.pools[:, 0], self.pools[:, 3])
+        np.maximum.at(stop, self.pools[:, 0], self.pools[:, 4])
+        np.minimum.at(start, self.monitored_owner, self.monitored["start"])
+        stop[self.monitored_owner] = UNBOUNDED
+        return start, stop

@@ -1,0 +1,85 @@
+"""The Triton kernel compiles for real GPUs, without one: Triton's compiler and ptxas, as CUDA users get them.
+
+Run by `make test-triton`, which prints the table of registers. No GPU has run the code.
+"""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="make test-triton runs these")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("the interpreter compiles nothing", allow_module_level=True)
+
+import triton
+from trait_service.engine.kernel_triton import MAX_REGISTERS, constants, intervene_kernel, n_warps
+from trait_service.engine.request_table import Layout
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+N_LAYERS, N_TERMS = 32, 8
+ARCHITECTURES = (80, 90, 100, 120)
+WIDTHS = (576, 2048, 2304, 2880, 4096, 5120, 8192, 12288, 16384)
+SIZES = {"bf16": 2, "fp16": 2, "fp32": 4}
+TENSORS = {
+    **dict.fromkeys(("active", "flags", "table"), "*i32"),
+    **dict.fromkeys(("bank", "sums", "norms", "last", "last_norms", "values"), "*fp32"),
+}
+NUMBERS = ("layer", "residual_stride", "hidden_stride")
+
+
+def compiled(capability: int, dtype: str, d_model: int, **form: bool):
+    """As a launch compiles it: pointers and strides are known to be multiples of 16, the layer is not."""
+    fixed = constants(Layout(N_LAYERS, N_TERMS), d_model, SIZES[dtype], **form)
+    kinds = {**TENSORS, **dict.fromkeys(("residual", "hidden"), f"*{dtype}"), **dict.fromkeys(NUMBERS, "i32")}
+    names = intervene_kernel.arg_names
+    assert set(names) == kinds.keys() | fixed.keys()
+    aligned = [i for i, name in enumerate(names) if name in kinds and name != "layer"]
+    source = ASTSource(
+        fn=intervene_kernel,
+        signature={name: kinds.get(name, "constexpr") for name in names},
+        constexprs={(names.index(name),): value for name, value in fixed.items()},
+        attrs={(i,): [["tt.divisibility", 16]] for i in aligned},
+    )
+    options = {"num_warps": n_warps(d_model), "maxnreg": MAX_REGISTERS}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def resources(capability: int, ptx: str, folder: Path) -> tuple[int, int]:
+    """Registers of a thread, and bytes that it spills, from ptxas."""
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    path = folder / "kernel.ptx"
+    path.write_text(ptx)
+    ptxas = tools / ("ptxas-blackwell" if capability >= 100 else "ptxas")
+    target = f"sm_{capability}{'a' if capability >= 90 else ''}"
+    command = [ptxas, "-v", f"-arch={target}", path, "-o", folder / "kernel.cubin"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    (registers,) = re.findall(r"Used (\d+) registers", said)
+    (spilled,) = re.findall(r"(\d+) bytes spill stores", said)
+    return int(registers), int(spilled)
+
+
+def spill_allowance(dtype: str, d_model: int) -> int:
+    """A float32 stream wider than 8192 takes all registers of a multiprocessor; no model in use has one."""
+    return 64 if dtype == "fp32" and d_model > 8192 else 0
+
+
+@pytest.mark.parametrize("capability", ARCHITECTURES)
+@pytest.mark.parametrize("d_model", WIDTHS)
+def test_it_compiles_without_doubles_and_stays_in_registers(capability, d_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    for dtype in SIZES:
+        for has_hidden, deferred in [(True, True), *([(False, True), (True, False)] if capability == 90 else [])]:
+            made = compiled(capability, dtype, d_model, has_hidden=has_hidden, deferred=deferred)
+            registers, spilled = resources(capability, made.asm["ptx"], tmp_path)
+            print(
+                f"sm_{capability} d_model {d_model:5} {dtype} {'pair' if has_hidden else 'one '} "
+                f"{'deferred' if deferred else 'at once '} warps {n_warps(d_model):2} registers {registers:3} "
+                f"spilled {spilled:2} shared {made.metadata.shared:5}"
+            )
+            assert ".f64" not in made.asm["ptx"]
+            assert registers <= MAX_REGISTERS
+            assert spilled <= spill_allowance(dtype, d_model)
