@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from torch.compiler import is_compiling
 from torch.library import Library
 
 from trait_service.engine.first_pass import FirstPass
@@ -51,7 +52,8 @@ def register() -> None:
     from vllm.utils.torch_utils import LayerName, direct_register_custom_op  # noqa: PLC0415
 
     def body(residual: torch.Tensor, hidden: torch.Tensor | None, layer: LayerName) -> None:
-        _intervene(residual, hidden, int(layer.value))
+        if _bound:
+            _bound[-1].intervene(residual, hidden, int(layer.value))
 
     def fake(residual: torch.Tensor, hidden: torch.Tensor | None, layer: LayerName) -> None:
         del residual, hidden, layer
@@ -73,12 +75,7 @@ def intervene(residual: torch.Tensor, hidden: torch.Tensor | None, layer: int, n
         layer: 0-based decoder block.
         name: The same number as a graph takes it: a `LayerName` that lives as long as the model.
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         torch.ops.trait_steering.intervene(residual, hidden, name)
-    else:
-        _intervene(residual, hidden, layer)
-
-
-def _intervene(residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
-    if _bound:
+    elif _bound:
         _bound[-1].intervene(residual, hidden, layer)
