@@ -1,5 +1,8 @@
 """An engine that steering was not tested with does not start, whoever builds it."""
 
+import asyncio
+
+import httpx
 import pytest
 from engine_harness import Job, Req
 from package_metadata import distribution
@@ -93,3 +96,30 @@ def test_an_engine_built_without_the_command_line_stops_before_it_loads_the_mode
     options = {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}}
     with pytest.raises(AssertionError, match=r"speculative decoding .* is not supported together with steering"):
         run_engine(Job(smollm2_path, [[Req([1, 2, 3])]], options=options))
+
+
+def test_a_sleep_that_discards_the_buffers_is_refused_and_the_engine_goes_on(smollm2_path):
+    """vLLM's worker for the CPU does not sleep; what refuses lies before it. Two workers, whose answers must stay in step."""
+    from trait_service.in_process import InProcessService
+    from trait_steering.transport import ApplicationTransport
+
+    flags = ["--max-model-len", "512", "--served-model-name", "smollm2", "--pipeline-parallel-size", "2"]
+    service = InProcessService(str(smollm2_path), flags, enforce_eager=True)
+
+    def call(coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, service.loop).result()
+
+    try:
+        engine = service.app.state.engine_client
+        with pytest.raises(Exception, match=r"sleep level 2 is not supported .*POST /wake_up"):
+            call(engine.sleep(2))
+        call(engine.wake_up())
+        call(engine.sleep(1))
+        call(engine.wake_up())
+        assert [set(stats) >= {"live_requests"} for stats in call(engine.collective_rpc("trait_stats"))] == [True, True]
+        headers = {"Authorization": f"Bearer {service.api_key}"}
+        with httpx.Client(transport=ApplicationTransport(service), base_url="http://x", headers=headers) as client:
+            body = {"model": "smollm2", "prompt": "Bread is", "max_tokens": 2}
+            assert client.post("/v1/completions", json=body).json()["usage"]["completion_tokens"] == 2
+    finally:
+        service.close()

@@ -152,6 +152,20 @@ def check(config: "VllmConfig") -> EngineSettings:
     return settings
 
 
+def sleep_refusal(level: int) -> str | None:
+    """The sentence that refuses a level of sleep from which the buffers of steering would come back as garbage.
+
+    Level 1 copies the memory that the weights were loaded into to the host and back, and the buffers are in it. Level 2
+    discards it, and vLLM restores nothing but the model's own buffers.
+    """
+    if level <= 1:
+        return None
+    return (
+        f"sleep level {level} is not supported together with steering: it discards the vectors and tables on the device. "
+        "Wake the engine up (POST /wake_up), since vLLM has paused it, then use level 1"
+    )
+
+
 def has_int4_weights(quantisation: Mapping[str, Any]) -> bool:
     """True if the `quantization_config` of a model's config.json says INT4, for which vLLM's CPU kernel takes no float32."""
     groups = (quantisation.get("config_groups") or {}).values()

@@ -10,6 +10,7 @@ from torch import nn
 from trait_core.schema import Operation
 
 from trait_service.engine import refusals
+from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.state import SteeringState
 
 OPERATIONS = get_args(Operation)
@@ -21,6 +22,8 @@ class SteeringWorkerMixin:
 
     model_runner: Any
     vllm_config: Any
+    parallel_config: Any
+    rank: int
 
     def init_device(self) -> None:
         """As vLLM does, unless the engine is one that steering was not tested with.
@@ -30,6 +33,20 @@ class SteeringWorkerMixin:
         """
         refusals.check(self.vllm_config)
         super().init_device()  # type: ignore[misc]
+
+    def sleep(self, level: int = 1) -> None:
+        """As vLLM does, at the level that keeps what the weights' memory holds: the buffers of steering are in it.
+
+        Raises:
+            UnsupportedEngineError: Level 2 discards them. No worker sleeps; the last one says so.
+        """
+        refused = refusals.sleep_refusal(level)
+        if refused is None:
+            super().sleep(level)  # type: ignore[misc]
+        elif self.rank == self.parallel_config.world_size - 1:
+            # vLLM reads the workers' answers in the order of their ranks up to the first error. Answers behind it would be
+            # taken for those to its next call.
+            raise UnsupportedEngineError(refused)
 
     @property
     def trait_state(self) -> SteeringState:
