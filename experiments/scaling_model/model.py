@@ -73,7 +73,7 @@ class Machine:
     host_link: float = 25e9
     disk: float = 2e9
     engine_host_seconds: float = 4e-3
-    """vLLM's own work a step; it is not hidden behind the GPU's, as asynchronous scheduling is refused (an assumption)."""
+    """vLLM's own work a step (an assumption), none of it hidden behind the GPU's: scheduling is synchronous, the worse case."""
 
 
 @dataclass(frozen=True)
