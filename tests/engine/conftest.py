@@ -1,18 +1,41 @@
+import engine_forms
 import pytest
 import tiny_models
 from engine_harness import EngineHost, EngineResult, Job, Reference
 
 
 @pytest.fixture(scope="session")
-def run_engine(tmp_path_factory):
+def engine_hosts():
+    """`engine_hosts(form) -> EngineHost`, made once for each form (`engine_forms`)."""
+    hosts: dict[str, EngineHost] = {}
+
+    def host_of(form: str) -> EngineHost:
+        if form not in hosts:
+            hosts[form] = EngineHost(form)
+        return hosts[form]
+
+    yield host_of
+    for host in hosts.values():
+        host.close()
+
+
+@pytest.fixture(scope="module")
+def form(request) -> str:
+    """The form in which a module's engines run; `in_forms` gives it more than one."""
+    asked = getattr(request, "param", engine_forms.V1_SYNC)
+    if asked == engine_forms.V2_ASYNC and not engine_forms.TRITON.is_dir():
+        pytest.skip("Triton's interpreter is not installed: make triton")
+    return asked
+
+
+@pytest.fixture(scope="module")
+def run_engine(engine_hosts, form, tmp_path_factory):
     """`run_engine(job) -> EngineResult`, each on an engine of its own."""
-    host = EngineHost()
 
     def start(job: Job) -> EngineResult:
-        return host.run(job, tmp_path_factory.mktemp("engine"))
+        return engine_hosts(form).run(job, tmp_path_factory.mktemp("engine"))
 
-    yield start
-    host.close()
+    return start
 
 
 @pytest.fixture(scope="session")

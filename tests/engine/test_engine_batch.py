@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import pytest
+from engine_forms import V1_ASYNC, V1_SYNC, in_forms
 from engine_harness import EngineResult, Job, Req, difference, direction
 from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, in_forms(V1_SYNC, V1_ASYNC)]
 
 N_CONFIGURATIONS = 64
 N_TOKENS = 10

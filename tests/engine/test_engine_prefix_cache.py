@@ -3,10 +3,11 @@
 from dataclasses import dataclass, replace
 
 import pytest
+from engine_forms import V1_ASYNC, V1_SYNC, in_forms
 from engine_harness import Job, Req, difference, direction
 from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, in_forms(V1_SYNC, V1_ASYNC)]
 
 BLOCK = 32
 N_PROMPT = 120  # three full blocks; generated-only steering begins in the fourth

@@ -1,10 +1,11 @@
 """Whatever the scheduler does to a request, its steering and its captures are those of an uninterrupted run."""
 
 import pytest
+from engine_forms import V1_ASYNC, V1_SYNC, in_forms
 from engine_harness import Job, Req, difference, direction, largest_difference
 from trait_service.engine.spec import CaptureSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, in_forms(V1_SYNC, V1_ASYNC)]
 
 N_REQUESTS = 8
 N_TOKENS = 48

@@ -15,6 +15,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import engine_forms
 import piecewise_on_cpu
 import safetensors.numpy
 
@@ -37,6 +38,7 @@ def main() -> None:
     """Import, then fork for each job. No engine starts in this process, so that it has no threads to lose."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # vLLM logs to stdout
+    engine_forms.become(engine_forms.current())
     import trait_service.engine_link.workers  # noqa: F401 - what every job needs
     import vllm.v1.worker.cpu_worker  # noqa: F401
 
@@ -67,9 +69,11 @@ def run_job(folder: Path) -> None:
     from vllm import LLM
 
     compilation = piecewise_on_cpu.force() if job["piecewise"] else None
-    options = {"dtype": "float32", **job["options"]}
+    asynchronous = engine_forms.current() != engine_forms.V1_SYNC
+    options = {"dtype": "float32", "async_scheduling": asynchronous, **job["options"]}
     if job["plugin"]:
-        options = {**engine_args(EngineSettings(**job["settings"]), cuda=False), **options}
+        settings = EngineSettings(**job["settings"])
+        options = {**engine_args(settings, cuda=False, asynchronous=asynchronous), **options}
     llm = LLM(model=job["model"], seed=0, **options)
     workers = Workers(Engine(llm))
     if job["plugin"]:
@@ -164,6 +168,7 @@ def prompt_of(r: dict) -> dict:
 def params_of(r: dict):
     from trait_service.engine.spec import RequestSpec
     from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
 
     return SamplingParams(
         temperature=r["temperature"],
@@ -175,6 +180,9 @@ def params_of(r: dict):
         seed=r["seed"],
         extra_args=RequestSpec.model_validate_json(r["spec"]).to_extra_args() if r["spec"] else r["extra_args"],
         skip_reading_prefix_cache=r["skip_cache"],
+        stop_token_ids=r["stop_token_ids"],
+        min_tokens=r["min_tokens"],
+        structured_outputs=StructuredOutputsParams(json=r["json_schema"]) if r["json_schema"] else None,
     )
 
 
@@ -190,6 +198,7 @@ def described(output) -> dict:
         {
             "token_ids": list(completion.token_ids),
             "text": completion.text,
+            "finish_reason": completion.finish_reason,
             "logprobs": [{str(token): lp.logprob for token, lp in step.items()} for step in completion.logprobs],
         }
         for completion in output.outputs

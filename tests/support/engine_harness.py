@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import engine_forms
 import numpy as np
 import safetensors.numpy
 import torch
@@ -55,6 +56,9 @@ class Req:
     lora: str | None = None
     continues: tuple[int, int] | None = None
     prompt_logprobs: bool = False
+    stop_token_ids: list[int] | None = None
+    min_tokens: int = 0
+    json_schema: dict | None = None
 
 
 @dataclass
@@ -92,9 +96,10 @@ class EngineResult:
 class EngineHost:
     """A process that has imported vLLM and forks for every job: that import takes longer than a small engine's start."""
 
-    def __init__(self) -> None:
+    def __init__(self, form: str = engine_forms.V1_SYNC) -> None:
         env = {
             **os.environ,
+            **engine_forms.environment_of(form),
             "VLLM_PLUGINS": "trait_steering",
             "VLLM_LOGGING_LEVEL": "WARNING",
             "VLLM_USE_AOT_COMPILE": "0",

@@ -132,8 +132,7 @@ def _say_certain(logprobs: LogprobsLists, index: int, token: int) -> None:
     """Replace the log-probabilities of a step's token, which is not handed out, by those of a certain token."""
     row = index if logprobs.cu_num_generated_tokens is None else logprobs.cu_num_generated_tokens[index]
     logprobs.logprob_token_ids[row] = token
-    logprobs.logprobs[row] = -np.inf
-    logprobs.logprobs[row, 0] = 0.0
+    logprobs.logprobs[row] = 0.0
     logprobs.sampled_token_ranks[row] = 1
 
 

@@ -63,6 +63,7 @@ class SteeringWorkerMixin:
             "quantization": config.quantization,
             "weights": weight_shares(self.model_runner.get_model()),
             "runner": type(self.model_runner).__name__,
+            "scheduler": str(self.vllm_config.scheduler_config.scheduler_cls).rpartition(".")[2],
             "operations": list(OPERATIONS),
             "bank_rows": self.trait_state.settings.bank_rows,
             "terms_per_layer": self.trait_state.settings.terms_per_layer,

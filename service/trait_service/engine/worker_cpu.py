@@ -3,7 +3,7 @@
 from vllm.v1.worker.cpu_worker import CPUWorker
 
 from trait_service.engine.runner import adopt
-from trait_service.engine.runner_cpu import TraitCPUModelRunner
+from trait_service.engine.runner_cpu import TraitCPUModelRunner, TraitCPUModelRunnerV2
 from trait_service.engine.worker import SteeringWorkerMixin
 
 
@@ -13,4 +13,4 @@ class TraitCPUWorker(SteeringWorkerMixin, CPUWorker):  # type: ignore[misc]
     def init_device(self) -> None:
         """As vLLM does; then the runner becomes ours."""
         super().init_device()
-        adopt(self.model_runner, (TraitCPUModelRunner,))
+        adopt(self.model_runner, (TraitCPUModelRunner, TraitCPUModelRunnerV2))
