@@ -44,12 +44,13 @@ class Leaking(Unsteered):
 
 
 def main(model: str) -> None:
+    from trait_service.engine.settings import EngineSettings
     from trait_service.verify.bench import Tolerance
     from trait_service.verify.probe import ProbeEngine
     from trait_service.verify.reference import NoReferenceError, reference_or_why_not
     from trait_service.verify.report import CHECKS, verify_engine
 
-    engine = ProbeEngine(model, "float32", cuda=False, eager=True)
+    engine = ProbeEngine(model, "float32", EngineSettings(), cuda=False, eager=True)
     reference = reference_or_why_not(model, engine.n_layers)
     names = ("steering takes effect", "operations and scopes", "neighbours untouched", "capture")
     verified = {}
