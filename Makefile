@@ -18,7 +18,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	&& { echo $$python; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model tools vllm-sources demo test test-fast fuzz test-hostile soak test-overload test-kill test-triton test-docs strangers-path test-replicas bench bench-quick study docs lint lint-deploy format lock clean browser screenshots
+.PHONY: help setup model tools vllm-sources demo test test-fast fuzz test-hostile soak test-overload test-kill test-triton test-docs strangers-path test-replicas bench bench-quick bench-host study docs lint lint-deploy format lock clean browser screenshots
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -82,6 +82,9 @@ bench: setup model ## measure what steering costs against stock vLLM, in every m
 
 bench-quick: setup model ## the same for decoding, eager, and a sweep against transformers (under ten minutes)
 	@$(BIN)/python experiments/steering_overhead/bench.py --workload decode --mode eager --pairs 4 --sweeps 2 --out build/bench $(BENCH_ARGS)
+
+bench-host: setup ## the host's time that the plugin adds to a step on CUDA, without a GPU (a minute)
+	@$(BIN)/python experiments/steering_overhead/host_cost.py
 
 study: setup model ## reproduce a study of experiments/, with its tables and plot: STUDY=jailbreak, ...
 	@$(BIN)/python experiments/run.py $(STUDY)

@@ -246,7 +246,7 @@ def test_a_long_prompt_is_summed_in_few_additions_and_a_wide_stream_one_token_at
         )
         batch = LiveBatch(1, [(0, 3, request)])
         sides.regroup(batch)
-        gathers = constants(sides.triton.table.layout, d_model, 4, has_hidden=True, deferred=False)["gathers"]
+        gathers = constants(sides.triton.table.layout, d_model, 4, has_hidden=True, n_kinds=1)["gathers"]
         assert gathers == (d_model == 24)
         sides.forward(batch, step_of((0, 30)))
 

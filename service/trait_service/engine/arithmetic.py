@@ -15,9 +15,11 @@
 arithmetic is float32; the result is added to the stream in the stream's own dtype.
 """
 
+from functools import lru_cache
 from typing import NamedTuple, assert_never
 
 import torch
+from trait_core.schema import Operation
 
 from trait_service.engine.spec import TermSpec
 
@@ -41,27 +43,27 @@ class Coefficients(NamedTuple):
 
 def coefficients(term: TermSpec) -> Coefficients:
     """The table's numbers for a term."""
-    form, a, b = _linear_or_bound(term)
-    return Coefficients(form | PRESERVE_NORM * term.preserve_norm, a, b)
+    return _coefficients(term.operation, term.value, term.preserve_norm)
 
 
-def _linear_or_bound(term: TermSpec) -> Coefficients:
-    value = term.value
-    match term.operation:
+@lru_cache(maxsize=4096)
+def _coefficients(operation: Operation, value: float, preserve_norm: bool) -> Coefficients:
+    flags = PRESERVE_NORM * preserve_norm
+    match operation:
         case "add":
-            return Coefficients(LINEAR, value, 0.0)
+            return Coefficients(LINEAR | flags, value, 0.0)
         case "ablate":
-            return Coefficients(LINEAR, 0.0, -1.0)
+            return Coefficients(LINEAR | flags, 0.0, -1.0)
         case "set":
-            return Coefficients(LINEAR, value, -1.0)
+            return Coefficients(LINEAR | flags, value, -1.0)
         case "scale":
-            return Coefficients(LINEAR, 0.0, value - 1.0)
+            return Coefficients(LINEAR | flags, 0.0, value - 1.0)
         case "floor":
-            return Coefficients(FLOOR, value, 0.0)
+            return Coefficients(FLOOR | flags, value, 0.0)
         case "ceiling":
-            return Coefficients(CEILING, value, 0.0)
+            return Coefficients(CEILING | flags, value, 0.0)
         case _:
-            assert_never(term.operation)
+            assert_never(operation)
 
 
 def delta(

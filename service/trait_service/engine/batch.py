@@ -85,30 +85,20 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Pools:
-    """The pools of a batch.
+    """Pools of a batch.
 
     Args:
         intervals: Positions of each.
-        order: `(n_pools,)` its index among its request's pools.
         row: `(n_pools,)` its row of the running sums.
         n_prompt: `(n_pools,)` its request's prompt length.
-        layers: For each, the layers that it takes.
     """
 
     intervals: Intervals
-    order: np.ndarray
     row: np.ndarray
     n_prompt: np.ndarray
-    layers: Sequence[frozenset[int]]
 
     def __len__(self) -> int:
         return len(self.row)
-
-    def only(self, which: Sequence[int]) -> "Pools":
-        """Some of them, by index."""
-        at = np.array(which)
-        intervals = Intervals(self.intervals.owner[at], self.intervals.start[at], self.intervals.stop[at])
-        return Pools(intervals, self.order[at], self.row[at], self.n_prompt[at], [self.layers[i] for i in which])
 
     def note(self, step: Step, computed_to: np.ndarray, rows: CaptureRows) -> tuple[Spans, np.ndarray]:
         """Raise the counts of the pools' rows by a step, and note which positions wait.
@@ -144,7 +134,6 @@ class LiveBatch:
 
     def __init__(self, size: int, live: Sequence[tuple[int, int, LiveRequest]]) -> None:
         self.live = [(index, request) for index, _, request in live]
-        self._index = {id(request): index for index, request in self.live}
         self.places = np.array([index for index, _ in self.live], dtype=np.int64)
         self.rows = np.full(size, NO_ROW, dtype=np.int32)
         self.rows[self.places] = [row for _, row, _ in live]
@@ -152,11 +141,16 @@ class LiveBatch:
         self.computed_to[self.places] = [request.computed_to for _, request in self.live]
         # Work of a request that failed is left out, but not its terms: a request with equal steering may read its
         # blocks from the prefix cache.
-        self._working = [(index, request) for index, request in self.live if request.error is None]
-        self.monitored_requests = [(index, request) for index, request in self._working if len(request.monitored)]
+        working = [(index, request) for index, request in self.live if request.error is None]
+        self.monitored_requests = [(index, request) for index, request in working if len(request.monitored)]
+        self.capturing_requests = [(index, request) for index, request in working if request.capture_rows]
 
     def __bool__(self) -> bool:
         return bool(self.live)
+
+    @cached_property
+    def _index(self) -> dict[int, int]:
+        return {id(request): index for index, request in self.live}
 
     @cached_property
     def terms(self) -> tuple[np.ndarray, np.ndarray]:
@@ -169,17 +163,16 @@ class LiveBatch:
         return joined([(index, request.monitored) for index, request in self.monitored_requests], MONITORED)
 
     @cached_property
-    def pools(self) -> Pools:
-        """All pools that have a row."""
-        capturing = [(index, request) for index, request in self._working if request.capture_rows]
-        found = [
-            (index, *interval, order, row, request.n_prompt)
-            for index, request in capturing
-            for order, (row, interval) in enumerate(zip(request.capture_rows, request.pools, strict=True))
-        ]
-        layers = [frozenset(request.captured_layers) for _, request in capturing for _ in request.capture_rows]
-        owner, start, stop, order, row, n_prompt = np.array(found, dtype=np.int64).reshape(-1, 6).T
-        return Pools(Intervals(owner, start, stop), order, row, n_prompt, layers)
+    def bounded_requests(self) -> list[tuple[int, LiveRequest]]:
+        """Monitored requests with bounds, each after its place."""
+        return [(index, request) for index, request in self.monitored_requests if request.has_bounds]
+
+    @cached_property
+    def monitored_from(self) -> tuple[np.ndarray, np.ndarray]:
+        """Place of each monitored request, and the absolute position from which on it is projected."""
+        places = [index for index, _ in self.monitored_requests]
+        starts = [request.monitored_from for _, request in self.monitored_requests]
+        return np.array(places, dtype=np.int64), np.array(starts, dtype=np.int64)
 
     def advance(self, step: Step) -> None:
         """Mark the step's positions as computed."""

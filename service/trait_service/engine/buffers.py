@@ -81,10 +81,7 @@ class KernelBuffers(NamedTuple):
         flags: `(n_layers, 4)` int32: terms used on a layer, whether it is captured, whether it is monitored, 0.
         table: `(n_rows, layout.width)` int32: as `RequestTable`.
         bank: `(n_bank_rows, d_model)` float32.
-        sums: `(n_pools, n_layers, d_model)` float32, changed in place; as `CaptureRows`.
-        norms: `(n_pools, n_layers)` float32, changed in place.
-        last: As `sums`, or None.
-        last_norms: As `norms`, or None.
+        pools: `CaptureRows.store`, changed in place.
         values: `(max_tokens, n_columns)` float32, changed in place: the projections.
     """
 
@@ -92,10 +89,7 @@ class KernelBuffers(NamedTuple):
     flags: torch.Tensor
     table: torch.Tensor
     bank: torch.Tensor
-    sums: torch.Tensor
-    norms: torch.Tensor
-    last: torch.Tensor | None
-    last_norms: torch.Tensor | None
+    pools: torch.Tensor
     values: torch.Tensor
 
 

@@ -12,6 +12,9 @@ from trait_service.engine.buffers import HostCopy, on_device
 
 NEVER = -1
 
+NORM_WORDS = 4
+"""Numbers that follow each sum of streams: the sum of norms, and zeros that keep the next one aligned for the kernel."""
+
 
 class CaptureRows:
     """Sums of the residual stream and of its norm over each pool's positions, by layer.
@@ -20,8 +23,9 @@ class CaptureRows:
     the newest generated position of a pool waits in `last`, and enters the sum when a newer one takes its place.
 
     Attributes:
-        sums: `(n_rows, n_layers, d_model)` float32, residual units.
-        norms: `(n_rows, n_layers)` float32, residual units.
+        store: `(n_rows, n_kinds, n_layers, d_model + NORM_WORDS)` float32: all that follows; a pool is one piece of memory.
+        sums: `(n_rows, n_layers, d_model)`, residual units.
+        norms: `(n_rows, n_layers)`, residual units.
         last: As `sums`: the stream of the pool's newest generated position; None unless `deferred`.
         last_norms: As `norms`, of that position.
         counts: `(n_rows,)` positions of each pool, the waiting one included.
@@ -40,21 +44,14 @@ class CaptureRows:
     ) -> None:
         self.n_rows = n_rows
         self.deferred = deferred
-        self.sums, self.norms = self._zeros(n_layers, d_model, device)
-        self.last: torch.Tensor | None = None
-        self.last_norms: torch.Tensor | None = None
-        if deferred:
-            self.last, self.last_norms = self._zeros(n_layers, d_model, device)
+        shape = (n_rows, 2 if deferred else 1, n_layers, d_model + NORM_WORDS)
+        self.store = torch.zeros(shape, dtype=torch.float32, device=device)
+        self.sums, self.norms = self.store[:, 0, :, :d_model], self.store[:, 0, :, d_model]
+        self.last = self.store[:, 1, :, :d_model] if deferred else None
+        self.last_norms = self.store[:, 1, :, d_model] if deferred else None
         self.counts = np.zeros(n_rows, dtype=np.int64)
         self.deferred_position = np.full(n_rows, NEVER, dtype=np.int64)
         self._free = list(range(n_rows))
-
-    def _zeros(self, n_layers: int, d_model: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        shape = (self.n_rows, n_layers)
-        return (
-            torch.zeros((*shape, d_model), dtype=torch.float32, device=device),
-            torch.zeros(shape, dtype=torch.float32, device=device),
-        )
 
     @property
     def n_free(self) -> int:
@@ -73,9 +70,7 @@ class CaptureRows:
             )
         rows = [heapq.heappop(self._free) for _ in range(n)]
         for run in _runs(rows):
-            for buffer in (self.sums, self.norms, self.last, self.last_norms):
-                if buffer is not None:
-                    buffer[run].zero_()
+            self.store[run].zero_()
         self.counts[rows] = 0
         self.deferred_position[rows] = NEVER
         return rows
@@ -100,36 +95,30 @@ class CaptureRows:
             rows: The pools' rows.
             layers: Layers to read.
         """
-        n_layers = self.sums.shape[1]
-        at = on_device(np.add.outer(np.array(rows) * n_layers, np.array(layers)).ravel(), self.sums.device)
-        return PoolReading(
-            n_layers=len(layers),
-            counts=self.counts[rows],
-            waiting=self.deferred_position[rows],
-            sums=HostCopy(_gathered(self.sums, self.norms, at)),
-            last=None
-            if self.last is None or self.last_norms is None
-            else HostCopy(_gathered(self.last, self.last_norms, at)),
-        )
+        runs = _runs(rows)
+        n_kinds, n_layers, width = self.store.shape[1:]
+        if len(runs) == 1 and list(layers) == list(range(n_layers)):
+            found = self.store[runs[0]]
+        else:
+            kinds = np.array(rows)[:, None] * n_kinds + np.arange(n_kinds)
+            at = on_device((kinds[..., None] * n_layers + np.array(layers)).ravel(), self.store.device)
+            found = self.store.view(-1, width).index_select(0, at).view(len(rows), n_kinds, len(layers), width)
+        return PoolReading(self.counts[rows], self.deferred_position[rows], HostCopy(found))
 
 
 @dataclass(frozen=True)
 class PoolReading:
-    """Pools of one request on their way to the host; rows are pool by pool, then layer by layer.
+    """Pools of one request on their way to the host.
 
     Args:
-        n_layers: Layers that are read.
         counts: `(n_pools,)` positions, the waiting one included.
-        waiting: `(n_pools,)` absolute position that waits in `last`; `NEVER` for none.
-        sums: `(n_pools * n_layers, d_model + 1)` float32: sums, and sums of norms in the last column.
-        last: As `sums`, of the waiting position; None if none waits, ever.
+        waiting: `(n_pools,)` absolute position that waits; `NEVER` for none.
+        store: `(n_pools, n_kinds, n_layers_read, d_model + NORM_WORDS)` float32, as in `CaptureRows`.
     """
 
-    n_layers: int
     counts: np.ndarray
     waiting: np.ndarray
-    sums: HostCopy
-    last: HostCopy | None
+    store: HostCopy
 
     def means(self, limit: int) -> dict[str, torch.Tensor]:
         """Means over pools; waits for the device.
@@ -141,24 +130,18 @@ class PoolReading:
             `mean` float32 `(n_pools, n_layers_read, d_model)` and `norm` float32 `(n_pools, n_layers_read)`, residual
             units; `count` int32 `(n_pools,)`.
         """
-        counts, sums = self.counts, self.sums.read()
-        if self.last is not None:
+        counts, (sums, *last) = self.counts, self.store.read().unbind(1)
+        if last:
             stays = self.waiting < limit
             counts = counts - ~stays
-            sums = sums + torch.where(torch.from_numpy(np.repeat(stays, self.n_layers))[:, None], self.last.read(), 0.0)
-        divisor = torch.from_numpy(counts).clamp(min=1).to(torch.float32)
-        means = sums.view(len(counts), self.n_layers, -1) / divisor[:, None, None]
+            # Chosen, not multiplied: what does not count may be infinite.
+            sums = sums + torch.where(torch.from_numpy(stays)[:, None, None], last[0], 0.0)
+        means = sums / torch.from_numpy(counts).clamp(min=1).to(torch.float32)[:, None, None]
         return {
-            "mean": means[..., :-1].contiguous(),
-            "norm": means[..., -1].contiguous(),
+            "mean": means[..., :-NORM_WORDS].contiguous(),
+            "norm": means[..., -NORM_WORDS].contiguous(),
             "count": torch.from_numpy(counts).to(torch.int32),
         }
-
-
-def _gathered(sums: torch.Tensor, norms: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-    """`(n, d_model + 1)`: the sums at flat places, and their norms in the last column: one copy brings both to the host."""
-    columns = [sums.flatten(0, 1).index_select(0, at), norms.flatten().index_select(0, at)[:, None]]
-    return torch.cat(columns, dim=1)
 
 
 def _runs(rows: Sequence[int]) -> list[slice]:

@@ -15,7 +15,7 @@ from trait_core.schema import MAX_MONITORED
 
 from trait_service.engine import kernel_torch
 from trait_service.engine.arithmetic import LINEAR
-from trait_service.engine.batch import Intervals, LiveBatch, Spans, Step
+from trait_service.engine.batch import Intervals, LiveBatch, Pools, Spans, Step
 from trait_service.engine.buffers import HostCopy, VectorBank
 from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.kernel_torch import Monitored, Places, Pooled, Terms
@@ -192,21 +192,25 @@ class _PoolGroups:
     """The batch's pools, by their order in their request: most requests have one, so that places follow one another."""
 
     def __init__(self, batch: LiveBatch) -> None:
-        pools = batch.pools
         groups = defaultdict(list)
-        for i, group in enumerate(zip(pools.order.tolist(), pools.layers, strict=True)):
-            groups[group].append(i)
-        self._groups = [pools.only(group) for group in groups.values()]
+        for index, request in batch.capturing_requests:
+            layers = frozenset(request.captured_layers)
+            for order, (row, interval) in enumerate(zip(request.capture_rows, request.pools, strict=True)):
+                groups[order, layers].append((index, *interval, row, request.n_prompt))
+        self._groups = []
+        for (_, layers), found in groups.items():
+            owner, start, stop, row, n_prompt = np.array(found, dtype=np.int64).T
+            self._groups.append((layers, Pools(Intervals(owner, start, stop), row, n_prompt)))
 
     def on_step(self, step: Step, computed_to: np.ndarray, rows: CaptureRows) -> list[_Assigned]:
         """Assign tokens to pools, and raise the pools' counts."""
         made = []
-        for pools in self._groups:
+        for layers, pools in self._groups:
             fresh, waits = pools.note(step, computed_to, rows)
             added = Spans(fresh.place, fresh.length - waits)
             last = (fresh.place + fresh.length - 1)[waits]
             pooled = _pooled(added.places(), np.repeat(pools.row, added.length))
-            made.append(_Assigned(pools.layers[0], pooled, _pooled(last, pools.row[waits])))
+            made.append(_Assigned(layers, pooled, _pooled(last, pools.row[waits])))
         return made
 
 

@@ -9,8 +9,8 @@ from trait_core.positions import UNBOUNDED
 from trait_core.schema import MAX_MONITORED
 
 from trait_service.engine.active_tokens import ActiveTokens
-from trait_service.engine.batch import Intervals, LiveBatch, Step
-from trait_service.engine.buffers import HostCopy, KernelBuffers, VectorBank
+from trait_service.engine.batch import Intervals, LiveBatch, Pools, Step
+from trait_service.engine.buffers import NO_ROW, HostCopy, KernelBuffers, VectorBank
 from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.cpu_step import HostValues
 from trait_service.engine.request_table import MONITOR, RequestTable
@@ -56,10 +56,7 @@ class CudaStep:
             self.table.flags.tensor,
             self.table.tensor,
             bank.rows,
-            pools.sums,
-            pools.norms,
-            pools.last,
-            pools.last_norms,
+            pools.store,
             self._values,
         )
         self._n_programs = PROGRAMS_PER_MULTIPROCESSOR * _n_multiprocessors(device)
@@ -69,12 +66,18 @@ class CudaStep:
     def regroup(self, batch: LiveBatch) -> None:
         """After a change of batch membership, write the rows that now belong to other requests."""
         self._row = batch.rows[batch.places]
-        self.table.update(dict(zip(self._row.tolist(), (request for _, request in batch.live), strict=True)))
+        self.table.update(dict(zip(self._row.tolist(), [request for _, request in batch.live], strict=True)))
         self._acts: list[int] = self.table.flags.array.max(axis=1).tolist()
         self._asking = Intervals(batch.places, self.table.start[self._row], self.table.stop[self._row])
         n_prompt = self.table.n_prompt[self._row]
         self._waits_from = n_prompt if self._pools.deferred else np.full_like(n_prompt, UNBOUNDED)
-        self._batch_pools = batch.pools
+        self._batch_pools = self._pools_of(batch, n_prompt)
+
+    def _pools_of(self, batch: LiveBatch, n_prompt: np.ndarray) -> Pools:
+        pools = self.table.pools[self._row]
+        owner, order = np.nonzero(pools[:, :, 0] != NO_ROW)
+        row, start, stop = pools[owner, order].T
+        return Pools(Intervals(batch.places[owner], start, stop), row, n_prompt[owner])
 
     def prepare(self, step: Step, computed_to: np.ndarray) -> None:
         """List the active tokens; as `CpuStep.prepare`."""

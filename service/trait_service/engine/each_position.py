@@ -48,6 +48,9 @@ class Spools:
     def prepare(self, step: Step, batch: LiveBatch) -> None:
         """Find the step's positions to keep; one that is computed again is left out."""
         asking = [(index, request) for index, request in batch.live if request.spool is not None and not request.error]
+        if not asking:
+            self._now = []
+            return
         intervals = Intervals.of([(index, *request.pools[0]) for index, request in asking])
         places, lengths = intervals.spans(step, after=batch.computed_to)
         self._now = [

@@ -14,6 +14,7 @@ from trait_core.schema import MAX_MONITORED, MAX_POSITIONS
 from trait_service.engine.active_tokens import CAPTURE, DEFER
 from trait_service.engine.arithmetic import FLOOR, FORM, LINEAR, PRESERVE_NORM
 from trait_service.engine.buffers import KernelBuffers
+from trait_service.engine.capture_rows import NORM_WORDS
 from trait_service.engine.request_table import (
     CAPTURED_BIT,
     COUNT_MASK,
@@ -35,6 +36,7 @@ _CAPTURE, _DEFER = tl.constexpr(CAPTURE), tl.constexpr(DEFER)
 _LINEAR, _FLOOR, _FORM = tl.constexpr(LINEAR), tl.constexpr(FLOOR), tl.constexpr(FORM)
 _PRESERVE_NORM = tl.constexpr(PRESERVE_NORM)
 _POOL, _MONITORED, _TERM = tl.constexpr(POOL_WORDS), tl.constexpr(MONITORED_WORDS), tl.constexpr(TERM_WORDS)
+_NORM = tl.constexpr(NORM_WORDS)
 _CAPTURED = tl.constexpr(CAPTURED_BIT)
 _COUNT_SHIFT, _COUNT_MASK = tl.constexpr(COUNT_SHIFT), tl.constexpr(COUNT_MASK)
 _FIRST_SHIFT = tl.constexpr(FIRST_SHIFT)
@@ -83,13 +85,33 @@ def _pools_at(request, position, n_pools: tl.constexpr):
 
 
 @triton.jit
-def _add(request, holding, total, norm, sums, norms, columns, inside, layer, n_layers, d_model, n_pools: tl.constexpr):
+def _pool_sums(request, pool, pools, layer, n_layers, d_model, n_kinds: tl.constexpr):
+    """Address of a pool's sums on a layer: what waits lies `n_layers` further."""
+    row = tl.load(request + pool * _POOL).to(tl.int64)
+    return pools + (row * n_kinds * n_layers + layer) * (d_model + _NORM)
+
+
+@triton.jit
+def _add(
+    request,
+    holding,
+    total,
+    norm,
+    pools,
+    columns,
+    inside,
+    layer,
+    n_layers,
+    d_model,
+    n_kinds: tl.constexpr,
+    n_pools: tl.constexpr,
+):
     """Add to each pool of a set. Programs add in any order, so that sums are not equal to the last bit from run to run."""
     for pool in range(n_pools):
         if ((holding >> pool) & 1) != 0:
-            at = tl.load(request + pool * _POOL).to(tl.int64) * n_layers + layer
-            tl.atomic_add(sums + at * d_model + columns, total, mask=inside, sem="relaxed")
-            tl.atomic_add(norms + at, norm, sem="relaxed")
+            sums = _pool_sums(request, pool, pools, layer, n_layers, d_model, n_kinds)
+            tl.atomic_add(sums + columns, total, mask=inside, sem="relaxed")
+            tl.atomic_add(sums + d_model, norm, sem="relaxed")
 
 
 @triton.jit
@@ -98,28 +120,27 @@ def _defer(
     holding,
     stream,
     norm,
-    sums,
-    norms,
-    last,
-    last_norms,
+    pools,
     columns,
     inside,
     layer,
     n_layers,
     d_model,
+    n_kinds: tl.constexpr,
     n_pools: tl.constexpr,
 ):
     """Let a stream wait in each pool of a set, and add the one that waited there. One token a step waits in a pool."""
     for pool in range(n_pools):
         if ((holding >> pool) & 1) != 0:
-            at = tl.load(request + pool * _POOL).to(tl.int64) * n_layers + layer
-            waited = tl.load(last + at * d_model + columns, mask=inside, other=0.0)
-            waited_norm = tl.load(last_norms + at)
-            tl.atomic_add(sums + at * d_model + columns, waited, mask=inside, sem="relaxed")
-            tl.atomic_add(norms + at, waited_norm, sem="relaxed")
+            sums = _pool_sums(request, pool, pools, layer, n_layers, d_model, n_kinds)
+            last = sums + n_layers * (d_model + _NORM)
+            waited = tl.load(last + columns, mask=inside, other=0.0)
+            waited_norm = tl.load(last + d_model)
+            tl.atomic_add(sums + columns, waited, mask=inside, sem="relaxed")
+            tl.atomic_add(sums + d_model, waited_norm, sem="relaxed")
             tl.debug_barrier()  # every thread has read before one writes
-            tl.store(last + at * d_model + columns, stream, mask=inside)
-            tl.store(last_norms + at, norm)
+            tl.store(last + columns, stream, mask=inside)
+            tl.store(last + d_model, norm)
 
 
 @triton.jit
@@ -143,15 +164,13 @@ def intervene_kernel(
     flags,
     table,
     bank,
-    sums,
-    norms,
-    last,
-    last_norms,
+    pools,
     values,
     layer,
     residual_stride,
     hidden_stride,
     n_layers: tl.constexpr,
+    n_kinds: tl.constexpr,
     n_pools: tl.constexpr,
     n_columns: tl.constexpr,
     at_layers: tl.constexpr,
@@ -159,7 +178,6 @@ def intervene_kernel(
     at_terms: tl.constexpr,
     width: tl.constexpr,
     has_hidden: tl.constexpr,
-    deferred: tl.constexpr,
     gathers: tl.constexpr,
     d_model: tl.constexpr,
     block: tl.constexpr,
@@ -213,30 +231,28 @@ def intervene_kernel(
         if holding != 0:
             stream = _stream(kept, other, columns, inside, has_hidden)
             norm = tl.sqrt(tl.sum(stream * stream))
-            if deferred and (bits & _DEFER) != 0:
+            if n_kinds == 2 and (bits & _DEFER) != 0:
                 _defer(
-                    request,
-                    holding,
-                    stream,
-                    norm,
-                    sums,
-                    norms,
-                    last,
-                    last_norms,
-                    columns,
-                    inside,
-                    layer,
-                    n_layers,
-                    d_model,
-                    n_pools,
+                    request, holding, stream, norm, pools, columns, inside, layer, n_layers, d_model, n_kinds, n_pools
                 )
             elif not gathers:
-                _add(request, holding, stream, norm, sums, norms, columns, inside, layer, n_layers, d_model, n_pools)
+                _add(request, holding, stream, norm, pools, columns, inside, layer, n_layers, d_model, n_kinds, n_pools)
             else:
                 if (holding != held) | (row != held_row):
-                    pools = table + tl.cast(held_row, tl.int64) * width
+                    before = table + tl.cast(held_row, tl.int64) * width
                     _add(
-                        pools, held, total, total_norm, sums, norms, columns, inside, layer, n_layers, d_model, n_pools
+                        before,
+                        held,
+                        total,
+                        total_norm,
+                        pools,
+                        columns,
+                        inside,
+                        layer,
+                        n_layers,
+                        d_model,
+                        n_kinds,
+                        n_pools,
                     )
                     held = holding
                     held_row = row
@@ -249,8 +265,8 @@ def intervene_kernel(
             stream = _stream(kept, other, columns, inside, has_hidden)
             _monitor(request, stream, reads, bank, values + token * n_columns, columns, inside, at_monitored, d_model)
     if gathers:
-        pools = table + tl.cast(held_row, tl.int64) * width
-        _add(pools, held, total, total_norm, sums, norms, columns, inside, layer, n_layers, d_model, n_pools)
+        before = table + tl.cast(held_row, tl.int64) * width
+        _add(before, held, total, total_norm, pools, columns, inside, layer, n_layers, d_model, n_kinds, n_pools)
 
 
 def intervene(
@@ -266,7 +282,7 @@ def intervene(
     Args:
         residual: `(n_tokens_padded, d_model)`, columns contiguous; changed in place.
         hidden: As `residual`, or None: the other half of the stream.
-        buffers: What to do, and where results go.
+        buffers: Inputs and results on the device.
         layout: Layout of the table's rows.
         layer: 0-based decoder block.
         n_programs: Most programs of one launch.
@@ -280,16 +296,13 @@ def intervene(
         buffers.flags,
         buffers.table,
         buffers.bank,
-        buffers.sums,
-        buffers.norms,
-        buffers.sums if buffers.last is None else buffers.last,
-        buffers.norms if buffers.last_norms is None else buffers.last_norms,
+        buffers.pools,
         buffers.values,
         layer,
         residual.stride(0),
         other.stride(0),
         **constants(
-            layout, d_model, residual.element_size(), has_hidden=hidden is not None, deferred=buffers.last is not None
+            layout, d_model, residual.element_size(), n_kinds=buffers.pools.shape[1], has_hidden=hidden is not None
         ),
         num_warps=n_warps(d_model),
         maxnreg=MAX_REGISTERS,
@@ -297,12 +310,21 @@ def intervene(
 
 
 def constants(
-    layout: Layout, d_model: int, element_size: int, *, has_hidden: bool, deferred: bool
+    layout: Layout, d_model: int, element_size: int, *, n_kinds: int, has_hidden: bool
 ) -> dict[str, int | bool]:
-    """Constants that the kernel is compiled for; the stream's numbers have `element_size` bytes."""
+    """Constants that the kernel is compiled for.
+
+    Args:
+        layout: Layout of the table's rows.
+        d_model: Width of the stream.
+        element_size: Bytes of its numbers.
+        n_kinds: `CaptureRows.store`'s: 2 if a position waits.
+        has_hidden: The stream comes in two halves.
+    """
     block = triton.next_power_of_2(d_model)
     return {
         "n_layers": layout.n_layers,
+        "n_kinds": n_kinds,
         "n_pools": MAX_POSITIONS,
         "n_columns": MAX_MONITORED,
         "at_layers": layout.layers,
@@ -310,7 +332,6 @@ def constants(
         "at_terms": layout.terms,
         "width": layout.width(layout.n_terms),
         "has_hidden": has_hidden,
-        "deferred": deferred,
         "gathers": block * element_size <= WIDEST_GATHER,
         "d_model": d_model,
         "block": block,

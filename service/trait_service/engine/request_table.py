@@ -71,6 +71,7 @@ class RequestTable:
         start: `(n_rows,)` first absolute position on which the row's request asks for something.
         stop: `(n_rows,)` one past the last.
         n_prompt: `(n_rows,)` its prompt's length.
+        pools: `(n_rows, MAX_POSITIONS, POOL_WORDS)` its pools.
     """
 
     def __init__(self, n_layers: int, n_rows: int, n_terms: int, device: torch.device) -> None:
@@ -78,31 +79,26 @@ class RequestTable:
         self.tensor = torch.full((n_rows, self.layout.width(n_terms)), NO_ROW, dtype=torch.int32, device=device)
         self.flags = Mirrored((n_layers, 4), np.int32, device)
         self.start, self.stop, self.n_prompt = (np.zeros(n_rows, dtype=np.int64) for _ in range(3))
+        self.pools = np.full((n_rows, MAX_POSITIONS, POOL_WORDS), NO_ROW, dtype=np.int64)
         self._requests: dict[int, LiveRequest] = {}
-        self._terms_written = np.zeros(n_rows, dtype=np.int64)
-        self._term_uses = np.zeros((n_layers, n_terms), dtype=np.int64)
-        self._uses = np.zeros((n_layers, 4), dtype=np.int64)
+        self._asks = np.zeros((n_rows, n_layers, 4), dtype=np.int8)  # as `flags`, of each row
 
     def update(self, present: dict[int, LiveRequest]) -> None:
         """Bring the table to the requests of a batch, given by row: what changed travels in one copy."""
         before, self._requests = self._requests, present
         joining = {row: request for row, request in present.items() if before.get(row) is not request}
-        leaving = [request for row, request in before.items() if row in joining or row not in present]
         if joining:
-            entries = _Entries.of(list(joining.values()))
-            self._write(np.fromiter(joining, dtype=np.int64), entries)
-            self._count(entries, 1)
-        if leaving:
-            self._count(_Entries.of(leaving), -1)
-        if joining or leaving:
-            self._write_flags()
+            self._write(np.fromiter(joining, dtype=np.int64), _Entries.of(list(joining.values())))
+        if joining or len(present) < len(before):
+            flags = self._asks[list(present)].max(axis=0, initial=0)
+            if not np.array_equal(flags, self.flags.array):
+                self.flags.array[:] = flags
+                self.flags.flush()
 
     def _write(self, rows: np.ndarray, entries: "_Entries") -> None:
-        n_terms = np.zeros(len(rows), dtype=np.int64)
-        np.maximum.at(n_terms, entries.term_owner, entries.terms["k"] + 1)
-        # Terms that a row's last request left there must go, too.
-        most = int(np.maximum(n_terms, self._terms_written[rows]).max())
-        self._terms_written[rows] = n_terms
+        left = self._asks[rows, :, STEER].max()  # terms of the rows' last requests must go, too
+        asks = self._asks[rows] = entries.asks(len(rows), self.layout.n_layers)
+        most = int(max(left, asks[:, :, STEER].max()))
         words = np.empty((len(rows), 1 + self.layout.width(most)), dtype=np.int32)
         words[:, 0] = rows
         entries.fill(words[:, 1:], self.layout)
@@ -110,18 +106,9 @@ class RequestTable:
         self.tensor[:, : words.shape[1] - 1].index_copy_(0, sent[:, 0].long(), sent[:, 1:])
         self.start[rows], self.stop[rows] = entries.hull(len(rows))
         self.n_prompt[rows] = entries.n_prompt
-
-    def _count(self, entries: "_Entries", sign: int) -> None:
-        np.add.at(self._term_uses, (entries.terms["layer"], entries.terms["k"]), sign)
-        np.add.at(self._uses[:, CAPTURE], entries.captured_layer, sign)
-        np.add.at(self._uses[:, MONITOR], entries.monitored["layer"], sign)
-
-    def _write_flags(self) -> None:
-        flags = (self._uses > 0).astype(np.int32)
-        flags[:, STEER] = (self._term_uses > 0).sum(axis=1)
-        if not np.array_equal(flags, self.flags.array):
-            self.flags.array[:] = flags
-            self.flags.flush()
+        self.pools[rows] = NO_ROW
+        if len(entries.pools):
+            self.pools[rows[entries.pools[:, 0]], entries.pools[:, 1]] = entries.pools[:, 2:]
 
 
 class _Entries(NamedTuple):
@@ -139,6 +126,7 @@ class _Entries(NamedTuple):
 
     @classmethod
     def of(cls, requests: Sequence[LiveRequest]) -> "_Entries":
+        """The entries; of a request that failed only its terms, as in `LiveBatch`."""
         working = [(i, request) for i, request in enumerate(requests) if request.error is None]
         capturing = [(i, request) for i, request in working if request.capture_rows]
         pools = [
@@ -149,7 +137,6 @@ class _Entries(NamedTuple):
         captured = [np.array(request.captured_layers, dtype=np.int64) for _, request in capturing]
         return cls(
             np.array([request.n_prompt for request in requests], dtype=np.int64),
-            # Even of a request that failed: as `LiveBatch.terms`.
             *joined([(i, request.terms) for i, request in enumerate(requests)], TERM),
             *joined([(i, request.monitored) for i, request in working], MONITORED),
             np.concatenate([np.empty(0, dtype=np.int64), *captured]),
@@ -161,10 +148,12 @@ class _Entries(NamedTuple):
         """Write the rows: `(n_requests, layout.width(n))` int32, for an n that no request's terms on a layer exceed."""
         words[:] = NO_ROW
         words[:, layout.layers : layout.monitored] = 0
-        owner, order = self.pools[:, 0], self.pools[:, 1]
-        words[owner[:, None], order[:, None] * POOL_WORDS + np.arange(POOL_WORDS)] = self.pools[:, 2:]
-        words[self.captured_owner, layout.layers + self.captured_layer] = CAPTURED_BIT
-        self._fill_monitored(words, layout)
+        if len(self.pools):
+            owner, order = self.pools[:, 0], self.pools[:, 1]
+            words[owner[:, None], order[:, None] * POOL_WORDS + np.arange(POOL_WORDS)] = self.pools[:, 2:]
+            words[self.captured_owner, layout.layers + self.captured_layer] = CAPTURED_BIT
+        if len(self.monitored):
+            self._fill_monitored(words, layout)
         terms = self.terms
         at = layout.terms + (terms["k"] * layout.n_layers + terms["layer"]) * TERM_WORDS
         numbers = [terms[name].astype(np.int32) for name in ("bank_row", "mode", "start", "stop")]
@@ -172,8 +161,6 @@ class _Entries(NamedTuple):
         words[self.term_owner[:, None], at[:, None] + np.arange(TERM_WORDS)] = np.stack([*numbers, *bits], axis=1)
 
     def _fill_monitored(self, words: np.ndarray, layout: Layout) -> None:
-        if not len(self.monitored):
-            return
         order = np.lexsort((self.monitored["layer"], self.monitored_owner))
         owner, found = self.monitored_owner[order], self.monitored[order]
         place = np.arange(len(owner)) - np.searchsorted(owner, owner)
@@ -186,13 +173,26 @@ class _Entries(NamedTuple):
             count << COUNT_SHIFT | place[begins] << FIRST_SHIFT
         ).astype(np.int32)
 
+    def asks(self, n: int, n_layers: int) -> np.ndarray:
+        """`(n, n_layers, 4)` int8: each request's flags, as those of `RequestTable`."""
+        found = np.zeros((n, n_layers, 4), dtype=np.int8)
+        terms = self.terms
+        np.maximum.at(found[:, :, STEER], (self.term_owner, terms["layer"]), (terms["k"] + 1).astype(np.int8))
+        if len(self.pools):
+            found[self.captured_owner, self.captured_layer, CAPTURE] = 1
+        if len(self.monitored):
+            found[self.monitored_owner, self.monitored["layer"], MONITOR] = 1
+        return found
+
     def hull(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """`(n,)` the first position on which each request asks for something, and one past the last."""
         start, stop = np.full(n, UNBOUNDED, dtype=np.int64), np.zeros(n, dtype=np.int64)
         np.minimum.at(start, self.term_owner, self.terms["start"])
         np.maximum.at(stop, self.term_owner, self.terms["stop"])
-        np.minimum.at(start, self.pools[:, 0], self.pools[:, 3])
-        np.maximum.at(stop, self.pools[:, 0], self.pools[:, 4])
-        np.minimum.at(start, self.monitored_owner, self.monitored["start"])
-        stop[self.monitored_owner] = UNBOUNDED
+        if len(self.pools):
+            np.minimum.at(start, self.pools[:, 0], self.pools[:, 3])
+            np.maximum.at(stop, self.pools[:, 0], self.pools[:, 4])
+        if len(self.monitored):
+            np.minimum.at(start, self.monitored_owner, self.monitored["start"])
+            stop[self.monitored_owner] = UNBOUNDED
         return start, stop

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -74,7 +75,12 @@ class LiveRequest:
     error: str | None = None
     collected: bool = False
 
-    @property
+    @cached_property
+    def monitored_from(self) -> int:
+        """First absolute position that is projected; 0 if nothing is monitored."""
+        return int(self.monitored["start"][0]) if len(self.monitored) else 0
+
+    @cached_property
     def has_bounds(self) -> bool:
         """True if a monitored direction has a bound."""
         return self.spec.monitor is not None and self.spec.monitor.has_bounds
@@ -148,12 +154,13 @@ def term_array(
     rows = []
     used: dict[int, int] = defaultdict(int)
     for term in terms:
-        layer, k = known_layer(term.layer, n_layers), used[term.layer]
+        layer = known_layer(term.layer, n_layers)
+        k = used[layer]
         if k == terms_per_layer:
             raise SteeringFailedError(
                 f"more than {terms_per_layer} terms on layer {layer}: start the service with a larger --terms-per-layer"
             )
-        used[layer] += 1
+        used[layer] = k + 1
         mode, a, b = coefficients(term)
         start, stop = scope_interval(term, n_prompt)
         rows.append((layer, k, bank.row(term.direction), mode, a, b, start, stop))

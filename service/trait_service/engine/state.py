@@ -119,6 +119,7 @@ class SteeringState:
             max_tokens=shape.max_tokens,
             terms_per_layer=self.settings.terms_per_layer,
             device=shape.device,
+            sums_stages=not shape.sees_all_layers,
         )
 
     # ------------------------------------------------------------------------------------------ a step
@@ -161,8 +162,7 @@ class SteeringState:
         failed = [ids[index] for index, request in batch.live if request.error is not None]
         bounded = [
             (ids[index], request, int(step.n_computed[index] + step.n_scheduled[index]))
-            for index, request in batch.monitored_requests
-            if request.has_bounds
+            for index, request in batch.bounded_requests
         ]
         return EndOfStep(failed, bounded, projections, self._projections)
 

@@ -42,44 +42,40 @@ class StepValues(Protocol):
         """`(n_tokens, MAX_MONITORED)` float32; waits for the device."""
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One request's rows of a step: places `span` of the step, from absolute position `first` on."""
-
-    request: LiveRequest
-    span: slice
-    first: int
-
-
 @dataclass(eq=False)
 class StepProjections:
     """One step's projections.
 
     Args:
         values: The step's values, on their way.
-        parts: The rows of each monitored request; positions computed again are left out.
+        requests: Monitored requests.
+        place: For each, its first place in the step that is new; positions computed again are left out.
+        end: For each, one past its last place.
+        first: For each, the absolute position of its first place.
     """
 
     values: StepValues
-    parts: list[_Part] = field(default_factory=list)
+    requests: list[LiveRequest]
+    place: list[int]
+    end: list[int]
+    first: list[int]
 
     @classmethod
     def of(cls, step: Step, batch: LiveBatch, values: StepValues) -> "StepProjections":
         """Assign a step's rows to the requests of its batch; call it before the batch advances."""
-        made = cls(values)
-        for index, request in batch.monitored_requests:
-            computed, n_tokens = int(step.n_computed[index]), int(step.n_scheduled[index])
-            first = max(computed, int(batch.computed_to[index]), int(request.monitored["start"][0]))
-            if first < computed + n_tokens:
-                place = int(step.first_place[index])
-                made.parts.append(_Part(request, slice(place + first - computed, place + n_tokens), first))
-        return made
+        index, start = batch.monitored_from
+        computed, first_place = step.n_computed[index], step.first_place[index]
+        first = np.maximum(np.maximum(computed, batch.computed_to[index]), start)
+        place, end = first_place + first - computed, first_place + step.n_scheduled[index]
+        requests = [request for _, request in batch.monitored_requests]
+        return cls(values, requests, place.tolist(), end.tolist(), first.tolist())
 
     def deliver(self) -> None:
         """Hand each request its rows."""
         values = self.values.read()
-        for part in self.parts:
-            part.request.note_projections(values[part.span, : len(part.request.monitored)].copy(), part.first)
+        for request, place, end, first in zip(self.requests, self.place, self.end, self.first, strict=True):
+            if place < end:
+                request.note_projections(values[place:end, : len(request.monitored)].copy(), first)
 
 
 class ProjectionQueue:

@@ -1,0 +1,168 @@
+"""The CUDA side's host work, on CPU tensors: what travels to the device, and when nothing is launched.
+
+The kernel itself is tested by `make test-triton`. Here Triton is absent, so that a launch is an ImportError.
+"""
+
+import importlib.util
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from trait_core.positions import UNBOUNDED
+from trait_service.engine.batch import LiveBatch, Step
+from trait_service.engine.buffers import NO_ROW, VectorBank
+from trait_service.engine.capture_rows import CaptureRows
+from trait_service.engine.cuda_step import CudaStep
+from trait_service.engine.requests import MONITORED, TERM, LiveRequest
+from trait_service.engine.spec import RequestSpec, TermSpec
+
+N_LAYERS, D_MODEL = 3, 8
+CPU = torch.device("cpu")
+SPEC = RequestSpec(key="k", terms=[TermSpec(layer=0, direction="0" * 64)])
+CAPTURE, DEFER = 1, 2
+ACTS = "a launch imports Triton"
+
+
+@pytest.fixture
+def pools() -> CaptureRows:
+    return CaptureRows(N_LAYERS, 4, D_MODEL, CPU, deferred=True)
+
+
+@pytest.fixture
+def cuda(pools) -> CudaStep:
+    bank = VectorBank(2, D_MODEL, CPU)
+    return CudaStep(bank, pools, n_layers=N_LAYERS, max_requests=4, max_tokens=16, terms_per_layer=2, device=CPU)
+
+
+def steered(layer=1, k=0, start=0, stop=UNBOUNDED, n_prompt=3) -> LiveRequest:
+    return LiveRequest(SPEC, n_prompt, terms=np.array([(layer, k, 1, 0, 2.0, 0.0, start, stop)], dtype=TERM))
+
+
+def captured(rows, n_prompt=3, layers=(0, 2)) -> LiveRequest:
+    pools = [(0, UNBOUNDED), (n_prompt, UNBOUNDED)][: len(rows)]
+    return LiveRequest(SPEC, n_prompt, pools=pools, captured_layers=list(layers), capture_rows=rows)
+
+
+def step_of(*tokens: tuple[int, int]) -> Step:
+    """From `(n_computed, n_scheduled)` of each request."""
+    computed, scheduled = np.array(tokens, dtype=np.int64).T
+    ends = np.cumsum(scheduled)
+    return Step(computed, scheduled, ends - scheduled, int(ends[-1]))
+
+
+def listed(cuda: CudaStep) -> list[list[int]]:
+    """The active tokens as the device sees them."""
+    n = int(cuda.active.tensor[0, 0])
+    return cuda.active.tensor[1 : n + 1].tolist()
+
+
+def launches(cuda: CudaStep, layer: int) -> bool:
+    try:
+        cuda.intervene(torch.zeros(1, D_MODEL), None, layer)
+    except ModuleNotFoundError as error:
+        return error.name == "triton"
+    return False
+
+
+def test_only_tokens_of_requests_that_ask_for_something_there_are_listed(cuda):
+    prompt_only = steered(stop=3)
+    batch = LiveBatch(4, [(1, 3, steered()), (3, 0, prompt_only)])
+    cuda.regroup(batch)
+    cuda.prepare(step_of((0, 2), (0, 2), (5, 1), (1, 3)), batch.computed_to)
+    assert listed(cuda) == [[2, 3, 0, CAPTURE], [3, 3, 1, CAPTURE], [5, 0, 1, CAPTURE], [6, 0, 2, CAPTURE]]
+    batch.computed_to[:] = [2, 2, 6, 4]
+    cuda.prepare(step_of((2, 1), (0, 4), (6, 1), (4, 1)), batch.computed_to)  # the second is computed again
+    assert listed(cuda) == [[1 + i, 3, i, CAPTURE * (i >= 2) + DEFER * (i == 3)] for i in range(4)]
+
+
+def test_the_last_generated_position_of_a_step_waits_and_is_counted(cuda):
+    rows = [*cuda._pools.take(1), *cuda._pools.take(1)]
+    batch = LiveBatch(1, [(0, 2, captured(rows))])
+    cuda.regroup(batch)
+    pools = cuda._pools
+    for step, bits, counts, waiting in [
+        (step_of((0, 3)), [CAPTURE] * 3, [3, 0], [-1, -1]),
+        (step_of((3, 1)), [CAPTURE | DEFER], [4, 1], [3, 3]),
+        (step_of((0, 6)), [0, 0, 0, 0, CAPTURE, CAPTURE | DEFER], [6, 3], [5, 5]),
+    ]:
+        cuda.prepare(step, batch.computed_to)
+        batch.advance(step)
+        assert [entry[3] for entry in listed(cuda)] == bits
+        assert pools.counts[rows].tolist() == counts
+        assert pools.deferred_position[rows].tolist() == waiting
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is not None, reason=ACTS)
+def test_nothing_is_launched_where_no_token_asks_for_anything_but_in_a_dummy_run(cuda):
+    assert not any(launches(cuda, layer) for layer in range(N_LAYERS))
+    batch = LiveBatch(1, [(0, 0, steered(layer=1, start=2, stop=4))])
+    cuda.regroup(batch)
+    for at, acting in [(0, []), (2, [1]), (4, [])]:
+        cuda.prepare(step_of((at, 2)), batch.computed_to)
+        assert [layer for layer in range(N_LAYERS) if launches(cuda, layer)] == acting
+    cuda.prepare(step_of((2, 2)), batch.computed_to)
+    cuda.rest(dummy=True)
+    assert listed(cuda) == []
+    assert all(launches(cuda, layer) for layer in range(N_LAYERS))
+    cuda.rest()
+    assert not any(launches(cuda, layer) for layer in range(N_LAYERS))
+
+
+def test_a_layers_flags_follow_the_batch_also_after_a_request_has_failed(cuda):
+    (row,) = cuda._pools.take(1)
+    monitored = replace(steered(k=1), monitored=np.array([(2, 0, 0, 0, True)], dtype=MONITORED))
+    requests = [steered(), monitored, captured([row])]
+    cuda.regroup(LiveBatch(3, [(i, i, request) for i, request in enumerate(requests)]))
+    assert cuda.table.flags.tensor[:, :3].tolist() == [[0, 1, 0], [2, 0, 0], [0, 1, 1]]
+    requests[1].error = requests[2].error = "no room"
+    cuda.regroup(LiveBatch(1, [(0, 0, requests[0])]))
+    assert cuda.table.flags.tensor[:, :3].tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
+
+
+def test_a_request_that_failed_before_its_first_step_is_steered_but_not_captured_or_monitored(cuda, pools):
+    failed = replace(
+        captured([0]), terms=steered().terms, monitored=np.array([(2, 0, 0, 0, False)], dtype=MONITORED), error="no"
+    )
+    batch = LiveBatch(1, [(0, 0, failed)])
+    cuda.regroup(batch)
+    cuda.prepare(step_of((0, 1)), batch.computed_to)
+    assert cuda.table.flags.tensor[:, :3].tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
+    assert not pools.counts.any()
+
+
+def test_only_rows_that_changed_are_written(cuda):
+    first, second = steered(), steered(layer=0)
+    cuda.regroup(LiveBatch(2, [(0, 1, first), (1, 2, second)]))
+    cuda.table.tensor[1] = 77  # nobody's business any more
+    cuda.regroup(LiveBatch(2, [(0, 1, first), (1, 2, steered(layer=2))]))
+    assert (cuda.table.tensor[1] == 77).all()
+    layout = cuda.table.layout
+    terms = cuda.table.tensor[2, layout.terms :].view(2, N_LAYERS, 6)
+    assert terms[0, :, 0].tolist() == [NO_ROW, NO_ROW, 1]
+    assert (terms[1, :, 0] == NO_ROW).all()
+
+
+def test_the_list_travels_only_if_it_holds_something_or_did(cuda):
+    plain = LiveBatch(1, [(0, 0, steered(start=5))])
+    cuda.regroup(plain)
+    cuda.active.tensor.fill_(7)
+    cuda.prepare(step_of((0, 2)), plain.computed_to)
+    assert (cuda.active.tensor == 7).all()
+    cuda.prepare(step_of((5, 1)), plain.computed_to)
+    assert listed(cuda) == [[0, 0, 5, CAPTURE | DEFER]]
+    cuda.rest()
+    assert int(cuda.active.tensor[0, 0]) == 0
+
+
+def test_stages_of_a_pipeline_start_from_zeros_and_a_step_alone_does_not():
+    for sums_stages in (True, False):
+        bank, pools = VectorBank(2, D_MODEL, CPU), CaptureRows(N_LAYERS, 1, D_MODEL, CPU)
+        shape = {"n_layers": N_LAYERS, "max_requests": 2, "max_tokens": 8, "terms_per_layer": 1}
+        side = CudaStep(bank, pools, **shape, device=CPU, sums_stages=sums_stages)
+        monitored = np.array([(2, 0, 0, 0, False)], dtype=MONITORED)
+        batch = LiveBatch(1, [(0, 0, LiveRequest(SPEC, 3, monitored=monitored))])
+        side.regroup(batch)
+        side._values.fill_(5.0)
+        side.prepare(step_of((0, 2)), batch.computed_to)
+        assert side.copy_values(2).read().any() != sums_stages
