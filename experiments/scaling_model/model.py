@@ -18,8 +18,10 @@ CALIBRATION = HERE / "calibration.json"
 FLOAT32 = 4
 BFLOAT16 = 2
 MAX_MONITORED = 32
-BYTES_OF_A_TERM = 4 + 2 * 4 + 3 * 4
-BYTES_OF_A_COLUMN = 2 * 4
+MAX_POSITIONS = 8
+WORD = 4
+POOL_WORDS, MONITORED_WORDS, TERM_WORDS = 3, 2, 6
+CAPTURE_ROWS = 256
 TERMS_PER_LAYER = 8
 
 
@@ -142,14 +144,15 @@ def bank_bytes(model: Model, rows: int = 4096) -> int:
 
 
 def table_bytes(model: Model, n_requests: int) -> int:
-    """`[requests, layers, terms]` and `[requests, layers, monitored]`, on every GPU."""
-    row = TERMS_PER_LAYER * BYTES_OF_A_TERM + MAX_MONITORED * BYTES_OF_A_COLUMN
-    return n_requests * model.n_layers * row
+    """A row of words for each request: pools, a word a layer, monitored directions, and the terms of every layer; on every GPU."""
+    words = MAX_POSITIONS * POOL_WORDS + MAX_MONITORED * MONITORED_WORDS
+    words += model.n_layers * (1 + TERMS_PER_LAYER * TERM_WORDS)
+    return n_requests * words * WORD
 
 
-def pool_bytes(model: Model, n_requests: int) -> int:
-    """Running sums, two for each request: `[layers, rows, d_model]` float32 and the norms, on every GPU."""
-    return model.n_layers * 2 * n_requests * (model.d_model + 1) * FLOAT32
+def pool_bytes(model: Model, n_pools: int = CAPTURE_ROWS) -> int:
+    """`[pools, 2, layers, d_model + 4]` float32: sums and the position that waits; on one GPU of the replica."""
+    return n_pools * 2 * model.n_layers * (model.d_model + 4) * FLOAT32
 
 
 # -------------------------------------------------------------------------------------------------------------- time

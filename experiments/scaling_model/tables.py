@@ -40,12 +40,19 @@ def memory() -> str:
     """Memory of the plugin on every GPU."""
     rows = []
     for model in MODELS:
-        used = [bank_bytes(model), table_bytes(model, LOAD.at_once), pool_bytes(model, LOAD.at_once)]
+        used = [bank_bytes(model), table_bytes(model, LOAD.at_once), pool_bytes(model)]
         room = MACHINE.memory_bytes * MACHINE.memory_used - model.bytes_of_weights / model.gpus
         needed = LOAD.at_once * LOAD.mean_length * model.kv_bytes_per_token / model.gpus
         sizes = [_size(each) for each in (*used, sum(used), room, needed)]
         rows.append([model.name, *sizes, f"{sum(used) / room:.1%}"])
-    head = ["", "bank, 4096 rows", "request table, 256", "sums of pools, 512", "together", "left beside the weights"]
+    head = [
+        "",
+        "bank, 4096 rows",
+        "request table, 256",
+        "sums of pools, 256, on one",
+        "together",
+        "left beside the weights",
+    ]
     return _table([*head, "keys and values of the load", "plugin's part of what is left"], rows)
 
 

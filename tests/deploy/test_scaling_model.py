@@ -31,16 +31,16 @@ def test_the_request_table_is_as_large_as_said():
     from trait_service.engine.settings import EngineSettings
 
     table = RequestTable(3, 5, EngineSettings().terms_per_layer, torch.device("cpu"))
-    tensors = [mirrored.tensor for mirrored in vars(table).values() if hasattr(mirrored, "tensor")]
-    assert len(tensors) == 4
-    assert bytes_of(*tensors) == formulas.table_bytes(SHAPE, n_requests=5)
+    assert bytes_of(table.tensor) == formulas.table_bytes(SHAPE, n_requests=5)
 
 
 def test_the_sums_of_pools_are_as_large_as_said():
-    from trait_service.engine.buffers import CaptureRows
+    from trait_service.engine.capture_rows import CaptureRows
+    from trait_service.engine.settings import EngineSettings
 
-    pools = CaptureRows(3, 2 * 5, 8, torch.device("cpu"))
-    assert bytes_of(pools.sums, pools.norms) == formulas.pool_bytes(SHAPE, n_requests=5)
+    assert EngineSettings().capture_rows == formulas.CAPTURE_ROWS
+    pools = CaptureRows(3, 10, 8, torch.device("cpu"), deferred=True)
+    assert bytes_of(pools.store) == formulas.pool_bytes(SHAPE, n_pools=10)
 
 
 def test_the_document_has_the_tables_that_the_formulas_give():
@@ -73,7 +73,7 @@ def test_the_models_fit_their_machines_with_the_load():
             (
                 formulas.bank_bytes(model),
                 formulas.table_bytes(model, load.at_once),
-                formulas.pool_bytes(model, load.at_once),
+                formulas.pool_bytes(model),
                 model.bytes_of_weights / model.gpus,
                 load.at_once * load.mean_length * model.kv_bytes_per_token / model.gpus,
             )
