@@ -21,7 +21,7 @@ def in_forms(*forms: str) -> Any:
 VARIABLE = "TRAIT_ENGINE_FORM"
 
 TRITON = Path(os.environ.get("TRAIT_TRITON", Path(__file__).parents[2] / ".cache" / "triton"))
-"""Folder with the package `triton`, as `make triton` installs it."""
+"""Folder with the package `triton`, as `make test-triton` installs it."""
 
 
 def environment_of(form: str) -> dict[str, str]:

@@ -6,7 +6,10 @@ a dummy run.
 
 from typing import Any
 
+from vllm.distributed import get_pp_group
+
 from trait_service.engine import operation
+from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.runner import SteeringRunnerMixin
 from trait_service.engine.runner_view import ExtraArgs, view_of_v2
 
@@ -18,7 +21,16 @@ class SteeringV2Mixin(SteeringRunnerMixin):
     trait_prepared = False
 
     def trait_attach(self) -> None:
-        """As every runner does."""
+        """As every runner does.
+
+        Raises:
+            UnsupportedEngineError: The engine is a pipeline.
+        """
+        if get_pp_group().world_size > 1:
+            raise UnsupportedEngineError(
+                "pipeline parallelism on vLLM's V2 runner is not supported together with steering: start with --runner v1, or set "
+                "VLLM_USE_V2_MODEL_RUNNER=0 and async_scheduling=False"
+            )
         super().trait_attach()
         self.trait_extra_args = {}
 
