@@ -6,11 +6,16 @@ read in the same way.
 
 import ast
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 import vllm_uses
+from package_metadata import distribution
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from trait_service.compat import versions
@@ -118,6 +123,43 @@ def test_no_summed_layer_scales_its_stream_in_float16(sources):
     assert [name for name, forward in forwards(sources) if "float16" in ast.unparse(forward)] == []
     deepseek = sources.module("vllm.model_executor.models.deepseek_v2").class_of(ast.Name(id="DeepseekV2DecoderLayer"))
     assert "float16" in ast.unparse(deepseek.member("forward").node)
+
+
+UNDER_ANOTHER_RELEASE = """
+import importlib, json, pkgutil
+import trait_service, vllm
+from trait_service import launch
+from trait_service.engine.settings import EngineSettings
+
+flags = ["--max-num-seqs", "7", "--max-logprobs", "3"]
+args = launch.launch_arguments("some/model", flags, {"--port": 8123}, EngineSettings(), dtype=None, enforce_eager=True)
+imported = 0
+for module in pkgutil.walk_packages(trait_service.__path__, "trait_service."):
+    try:
+        importlib.import_module(module.name)
+        imported += 1
+    except ModuleNotFoundError as error:
+        assert error.name == "triton", error
+print(json.dumps([vllm.__version__, imported, args.worker_cls, args.max_num_seqs, args.port, launch.refusals(args)]))
+"""
+
+
+@pytest.mark.parametrize("release", FETCHED.VERSIONS)
+def test_every_module_of_ours_imports_and_vllms_parser_takes_our_arguments(release, tmp_path):
+    """The release's Python on the packages of the installed one, up to where a device is needed."""
+    where = [distribution(tmp_path, "vllm", f"{release}+cpu"), folder(release), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-c", UNDER_ANOTHER_RELEASE],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, where)), "VLLM_LOGGING_STREAM": "ext://sys.stderr"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    version, imported, *parsed = json.loads(done.stdout.splitlines()[-1])
+    assert version == release
+    assert imported > 80
+    assert parsed == ["trait_service.engine.worker_cpu.TraitCPUWorker", 7, 8123, []]
 
 
 # --------------------------------------------------------------------------------------- the test finds what it is for

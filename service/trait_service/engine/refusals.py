@@ -111,11 +111,10 @@ def platform_refusal(platform: "Platform") -> str | None:
     """The sentence that refuses vLLM's platform; None for CUDA and the CPU, for which there are workers."""
     if platform.is_cuda() or platform.is_cpu():
         return None
-    known = {"rocm": "ROCm", "tpu": "TPU", "xpu": "XPU"}
-    name = platform.device_name if hasattr(platform, "device_name") else ""
-    if not name:
+    if platform.is_unspecified():
         return "vLLM found no device to run on: steering runs on NVIDIA GPUs (CUDA) and on CPUs"
-    return f"{known.get(name, name)} is not supported: steering runs on NVIDIA GPUs (CUDA) and on CPUs"
+    name = {"rocm": "ROCm", "tpu": "TPU", "xpu": "XPU"}.get(platform.device_name, platform.device_name)
+    return f"{name} is not supported: steering runs on NVIDIA GPUs (CUDA) and on CPUs"
 
 
 def check(config: "VllmConfig") -> EngineSettings:
