@@ -9,7 +9,7 @@ from loopback import listening_at
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 
-class ResultFetcher:
+class SpanCollector:
     """The spans that have arrived.
 
     Attributes:
@@ -29,7 +29,7 @@ class ResultFetcher:
 
 
 @contextmanager
-def collecting() -> Iterator[ResultFetcher]:
+def collecting() -> Iterator[SpanCollector]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             collector.raw.append(self.rfile.read(int(self.headers["content-length"])))
@@ -38,7 +38,7 @@ def collecting() -> Iterator[ResultFetcher]:
             self.end_headers()
 
     with listening_at(Handler) as url:
-        collector = ResultFetcher(f"{url}/v1/traces")
+        collector = SpanCollector(f"{url}/v1/traces")
         yield collector
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
-from fake_collector import ResultFetcher, collecting
+from fake_collector import SpanCollector, collecting
 from trust_harness import Target, target
 
 
 @pytest.fixture(scope="session")
-def collector() -> Iterator[ResultFetcher]:
+def collector() -> Iterator[SpanCollector]:
     with collecting() as found:
         yield found
 

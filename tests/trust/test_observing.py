@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from fake_collector import ResultFetcher, attributes
+from fake_collector import SpanCollector, attributes
 from trust_harness import MODEL, quickly
 
 pytestmark = pytest.mark.engine
@@ -12,7 +12,7 @@ PARENT = "0af7651916cd43dd8448eb211c80319c"
 SECRET = "zebracornucopia"
 
 
-def ours(collector: ResultFetcher) -> list:
+def ours(collector: SpanCollector) -> list:
     return [span for span in collector.spans() if span.trace_id.hex() == PARENT]
 
 
