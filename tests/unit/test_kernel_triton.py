@@ -210,6 +210,21 @@ def made_up(rng, sides):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_stream_is_rounded_after_each_term(dtype):
+    """Four additions of less than half a unit in the last place leave 1.0; their sum would not."""
+    sides = Sides(dtype=dtype, split=False)
+    sides.bank.rows.copy_(torch.eye(N_DIRECTIONS, sides.d_model))
+    terms = [term(0, k, "add", 0.3 * torch.finfo(dtype).eps, 1) for k in range(4)]
+    batch = LiveBatch(1, [(0, 0, LiveRequest(SPEC, 3, terms=np.array(terms, dtype=TERM)))])
+    for side in (sides.torch, sides.triton):
+        side.regroup(batch)
+        side.prepare(step_of((0, 2)), batch.computed_to)
+        stream = torch.ones(2, sides.d_model, dtype=dtype)
+        side.intervene(stream, None, 0)
+        assert torch.equal(stream, torch.ones_like(stream))
+
+
 def test_the_terms_of_a_rows_last_request_are_gone():
     """The new one has fewer terms, and a neighbour keeps the layer's count high."""
     sides = Sides()
