@@ -4,7 +4,10 @@ The kernel itself is tested by `make test-triton`. Here Triton is absent, so tha
 """
 
 import importlib.util
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from trait_service.engine.cuda_step import CudaStep
 from trait_service.engine.requests import MONITORED, TERM, LiveRequest
 from trait_service.engine.spec import RequestSpec, TermSpec
 
+ROOT = Path(__file__).resolve().parents[2]
 N_LAYERS, D_MODEL = 3, 8
 CPU = torch.device("cpu")
 SPEC = RequestSpec(key="k", terms=[TermSpec(layer=0, direction="0" * 64)])
@@ -166,3 +170,10 @@ def test_stages_of_a_pipeline_start_from_zeros_and_a_step_alone_does_not():
         side._values.fill_(5.0)
         side.prepare(step_of((0, 2)), batch.computed_to)
         assert side.copy_values(2).read().any() != sums_stages
+
+
+def test_the_benchmark_of_the_hosts_time_measures_every_kind_of_work():
+    command = [sys.executable, ROOT / "experiments" / "steering_overhead" / "host_cost.py", "--steps", "2"]
+    table = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[2:]
+    assert len(table) == 9
+    assert all(float(row.split("|")[3]) > 0 for row in table[1:])

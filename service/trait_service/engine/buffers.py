@@ -136,7 +136,7 @@ class VectorBank:
                 f"the vector bank is full: {self.rows.shape[0]} directions are in use (--bank-rows)"
             )
         row = self._free.pop()
-        self.rows[row].copy_(torch.from_numpy(direction.astype(np.float32)))
+        send(direction.astype(np.float32), self.rows[row])
         self._row_of[digest] = row
 
     def drop(self, digest: str) -> None:
