@@ -7,6 +7,9 @@ BENCH_ARGS ?=
 SOAK_SECONDS ?= 1800
 STUDY ?=
 SCREENSHOT_ARGS ?=
+GPU_MODEL ?= smollm2
+GPU_RESULTS ?=
+GPU_ARGS ?=
 BIN := $(abspath $(VENV))/bin
 # The Triton that CUDA users get. It is kept out of the virtual environment: vLLM's CPU engine must not find it.
 TRITON := $(subst ==,-,$(shell sed -n '/^triton==/p' deploy/requirements-cuda.txt))
@@ -18,7 +21,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	&& { echo $$python; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model tools vllm-sources demo test test-fast fuzz test-hostile soak test-overload test-kill test-triton test-docs strangers-path test-replicas bench bench-quick bench-host study docs lint lint-deploy format lock clean browser screenshots
+.PHONY: help setup model tools vllm-sources demo test test-fast fuzz test-hostile soak test-overload test-kill test-triton test-gpu test-docs strangers-path test-replicas bench bench-quick bench-host study docs lint lint-deploy format lock clean browser screenshots
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -73,6 +76,11 @@ test-triton: setup ## the Triton kernel without a GPU: against the torch path in
 		&& $(BIN)/python -m pip install -q --no-deps --target .cache/triton $(subst -,==,$(TRITON)); }
 	TRITON_INTERPRET=1 PYTHONPATH=$(TRITON_PATH) $(BIN)/python -m pytest -q -n auto tests/unit/test_kernel_triton.py
 	PYTHONPATH=$(TRITON_PATH) $(BIN)/python -m pytest -q -n auto -rP tests/unit/test_kernel_compiled.py
+
+# Not `setup`, which installs the CPU's packages: the environment of the GPU machine is used as it is.
+test-gpu: ## check and measure steering on this machine's NVIDIA GPU (ten minutes); GPU_MODEL=, GPU_RESULTS=experiments/gpu
+	@$(or $(wildcard $(BIN)/python),python3) tests/gpu/run.py --model "$(GPU_MODEL)" \
+		$(if $(GPU_RESULTS),--results "$(GPU_RESULTS)") $(GPU_ARGS)
 
 test-replicas: setup model ## two real replicas behind the real router: shared vectors, a roll under load, a replica killed that comes back
 	TRAIT_LONG=1 $(BIN)/python -m pytest tests/deploy/test_replicas.py -s $(PYTEST_ARGS)

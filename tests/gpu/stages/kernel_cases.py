@@ -1,0 +1,188 @@
+"""The operation on the device against the torch reference on the CPU, over made-up batches: what the kernel stage runs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from trait_core.positions import UNBOUNDED
+from trait_service.engine.arithmetic import coefficients
+from trait_service.engine.batch import LiveBatch, Step
+from trait_service.engine.buffers import VectorBank
+from trait_service.engine.capture_rows import CaptureRows
+from trait_service.engine.cpu_step import CpuStep
+from trait_service.engine.cuda_step import CudaStep
+from trait_service.engine.requests import MONITORED, TERM, LiveRequest
+from trait_service.engine.spec import RequestSpec, TermSpec
+
+OPERATIONS = ("add", "ablate", "set", "scale", "floor", "ceiling")
+N_LAYERS, N_DIRECTIONS, MOST_TERMS, N_PROMPT, PADDING = 6, 16, 4, 5, 3
+MOST_REQUESTS = 24
+CPU = torch.device("cpu")
+SPEC = RequestSpec(key="k", terms=[TermSpec(layer=0, direction="0" * 64)])
+TOLERANCE = {"float32": 5e-5, "bfloat16": 1e-2, "float16": 2e-3}
+"""Largest difference, relative to the largest number: in 16 bits, a rounding or two that fall the other way."""
+MOST_DIFFERENT = 0.02
+"""Share of a 16-bit stream's numbers that may differ at all: where a float32 sum lies halfway between two of them."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One made-up batch.
+
+    Args:
+        n_tokens: Tokens of its first step; in its second one every request has one token.
+        split: The stream is the sum of two tensors.
+        deferred: A pool's newest generated position waits, as under asynchronous scheduling.
+    """
+
+    d_model: int
+    n_tokens: int
+    dtype: str
+    split: bool
+    deferred: bool
+    seed: int = 0
+
+
+def compare(case: Case, device: str) -> dict[str, float]:
+    """Run both sides over both steps.
+
+    Returns:
+        Relative errors of the streams, pools' sums and norms, waiting positions, and projections; and as `different` the
+        share of the streams' numbers that are not equal.
+
+    Raises:
+        AssertionError: A token that no term touches was changed, or pools count other positions.
+    """
+    rng = np.random.default_rng(case.seed)
+    n_requests = min(case.n_tokens, MOST_REQUESTS)
+    live = [(i, i, request_of(rng, i)) for i in range(n_requests) if n_requests == 1 or i % 4 != 3]
+    batch = LiveBatch(n_requests, live)
+    generator = torch.Generator().manual_seed(case.seed)
+    directions = torch.nn.functional.normalize(torch.randn(N_DIRECTIONS, case.d_model, generator=generator), dim=-1)
+    reference, kernel = (_side(case, directions, batch, where) for where in (CPU, torch.device(device)))
+    scheduled = np.full(n_requests, case.n_tokens // n_requests)
+    scheduled[: case.n_tokens % n_requests] += 1
+    computed = rng.integers(0, 2 * N_PROMPT, n_requests)  # some are in their prompt, some generate
+    errors: dict[str, float] = {}
+    for tokens in (scheduled, np.ones(n_requests, dtype=np.int64)):
+        step = Step(computed, tokens, np.cumsum(tokens) - tokens, int(tokens.sum()))
+        for name, error in _forward(case, step, batch, reference, kernel, generator).items():
+            errors[name] = max(error, errors.get(name, 0.0))
+        batch.advance(step)
+        computed = computed + tokens
+    return errors
+
+
+def request_of(rng: np.random.Generator, i: int) -> LiveRequest:
+    """Terms on every layer, all operations among them; two pools on some layers; monitored directions on some."""
+    terms = []
+    for layer in range(N_LAYERS):
+        for k in range(1 + int(rng.integers(MOST_TERMS))):
+            start, stop = (0, UNBOUNDED) if rng.random() < 0.7 else sorted(int(p) for p in rng.integers(0, 12, 2))
+            terms.append(
+                term(
+                    layer,
+                    k,
+                    OPERATIONS[(layer + i + k) % len(OPERATIONS)],
+                    float(rng.normal()) * 2,
+                    int(rng.integers(N_DIRECTIONS)),
+                    start=start,
+                    stop=stop,
+                    preserve_norm=bool(rng.random() < 0.4),
+                )
+            )
+    columns = [
+        (layer, int(rng.integers(N_DIRECTIONS)), column, 0, bool(rng.random() < 0.5))
+        for column, layer in enumerate(rng.integers(N_LAYERS, size=5))
+    ]
+    return LiveRequest(
+        SPEC,
+        N_PROMPT,
+        terms=np.array(terms, dtype=TERM),
+        pools=[(0, UNBOUNDED), (N_PROMPT, UNBOUNDED)],
+        captured_layers=sorted(int(layer) for layer in rng.choice(N_LAYERS, 3, replace=False)),
+        capture_rows=[2 * i, 2 * i + 1],
+        monitored=np.array(columns, dtype=MONITORED),
+    )
+
+
+def term(layer: int, k: int, operation: str, value: float, bank_row: int, **fields: Any) -> tuple[Any, ...]:
+    """One entry of `TERM`."""
+    start, stop = fields.pop("start", 0), fields.pop("stop", UNBOUNDED)
+    asked = TermSpec(layer=layer, direction="0" * 64, operation=operation, value=value, **fields)
+    mode, a, b = coefficients(asked)
+    return (layer, k, bank_row, mode, a, b, start, stop)
+
+
+def _side(case: Case, directions: torch.Tensor, batch: LiveBatch, device: torch.device) -> tuple[Any, CaptureRows]:
+    """The kernel's side where it is asked for a device, or for the CPU a second time (Triton's interpreter)."""
+    bank = VectorBank(N_DIRECTIONS, case.d_model, device)
+    bank.rows.copy_(directions)
+    pools = CaptureRows(N_LAYERS, 2 * MOST_REQUESTS, case.d_model, device, deferred=case.deferred)
+    sizes = {"n_layers": N_LAYERS, "max_tokens": max(case.n_tokens, MOST_REQUESTS) + PADDING}
+    side: Any = (
+        CpuStep(bank, pools, **sizes)
+        if device is CPU
+        else CudaStep(bank, pools, **sizes, max_requests=MOST_REQUESTS, terms_per_layer=MOST_TERMS, device=device)
+    )
+    side.regroup(batch)
+    return side, pools
+
+
+def _forward(
+    case: Case,
+    step: Step,
+    batch: LiveBatch,
+    reference: tuple[Any, CaptureRows],
+    kernel: tuple[Any, CaptureRows],
+    generator: torch.Generator,
+) -> dict[str, float]:
+    errors: dict[str, float] = {}
+    dtype = getattr(torch, case.dtype)
+    for side, _ in (reference, kernel):
+        side.prepare(step, batch.computed_to)
+    for layer in range(N_LAYERS):
+        residual, hidden = (
+            torch.randn(step.n_tokens + PADDING, case.d_model, generator=generator).to(dtype) for _ in range(2)
+        )
+        expected, got = residual.clone(), residual.to(kernel[1].sums.device, copy=True)
+        reference[0].intervene(expected, hidden if case.split else None, layer)
+        kernel[0].intervene(got, hidden.to(got.device) if case.split else None, layer)
+        got = got.cpu()
+        still = ~_touched(step, batch, layer, len(residual))
+        assert torch.equal(got[still], residual[still]), f"layer {layer}: a token that no term touches was changed"
+        _worse(errors, "streams", got, expected)
+        errors["different"] = max(errors.get("different", 0.0), float((got != expected).float().mean()))
+    expected_pools, pools = reference[1], kernel[1]
+    assert pools.counts.tolist() == expected_pools.counts.tolist(), "pools count other positions"
+    assert pools.deferred_position.tolist() == expected_pools.deferred_position.tolist(), "other positions wait"
+    for name in ("sums", "norms", "last", "last_norms"):
+        if getattr(expected_pools, name) is not None:
+            _worse(errors, name, getattr(pools, name), getattr(expected_pools, name))
+    values, expected_values = (
+        torch.from_numpy(np.array(side.copy_values(step.n_tokens).read())) for side, _ in (kernel, reference)
+    )
+    for index, request in batch.monitored_requests:
+        at = slice(int(step.first_place[index]), int(step.first_place[index] + step.n_scheduled[index]))
+        columns = request.monitored["column"].tolist()
+        _worse(errors, "projections", values[at][:, columns], expected_values[at][:, columns])
+    return errors
+
+
+def _touched(step: Step, batch: LiveBatch, layer: int, n_rows: int) -> torch.Tensor:
+    """`(n_rows,)` bool: a term of the token's request acts on it at this layer."""
+    found = torch.zeros(n_rows, dtype=torch.bool)
+    for index, request in batch.live:
+        first, n = int(step.first_place[index]), int(step.n_scheduled[index])
+        positions = step.n_computed[index] + np.arange(n)
+        here = request.terms[request.terms["layer"] == layer]
+        acting = (positions[:, None] >= here["start"]) & (positions[:, None] < here["stop"])
+        found[first : first + n] = torch.from_numpy(acting.any(axis=1))
+    return found
+
+
+def _worse(errors: dict[str, float], name: str, got: torch.Tensor, expected: torch.Tensor) -> None:
+    got, expected = got.cpu().float(), expected.float()
+    error = float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
+    errors[name] = max(errors.get(name, 0.0), float("inf") if np.isnan(error) else error)

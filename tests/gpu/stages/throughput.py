@@ -1,0 +1,141 @@
+"""Throughput against stock vLLM, in rounds in which every engine and variant takes its turn on the same warm card.
+
+Stock is vLLM as it comes. Beside it: stock with the V1 runner, and stock without asynchronous scheduling, to attribute a
+difference. With the plugin: nothing asked; every request steered on one layer with 256 distinct configurations; every
+request on every layer; pooled capture of every layer; 256 directions monitored, spread over the requests. A batch smaller
+than 256 takes other configurations from the 256 in each round.
+
+A ratio is throughput over stock's in the same round, on the same prompts; above 1 is faster than stock. Its median and
+range are given, and the bootstrap interval of its mean. A run in which a variant did less than was asked is an error.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from asking import CAPTURE, N_DIRECTIONS, Request, Shape, configuration, every_layer, monitored, prompts, spec
+from engines import Engine, Kind
+from stage import Context, Report, Stage, main
+from trait_core.schema import MAX_MONITORED
+from trait_core.statistics import bootstrap_interval
+
+KINDS = {
+    "stock": Kind(plugin=False, apart=True),
+    "stock, V1 runner": Kind(plugin=False, apart=True, v1=True),
+    "stock, synchronous": Kind(plugin=False, apart=True, synchronous=True),
+    "plugin": Kind(apart=True),
+}
+VARIANTS = (
+    "idle",
+    "256 configurations, one layer",
+    "every layer",
+    "capture of every layer",
+    "256 directions monitored",
+)
+STOCK = ("stock", "")
+N_PROMPT = 16
+SPARE_S = 12
+
+
+def run(context: Context, report: Report) -> None:
+    """All engines start side by side and stay; then batch after batch, each for its share of the time."""
+    kinds = context.pick(cuda=KINDS, cpu={name: KINDS[name] for name in ("stock", "plugin")})
+    engines = {name: Engine(context, kind, share=1 / 16) for name, kind in kinds.items()}
+    try:
+        shape = engines["plugin"].shape
+        for name, engine in engines.items():
+            report.row("engines", engine=name, **engine.ready)
+        batches = context.pick(cuda=(1, 64, 256), cpu=(1, 4))
+        for i, batch in enumerate(batches):
+            deadline = time.monotonic() + (context.left_s - SPARE_S) / (len(batches) - i)
+            seconds, tokens = _rounds(context, engines, shape, batch, deadline)
+            _tabulate(report, batch, seconds, tokens)
+    finally:
+        for engine in engines.values():
+            engine.__exit__()
+    rows = report.tables["throughput"]
+    by_batch = {
+        batch: {row["variant"]: row["median"] for row in rows if row["batch"] == batch and row["engine"] == "plugin"}
+        for batch in batches
+    }
+    report.figure = "of stock: " + "; ".join(
+        f"batch {batch}: idle {medians['idle']:.3f}, every layer {medians['every layer']:.3f}"
+        for batch, medians in by_batch.items()
+    )
+
+
+def _rounds(
+    context: Context, engines: dict[str, Engine], shape: Shape, batch: int, deadline: float
+) -> tuple[dict[tuple[str, str], list[float]], int]:
+    """Seconds of each turn in each round but the first, and the tokens of a run; at least two rounds are kept."""
+    turns = [(name, "") for name in engines if name != "plugin"] + [("plugin", variant) for variant in VARIANTS]
+    n_tokens = context.pick(cuda=128 if batch < 256 else 96, cpu=4)
+    seconds: dict[tuple[str, str], list[float]] = {turn: [] for turn in turns}
+    generated, round_ = 0, 0
+    while round_ < 3 or (time.monotonic() < deadline and round_ < context.pick(cuda=24, cpu=3)):
+        texts = prompts(shape, [N_PROMPT] * batch, seed=round_)
+        first = round_ % len(turns)
+        for engine, variant in turns[first:] + turns[:first]:  # no turn always follows the same one
+            asked = [_asked(variant, shape, f"{round_}-{i}", i, round_, batch) for i in range(batch)]
+            requests = [Request(t, a, n_tokens, logprobs=0) for t, a in zip(texts, asked, strict=True)]
+            wall, generated = engines[engine].call("timed", requests)
+            if round_:
+                seconds[engine, variant].append(wall)
+        round_ += 1
+    return seconds, generated
+
+
+def _asked(variant: str, shape: Shape, key: str, i: int, round_: int, batch: int) -> str | None:
+    c = (i + round_ * batch) % N_DIRECTIONS
+    match variant:
+        case "" | "idle":
+            return None
+        case "256 configurations, one layer":
+            return configuration(shape, key, c, operations=False)
+        case "every layer":
+            return every_layer(shape, key, c)
+        case "capture of every layer":
+            return spec(key, capture=CAPTURE)
+        case "256 directions monitored":
+            n = min(MAX_MONITORED, math.ceil(N_DIRECTIONS / batch))
+            return monitored(shape, key, i * n, n)
+    raise ValueError(f"variant {variant!r} is not known")
+
+
+def _tabulate(report: Report, batch: int, seconds: dict[tuple[str, str], list[float]], tokens: int) -> None:
+    for (engine, variant), walls in seconds.items():
+        ratios = [base / wall for base, wall in zip(seconds[STOCK], walls, strict=True)]
+        report.row(
+            "throughput",
+            batch=batch,
+            engine=engine,
+            variant=variant,
+            **{
+                "tokens/s": round(tokens / statistics.median(walls)),
+                "median": statistics.median(ratios),
+                "least": min(ratios),
+                "most": max(ratios),
+                "mean": statistics.fmean(ratios),
+                "interval of the mean": _rounded(bootstrap_interval(ratios)),
+                "rounds": len(ratios),
+                "ratios": _rounded(ratios),
+            },
+        )
+
+
+def _rounded(values: Sequence[float] | None) -> list[Any]:
+    return [round(value, 4) for value in values or ()]
+
+
+STAGE = Stage(
+    "throughput",
+    "Throughput against stock vLLM, batches of 1, 64 and 256: idle, steered, captured and monitored, in paired rounds.",
+    limit_s=240,
+    run=run,
+    alone=True,
+)
+
+if __name__ == "__main__":
+    main(STAGE)

@@ -1,0 +1,140 @@
+"""The stages of `make test-gpu` without a GPU: each is complete, the runner outlives a bad one, the cheap ones run on the CPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_models
+
+RUN = Path(__file__).with_name("run.py")
+GOOD = """
+from stage import Stage, main
+
+def run(context, report):
+    report.row("found", device=context.device, value=0.5)
+    report.check({passes}, "it is broken")
+    report.figure = "half"
+
+STAGE = Stage("{name}", "Does {name}.", limit_s={limit}, run=run)
+if __name__ == "__main__":
+    main(STAGE)
+"""
+SILENT = 'from stage import Stage\nSTAGE = Stage("silent", "Writes nothing.", limit_s=60, run=print)\nprint("too bad")'
+HANGING = """
+import subprocess, sys, time
+from stage import Stage
+
+STAGE = Stage("hanging", "Waits, with a process of its own.", limit_s=16, run=print)
+if __name__ == "__main__":
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    print("pid", child.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def run(out, *words, **options):
+    command = [sys.executable, str(RUN), "--device", "cpu", "--out", str(out), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def is_running(pid):
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()  # a zombie has ended, and nobody asked how
+
+
+def test_every_stage_has_a_name_a_limit_and_a_description(tmp_path):
+    done = run(tmp_path, "--list")
+    assert done.returncode == 0, done.stderr
+    listed = [line.split(maxsplit=3) for line in done.stdout.splitlines()]
+    names = [name for name, *_ in listed]
+    scripts = {path.stem for path in (RUN.parent / "stages").glob("*.py") if "STAGE = Stage(" in path.read_text()}
+    assert set(names) == scripts
+    assert len(names) == len(scripts) == 9
+    for name, limit, _, description in listed:
+        assert f'"{name}",' in (RUN.parent / "stages" / f"{name}.py").read_text()
+        assert 0 < int(limit) <= 300
+        assert description.endswith(".")
+
+
+def test_no_module_of_the_stages_takes_the_name_of_a_package():
+    """A script's folder comes first on the path: `kernels`, say, is a package that transformers looks for."""
+    ours = {path.stem for path in (RUN.parent / "stages").glob("*.py")}
+    code = (
+        "import json, sys; from importlib.metadata import packages_distributions as p; "
+        "print(json.dumps(sorted(sys.stdlib_module_names | p().keys())))"
+    )
+    taken = set(json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout))
+    assert not ours & (taken | {"kernels", "requests", "verify", "triton", "flashinfer"})
+
+
+def test_a_stage_that_fails_or_hangs_stops_no_other_and_its_processes_end(tmp_path):
+    stages, out = tmp_path / "stages", tmp_path / "out"
+    stages.mkdir()
+    texts = {
+        "broken": GOOD.format(name="broken", passes=False, limit=60),
+        "good": GOOD.format(name="good", passes=True, limit=60),
+        "hanging": HANGING,
+        "silent": SILENT,
+    }
+    for name, text in texts.items():
+        (stages / f"{name}.py").write_text(text)
+    out.mkdir()
+    (out / "silent.json").write_text('{"status": "ok", "failures": [], "figure": "of an earlier run"}')
+    done = run(out, "--stages", stages, "--jobs", 4, "--results", tmp_path / "kept")
+    assert done.returncode == 1, done.stderr
+    head, *lines = (out / "summary.txt").read_text().splitlines()
+    assert ", cpu, model smollm2, commit " in head
+    by_name = {line.split()[0]: line for line in lines}
+    assert {name: line.split()[1] for name, line in by_name.items()} == {
+        "broken": "FAILED",
+        "good": "ok",
+        "hanging": "FAILED",
+        "silent": "FAILED",
+    }
+    assert by_name["good"].endswith("half")
+    assert by_name["broken"].endswith("it is broken")
+    assert "stopped at its time limit" in by_name["hanging"]
+    assert "too bad" in by_name["silent"]
+    found = json.loads((out / "good.json").read_text())
+    assert found["tables"] == {"found": [{"device": "cpu", "value": 0.5}]}
+    assert found["machine"]["versions"]["python"] == sys.version.split()[0]
+    child = int((out / "hanging.log").read_text().split()[1])
+    assert not is_running(child)
+    (kept,) = (tmp_path / "kept").iterdir()
+    assert sorted(path.name for path in kept.iterdir()) == ["broken.json", "good.json", "summary.txt"]
+
+
+def test_what_the_time_does_not_allow_is_a_failure(tmp_path):
+    (tmp_path / "late.py").write_text(GOOD.format(name="late", passes=True, limit=60))
+    done = run(tmp_path / "out", "--stages", tmp_path, "--budget", 5)
+    assert done.returncode == 1
+    assert "not begun" in (tmp_path / "out" / "summary.txt").read_text()
+
+
+def test_what_the_cpu_has_no_means_for_is_skipped_with_its_reason(tmp_path):
+    done = run(
+        tmp_path, "--stage", "sleeping", "--stage", "kernels_on_device", env={**os.environ, "TRITON_INTERPRET": ""}
+    )
+    assert done.returncode == 0, done.stdout
+    lines = (tmp_path / "summary.txt").read_text().splitlines()[1:]
+    assert [line.split()[:2] for line in lines] == [["sleeping", "skipped"], ["kernels_on_device", "skipped"]]
+    assert "does not sleep" in lines[0]
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_the_cheap_stages_are_ok_on_the_cpu(tmp_path, smollm2_path):
+    """Their engines, requests, comparisons and tables; on a tiny model, and with no word about CUDA."""
+    model = tiny_models.make_llama(tmp_path / "model", smollm2_path)
+    asked = [word for name in ("imports", "graphs", "churn", "ends") for word in ("--stage", name)]
+    done = run(tmp_path / "out", "--model", model, *asked)
+    summary = (tmp_path / "out" / "summary.txt").read_text()
+    assert done.returncode == 0, summary
+    assert [line.split()[1] for line in summary.splitlines()[1:]] == ["ok"] * 4
+    ends = json.loads((tmp_path / "out" / "ends.json").read_text())
+    assert [row["result"] for row in ends["tables"]["cases"]] == ["ok"] * 5
+    graphs = json.loads((tmp_path / "out" / "graphs.json").read_text())
+    assert [row["requests"] for row in graphs["tables"]["against eager"]] == [3, 5]
