@@ -44,7 +44,7 @@ def compiled(capability: int, dtype: str, d_model: int, **form: int):
         constexprs={(names.index(name),): value for name, value in fixed.items()},
         attrs={(i,): [["tt.divisibility", 16]] for i in aligned},
     )
-    options = {"num_warps": n_warps(d_model), "maxnreg": MAX_REGISTERS}
+    options = {"num_warps": n_warps(d_model, SIZES[dtype]), "maxnreg": MAX_REGISTERS}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
@@ -71,13 +71,13 @@ def spill_allowance(dtype: str, d_model: int) -> int:
 @pytest.mark.parametrize("d_model", WIDTHS)
 def test_it_compiles_without_doubles_and_stays_in_registers(capability, d_model, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
-    for dtype in SIZES:
+    for dtype, size in SIZES.items():
         for has_hidden, n_kinds in [(True, 2), *([(False, 2), (True, 1)] if capability == 90 else [])]:
             made = compiled(capability, dtype, d_model, has_hidden=has_hidden, n_kinds=n_kinds)
             registers, spilled = resources(capability, made.asm["ptx"], tmp_path)
             print(
                 f"sm_{capability} d_model {d_model:5} {dtype} {'pair' if has_hidden else 'one '} "
-                f"{'deferred' if n_kinds == 2 else 'at once '} warps {n_warps(d_model):2} registers {registers:3} "
+                f"{'deferred' if n_kinds == 2 else 'at once '} warps {n_warps(d_model, size):2} registers {registers:3} "
                 f"spilled {spilled:2} shared {made.metadata.shared:5}"
             )
             assert ".f64" not in made.asm["ptx"]

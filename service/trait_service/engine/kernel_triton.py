@@ -304,7 +304,7 @@ def intervene(
         **constants(
             layout, d_model, residual.element_size(), n_kinds=buffers.pools.shape[1], has_hidden=hidden is not None
         ),
-        num_warps=n_warps(d_model),
+        num_warps=n_warps(d_model, residual.element_size()),
         maxnreg=MAX_REGISTERS,
     )
 
@@ -338,6 +338,6 @@ def constants(
     }
 
 
-def n_warps(d_model: int) -> int:
-    """Warps of one program: 16 columns a thread, up to 16 warps."""
-    return min(max(triton.next_power_of_2(d_model) // 512, 4), 16)
+def n_warps(d_model: int, element_size: int) -> int:
+    """Warps of one program: 32 bytes of the stream a thread, up to 16 warps."""
+    return min(max(triton.next_power_of_2(d_model) * element_size // 1024, 4), 16)
