@@ -164,7 +164,7 @@ class _EngineRunner:
 
         spec = RequestSpec(key="norms", capture=CaptureSpec(positions=["all[4:]"]))
         self._generate([list(range(1000, 1032))], [spec], max_tokens=1)
-        answer = self.llm.collective_rpc("trait_collect", args=(["norms"],))[0]
+        answer = self.llm.collective_rpc("trait_collect", args=({"norms": []},))[0]
         norms: list[float] = load(answer["captures"])["norms/norm"][0].tolist()
         return norms
 
@@ -177,7 +177,7 @@ class _EngineRunner:
         with self._plugin_out() if variant == STOCK and self.plugin else nullcontext():
             wall, cpu = time.perf_counter(), cpu_seconds()
             self._generate(prompts, asked, max_tokens=workload.n_generated, ignore_eos=True)
-            collected = self.llm.collective_rpc("trait_collect", args=(keys,))[0] if keys else None
+            collected = self.llm.collective_rpc("trait_collect", args=({key: [] for key in keys},))[0] if keys else None
             timing = time.perf_counter() - wall, cpu_seconds() - cpu
         if collected is not None:
             _check_done(variant, workload.n_prompt + workload.n_generated - 1, collected, len(keys))
@@ -225,7 +225,7 @@ class _EngineRunner:
                 batch.append(prompt)
         wall, cpu = time.perf_counter(), cpu_seconds()
         outputs = self._generate(batch, asked, max_tokens=N_TOKENS)
-        self.llm.collective_rpc("trait_collect", args=([spec.key for spec in asked],))
+        self.llm.collective_rpc("trait_collect", args=({spec.key: [] for spec in asked},))
         timing = time.perf_counter() - wall, cpu_seconds() - cpu
         self.llm.reset_prefix_cache()
         return (*timing, [list(output.outputs[0].token_ids) for output in outputs])
