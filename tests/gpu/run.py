@@ -31,11 +31,15 @@ ORDER = (
     "ends",
     "sleeping",
     "verification",
-    "throughput",
     "cold_start",
+    "throughput",
 )
 LEAST_S = 15
 """A stage is not begun with less time than this."""
+ENDING_S = 5
+"""A stage plans to end this long before it is stopped."""
+FREEING_S = 10
+"""Its processes have this long to end: the card's memory is free only then."""
 MEMORY_A_STAGE_GIB = 16
 CORES_A_STAGE = 4
 
@@ -166,7 +170,7 @@ class Runner:
         began = time.monotonic()
         with (self._out / f"{name}.log").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, str(script), *words, "--limit", f"{limit_s:.0f}"],
+                [sys.executable, str(script), *words, "--limit", f"{limit_s - ENDING_S:.0f}"],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONPATH": _with_stages(os.environ.get("PYTHONPATH"))},
@@ -207,10 +211,23 @@ def _with_stages(path: str | None) -> str:
 
 
 def _end_group(process: subprocess.Popen) -> None:
-    """End a stage's process and all that it started."""
+    """End a stage's process and all that it started, and wait until the last one is gone."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    until = time.monotonic() + FREEING_S
+    while _runs(process.pid) and time.monotonic() < until:
+        time.sleep(0.1)
+
+
+def _runs(group: int) -> bool:
+    """True while a process of the group runs; one that has ended and was not asked how (a zombie) holds nothing."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, of_group = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(of_group) == group and state not in "ZX":
+                return True
+    return False
 
 
 def _end_of(log: Path) -> str:

@@ -1,5 +1,6 @@
 """The stages of `make test-gpu` without a GPU: each is complete, the runner outlives a bad one, the cheap ones run on the CPU."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -122,6 +123,34 @@ def test_what_the_cpu_has_no_means_for_is_skipped_with_its_reason(tmp_path):
     lines = (tmp_path / "summary.txt").read_text().splitlines()[1:]
     assert [line.split()[:2] for line in lines] == [["sleeping", "skipped"], ["kernels_on_device", "skipped"]]
     assert "does not sleep" in lines[0]
+
+
+@pytest.fixture(scope="module")
+def asking():
+    path = RUN.parent / "stages" / "asking.py"
+    spec = importlib.util.spec_from_file_location("gpu_asking", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gpu_asking"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_replies_are_compared_up_to_a_choice_between_equals_and_differ_without_bound_elsewhere(asking):
+    def answer(*steps):
+        return asking.Answer([next(iter(step)) for step in steps], "", "length", [dict(step) for step in steps])
+
+    one = answer({1: -0.5, 2: -2.0}, {3: -1.0, 4: -1.001}, {5: -0.1, 6: -3.0})
+    tie = answer({1: -0.5, 2: -2.0}, {4: -1.0, 3: -1.0005}, {7: -0.1, 8: -3.0})
+    found = asking.gaps([one], [tie])
+    assert found.largest == pytest.approx(0.001)
+    assert (found.compared, found.generated) == (2, 3)
+    assert found.share == pytest.approx(2 / 3)
+    other = answer({9: -0.5, 2: -2.0}, {3: -1.0, 4: -1.001}, {5: -0.1, 6: -3.0})
+    assert asking.gaps([one], [other]).mean == float("inf")
+    shorter = answer({1: -0.5, 2: -2.0})
+    assert asking.gaps([one], [shorter]).mean == float("inf")
+    ended = asking.Answer([1], "", "stop", [{1: 0.0, 2: -float("inf")}])
+    assert asking.gaps([ended], [ended]).mean == 0
 
 
 @pytest.mark.engine

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from asking import CAPTURE, Answer, Gaps, Request, Shape, configuration, error_of, prompts
-from engines import Engine, Kind
+from engines import Engine, Kind, engines_of
 from stage import Context, Report, Stage, main
 
 VISIT_STEPS = 3
@@ -28,8 +28,9 @@ def run(context: Context, report: Report) -> None:
 
     n, n_steps = context.pick(cuda=(256, 200), cpu=(6, 12))
     kind = Kind(options={"dtype": "float32"})
-    engines = [Engine(context, kind) for _ in range(context.pick(cuda=4, cpu=1))]
-    try:
+    kinds = {str(e): kind for e in range(context.pick(cuda=4, cpu=1))}
+    with engines_of(context, kinds) as started:
+        engines = list(started.values())
         shape = engines[0].shape
         asked = configurations(shape, n, n_steps)
         together = engines[0].call("stepwise", [*asked, *visitors(shape, n + n_steps)])[:n]
@@ -37,9 +38,6 @@ def run(context: Context, report: Report) -> None:
         alone = _alone(context, engines, asked)
         report.row("engine", **engines[0].ready)
         report.check(engines[0].ready["asynchronous"] or not context.cuda, "the engine schedules synchronously")
-    finally:
-        for engine in engines:
-            engine.__exit__()
     found, limit = Gaps(), Tolerance.of("float32").logprob
     for c, answer in alone.items():
         _compare(report, c, asked[c], together[c], answer, found)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from asking import CAPTURE, Answer, Request, Shape, configuration, error_of, gaps, monitored, prompts, spec
-from engines import Engine, Kind
+from engines import Engine, Kind, engines_of
 from stage import Context, Report, Stage, main
 
 N_TOKENS = 16
@@ -22,10 +22,9 @@ def run(context: Context, report: Report) -> None:
 
     limit = Tolerance.of("float32").logprob
     runners = context.pick(cuda={"V2": Kind(options={"dtype": "float32"})}, cpu={})
-    runners |= {"V1": Kind(v1=True, options={"dtype": "float32"})}
-    engines = {name: Engine(context, kind) for name, kind in runners.items()}
+    runners |= {"V1": Kind(v1=True, synchronous=True, options={"dtype": "float32"})}  # as `--runner v1` serves
     answers = {}
-    try:
+    with engines_of(context, runners) as engines:
         for name, engine in engines.items():
             shape = engine.shape
             report.row("engines", runner=name, **{"class": engine.ready["runner"], **_without_runner(engine.ready)})
@@ -34,16 +33,13 @@ def run(context: Context, report: Report) -> None:
                 f"{name} was asked for, the engine runs {engine.ready['runner']}",
             )
             answers[name] = _cases(report, engine, shape, name, limit)
-    finally:
-        for engine in engines.values():
-            engine.__exit__()
     if len(answers) == 2:
         alike = gaps(*answers.values())
         report.row("V1 against V2", mean=alike.mean, largest=alike.largest, **{"tokens compared": alike.share})
         report.check(alike.mean <= limit, f"V1 and V2 differ by {alike.mean:.2g}, allowed {limit:g}")
     rows = report.tables["cases"]
     passed = sum(row["result"] == "ok" for row in rows)
-    report.figure = f"{passed} of {len(rows)} cases as they should be, on {' and '.join(engines)}"
+    report.figure = f"{passed} of {len(rows)} cases as they should be, on {' and '.join(runners)}"
 
 
 def _without_runner(ready: dict[str, Any]) -> dict[str, Any]:

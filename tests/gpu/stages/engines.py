@@ -4,14 +4,15 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from asking import Answer, Request, Shape
@@ -45,7 +46,8 @@ class Kind:
 class Engine:
     """One engine in a process of its own.
 
-    It starts at once; the first call waits until it is ready. Several may start side by side.
+    It starts at once; the first call waits until it is ready. Several may start side by side, so each compiles into caches
+    of its own: vLLM's are not written for that.
 
     Args:
         context: Model and device.
@@ -55,10 +57,11 @@ class Engine:
 
     def __init__(self, context: Context, kind: Kind, *, share: float = 1 / 32) -> None:
         spawn = get_context("spawn")
+        self._caches = TemporaryDirectory(prefix="gpu-stage-caches-", ignore_cleanup_errors=True)
         self._pipe, theirs = spawn.Pipe()
         self._deadline = context.started + context.limit_s
         kv_bytes = int(context.machine.memory_gib * GIB * share)
-        start = partial(_start, context.model, kind, cuda=context.cuda, kv_bytes=kv_bytes)
+        start = partial(_start, context.model, kind, cuda=context.cuda, kv_bytes=kv_bytes, caches=self._caches.name)
         self._process = spawn.Process(target=_serve, args=(theirs, start))
         self._process.start()
         theirs.close()
@@ -74,6 +77,7 @@ class Engine:
         if self._process.is_alive():
             self._process.kill()
             self._process.join(15)
+        self._caches.cleanup()
 
     @property
     def ready(self) -> dict[str, Any]:
@@ -117,6 +121,16 @@ class Engine:
         return answer
 
 
+@contextmanager
+def engines_of(context: Context, kinds: Mapping[str, Kind], *, share: float = 1 / 32) -> Iterator[dict[str, Engine]]:
+    """Engines that start side by side, and end so."""
+    engines = {name: Engine(context, kind, share=share) for name, kind in kinds.items()}
+    try:
+        yield engines
+    finally:
+        side_by_side(list(engines.values()), Engine.__exit__)
+
+
 class EngineError(Exception):
     """An engine did not start, or failed in a job."""
 
@@ -145,21 +159,22 @@ def _serve(pipe: Connection, start: Callable[[], Any]) -> None:
             pipe.send((False, f"{type(error).__name__}: {error}"[:1500]))
 
 
-def _start(model: str, kind: Kind, *, cuda: bool, kv_bytes: int) -> Any:
+def _start(model: str, kind: Kind, *, cuda: bool, kv_bytes: int, caches: str) -> Any:
     """In the engine's process: set the environment, then import vLLM and start."""
-    os.environ.update(_environment(model, kind, cuda=cuda))
+    os.environ.update(_environment(model, kind, cuda=cuda, caches=caches))
     from engine_process import Runner
 
     return Runner(model, _options(kind, cuda=cuda, kv_bytes=kv_bytes), plugin=kind.plugin, cuda=cuda)
 
 
-def _environment(model: str, kind: Kind, *, cuda: bool) -> dict[str, str]:
+def _environment(model: str, kind: Kind, *, cuda: bool, caches: str) -> dict[str, str]:
     from trait_service.environment import platform_environment
 
     wanted = {
         "VLLM_PLUGINS": "trait_steering" if kind.plugin else "",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if kind.apart else "0",
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CACHE_ROOT": caches,
         "TQDM_DISABLE": "1",
         # float32 must be float32, in attention too: Triton would use TF32.
         "TRITON_F32_DEFAULT": "ieee",

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from asking import CAPTURE, Answer, Request, Shape, configuration, error_of, gaps, prompts
-from engines import CAPTURE_SIZES, Engine, Kind, side_by_side
+from engines import CAPTURE_SIZES, Engine, Kind, engines_of, side_by_side
 from stage import Context, Report, Stage, main
 
 N_TOKENS = 8
@@ -21,12 +21,8 @@ def run(context: Context, report: Report) -> None:
     """One engine a mode, all modes of a dtype side by side."""
     sizes = context.pick(cuda=(3, 5, 17, 300), cpu=(3, 5))
     for dtype in context.pick(cuda=("float32", context.machine.half), cpu=("float32",)):
-        modes = {name: Engine(context, kind) for name, kind in _modes(context, dtype).items()}
-        try:
+        with engines_of(context, _modes(context, dtype)) as modes:
             _compare(report, dtype, modes, sizes)
-        finally:
-            for engine in modes.values():
-                engine.__exit__()
     rows = report.tables["against eager"]
     worst = max(rows, key=lambda row: row["steered, mean"])
     report.figure = (

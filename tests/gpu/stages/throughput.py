@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from asking import CAPTURE, N_DIRECTIONS, Request, Shape, configuration, every_layer, monitored, prompts, spec
-from engines import Engine, Kind
+from engines import Engine, Kind, engines_of
 from stage import Context, Report, Stage, main
 from trait_core.schema import MAX_MONITORED
 from trait_core.statistics import bootstrap_interval
@@ -42,8 +42,7 @@ SPARE_S = 12
 def run(context: Context, report: Report) -> None:
     """All engines start side by side and stay; then batch after batch, each for its share of the time."""
     kinds = context.pick(cuda=KINDS, cpu={name: KINDS[name] for name in ("stock", "plugin")})
-    engines = {name: Engine(context, kind, share=1 / 16) for name, kind in kinds.items()}
-    try:
+    with engines_of(context, kinds, share=1 / 16) as engines:
         shape = engines["plugin"].shape
         for name, engine in engines.items():
             report.row("engines", engine=name, **engine.ready)
@@ -52,9 +51,6 @@ def run(context: Context, report: Report) -> None:
             deadline = time.monotonic() + (context.left_s - SPARE_S) / (len(batches) - i)
             seconds, tokens = _rounds(context, engines, shape, batch, deadline)
             _tabulate(report, batch, seconds, tokens)
-    finally:
-        for engine in engines.values():
-            engine.__exit__()
     rows = report.tables["throughput"]
     by_batch = {
         batch: {row["variant"]: row["median"] for row in rows if row["batch"] == batch and row["engine"] == "plugin"}
