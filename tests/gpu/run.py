@@ -73,6 +73,8 @@ def main() -> int:
         (out / f"{name}.json").unlink(missing_ok=True)
     machine = sys.modules["machine"].Machine.here()
     runner = Runner(given, out, time.monotonic() + given.budget)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: runner.stop())
     head = f"{machine.card}, driver {machine.driver or 'none'}, {given.device}, model {given.model}, commit {machine.commit}"
     print(head, flush=True)
     outcomes = [
@@ -148,6 +150,14 @@ class Runner:
 
     def __init__(self, given: argparse.Namespace, out: Path, deadline: float) -> None:
         self._given, self._out, self._deadline = given, out, deadline
+        self._running: set[subprocess.Popen] = set()
+
+    def stop(self) -> None:
+        """End the stages that run, whose sessions no signal of a terminal reaches, and begin no further one."""
+        self._deadline = 0.0
+        for process in tuple(self._running):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
     def run_all(self, names: Sequence[str], side_by_side: int, stages: dict[str, Any]) -> list[Outcome]:
         """Run stages side by side; in their order."""
@@ -157,7 +167,7 @@ class Runner:
     def _run(self, name: str, limit_s: float) -> Outcome:
         limit_s = min(limit_s, self._deadline - time.monotonic())
         if limit_s < LEAST_S:
-            outcome = Outcome(name, "FAILED", 0, "not begun: the time for the whole run was up")
+            outcome = Outcome(name, "FAILED", 0, "not begun: no time was left for it")
         else:
             print(f"{name} ...", flush=True)
             outcome = self._started(name, limit_s)
@@ -176,11 +186,13 @@ class Runner:
                 env={**os.environ, "PYTHONPATH": _with_stages(os.environ.get("PYTHONPATH"))},
                 start_new_session=True,  # it and its engines end together
             )
+            self._running.add(process)
             try:
                 code: int | None = process.wait(limit_s)
             except subprocess.TimeoutExpired:
                 code = None
             finally:
+                self._running.discard(process)
                 _end_group(process)
         return self._outcome(name, code, time.monotonic() - began)
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,21 @@ def test_a_stage_that_fails_or_hangs_stops_no_other_and_its_processes_end(tmp_pa
     assert not is_running(child)
     (kept,) = (tmp_path / "kept").iterdir()
     assert sorted(path.name for path in kept.iterdir()) == ["broken.json", "good.json", "summary.txt"]
+
+
+def test_a_run_that_is_stopped_leaves_no_process_behind(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.py").write_text(HANGING.replace("hanging", name).replace("limit_s=16", "limit_s=300"))
+    command = [sys.executable, str(RUN), "--device", "cpu", "--stages", str(tmp_path), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen([*command, "--jobs", "1"], stdout=subprocess.DEVNULL)
+    log = tmp_path / "out" / "first.log"
+    while not (log.is_file() and log.read_text().endswith("\n")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(60) == 1
+    assert not is_running(int(log.read_text().split()[1]))
+    assert not (tmp_path / "out" / "second.log").exists()
 
 
 def test_what_the_time_does_not_allow_is_a_failure(tmp_path):
