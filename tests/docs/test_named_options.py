@@ -21,6 +21,7 @@ OF_OTHER_PROGRAMS = {
     "helm": {"--set"},
     "kubectl": {"--from-file"},
     "pip": {"--dest", "--no-deps", "--retries"},
+    "pytest": {"--collect-only"},
     "sbatch": {"--export"},
     "sky": {"--env"},
     "vllm-router": {"--health-check-endpoint", "--policy", "--worker-urls"},
