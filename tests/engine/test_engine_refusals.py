@@ -3,12 +3,15 @@
 import asyncio
 
 import httpx
+import numpy as np
 import pytest
 from engine_harness import Job, Req
 from package_metadata import distribution
+from trait_core.errors import SteeringFailedError
 from trait_service.engine import refusals
 from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.settings import EngineSettings, engine_args
+from trait_service.engine_link.workers import Workers
 
 pytestmark = pytest.mark.engine
 
@@ -98,8 +101,8 @@ def test_an_engine_built_without_the_command_line_stops_before_it_loads_the_mode
         run_engine(Job(smollm2_path, [[Req([1, 2, 3])]], options=options))
 
 
-def test_a_sleep_that_discards_the_buffers_is_refused_and_the_engine_goes_on(smollm2_path):
-    """vLLM's worker for the CPU does not sleep; what refuses lies before it. Two workers, whose answers must stay in step."""
+def test_two_workers_that_refuse_a_sleep_or_a_direction_stay_in_step(smollm2_path):
+    """vLLM's worker for the CPU does not sleep; what refuses lies before it."""
     from trait_service.in_process import InProcessService
     from trait_steering.transport import ApplicationTransport
 
@@ -116,6 +119,9 @@ def test_a_sleep_that_discards_the_buffers_is_refused_and_the_engine_goes_on(smo
         call(engine.wake_up())
         call(engine.sleep(1))
         call(engine.wake_up())
+        workers = Workers(engine)
+        with pytest.raises(SteeringFailedError, match="3 numbers does not fit d_model 576"):
+            call(workers.update_bank({"0" * 64: np.ones(3, "<f4").tobytes()}, []))
         assert [set(stats) >= {"live_requests"} for stats in call(engine.collective_rpc("trait_stats"))] == [True, True]
         headers = {"Authorization": f"Bearer {service.api_key}"}
         with httpx.Client(transport=ApplicationTransport(service), base_url="http://x", headers=headers) as client:

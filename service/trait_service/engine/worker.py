@@ -7,6 +7,7 @@ from typing import Any, get_args
 import torch
 import vllm
 from torch import nn
+from trait_core.errors import SteeringFailedError
 from trait_core.schema import Operation
 
 from trait_service.engine import refusals
@@ -76,20 +77,27 @@ class SteeringWorkerMixin:
             },
         }
 
-    def trait_update_bank(self, put: dict[str, bytes], drop: list[str]) -> None:
+    def trait_update_bank(self, put: dict[str, bytes], drop: list[str]) -> str | None:
         """Change the directions in the bank: first drop, then put.
+
+        A refusal is an answer, not an exception: vLLM stops reading at the first worker that fails, and takes the answers of the
+        others for those of the next call.
 
         Args:
             put: sha256 (hex) -> float32 little-endian bytes of the unit direction.
             drop: sha256s whose rows are freed; the caller knows that no live request uses them.
 
-        Raises:
-            SteeringFailedError: A direction does not fit; those before it are stored.
+        Returns:
+            Reason why a direction does not fit; those before it are stored. None if all do.
         """
         for digest in drop:
             self.trait_state.bank.drop(digest)
-        for digest, data in put.items():
-            self.trait_state.bank.put(digest, data)
+        try:
+            for digest, data in put.items():
+                self.trait_state.bank.put(digest, data)
+        except SteeringFailedError as error:
+            return str(error)
+        return None
 
     def trait_collect(self, lengths: dict[str, list[int]]) -> dict[str, Any]:
         """Take reports and captures: see `SteeringState.collect`."""

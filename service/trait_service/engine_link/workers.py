@@ -79,8 +79,14 @@ class Workers:
         raise SteeringFailedError("no worker answered trait_info: the engine runs without the plugin's worker")
 
     async def update_bank(self, put: dict[str, bytes], drop: list[str]) -> None:
-        """Drop directions from the vector bank, then put new ones in; raises what a worker raises."""
-        await self._call("trait_update_bank", put, drop)
+        """Drop directions from the vector bank, then put new ones in.
+
+        Raises:
+            SteeringFailedError: A worker has no room for a direction, or it does not fit.
+        """
+        for refused in itertools.chain.from_iterable(await self._call("trait_update_bank", put, drop)):
+            if refused:
+                raise SteeringFailedError(refused)
 
     async def collect(self, lengths: Mapping[str, Sequence[int]]) -> dict[str, Collected]:
         """Take reports and captures of finished requests; a key unknown to all workers is missing.
