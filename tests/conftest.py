@@ -6,10 +6,10 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-import hypothesis
 import pytest
 from service_harness import BIN, serving
 from trait_core.storage import write_atomically
@@ -26,8 +26,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # several engines run side by side, with a reference
 
-hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is not a fault of the code
-hypothesis.settings.load_profile("untimed")
+with suppress(ImportError):  # the engine tests run where it is not installed
+    import hypothesis
+
+    hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is not a fault of the code
+    hypothesis.settings.load_profile("untimed")
 
 
 def pytest_xdist_auto_num_workers() -> int:

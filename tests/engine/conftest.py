@@ -23,7 +23,7 @@ def engine_hosts():
 def form(request) -> str:
     """The form in which a module's engines run; `in_forms` gives it more than one."""
     asked = getattr(request, "param", engine_forms.V1_SYNC)
-    if asked == engine_forms.V2_ASYNC and not engine_forms.TRITON.is_dir():
+    if engine_forms.lacks_triton(asked):
         pytest.skip("Triton's interpreter is not installed: make test-triton")
     return asked
 

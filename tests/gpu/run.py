@@ -183,7 +183,7 @@ class Runner:
                 [sys.executable, str(script), *words, "--limit", f"{limit_s - ENDING_S:.0f}"],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": _with_stages(os.environ.get("PYTHONPATH"))},
+                env={**os.environ, **self._path()},
                 start_new_session=True,  # it and its engines end together
             )
             self._running.add(process)
@@ -195,6 +195,13 @@ class Runner:
                 self._running.discard(process)
                 _end_group(process)
         return self._outcome(name, code, time.monotonic() - began)
+
+    def _path(self) -> dict[str, str]:
+        """The stages' own folder is on a stage's path, and must not be on that of every process below it."""
+        if self._given.stages == STAGES:
+            return {}
+        given = os.environ.get("PYTHONPATH")
+        return {"PYTHONPATH": os.pathsep.join([*([given] if given else []), str(STAGES)])}
 
     def _outcome(self, name: str, code: int | None, seconds: float) -> Outcome:
         path = self._out / f"{name}.json"
@@ -216,10 +223,6 @@ def copy_results(out: Path, folder: Path, names: Sequence[str]) -> Path:
         if path.is_file():
             shutil.copy(path, folder)
     return folder
-
-
-def _with_stages(path: str | None) -> str:
-    return os.pathsep.join([*([path] if path else []), str(STAGES)])
 
 
 def _end_group(process: subprocess.Popen) -> None:

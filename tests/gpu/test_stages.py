@@ -3,13 +3,16 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import engine_forms
 import pytest
 import tiny_models
+from transformers import AutoTokenizer
 
 RUN = Path(__file__).with_name("run.py")
 GOOD = """
@@ -62,14 +65,67 @@ def test_every_stage_has_a_name_a_limit_and_a_description(tmp_path):
 
 
 def test_no_module_of_the_stages_takes_the_name_of_a_package():
-    """A script's folder comes first on the path: `kernels`, say, is a package that transformers looks for."""
+    """A script's folder comes first on the path."""
     ours = {path.stem for path in (RUN.parent / "stages").glob("*.py")}
     code = (
         "import json, sys; from importlib.metadata import packages_distributions as p; "
         "print(json.dumps(sorted(sys.stdlib_module_names | p().keys())))"
     )
     taken = set(json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout))
-    assert not ours & (taken | {"kernels", "requests", "verify", "triton", "flashinfer"})
+    assert not ours & (taken | {"requests", "triton", "flashinfer"})
+
+
+def run_script(name, *words, **options):
+    command = [sys.executable, str(RUN.parent / "stages" / f"{name}.py"), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def test_transformers_does_not_take_the_script_kernels_for_the_package_of_that_name():
+    code = "from transformers.utils import is_kernels_available as f; import transformers.modeling_utils; print(f())"
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join([str(RUN.parent / "stages"), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=path)
+    assert done.stdout.split() == ["False"], done.stderr
+
+
+def test_made_models_load_and_their_tokens_are_bytes(tmp_path):
+    done = run_script("make_models", tmp_path, "llama", "shape8b")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line.split()[:2] for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    assert lines == [["RESULT", "ok"]] * 3
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "llama")
+    assert tokenizer("River")["input_ids"] == tokenizer.convert_tokens_to_ids(list("River"))
+    assert tokenizer.decode(tokenizer("River \u00e9")["input_ids"]) == "River \u00e9"
+    assert json.loads((tmp_path / "shape8b" / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    assert not list((tmp_path / "shape8b").glob("*.safetensors"))
+
+
+def test_a_copy_of_the_engine_tests_is_told_to_start_cuda_engines(tmp_path):
+    shutil.copy(Path(engine_forms.__file__), tmp_path)
+    assert run_script("cuda_driver", tmp_path / "engine_driver.py").returncode == 0
+    code = "import engine_forms as f; print(f.CUDA, f.environment_of(f.V2_ASYNC))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.startswith("True")
+    assert "TRITON_INTERPRET" not in done.stdout
+    again = run_script("cuda_driver", tmp_path / "engine_driver.py")
+    assert again.returncode == 1
+    assert "it has changed" in again.stderr
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_the_scripts_of_fixed_names_print_what_they_found(tmp_path, smollm2_path):
+    """On the CPU: `stock` and `bench`; each engine's line, and a line for each round of each batch."""
+    assert run_script("make_models", tmp_path, "llama").returncode == 0
+    stock = run_script("stock", tmp_path / "llama", "--device", "cpu")
+    assert stock.returncode == 0, stock.stdout
+    model = tiny_models.make_llama(tmp_path / "model", smollm2_path)
+    bench = run_script("bench", model, "--device", "cpu", "--pairs", "1", "--budget", "240")
+    assert bench.returncode == 0, bench.stdout
+    rows = [line for line in bench.stdout.splitlines() if line.startswith("RESULT ok throughput:")]
+    assert len(rows) == 2
+    assert "every layer" in rows[0]
+    (last,) = [line for line in bench.stdout.splitlines() if line.startswith('JSON {"stage"')]
+    assert json.loads(last.removeprefix("JSON "))["failures"] == []
 
 
 def test_a_stage_that_fails_or_hangs_stops_no_other_and_its_processes_end(tmp_path):

@@ -40,7 +40,11 @@ def main() -> None:
     os.dup2(2, 1)  # vLLM logs to stdout
     engine_forms.become(engine_forms.current())
     import trait_service.engine_link.workers  # noqa: F401 - what every job needs
-    import vllm.v1.worker.cpu_worker  # noqa: F401
+
+    if engine_forms.CUDA:
+        import vllm  # no more of it: CUDA, once initialised, does not outlive a fork
+    else:
+        import vllm.v1.worker.cpu_worker  # noqa: F401
 
     gc.freeze()  # what every job shares is not looked through by each
     for line in sys.stdin:
@@ -70,10 +74,11 @@ def run_job(folder: Path) -> None:
 
     compilation = piecewise_on_cpu.force() if job["piecewise"] else None
     asynchronous = engine_forms.current() != engine_forms.V1_SYNC
-    options = {"dtype": "float32", "async_scheduling": asynchronous, **job["options"]}
+    device = engine_forms.CUDA_OPTIONS if engine_forms.CUDA else {}
+    options = {"dtype": "float32", "async_scheduling": asynchronous, **device, **job["options"]}
     if job["plugin"]:
         settings = EngineSettings(**job["settings"])
-        options = {**engine_args(settings, cuda=False, asynchronous=asynchronous), **options}
+        options = {**engine_args(settings, cuda=engine_forms.CUDA, asynchronous=asynchronous), **options}
     llm = LLM(model=job["model"], seed=0, **options)
     workers = Workers(Engine(llm))
     if job["plugin"]:

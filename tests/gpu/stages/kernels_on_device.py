@@ -7,7 +7,7 @@ bfloat16, which the interpreter truncates where a GPU rounds.
 import itertools
 import os
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -19,6 +19,8 @@ from stage import Context, Report, Skip, Stage, main
 if TYPE_CHECKING:
     from kernel_cases import Case
 
+COMPARED = "kernel against torch, relative errors"
+"""The table of the comparison."""
 WIDTHS = (576, 2880, 4096, 8192)
 TOKENS = (1, 64, 257)
 TIMED_WIDTHS = (4096, 8192)
@@ -33,9 +35,9 @@ def run(context: Context, report: Report) -> None:
     interpreted = find_spec("triton") is not None and os.environ.get("TRITON_INTERPRET") == "1"
     if not context.cuda and not interpreted:
         raise Skip("there is no GPU, and TRITON_INTERPRET=1 is not set or Triton is not installed")
-    _compare_all(context, report)
+    compare_all(context, report, WIDTHS if context.cuda else (24,), workers=context.machine.cores)
     if context.cuda:
-        _measure_all(report)
+        measure_all(report)
         idle, steered = (
             max(
                 row["us a layer"]
@@ -49,20 +51,25 @@ def run(context: Context, report: Report) -> None:
         )
 
 
-def _compare_all(context: Context, report: Report) -> None:
-    by_width = context.pick(cuda={d: list(_cases(d, TOKENS, context)) for d in WIDTHS}, cpu=None) or {
-        24: list(_cases(24, (1, 29), context))
-    }
+def compare_all(context: Context, report: Report, widths: Sequence[int], *, workers: int) -> None:
+    """Compare at each width and dtype, in up to `workers` processes; a row as soon as a width's dtype is done."""
+    tokens = context.pick(cuda=TOKENS, cpu=(1, 29))
+    groups = [
+        list(group)
+        for d_model in widths
+        for _, group in itertools.groupby(_cases(d_model, tokens, context), lambda case: case.dtype)
+    ]
     device = context.pick(cuda="cuda", cpu="cpu:0")
     worst: dict[str, float] = {}
-    with ProcessPoolExecutor(min(len(by_width), context.machine.cores), mp_context=get_context("spawn")) as pool:
-        for found in pool.map(_errors, by_width.values(), itertools.repeat(device)):
+    with ProcessPoolExecutor(min(len(widths), workers), mp_context=get_context("spawn")) as pool:
+        for found in pool.map(_errors, groups, itertools.repeat(device)):
             for case, errors, problem in found:
                 _note(report, case, errors, problem)
                 worst[case.dtype] = max([worst.get(case.dtype, 0.0), *errors.values()])
-    rows = report.tables["kernel against torch, relative errors"]
+    rows = report.tables[COMPARED]
     of_dtypes = ", ".join(f"{dtype} {error:.1e}" for dtype, error in worst.items())
-    report.figure = f"{len(rows)} batches equal the torch path ({of_dtypes})"
+    verb = "compared with" if report.failures else "equal"
+    report.figure = f"{len(rows)} batches {verb} the torch path ({of_dtypes})"
 
 
 def _cases(d_model: int, tokens: tuple[int, ...], context: Context) -> "Iterator[Case]":
@@ -93,7 +100,7 @@ def _note(report: Report, case: "Case", errors: dict[str, float], problem: str) 
 
     label = " ".join(f"{name} {value}" for name, value in vars(case).items())
     allowed = TOLERANCE[case.dtype]
-    report.row("kernel against torch, relative errors", **vars(case), **errors, allowed=allowed, problem=problem)
+    report.row(COMPARED, **vars(case), **errors, allowed=allowed, problem=problem)
     report.check(not problem, f"{label}: {problem}")
     different = errors.pop("different", 0.0)
     over = {name: error for name, error in errors.items() if error > allowed}
@@ -102,7 +109,8 @@ def _note(report: Report, case: "Case", errors: dict[str, float], problem: str) 
         report.check(different <= MOST_DIFFERENT, f"{label}: {different:.1%} of the streams' numbers differ")
 
 
-def _measure_all(report: Report) -> None:
+def measure_all(report: Report) -> None:
+    """Measure the times of a launch inside a CUDA graph, at every timed width, size and kind of request."""
     for d_model, (n_tokens, n_requests) in itertools.product(TIMED_WIDTHS, TIMED_TOKENS):
         for asked in ("idle", "steered", "captured", "monitored"):
             microseconds = _microseconds(d_model, n_tokens, n_requests, asked)

@@ -9,14 +9,15 @@ A ratio is throughput over stock's in the same round, on the same prompts; above
 range are given, and the bootstrap interval of its mean. A run in which a variant did less than was asked is an error.
 """
 
+import itertools
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from asking import CAPTURE, N_DIRECTIONS, Request, Shape, configuration, every_layer, monitored, prompts, spec
-from engines import Engine, Kind, engines_of
+from engines import Engine, EngineError, Kind, engines_of
 from stage import Context, Report, Stage, main
 from trait_core.schema import MAX_MONITORED
 from trait_core.statistics import bootstrap_interval
@@ -37,6 +38,7 @@ VARIANTS = (
 STOCK = ("stock", "")
 N_PROMPT = 16
 SPARE_S = 12
+LEAST_ROUNDS = 2
 
 
 def run(context: Context, report: Report) -> None:
@@ -49,8 +51,11 @@ def run(context: Context, report: Report) -> None:
         batches = context.pick(cuda=(1, 64, 256), cpu=(1, 4))
         for i, batch in enumerate(batches):
             deadline = time.monotonic() + (context.left_s - SPARE_S) / (len(batches) - i)
-            seconds, tokens = _rounds(context, engines, shape, batch, deadline)
-            _tabulate(report, batch, seconds, tokens)
+            most = context.pick(cuda=23, cpu=2)
+            for n, (seconds, tokens) in enumerate(rounds(context, engines, shape, batch), 1):
+                if n == most or (n >= LEAST_ROUNDS and time.monotonic() >= deadline):
+                    _tabulate(report, batch, seconds, tokens)
+                    break
     rows = report.tables["throughput"]
     by_batch = {
         batch: {row["variant"]: row["median"] for row in rows if row["batch"] == batch and row["engine"] == "plugin"}
@@ -62,25 +67,55 @@ def run(context: Context, report: Report) -> None:
     )
 
 
-def _rounds(
-    context: Context, engines: dict[str, Engine], shape: Shape, batch: int, deadline: float
-) -> tuple[dict[tuple[str, str], list[float]], int]:
-    """Seconds of each turn in each round but the first, and the tokens of a run; at least two rounds are kept."""
-    turns = [(name, "") for name in engines if name != "plugin"] + [("plugin", variant) for variant in VARIANTS]
+def rounds(
+    context: Context,
+    engines: dict[str, Engine],
+    shape: Shape,
+    batch: int,
+    failed: Callable[[str, str, EngineError], None] | None = None,
+) -> Iterator[tuple[dict[tuple[str, str], list[float]], int]]:
+    """Run rounds without an end; yields after each but the first.
+
+    Args:
+        context: Of the stage.
+        engines: Name -> engine; `plugin` takes a turn for each variant.
+        shape: Of the model.
+        batch: Requests of a run.
+        failed: Told of an engine and variant that failed, which then takes no more turns; None: the error is raised.
+
+    Yields:
+        Seconds of every round so far, by engine and variant; and the tokens of a run.
+
+    Raises:
+        EngineError: An engine failed.
+    """
+    names = [name for name in engines if name != "plugin"]
+    turns = [(name, "") for name in names] + [("plugin", variant) for variant in VARIANTS if "plugin" in engines]
     n_tokens = context.pick(cuda=128 if batch < 256 else 96, cpu=4)
     seconds: dict[tuple[str, str], list[float]] = {turn: [] for turn in turns}
-    generated, round_ = 0, 0
-    while round_ < 3 or (time.monotonic() < deadline and round_ < context.pick(cuda=24, cpu=3)):
+    generated = 0
+    for round_ in itertools.count():
         texts = prompts(shape, [N_PROMPT] * batch, seed=round_)
-        first = round_ % len(turns)
-        for engine, variant in turns[first:] + turns[:first]:  # no turn always follows the same one
+        first = round_ % max(1, len(turns))
+        for turn in turns[first:] + turns[:first]:  # no turn always follows the same one
+            engine, variant = turn
             asked = [_asked(variant, shape, f"{round_}-{i}", i, round_, batch) for i in range(batch)]
             requests = [Request(t, a, n_tokens, logprobs=0) for t, a in zip(texts, asked, strict=True)]
-            wall, generated = engines[engine].call("timed", requests)
+            try:
+                wall, generated = engines[engine].call("timed", requests)
+            except EngineError as error:
+                if failed is None:
+                    raise
+                failed(engine, variant, error)
+                turns.remove(turn)
+                del seconds[turn]
+                continue
             if round_:
-                seconds[engine, variant].append(wall)
-        round_ += 1
-    return seconds, generated
+                seconds[turn].append(wall)
+        if not turns:
+            return
+        if round_:
+            yield seconds, generated
 
 
 def _asked(variant: str, shape: Shape, key: str, i: int, round_: int, batch: int) -> str | None:
