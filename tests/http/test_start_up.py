@@ -52,6 +52,14 @@ def test_another_release_is_tried_if_that_is_asked_for_and_the_workers_know(tmp_
     assert EngineSettings.from_additional_config(args.additional_config).allow_untested_vllm
 
 
+@pytest.mark.parametrize(("options", "kept"), [([], True), (["--idle-graphs"], True), (["--no-idle-graphs"], False)])
+def test_the_graphs_of_idle_steps_can_be_left_out(options, kept, monkeypatch):
+    pytest.importorskip("vllm")
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    args = launched(*options)
+    assert EngineSettings.from_additional_config(args.additional_config).idle_graphs is kept
+
+
 @pytest.mark.parametrize(
     ("kind", "device", "named"),
     [

@@ -44,6 +44,17 @@ def bound(state: "SteeringState") -> Iterator[None]:
         first_pass.settle()
 
 
+@contextmanager
+def unbound() -> Iterator[None]:
+    """Let the operation do nothing, whatever is bound: a CUDA graph captured meanwhile holds no launch of ours."""
+    bound_outside = _bound.copy()
+    _bound.clear()
+    try:
+        yield
+    finally:
+        _bound[:] = bound_outside
+
+
 def register() -> None:
     """Register the operation in this process; a second call does nothing."""
     if _libraries:

@@ -10,6 +10,7 @@ from vllm.distributed import get_pp_group
 
 from trait_service.engine import operation
 from trait_service.engine.errors import UnsupportedEngineError
+from trait_service.engine.idle_graphs import TwoGraphSets, UnmeasuredGraphs
 from trait_service.engine.runner import SteeringRunnerMixin
 from trait_service.engine.runner_view import ExtraArgs, view_of_v2
 
@@ -18,6 +19,7 @@ class SteeringV2Mixin(SteeringRunnerMixin):
     """Overrides of `vllm.v1.worker.gpu.model_runner.GPUModelRunner`."""
 
     trait_extra_args: dict[str, ExtraArgs]
+    trait_unmeasured: UnmeasuredGraphs
     trait_prepared = False
 
     def trait_attach(self) -> None:
@@ -33,6 +35,19 @@ class SteeringV2Mixin(SteeringRunnerMixin):
             )
         super().trait_attach()
         self.trait_extra_args = {}
+        self.trait_unmeasured = UnmeasuredGraphs()
+
+    def initialize_kv_cache(self, *args: Any, **kwargs: Any) -> None:
+        """As vLLM does; the manager of the CUDA graphs, which is made here, gets a second set."""
+        super().initialize_kv_cache(*args, **kwargs)  # type: ignore[misc]
+        runner: Any = self
+        if self.trait_state.settings.idle_graphs:
+            TwoGraphSets.adopt(runner.cudagraph_manager, self.trait_state, self.trait_unmeasured)
+
+    def profile_cudagraph_memory(self) -> int:
+        """As vLLM does, for both sets."""
+        measured: int = super().profile_cudagraph_memory()  # type: ignore[misc]
+        return measured + self.trait_unmeasured.n_bytes
 
     def add_requests(self, scheduler_output: Any) -> None:
         """As vLLM does; keeps the extra arguments of new requests, and of those that come back after preemption."""

@@ -43,6 +43,10 @@ class EngineSettings(BaseModel):
     max_results_waiting: Annotated[int, Field(ge=1)] = 16384
     """Results that wait to be fetched before the oldest is dropped."""
 
+    idle_graphs: bool = True
+    """On CUDA with vLLM's V2 runner: capture each CUDA graph a second time without the steering kernel, for steps that steer,
+    capture and monitor nothing."""
+
     allow_untested_vllm: bool = False
     """Start with a release of vLLM for which steering was not written."""
 

@@ -192,6 +192,11 @@ class SteeringState:
         self.pools.give_back(request.capture_rows)
         self._spools.release(request)
 
+    @property
+    def n_active(self) -> int:
+        """Tokens of the next forward pass that the CUDA kernel acts on; 0 on the CPU, which keeps no list of them."""
+        return self._step.active.n if isinstance(self._step, CudaStep) else 0
+
     # ------------------------------------------------------------------------------------------ results
 
     def collect(self, lengths: Mapping[str, Sequence[int]]) -> dict[str, Any]:
