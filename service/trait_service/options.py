@@ -84,7 +84,7 @@ def _models(command: Callable[..., Any]) -> dict[str, type[BaseModel]]:
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     names = []
     if field.annotation is bool:  # a `--no-` form only where it says something
-        names = [f"{option_of(name)}/--no-{option_of(name)[2:]}" if field.default else option_of(name)]
+        names = [f"{option_of(name)}/{option_of(f'no_{name}')}" if field.default else option_of(name)]
     minimum: Any = next((limit.ge for limit in field.metadata if isinstance(limit, Ge)), None)
     maximum: Any = next((limit.le for limit in field.metadata if isinstance(limit, Le)), None)
     option: Any = typer.Option(*names, help=field.description, envvar=_cli(field).envvar, min=minimum, max=maximum)
