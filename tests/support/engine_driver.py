@@ -41,9 +41,7 @@ def main() -> None:
     engine_forms.become(engine_forms.current())
     import trait_service.engine_link.workers  # noqa: F401 - what every job needs
 
-    if engine_forms.CUDA:
-        import vllm  # no more of it: CUDA, once initialised, does not outlive a fork
-    else:
+    if not engine_forms.CUDA:  # vLLM's import may count the GPUs through CUDA, which does not outlive a fork
         import vllm.v1.worker.cpu_worker  # noqa: F401
 
     gc.freeze()  # what every job shares is not looked through by each

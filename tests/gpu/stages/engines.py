@@ -173,6 +173,7 @@ def _environment(model: str, kind: Kind, *, cuda: bool, caches: str) -> dict[str
     wanted = {
         "VLLM_PLUGINS": "trait_steering" if kind.plugin else "",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if kind.apart else "0",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # as a server does: CUDA does not outlive a fork
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CACHE_ROOT": caches,
         "TQDM_DISABLE": "1",
