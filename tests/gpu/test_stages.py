@@ -113,6 +113,9 @@ def test_a_copy_of_the_engine_tests_is_told_to_start_cuda_engines(tmp_path):
 
 @pytest.mark.engine
 @pytest.mark.slow
+@pytest.mark.skipif(
+    os.environ.get("TRAIT_LONG") != "1", reason="takes four minutes and starts four engines: TRAIT_LONG=1 runs it"
+)
 def test_the_scripts_of_fixed_names_print_what_they_found(tmp_path, smollm2_path):
     """On the CPU: `stock` and `bench`; each engine's line, and a line for each round of each batch."""
     assert run_script("make_models", tmp_path, "llama").returncode == 0
