@@ -55,7 +55,7 @@ class _SteeredScheduling:
         # A request that continues a streaming session brings tokens only: its hasher is never called.
         if request.request_id not in scheduler.requests:
             branch_hashes(request, scheduler.hash_block_size, self._hash)
-            if request.resumable and _spec_text(request) is not None:
+            if request.resumable and _has_spec(request):
                 self._steered_sessions.add(request.request_id)
         super().add_request(request)  # type: ignore[misc]
 
@@ -73,7 +73,7 @@ class _SteeredScheduling:
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         self._steered_sessions.discard(request.request_id)
-        if request.num_in_flight_tokens > 0 and _spec_text(request) is not None:
+        if request.num_in_flight_tokens > 0 and _has_spec(request):
             self._freed_in_flight[request.request_id] = self._blocks(request.request_id)
         return super()._free_request(request, *args, **kwargs)  # type: ignore[misc]
 
@@ -115,7 +115,7 @@ class TraitAsyncScheduler(_SteeredScheduling, AsyncScheduler):  # type: ignore[m
 
     def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
         super()._update_after_schedule(scheduler_output)
-        for request_id in self._steered_sessions.intersection(scheduler_output.num_scheduled_tokens):
+        for request_id in self._steered_sessions & scheduler_output.num_scheduled_tokens.keys():
             # The turn may end with this step: a position beyond it would be computed again, with another token.
             self.requests[request_id].next_decode_eligible_step = self.current_step + 2
 
@@ -136,9 +136,9 @@ def _say_certain(logprobs: LogprobsLists, index: int, token: int) -> None:
     logprobs.sampled_token_ranks[row] = 1
 
 
-def _spec_text(request: Request) -> object | None:
+def _has_spec(request: Request) -> bool:
     params = request.sampling_params
-    return None if params is None or not params.extra_args else params.extra_args.get(EXTRA_ARGS_KEY)
+    return params is not None and EXTRA_ARGS_KEY in (params.extra_args or {})
 
 
 class CacheBranch(NamedTuple):
