@@ -26,7 +26,7 @@ SERVICE_TARGET = ROOT / "deploy" / "requirements-service-cpu.txt"
 EXTRAS = ("service-cpu", "extraction", "dashboard", "dev")
 
 BUILD = ("hatchling>=1.27", "editables")
-"""What builds the install without a download."""
+"""Packages that build the install without a download."""
 
 BESIDE_PROJECT = (
     *BUILD,

@@ -4,8 +4,8 @@
 
 Standard library and pip only. Of the CUDA wheel (336 MB), which pip finds in the index that it is configured with, only the
 `*.py` members are read, by HTTP range requests (under 20 MB); from a server without them pip downloads the whole wheel once.
-Nothing is installed and nothing is imported. Where there is no network this ends well (exit code 0): the tests are
-skipped and say why.
+Nothing is installed and nothing is imported. Without a network the exit code is 0 all the same: the tests are skipped
+and say why.
 """
 
 import io

@@ -46,7 +46,7 @@ CORES_A_STAGE = 4
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one stage."""
+    """Outcome of one stage."""
 
     name: str
     status: str

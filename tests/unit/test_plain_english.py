@@ -13,7 +13,8 @@ import pytest
 import typer
 
 ROOT = Path(__file__).resolve().parents[2]
-PRODUCT = [path for part in ("client", "service", "extraction") for path in sorted((ROOT / part).rglob("*.py"))]
+PARTS = ("client", "service", "extraction", "deploy", "tests/gpu")
+PRODUCT = [path for part in PARTS for path in sorted((ROOT / part).rglob("*.py"))]
 PAGES = [
     path
     for path in [

@@ -1,4 +1,4 @@
-"""What stages ask of an engine: requests, their specs, and the comparison of two answers."""
+"""Requests of the stages, their specs, and the comparison of two answers."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ DOSE = 0.3
 
 @dataclass(frozen=True)
 class Shape:
-    """What specs are made from.
+    """The model's numbers that specs are made from.
 
     Args:
         norms: `(n_layers,)` mean norm of the residual stream, residual units.
@@ -95,8 +95,8 @@ def configuration(shape: Shape, key: str, c: int, *, operations: bool = True, **
     """Configuration `c`: one term, distinct in vector, layer and coefficient.
 
     Args:
-        shape: Of the model.
-        key: Of the request.
+        shape: The model's shape.
+        key: Key of the request's spec.
         c: Number of the configuration.
         operations: Distinct in operation and scope too; else an addition on all positions.
         **further: Other fields of `RequestSpec`.

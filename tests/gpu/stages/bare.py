@@ -1,4 +1,4 @@
-"""What the scripts that are called by fixed names share: their results as lines on stdout, and engines that leave room.
+"""Code shared by the scripts with fixed names: their results as lines on stdout, and engines that leave room.
 
 `probe`, `kernels`, `make_models`, `stock`, `verify`, `bench` and `cuda_driver` run where vLLM is unpacked beside a bare
 PyTorch, without this project installed and without a network. Lines for a reader begin with `RESULT ok` or

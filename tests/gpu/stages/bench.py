@@ -22,7 +22,7 @@ ORDER = ("stock", "plugin", "stock, V1 runner", "stock, synchronous")
 """Engines by weight: the last ones are left out first where the card is too small."""
 BATCHES = (1, 64, 256)
 OVERHEAD_GIB = 1.5
-"""Of an engine, beside weights and KV cache: its context, graphs and workspaces."""
+"""Memory of an engine beside weights and KV cache: its context, graphs and workspaces."""
 USABLE = 0.94
 """Share of the card's memory that all engines may take."""
 LARGE_GIB = 4

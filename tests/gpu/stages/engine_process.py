@@ -40,7 +40,7 @@ class Runner:
             self._bank = list(put)
 
     def described(self) -> dict[str, Any]:
-        """What vLLM made of the arguments."""
+        """The configuration that vLLM made of the arguments."""
         compilation = self._config.compilation_config
         return {
             "runner": self._info["runner"] if self._plugin else None,
@@ -53,7 +53,7 @@ class Runner:
         }
 
     def shape(self) -> Shape:
-        """What specs are made from; measures the norms."""
+        """The model's numbers that specs are made from; measures the norms."""
         info, vocabulary = self._info, self._config.model_config.get_vocab_size()
         unmeasured = Shape(info["n_layers"], info["d_model"], vocabulary, [1.0] * info["n_layers"], self._bank)
         request = Request(

@@ -81,7 +81,7 @@ class Engine:
 
     @property
     def ready(self) -> dict[str, Any]:
-        """What the engine says of itself: runner, scheduling, graphs, seconds of its start; waits for it.
+        """Description of the engine by itself: runner, scheduling, graphs, seconds of its start; waits for it.
 
         Raises:
             EngineError: It did not start.
@@ -92,7 +92,7 @@ class Engine:
 
     @property
     def shape(self) -> Shape:
-        """What specs are made from; with the plugin only."""
+        """The model's numbers that specs are made from; with the plugin only."""
         return self.call("shape")
 
     def call(self, job: str, *args: Any) -> Any:

@@ -1,6 +1,6 @@
 """Graphs: the same requests, eager and out of CUDA graphs (PIECEWISE and FULL), give the same log-probabilities.
 
-3, 5, 17 and 300 requests are no sizes of captured graphs, so that padded rows take part. Requests come in pairs of one
+3, 5, 17 and 300 requests are not among the sizes of captured graphs, so that padded rows take part. Requests come in pairs of one
 prompt: one plain, one steered with a configuration of its own, a part of them captured. In float32 the tolerance is
 tight; in the card's 16-bit dtype, in which models are served, it is that of `trait-service verify`, and the plain
 neighbours' difference stands beside the steered ones'. Attention in float32 is another kernel than in 16 bits.

@@ -129,7 +129,7 @@ def measure_all(report: Report) -> None:
 
 
 def _microseconds(d_model: int, n_tokens: int, n_requests: int, asked: str) -> list[float]:
-    """Of one launch, in each replay of a graph of `N_LAUNCHES` layers; the streams are those of eight layers by turns."""
+    """Time of one launch, in each replay of a graph of `N_LAUNCHES` layers; the streams are those of eight layers by turns."""
     import torch
     from kernel_cases import LiveBatch, Step
     from trait_service.engine.buffers import VectorBank

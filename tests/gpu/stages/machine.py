@@ -17,7 +17,7 @@ QUERY = "name,driver_version,memory.total,compute_cap"
 
 @dataclass(frozen=True)
 class Machine:
-    """What every result carries, so that a number can be attributed.
+    """Origin of a result: every result carries it, so that a number can be attributed.
 
     Args:
         card: Name of the first GPU as the driver gives it; the processor's where there is none.
@@ -26,7 +26,7 @@ class Machine:
         capability: Compute capability, as `9.0`; empty without a GPU.
         cores: Processor cores that this process may use.
         versions: Package -> version, of those that are installed.
-        commit: Of this checkout, with `+` if files differ from it; `unknown` outside git unless `GPU_COMMIT` names it.
+        commit: This checkout's commit, with `+` if files differ from it; `unknown` outside git unless `GPU_COMMIT` names it.
     """
 
     card: str

@@ -28,13 +28,13 @@ T = TypeVar("T")
 DEFAULT_MODEL = "smollm2"
 
 
-class Skip(Exception):  # noqa: N818 - it is no error
+class Skip(Exception):  # noqa: N818 - skipping is not an error
     """The stage has nothing to do here; the message says why."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage is run with.
+    """The options that a stage is run with.
 
     Args:
         model: Folder, Hugging Face id, or a model that comes with the package.

@@ -77,9 +77,9 @@ def rounds(
     """Run rounds without an end; yields after each but the first.
 
     Args:
-        context: Of the stage.
+        context: The stage's options.
         engines: Name -> engine; `plugin` takes a turn for each variant.
-        shape: Of the model.
+        shape: The model's shape.
         batch: Requests of a run.
         failed: Told of an engine and variant that failed, which then takes no more turns; None: the error is raised.
 
