@@ -19,6 +19,9 @@ PROGRAMS_PER_MULTIPROCESSOR = 4
 """Programs of a launch over many tokens: each takes an equal run of the active ones."""
 
 
+NO_POOLS = Pools(Intervals.of([]), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+
+
 class CudaStep:
     """The device's side of the operation.
 
@@ -74,6 +77,8 @@ class CudaStep:
         self._batch_pools = self._pools_of(batch, n_prompt)
 
     def _pools_of(self, batch: LiveBatch, n_prompt: np.ndarray) -> Pools:
+        if not batch.capturing_requests:
+            return NO_POOLS
         pools = self.table.pools[self._row]
         owner, order = np.nonzero(pools[:, :, 0] != NO_ROW)
         row, start, stop = pools[owner, order].T

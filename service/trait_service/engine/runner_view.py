@@ -1,8 +1,7 @@
 """The step view: what both of vLLM's model runners say of one step, in one shape.
 
-V1 (`v1/worker/gpu_model_runner.py`, and the CPU runner on top of it) is what the service selects. The V2 adapter
-(`v1/worker/gpu/model_runner.py`) is its counterpart and is tested against V2's own batch structures; no engine here runs
-it yet.
+V1 (`v1/worker/gpu_model_runner.py`, and the CPU runner on top of it) is what the CPU has and `--runner v1` selects; V2
+(`v1/worker/gpu/model_runner.py`) is the default on CUDA.
 """
 
 from collections.abc import Callable, Mapping
