@@ -83,7 +83,7 @@ def test_too_few_questions_are_an_error(folder):
         experiment(folder, datasets="datasets", n_prompts=5).prompts_of("a")
 
 
-@pytest.mark.parametrize(("text", "words"), [(None, "No such file"), ("name = ", "not TOML")])
+@pytest.mark.parametrize(("text", "words"), [(None, "is missing"), ("name = ", "not TOML")])
 def test_an_unreadable_file_is_named(tmp_path, text, words):
     path = tmp_path / "experiment.toml"
     if text is not None:

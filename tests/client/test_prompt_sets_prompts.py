@@ -64,7 +64,7 @@ def test_a_wrong_line_is_named(tmp_path, line, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("p.csv", ".jsonl"), ("none.txt", "No such file"), ("e.txt", "no prompt")]
+    ("name", "message"), [("p.csv", ".jsonl"), ("none.txt", "is missing"), ("e.txt", "is empty: write one prompt")]
 )
 def test_a_file_that_is_no_prompt_set_is_named(tmp_path, name, message):
     """Another kind of file, none at all, and an empty one."""

@@ -126,7 +126,7 @@ def test_a_fault_in_steering_json_is_named_by_line(trait_folder, content, line, 
 
 
 def test_an_empty_or_missing_rubric_is_refused(trait_folder):
-    assert "definition.txt:1: is empty" in refused(trait_folder(definition__txt=" \n"))
+    assert "definition.txt: is empty" in refused(trait_folder(definition__txt=" \n"))
     folder = trait_folder(name="other")
     (folder / "definition.txt").unlink()
     assert "definition.txt: is missing" in refused(folder)

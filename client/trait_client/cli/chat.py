@@ -207,7 +207,7 @@ def _command(conversation: Conversation, line: str) -> bool:
     try:
         commands[name](conversation, arguments)
     except (ValueError, IndexError):
-        usage = next(text for text in HELP.splitlines() if text.startswith(f"/{name}"))
+        usage = next(text for text in HELP.split("\n") if text.startswith(f"/{name}"))
         complain(f"{line!r} is not a valid command: {' '.join(usage.split())}")
     return True
 

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trait_core.errors import InvalidRequestError, first_fault
+from trait_core.errors import DatasetError, InvalidRequestError, first_fault
+from trait_core.text_files import read_toml
 
 if TYPE_CHECKING:  # DuckDB takes a while to import
     from trait_client.judge import JudgeConfig, JudgeUsage
@@ -110,9 +110,9 @@ def usage_text(usage: "JudgeUsage") -> str:
 
 def _table(file: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8")).get("judge")
-    except ValueError as error:
-        raise InvalidRequestError(f"{file}: not TOML: {error}", param="judge") from error
+        table = read_toml(file).get("judge")
+    except DatasetError as error:
+        raise InvalidRequestError(str(error), param="judge") from error
     if not isinstance(table, dict):
         raise InvalidRequestError(f"{file}: there is no table [judge]", param="judge")
     return table

@@ -8,7 +8,6 @@
 `note` are optional.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trait_client.judge.rubric import COHERENCE
 from trait_core.errors import DatasetError, first_fault
 from trait_core.schema import is_name
+from trait_core.text_files import parse_json, read_lines
 
 Text = Annotated[str, Field(min_length=1, max_length=1_000_000)]
 
@@ -51,20 +51,14 @@ def read_labels(path: Path) -> list[LabelledReply]:
     """
     labels: list[LabelledReply] = []
     seen: dict[tuple[str, str, str], int] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: {error}") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path, "write one labelled reply on each line"), 1):
         if not line.strip():
             continue
         try:
-            label = LabelledReply.model_validate(json.loads(line))
+            label = LabelledReply.model_validate(parse_json(line, str(path), number))
         except ValidationError as error:
             fault = first_fault(error, whole="the line")
             raise DatasetError(f"{path}:{number}: {fault.with_value()}") from error
-        except ValueError as error:
-            raise DatasetError(f"{path}:{number}: not JSON: {error}") from error
         if label.trait != COHERENCE and not is_name(label.trait):
             raise DatasetError(
                 f"{path}:{number}: trait: {label.trait!r} is neither the name of a trait nor '*' for coherence"
@@ -74,6 +68,4 @@ def read_labels(path: Path) -> list[LabelledReply]:
             raise DatasetError(f"{path}:{number}: the same reply is already labelled on line {seen[key]}")
         seen[key] = number
         labels.append(label)
-    if not labels:
-        raise DatasetError(f"{path}: contains no labels")
     return labels

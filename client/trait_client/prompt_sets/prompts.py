@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError, model_validator
 from trait_core.errors import DatasetError, first_fault
 from trait_core.model_identity import digest
 from trait_core.schema import ActivationInput, Message, Request
+from trait_core.text_files import parse_json, read_lines
 
 ID_DIGITS = 16
 
@@ -80,28 +81,24 @@ def read_prompts(path: str | Path) -> list[SetPrompt]:
             and line.
     """
     path = Path(path)
-    if path.suffix not in {".jsonl", ".txt"}:
+    suffix = path.suffix.lower()
+    if suffix not in {".jsonl", ".txt"}:
         raise DatasetError(
             f"{path}: a prompt set is a .jsonl file (one object on each line) or a .txt file (one turn on each line)"
         )
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: {error}") from error
     first_line: dict[str, int] = {}
     prompts = []
-    for number, line in enumerate(content.split("\n"), start=1):  # not splitlines: JSON may hold U+2028
+    for number, line in enumerate(read_lines(path, "write one prompt on each line"), start=1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
-        read = _read_line(where, {"prompt": line.strip()} if path.suffix == ".txt" else _object(where, line))
+        fields = {"prompt": line.strip()} if suffix == ".txt" else _object(path, number, line)
+        read = _read_line(where, fields)
         prompt = read.as_prompt()
         if (earlier := first_line.setdefault(prompt.prompt_id, number)) != number:
             reason = f"has the id {prompt.prompt_id!r}" if read.id is not None else "has the same texts"
             raise DatasetError(f"{where}: {reason} as line {earlier}: remove one, or give each its own id")
         prompts.append(prompt)
-    if not prompts:
-        raise DatasetError(f"{path}: the file has no prompt")
     return prompts
 
 
@@ -110,13 +107,10 @@ def digest_of(prompts: Sequence[SetPrompt]) -> str:
     return digest([[prompt.prompt_id, prompt.content()] for prompt in prompts])
 
 
-def _object(where: str, line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise DatasetError(f"{where}: not JSON: {error}") from error
+def _object(path: Path, number: int, line: str) -> dict[str, Any]:
+    value = parse_json(line, str(path), number)
     if not isinstance(value, dict):
-        raise DatasetError(f"{where}: a line is one JSON object, such as {{'prompt': '...'}}")
+        raise DatasetError(f"{path}:{number}: a line is one JSON object, such as {{'prompt': '...'}}")
     return value
 
 

@@ -1,6 +1,13 @@
 """Trait folders, `<root>/<category>/<trait>/`: where they are, the judge's rubric and the evaluation questions."""
 
-from trait_core.traits.files import PLACEHOLDER, SteeringSpec, field_error, read_definition, read_steering, read_text
+from trait_core.traits.files import (
+    PLACEHOLDER,
+    SteeringSpec,
+    field_error,
+    read_definition,
+    read_steering,
+    read_trait_text,
+)
 from trait_core.traits.folder import default_traits_folder, find_trait, list_traits
 
 __all__ = [
@@ -12,5 +19,5 @@ __all__ = [
     "list_traits",
     "read_definition",
     "read_steering",
-    "read_text",
+    "read_trait_text",
 ]

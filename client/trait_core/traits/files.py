@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trait_core.errors import DatasetError, first_fault
+from trait_core.text_files import parse_json, read_text
 
 DEFINITION, STEERING = "definition.txt", "steering.json"
 MAX_CHARACTERS = 1_000_000
@@ -50,13 +51,8 @@ def read_definition(folder: Path, *, strict: bool) -> str:
     Raises:
         DatasetError: The file is missing, empty, not UTF-8, or still an example.
     """
-    path = folder / DEFINITION
-    if not path.is_file():
-        raise DatasetError(f"{path}: is missing: write the judge's 0-100 rubric")
-    definition = read_text(path, examples=not strict).strip()
-    if not definition:
-        raise DatasetError(f"{path}:1: is empty: write the judge's 0-100 rubric: what 0, 50 and 100 look like")
-    return definition
+    wanted = "write the judge's 0-100 rubric: what 0, 50 and 100 look like"
+    return read_trait_text(folder / DEFINITION, wanted, examples=not strict).strip()
 
 
 def read_steering(folder: Path, *, strict: bool) -> SteeringSpec:
@@ -72,14 +68,10 @@ def read_steering(folder: Path, *, strict: bool) -> SteeringSpec:
         DatasetError: The file is missing or breaks a rule; the message names the line.
     """
     path = folder / STEERING
-    if not path.is_file():
-        raise DatasetError(f'{path}: is missing: write {{"questions": [...], "direction": "positive"}}')
-    text = read_text(path, examples=not strict)
+    text = read_trait_text(path, 'write {"questions": [...], "direction": "positive"}', examples=not strict)
     model = SteeringSpec if strict else _LenientSpec
     try:
-        spec = model.model_validate(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise DatasetError(f"{path}:{error.lineno}: not JSON: {error.msg} (column {error.colno})") from error
+        spec = model.model_validate(parse_json(text, str(path)))
     except ValidationError as error:
         key = str(next(iter(first_fault(error).loc), ""))
         raise DatasetError(
@@ -93,39 +85,26 @@ def read_steering(folder: Path, *, strict: bool) -> SteeringSpec:
     return spec
 
 
-def read_text(path: Path, *, examples: bool = False) -> str:
-    """A UTF-8 file's text, without a byte order mark.
+def read_trait_text(path: Path, wanted: str = "", *, examples: bool = False) -> str:
+    """The text of a file of a trait.
 
     Args:
         path: The file.
+        wanted: The file's purpose, as `trait_core.text_files.read_text` takes it.
         examples: Accept examples of `new-trait` (`PLACEHOLDER`) that nobody has replaced yet.
 
     Raises:
-        DatasetError: It cannot be read, is not UTF-8, or still contains an example; the message names the line.
+        DatasetError: It cannot be read, is not UTF-8 text, or still contains an example; the message names the line.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = data[: error.start].count(b"\n") + 1
-        raise DatasetError(
-            f"{path}:{number}: not UTF-8 (byte 0x{data[error.start]:02x}): save the file as UTF-8"
-        ) from error
+    text = read_text(path, wanted)
     if PLACEHOLDER in text and not examples:
         number = text[: text.index(PLACEHOLDER)].count("\n") + 1
         raise DatasetError(f"{path}:{number}: still an example of new-trait: replace it with your own text")
     return text
 
 
-def field_error(error: ValueError, known: str) -> str:
+def field_error(error: ValidationError, known: str) -> str:
     """One clause that says what is wrong with a JSON object; `known` names the fields it may have."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error.msg} (column {error.colno})"
-    if not isinstance(error, ValidationError):
-        return str(error)
     fault = first_fault(error)
     if fault.kind == "extra_forbidden":
         return f"unknown field {fault.where!r}: the fields are {known}"

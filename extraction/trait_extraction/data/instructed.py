@@ -7,14 +7,14 @@ uses pair i modulo their number. Without `prompts`, the prompts of the written p
 allowed, since steering is tested on them. The model generates the replies (`trait_extraction.reading.generation`).
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trait_core.errors import DatasetError
-from trait_core.traits.files import Text, field_error, line_of, read_text
+from trait_core.text_files import parse_json
+from trait_core.traits.files import Text, field_error, line_of, read_trait_text
 
 from trait_extraction.data.scenarios import MIN_SCENARIOS, Pairs, Scenario
 
@@ -54,12 +54,10 @@ def read_instructed(path: Path, written: Pairs | None) -> Pairs:
     Raises:
         DatasetError: The file breaks a rule; the message names file and line.
     """
-    text = read_text(path)
+    text = read_trait_text(path, 'write {"system_prompts": [...]}')
     try:
-        file = _InstructedFile.model_validate(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise DatasetError(f"{path}:{error.lineno}: not JSON: {error.msg} (column {error.colno})") from error
-    except ValueError as error:
+        file = _InstructedFile.model_validate(parse_json(text, str(path)))
+    except ValidationError as error:
         raise DatasetError(f"{path}: {field_error(error, 'system_prompts, prompts')}") from error
     _check_system_prompts(path, text, file.system_prompts)
     prompts = file.prompts

@@ -1,12 +1,12 @@
 """Reads and checks the two sides of a trait: contrastive scenarios, where line i of both files is one pair."""
 
-import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from trait_core.errors import DatasetError
-from trait_core.traits.files import MAX_CHARACTERS, Text, field_error, read_text
+from trait_core.text_files import parse_json
+from trait_core.traits.files import MAX_CHARACTERS, Text, field_error, read_trait_text
 
 Style = Literal["written", "instructed", "completions"]
 SIDES = ("positive", "negative")
@@ -51,8 +51,8 @@ def _read_scenarios(path: Path) -> list[Scenario]:
     scenarios = []
     for number, line in enumerate(_lines(path), start=1):
         try:
-            scenarios.append(Scenario.model_validate(json.loads(line)))
-        except ValueError as error:
+            scenarios.append(Scenario.model_validate(parse_json(line, str(path), number)))
+        except ValidationError as error:
             raise DatasetError(f"{path}:{number}: {field_error(error, 'prompt, response, system_prompt')}") from error
     return scenarios
 
@@ -63,9 +63,8 @@ def _read_texts(path: Path) -> list[Scenario]:
 
 def _lines(path: Path) -> list[str]:
     """The file's lines without line ends; only the last one may be blank."""
-    # Not splitlines(): a JSON string may contain a literal U+2028.
-    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
-    if lines and not lines[-1].strip():
+    lines = read_trait_text(path, "write one scenario on each line").split("\n")
+    if not lines[-1].strip():
         lines.pop()
     for number, line in enumerate(lines, start=1):
         if not line.strip():

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from trait_core.errors import VectorFileError
 from trait_core.storage import MAX_HEADER_BYTES, HeaderError, read_header
+from trait_core.text_files import one_line
 
 from trait_extraction.extra import INSTALL, is_installed
 from trait_extraction.interchange.foreign_vectors import (
@@ -71,10 +72,10 @@ def read_torch(path: Path) -> ForeignVectors:
         raise VectorFileError(
             "the pickle holds more than tensors, numbers and dicts, and is not run. A SteeringVector object: save "
             "{'layer_activations': v.layer_activations, 'layer_type': v.layer_type} instead "
-            f"({str(error).splitlines()[0][:160]})"
+            f"({one_line(error, 160)})"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise VectorFileError(f"not a complete torch file: {str(error).splitlines()[0][:200]}") from error
+        raise VectorFileError(f"not a complete torch file: {one_line(error)}") from error
     facts = {}
     if isinstance(loaded, dict) and "layer_activations" in loaded:
         layer_type = loaded.get("layer_type", "decoder_block")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trait_core.errors import InvalidRequestError, VectorFileError
+from trait_core.text_files import one_line
 
 from trait_extraction.interchange.foreign_vectors import UNNUMBERED, ForeignVectors
 from trait_extraction.interchange.sandbox import read_apart
@@ -136,7 +137,7 @@ def _read_hub(source: str, method: str | None) -> ForeignVectors:
         try:
             snapshot_download(match["repo"], revision=match["revision"], allow_patterns=allowed, local_dir=folder)
         except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
-            raise VectorFileError(f"{source}: cannot be downloaded: {str(error).splitlines()[0][:200]}") from error
+            raise VectorFileError(f"{source}: cannot be downloaded: {one_line(error)}") from error
         found = Path(folder) / inside
         if not found.exists():
             raise VectorFileError(f"{source}: holds no vectors there")

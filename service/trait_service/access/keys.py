@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from trait_core.errors import TraitError, first_fault
+from trait_core.errors import DatasetError, TraitError, first_fault
 from trait_core.schema import NAME_PATTERN
 from trait_core.storage import Signature, locked, signature, write_atomically
+from trait_core.text_files import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -121,9 +122,9 @@ class KeyFile:
             KeysError: The file is absent, unreadable, or not a list of keys.
         """
         try:
-            text = self.path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise KeysError(f"the keys file {self.path} cannot be read: {error}") from None
+            text = read_text(self.path)
+        except DatasetError as error:
+            raise KeysError(f"the keys file cannot be read: {error}") from None
         return read_keys(text, str(self.path))
 
     def create(

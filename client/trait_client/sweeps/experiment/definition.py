@@ -29,7 +29,6 @@ Every trait runs on precision x adapter x method x layer x operation x scope x c
 prompt.
 """
 
-import tomllib
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -41,8 +40,9 @@ from trait_client.judge.rubric import COHERENCE, Rubric
 from trait_client.scoring.evaluation import EvaluationSpec
 from trait_client.sweeps.experiment.precision import PrecisionService
 from trait_client.sweeps.experiment.section import Coefficients, Label, Layers, Name, Section
-from trait_core.errors import InvalidRequestError, first_fault
+from trait_core.errors import DatasetError, InvalidRequestError, first_fault
 from trait_core.schema import NO_ADAPTER, Operation, Scope, SteeringTerm, Unit, VectorReference
+from trait_core.text_files import read_toml
 from trait_core.traits import default_traits_folder
 
 T = TypeVar("T")
@@ -152,11 +152,9 @@ class Experiment(Section):
         """
         path = Path(path)
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InvalidRequestError(f"{path}: {error.strerror or error}", param="experiment") from error
-        except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
-            raise InvalidRequestError(f"{path}: not TOML: {error}", param="experiment") from error
+            values = read_toml(path)
+        except DatasetError as error:
+            raise InvalidRequestError(str(error), param="experiment") from error
         try:
             return cls.from_values(values, folder=path.parent)
         except InvalidRequestError as error:
