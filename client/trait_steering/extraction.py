@@ -1,5 +1,6 @@
 """One call from a trait's name to its vector files."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from trait_extraction.data.scenarios import Style
 from trait_extraction.plan import Settings, default_positions
 from trait_extraction.reading.reply_check import ReplyCheck
 from trait_extraction.reading.source import Model
+
+logger = logging.getLogger(__name__)
 
 
 def extract(
@@ -31,6 +34,8 @@ def extract(
     cache: Path | None = None,
 ) -> dict[str, VectorFile]:
     """Make a trait's vectors; nothing is written or registered. The options are those of `trait-extract run`.
+
+    Pairs that are the same on both sides or occur twice are left out, with a warning in the log.
 
     ::
 
@@ -62,6 +67,8 @@ def extract(
     """
     folder = trait if isinstance(trait, Path) else find_trait(datasets or default_traits_folder(), trait)
     dataset = load_trait(folder, style)
+    for sentence in dataset.left_out:
+        logger.warning("%s", sentence)
     pool = default_positions(dataset) if positions is None else Positions.parse(positions)
     settings = Settings(pool, seed, held_out, splits, Generation(max_tokens=max_tokens, seed=seed))
     names = [methods] if isinstance(methods, str) else methods

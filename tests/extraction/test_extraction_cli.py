@@ -70,6 +70,17 @@ def test_an_error_is_one_line_and_an_exit_code(trait_extract, trait_folder, argu
     assert "Traceback" not in err
 
 
+def test_check_says_which_pairs_are_left_out(trait_extract, trait_folder):
+    sides = [[f"{word} {i} of" for i in range(12)] for word in ("Oui", "Yes")]
+    sides[1][4] = sides[0][4]
+    folder = trait_folder(*sides, name="raw", suffix=".txt")
+    code, out, err = trait_extract("check", "--datasets", folder.parents[1], "--trait", "raw", "--json")
+    (row,) = json.loads(out)["valid"]
+    assert (code, row["n_scenarios"], len(row["left_out"])) == (0, 11, 1)
+    assert "1 pair is left out, with a text that is on both sides: line 5" in row["left_out"][0]
+    assert err == f"warning: {row['left_out'][0]}\n"
+
+
 def test_check_counts_valid_datasets_and_names_invalid_ones(trait_extract, trait_folder):
     root = trait_folder().parents[1]
     code, out, _ = trait_extract("check", "--datasets", root)
@@ -87,6 +98,7 @@ def test_check_counts_valid_datasets_and_names_invalid_ones(trait_extract, trait
         "style": "written",
         "derived": False,
         "n_scenarios": 16,
+        "left_out": [],
         "n_questions": 1,
         "mean_words_positive": 2.0,
         "mean_words_negative": 2.0,

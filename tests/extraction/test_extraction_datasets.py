@@ -64,17 +64,16 @@ def test_the_digest_follows_the_scenarios_and_not_the_layout(trait_folder):
         ('["x", "y"]', "JSON object"),
         ("", "blank line"),
         ('{"prompt": "\\ud800", "response": "y"}', "surrogate"),
-        ('{"prompt": "Question 1?", "response": "again"}', "repeats the prompt of line 2"),
+        ('{"prompt": "Question 1?", "response": "again"}', "its prompt is that of positive.jsonl:2"),
         ('{"prompt": "x"}', "mixed styles: 31 of 32"),
-        ('{"prompt": "Question 9?", "response": "swapped"}', "repeats the prompt"),
+        ('{"prompt": "Question 9?", "response": "swapped"}', "its prompt is that of positive.jsonl:10"),
     ],
 )
 def test_a_bad_line_is_named(trait_folder, line, reason):
     lines = pairs()
     lines[4] = line
     message = refused(trait_folder(None, lines))
-    number = 10 if "Question 9?" in line else 5
-    assert f"negative.jsonl:{number}: " in message
+    assert "negative.jsonl:5: " in message
     assert reason in message
 
 
@@ -91,8 +90,12 @@ def test_unequal_sides_are_refused_with_both_counts(trait_folder):
     assert "18 scenarios, negative.jsonl 16" in message
 
 
-def test_pairs_that_do_not_differ_or_are_shuffled_are_refused(trait_folder):
-    assert "negative.jsonl:1: is identical to positive.jsonl:1" in refused(trait_folder(pairs(), pairs()))
+def test_sides_that_do_not_differ_or_are_shuffled_are_refused(trait_folder):
+    message = refused(trait_folder(pairs(), pairs()))
+    assert "negative.jsonl: has the same texts as positive.jsonl: the two sides must differ" in message
+    texts = [f"Text {i}" for i in range(9)]
+    message = refused(trait_folder(texts, texts[1:] + texts[:1], name="raw", suffix=".txt"))
+    assert "negative.txt: has the same texts as positive.txt: the two sides must differ" in message
     shuffled = [{"prompt": f"Question {(i + 1) % 16}?", "response": f"NO {i}."} for i in range(16)]
     message = refused(trait_folder(None, shuffled))
     assert "negative.jsonl:1: its prompt is that of positive.jsonl:2" in message
@@ -152,3 +155,76 @@ def test_every_dataset_of_the_repository_is_valid(traits_root):
         assert dataset.n_scenarios >= 40
         asked = {s.prompt for s in dataset.positive}
         assert not asked & set(dataset.steering.questions), f"{folder.name}: evaluation questions are also scenarios"
+
+
+# ---- pairs that cannot help are left out, and everything else is used
+
+
+def test_a_line_that_is_on_both_sides_of_completions_is_left_out_with_a_warning(trait_folder):
+    """On the same line or on another one; the lines that are named are those of the files."""
+    sides = [[f"{word} {i}" for i in range(14)] for word in ("Oui", "Yes")]
+    sides[1][2] = sides[0][2]
+    sides[1][9] = sides[0][5]
+    folder = trait_folder(*sides, name="raw", suffix=".txt")
+    dataset = load_trait(folder)
+    used = [i for i in range(14) if i not in {2, 5, 9}]
+    assert [s.prompt for s in dataset.positive] == [f"Oui {i}" for i in used]
+    assert [s.prompt for s in dataset.negative] == [f"Yes {i}" for i in used]
+    (said,) = dataset.left_out
+    assert said == (
+        f"{folder}: positive.txt and negative.txt: 3 pairs are left out, with a text that is on both sides: "
+        "lines 3, 6 and 10"
+    )
+    assert dataset.where(2) == f"{folder / 'positive.txt'}:4"
+    assert dataset.where(len(used) + 2) == f"{folder / 'negative.txt'}:4"
+    assert dataset.with_replies([2, 3], "abcdefghijk", "lmnopqrstuv").where(1) == f"{folder / 'positive.txt'}:5"
+
+
+def test_a_line_that_occurs_before_on_its_side_is_left_out_with_its_partner(trait_folder):
+    sides = [[f"{word} {i}" for i in range(10)] for word in ("Oui", "Yes")]
+    sides[1][7] = sides[1][1]
+    dataset = load_trait(trait_folder(*sides, name="raw", suffix=".txt"))
+    assert [s.prompt for s in dataset.positive] == [f"Oui {i}" for i in range(10) if i != 7]
+    assert (
+        "1 pair is left out, with a text that occurs before on the same side: line 8 (line 8 repeats line 2)"
+        in (dataset.left_out[0])
+    )
+
+
+def test_written_pairs_that_are_the_same_or_repeated_are_left_out(trait_folder):
+    positive = [{"prompt": f"Question {i}?", "response": f"YES {i}."} for i in range(12)]
+    negative = [{"prompt": f"Question {i}?", "response": f"NO {i}."} for i in range(12)]
+    negative[4] = positive[4]
+    positive[8], negative[8] = positive[1], negative[1]
+    dataset = load_trait(trait_folder(positive, negative))
+    assert [s.response for s in dataset.positive] == [f"YES {i}." for i in range(12) if i not in {4, 8}]
+    assert [sentence.partition(" left out")[2] for sentence in dataset.left_out] == [
+        ", with a text that is on both sides: line 5",
+        ", with a text that occurs before on the same side: line 9 (line 9 repeats line 2)",
+    ]
+
+
+def test_too_few_remaining_pairs_are_refused_with_what_was_left_out(trait_folder):
+    sides = [[f"{word} {i}" for i in range(9)] for word in ("Oui", "Yes")]
+    sides[1][:2] = sides[0][:2]
+    message = refused(trait_folder(*sides, name="raw", suffix=".txt"))
+    assert "positive.txt: 7 scenarios remain, which are too few: write at least 8" in message
+    assert "lines 1 and 2" in message
+
+
+def test_a_long_list_of_lines_is_cut(trait_folder):
+    sides = [[f"{word} {i}" for i in range(40)] for word in ("Oui", "Yes")]
+    sides[1][:20] = sides[0][:20]
+    (said,) = load_trait(trait_folder(*sides, name="raw", suffix=".txt")).left_out
+    assert said.endswith(": lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 8 more")
+
+
+def test_the_digest_is_that_of_the_pairs_that_are_used(trait_folder):
+    clean = [[f"{word} {i}" for i in range(10)] for word in ("Oui", "Yes")]
+    with_shared = [[*side, "the same"] for side in clean]
+    first, second = (
+        load_trait(trait_folder(*sides, name=name, suffix=".txt"))
+        for name, sides in (("clean", clean), ("shared", with_shared))
+    )
+    assert first.digest == second.digest
+    assert (len(first.left_out), len(second.left_out)) == (0, 1)

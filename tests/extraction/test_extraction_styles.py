@@ -77,11 +77,11 @@ def test_instructed_scenarios_ask_the_written_prompts_under_each_pair_in_turn(ri
     ("content", "reason"),
     [
         (instructed(4), "system_prompts"),
-        (instructed(prompts=["Same?"] * 8), "prompt 'Same?' occurs twice"),
+        (instructed(prompts=["Same?"] * 8), "prompts: 1 remain, and 8 are needed at least. "),
         (instructed(prompts=["How are you?", *(f"Own {i}?" for i in range(8))]), "is an evaluation question"),
         (
             instructed().replace("Say NO 3.", "Say YES 1."),
-            "instructed.json:17: system prompt 'Say YES 1.' occurs twice",
+            "2 pairs are left out, with a text that is on both sides: pairs 2 and 4",
         ),
         (instructed().replace('"negative"', '"negativ"', 1), "system_prompts.0.negative: Field required"),
         (instructed(questions=[]), "unknown field 'questions'"),
@@ -92,6 +92,36 @@ def test_a_fault_in_instructed_json_is_named(rich_folder, content, reason):
     message = refused(rich_folder(instructed__json=content), "instructed")
     assert "instructed.json" in message
     assert reason in message
+
+
+def test_repeated_prompts_and_system_prompts_are_left_out_with_a_warning(rich_folder):
+    pairs = [{"positive": f"Say YES {i}.", "negative": f"Say NO {i}."} for i in range(7)]
+    pairs[2] = {"positive": "Say it.", "negative": "Say it."}
+    pairs[5] = {"positive": "Say YES 0.", "negative": "Say no."}
+    prompts = [f"Own {i}?" for i in range(9)] + ["Own 3?"]
+    content = json.dumps({"system_prompts": pairs, "prompts": prompts})
+    dataset = load_trait(rich_folder(instructed__json=content), "instructed")
+    assert [s.prompt for s in dataset.positive] == prompts[:9]
+    assert {s.system_prompt for s in dataset.positive} == {f"Say YES {i}." for i in (0, 1, 3, 4, 6)}
+    said = [sentence.partition("instructed.json: ")[2] for sentence in dataset.left_out]
+    assert said == [
+        "system_prompts: 1 pair is left out, with a text that is on both sides: pair 3",
+        "system_prompts: 1 pair is left out, with a text that occurs before on the same side: pair 6 (pair 6 repeats pair 1)",
+        "1 of the prompts are left out, since they occur before: 'Own 3?'",
+    ]
+
+
+def test_derived_completions_that_begin_alike_are_left_out(trait_folder):
+    """The replies differ only behind the cut."""
+    positive, negative = long_replies("Yes"), long_replies("No")
+    positive[3]["response"] = "It is so as one can see here and there oh yes indeed."
+    negative[3]["response"] = "It is so as one can see here and there not at all."
+    folder = trait_folder(positive, negative)
+    assert (load_trait(folder).n_scenarios, load_trait(folder).left_out) == (16, ())
+    derived = load_trait(folder, "completions")
+    assert derived.n_scenarios == 15
+    assert "1 pair is left out, with a text that is on both sides: line 4" in derived.left_out[0]
+    assert derived.where(3).endswith("positive.jsonl:5")
 
 
 def test_a_missing_style_is_refused_with_the_styles_that_exist(trait_folder):

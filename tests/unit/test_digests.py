@@ -40,6 +40,7 @@ def test_the_digest_of_a_dataset_is_taken_of_its_text_in_utf8():
         negative=(Scenario(prompt="Wie geht es?", response="Schlecht"),),
         definition="",
         steering=None,
+        numbers=(1,),
         origin=(),
     )
     assert dataset.digest == "sha256:f194743cba23c459af9775b239ad16b22e136e10412651fcc3fa411d766877c8"

@@ -101,6 +101,7 @@ def run(
     require("sklearn", "scikit-learn", "trait-extract run")
     pool = None if positions is None else Positions.parse(positions)
     loaded = [load_trait(path, style) for path in chosen_traits(datasets, trait, every=every)]
+    _warn_of_left_out(loaded)
     generation = Generation(max_tokens=max_tokens, seed=seed)
     jobs = [(d, Settings(pool or default_positions(d), seed, held_out, splits, generation)) for d in loaded]
     results = None if db is None else ResultStore(db)
@@ -172,6 +173,7 @@ def check(
         print_lines(tables.balance_lines(measured))
     if valid and not is_installed("sklearn"):
         complain(NOT_CLASSIFIED, label="note")
+    _warn_of_left_out(valid)
     for fault in faults:
         complain(fault)
     if faults:
@@ -192,6 +194,11 @@ def show(
     out.print(tables.vector_table(vector))
     print_lines(tables.vector_lines(vector))
     out.print(f"{sha256}\nlayer {meta.chosen_layer}: {meta.chosen_because}", markup=False)
+
+
+def _warn_of_left_out(datasets: list[TraitDataset]) -> None:
+    for sentence in dict.fromkeys(sentence for dataset in datasets for sentence in dataset.left_out):
+        complain(sentence, label="warning")
 
 
 def chosen_methods(methods: list[str] | None) -> list[str]:

@@ -100,6 +100,7 @@ def dataset_row(dataset: TraitDataset) -> dict[str, Any]:
         "style": dataset.style,
         "derived": dataset.derived,
         "n_scenarios": dataset.n_scenarios,
+        "left_out": list(dataset.left_out),
         "n_questions": len(dataset.steering.questions),
         "mean_words_positive": _mean_words(dataset.positive),
         "mean_words_negative": _mean_words(dataset.negative),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trait_core.errors import DatasetError
 
-from trait_extraction.data.scenarios import Pairs, Scenario
+from trait_extraction.data.scenarios import CheckedPairs, Scenario, without_unusable
 
 KEPT = 0.7
 """Part of a written reply's words that a derived completion keeps."""
@@ -14,21 +14,21 @@ _CLOSERS = "\"'\u2019\u201d)]*_"
 _ENDS = (".", "!", "?", "\u2026")
 
 
-def derive_completions(written: Pairs, paths: tuple[Path, Path]) -> Pairs:
+def derive_completions(written: CheckedPairs, paths: tuple[Path, Path]) -> CheckedPairs:
     """Turn written pairs into plain prose: the prompt, a blank line, and the beginning of the reply, cut in mid-sentence.
 
     There is no chat template and no system prompt. The reply's part is kept separate (`Scenario.response`) so that only
-    it is read, since the prompt is the same on both sides.
+    it is read, since the prompt is the same on both sides. Pairs whose replies begin alike are left out.
 
     Args:
         written: The written pairs.
         paths: Their files, for error messages.
 
     Raises:
-        DatasetError: A reply has too few words to be cut; the message names file and line.
+        DatasetError: A reply has too few words to be cut, or too few pairs remain; the message names file and line.
     """
-    positive, negative = (_derive(side, path) for side, path in zip(written, paths, strict=True))
-    return positive, negative
+    positive, negative = (_derive(side, written.numbers, path) for side, path in zip(written.pairs, paths, strict=True))
+    return without_unusable(CheckedPairs((positive, negative), written.numbers, written.left_out), paths, whole=True)
 
 
 def cut_in_mid_sentence(text: str) -> str | None:
@@ -50,9 +50,9 @@ def whole_texts(side: Sequence[Scenario]) -> int:
     return sum(ends_a_sentence(s.response or s.prompt) for s in side)
 
 
-def _derive(side: Sequence[Scenario], path: Path) -> tuple[Scenario, ...]:
+def _derive(side: Sequence[Scenario], numbers: Sequence[int], path: Path) -> tuple[Scenario, ...]:
     derived = []
-    for number, scenario in enumerate(side, start=1):
+    for number, scenario in zip(numbers, side, strict=True):
         cut = cut_in_mid_sentence(scenario.response or "")
         if cut is None:
             raise DatasetError(

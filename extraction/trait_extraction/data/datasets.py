@@ -8,7 +8,8 @@
 - `definition.txt`, the 0-100 rubric of the judge.
 - `steering.json`: `{"questions": [...], "direction": "positive" | "negative", "metric"?: {"kind": ..., ...}}`.
 
-Every error names the file and, where possible, the line.
+Every error names the file and, where possible, the line. Pairs that cannot help, since they are the same on both sides or occur
+twice, are left out, and `TraitDataset.left_out` says which (`trait_extraction.data.left_out`).
 """
 
 from collections.abc import Sequence
@@ -37,9 +38,11 @@ class TraitDataset:
         negative: Scenarios that do not; entry i is paired with `positive[i]`.
         definition: The judge's rubric.
         steering: The evaluation: questions, direction and metric.
+        numbers: Number of each pair in these files, from 1: a line, or a scenario.
         origin: The files that the two sides were read from.
         default_style: True if this style is the folder's default.
         derived: True for completions that are derived from the written pairs.
+        left_out: One sentence for each reason for which pairs of the files are not used.
     """
 
     trait: str
@@ -50,9 +53,11 @@ class TraitDataset:
     negative: tuple[Scenario, ...]
     definition: str
     steering: SteeringSpec
+    numbers: tuple[int, ...]
     origin: tuple[Path, Path]
     default_style: bool = True
     derived: bool = False
+    left_out: tuple[str, ...] = ()
 
     @property
     def n_scenarios(self) -> int:
@@ -71,9 +76,9 @@ class TraitDataset:
 
     def where(self, i: int) -> str:
         """File and line of entry i of `(*positive, *negative)`; side and number in a file with both sides."""
-        side, line = divmod(i, self.n_scenarios)
-        path = self.origin[side]
-        return f"{path}:{line + 1}" if path.suffix != ".json" else f"{path}: {SIDES[side]} scenario {line + 1}"
+        side, pair = divmod(i, self.n_scenarios)
+        path, number = self.origin[side], self.numbers[pair]
+        return f"{path}:{number}" if path.suffix != ".json" else f"{path}: {SIDES[side]} scenario {number}"
 
     def with_replies(self, kept: Sequence[int], positive: Sequence[str], negative: Sequence[str]) -> "TraitDataset":
         """The kept scenarios with generated replies, to read like written ones.
@@ -87,7 +92,8 @@ class TraitDataset:
             tuple(side[i].model_copy(update={"response": replies[i]}) for i in kept)
             for side, replies in ((self.positive, positive), (self.negative, negative))
         ]
-        return replace(self, positive=sides[0], negative=sides[1])
+        numbers = tuple(self.numbers[i] for i in kept)
+        return replace(self, positive=sides[0], negative=sides[1], numbers=numbers)
 
     @property
     def digest(self) -> str:
@@ -113,7 +119,7 @@ def load_trait(folder: Path, style: Style | None = None) -> TraitDataset:
     if not is_name(folder.name):
         raise DatasetError(f"{folder}: a trait's name has at most 64 lower case letters, digits, _ . and -")
     sides = read_sides(folder, style)
-    positive, negative = sides.pairs
+    positive, negative = sides.used.pairs
     dataset = TraitDataset(
         trait=folder.name,
         category=folder.parent.name,
@@ -123,9 +129,11 @@ def load_trait(folder: Path, style: Style | None = None) -> TraitDataset:
         negative=negative,
         definition=read_definition(folder, strict=True),
         steering=read_steering(folder, strict=True),
+        numbers=sides.used.numbers,
         origin=sides.origin,
         default_style=sides.style == styles_of(folder)[0],
         derived=sides.derived,
+        left_out=sides.used.left_out,
     )
     if dataset.is_generated:
         _check_questions_are_held_out(dataset)

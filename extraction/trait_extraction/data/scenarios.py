@@ -1,5 +1,7 @@
 """Reads and checks the two sides of a trait: contrastive scenarios, where line i of both files is one pair."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -7,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from trait_core.errors import DatasetError
 from trait_core.text_files import parse_json
 from trait_core.traits.files import MAX_CHARACTERS, Text, field_error, read_trait_text
+
+from trait_extraction.data.left_out import select
 
 Style = Literal["written", "instructed", "completions"]
 SIDES = ("positive", "negative")
@@ -34,17 +38,64 @@ Pairs = tuple[tuple[Scenario, ...], tuple[Scenario, ...]]
 """The positive and the negative side; entry i of both is one pair."""
 
 
-def read_pairs(paths: tuple[Path, Path]) -> tuple[Style, Pairs]:
+@dataclass(frozen=True)
+class CheckedPairs:
+    """Pairs that are used, and where they are in their files.
+
+    Args:
+        pairs: Both sides.
+        numbers: Number of each pair in its files, from 1: a line, or a scenario.
+        left_out: One sentence for each reason for which other pairs of the files are not used.
+    """
+
+    pairs: Pairs
+    numbers: tuple[int, ...]
+    left_out: tuple[str, ...] = ()
+
+
+def read_pairs(paths: tuple[Path, Path]) -> tuple[Style, CheckedPairs]:
     """Read and check both sides: `.jsonl` files are written or instructed, `.txt` files are completions.
 
     Raises:
-        DatasetError: A side breaks a rule; the message names file and line.
+        DatasetError: A side breaks a rule, or too few pairs remain; the message names file and line.
     """
     raw_text = paths[0].suffix == ".txt"
-    positive, negative = (_read_texts(path) if raw_text else _read_scenarios(path) for path in paths)
+    positive, negative = (tuple(_read_texts(path) if raw_text else _read_scenarios(path)) for path in paths)
     style: Style = "completions" if raw_text else _common_style(paths, (positive, negative))
-    _check_pairs(paths, positive, negative)
-    return style, (tuple(positive), tuple(negative))
+    _check_lengths(paths, positive, negative)
+    if not raw_text:
+        _check_prompts(paths, positive, negative)
+    return style, without_unusable(CheckedPairs((positive, negative), tuple(range(1, len(positive) + 1))), paths)
+
+
+def without_unusable(given: CheckedPairs, paths: tuple[Path, Path], *, whole: bool = False) -> CheckedPairs:
+    """Leave out the pairs with a scenario that is on both sides, and those that repeat an earlier prompt.
+
+    Args:
+        given: The pairs.
+        paths: Their files.
+        whole: Leave out only those that repeat an earlier scenario as a whole.
+
+    Raises:
+        DatasetError: Every pair is the same on both sides, or too few remain.
+    """
+    positive, negative = given.pairs
+    texts = list(zip(positive, negative, strict=True))
+    prompts = [((p.system_prompt, p.prompt), (n.system_prompt, n.prompt)) for p, n in texts]
+    chosen = select(texts, texts if whole else prompts)
+    where = f"{paths[0].parent}: {paths[0].name} and {paths[1].name}"
+    if len(chosen.shared) == len(texts):
+        raise DatasetError(
+            f"{paths[1]}: has the same texts as {paths[0].name}: the two sides must differ; is one a copy of the other?"
+        )
+    left_out = (*given.left_out, *chosen.sentences(where, "line", given.numbers))
+    if len(chosen.kept) < MIN_SCENARIOS:
+        raise DatasetError(
+            f"{paths[0]}: {len(chosen.kept)} scenarios remain, which are too few: write at least {MIN_SCENARIOS}. "
+            + "; ".join(left_out)
+        )
+    pairs = tuple(positive[i] for i in chosen.kept), tuple(negative[i] for i in chosen.kept)
+    return CheckedPairs(pairs, tuple(given.numbers[i] for i in chosen.kept), left_out)
 
 
 def _read_scenarios(path: Path) -> list[Scenario]:
@@ -81,7 +132,7 @@ def _lines(path: Path) -> list[str]:
 # ---------------------------------------------------------------------------------------------------- rules
 
 
-def _common_style(paths: tuple[Path, Path], sides: tuple[list[Scenario], list[Scenario]]) -> Style:
+def _common_style(paths: tuple[Path, Path], sides: Pairs) -> Style:
     """`written` if every scenario has a response, `instructed` if none has."""
     written = [
         (path, i, s.response is not None)
@@ -99,41 +150,23 @@ def _common_style(paths: tuple[Path, Path], sides: tuple[list[Scenario], list[Sc
     )
 
 
-def _check_pairs(paths: tuple[Path, Path], positive: list[Scenario], negative: list[Scenario]) -> None:
+def _check_lengths(paths: tuple[Path, Path], positive: Sequence[Scenario], negative: Sequence[Scenario]) -> None:
     if len(positive) != len(negative):
         longer = 0 if len(positive) > len(negative) else 1
         raise DatasetError(
             f"{paths[longer]}:{min(len(positive), len(negative)) + 1}: has no partner: {paths[0].name} has "
             f"{len(positive)} scenarios, {paths[1].name} {len(negative)}; line i of both is one pair"
         )
-    for path, side in zip(paths, (positive, negative), strict=True):
-        _check_duplicates(path, side)
-    prompts = {(s.system_prompt, s.prompt): i for i, s in enumerate(positive, 1)}
-    by_prompt = {s.prompt: i for (i, s) in enumerate(positive, 1)}
+
+
+def _check_prompts(paths: tuple[Path, Path], positive: Sequence[Scenario], negative: Sequence[Scenario]) -> None:
+    """Refuse files whose lines do not belong together: the prompt of one line is that of another on the other side."""
+    first_line: dict[str, int] = {}
+    for number, scenario in enumerate(positive, start=1):
+        first_line.setdefault(scenario.prompt, number)
     for number, (first, second) in enumerate(zip(positive, negative, strict=True), start=1):
-        if first == second:
-            raise DatasetError(
-                f"{paths[1]}:{number}: is identical to {paths[0].name}:{number}: the two sides of a pair must differ"
-            )
-        other = prompts.get((second.system_prompt, second.prompt), by_prompt.get(second.prompt, number))
-        if first.prompt != second.prompt and other != number:
+        if first.prompt != second.prompt and (other := first_line.get(second.prompt)) is not None:
             raise DatasetError(
                 f"{paths[1]}:{number}: its prompt is that of {paths[0].name}:{other}: line i of both is one pair, and "
                 "both replies of a scenario must be on the same side of the held-out split"
             )
-
-
-def _check_duplicates(path: Path, side: list[Scenario]) -> None:
-    seen: dict[tuple[str | None, str], int] = {}
-    repeats: list[tuple[int, int]] = []
-    for number, scenario in enumerate(side, start=1):
-        key = (scenario.system_prompt, scenario.prompt)
-        if key in seen:
-            repeats.append((number, seen[key]))
-        seen.setdefault(key, number)
-    if repeats:
-        number, first = repeats[0]
-        raise DatasetError(
-            f"{path}:{number}: repeats the prompt of line {first} ({len(repeats)} duplicates in the file): a "
-            "scenario must occur once, or it is both fitted and tested"
-        )

@@ -14,7 +14,7 @@ from trait_core.errors import DatasetError
 
 from trait_extraction.data.completions import derive_completions
 from trait_extraction.data.instructed import FILE_NAME, read_instructed
-from trait_extraction.data.scenarios import SIDES, Pairs, Style, read_pairs
+from trait_extraction.data.scenarios import SIDES, CheckedPairs, Style, read_pairs
 
 STYLES: tuple[Style, ...] = ("written", "instructed", "completions")
 """In order of precedence as a folder's default."""
@@ -26,13 +26,13 @@ class Sides:
 
     Args:
         style: The style.
-        pairs: Positive and negative side.
+        used: The pairs that are used, and a sentence about those that are not.
         origin: The files of the two sides.
         derived: True for completions that are derived from the written pairs.
     """
 
     style: Style
-    pairs: Pairs
+    used: CheckedPairs
     origin: tuple[Path, Path]
     derived: bool = False
 

@@ -1,0 +1,83 @@
+"""Pairs that are left out of a dataset because they cannot help: the same on both sides, or there twice.
+
+A text on both sides shows the trait and does not; a scenario that occurs twice is both fitted and tested. Everything else is
+used, and a sentence for each reason says what is not.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+MAX_NUMBERS = 12
+"""Maximum number of lines that a sentence names."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The pairs of a file that are used.
+
+    Args:
+        kept: Indices of the pairs that are used, ascending.
+        shared: Indices of the pairs with a text that is on both sides.
+        repeated: Index of a pair -> index of the earlier pair that it repeats on one side.
+    """
+
+    kept: tuple[int, ...]
+    shared: tuple[int, ...]
+    repeated: dict[int, int]
+
+    def sentences(self, where: str, noun: str, numbers: Sequence[int]) -> tuple[str, ...]:
+        """One sentence for each reason.
+
+        Args:
+            where: The files, for messages.
+            noun: Name of what is numbered in them: `line`.
+            numbers: Number of each pair in the files.
+        """
+        found = []
+        if self.shared:
+            named = _named(noun, [numbers[i] for i in self.shared])
+            found.append(f"{where}: {_pairs(self.shared)} left out, with a text that is on both sides: {named}")
+        if self.repeated:
+            named = _named(noun, [numbers[i] for i in self.repeated])
+            first, earlier = next(iter(self.repeated.items()))
+            found.append(
+                f"{where}: {_pairs(self.repeated)} left out, with a text that occurs before on the same side: {named} "
+                f"({noun} {numbers[first]} repeats {noun} {numbers[earlier]})"
+            )
+        return tuple(found)
+
+
+def select(texts: Sequence[tuple[Hashable, Hashable]], scenarios: Sequence[tuple[Hashable, Hashable]]) -> Selection:
+    """Choose the pairs that are used.
+
+    Args:
+        texts: The two sides of each pair; a value that is on both sides, in this pair or in any other, leaves its pairs out.
+        scenarios: What must occur once on each side, for each pair; a later pair that repeats it is left out.
+    """
+    both = {positive for positive, _ in texts} & {negative for _, negative in texts}
+    seen: tuple[dict[Hashable, int], dict[Hashable, int]] = ({}, {})
+    kept, shared, repeated = [], [], {}
+    for i, (pair, names) in enumerate(zip(texts, scenarios, strict=True)):
+        if not both.isdisjoint(pair):
+            shared.append(i)
+            continue
+        earlier = [side[name] for side, name in zip(seen, names, strict=True) if name in side]
+        if earlier:
+            repeated[i] = earlier[0]
+            continue
+        for side, name in zip(seen, names, strict=True):
+            side[name] = i
+        kept.append(i)
+    return Selection(tuple(kept), tuple(shared), repeated)
+
+
+def _pairs(indices: Sequence[int] | dict[int, int]) -> str:
+    return "1 pair is" if len(indices) == 1 else f"{len(indices)} pairs are"
+
+
+def _named(noun: str, numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return f"{noun} {numbers[0]}"
+    if len(numbers) > MAX_NUMBERS:
+        return f"{noun}s {', '.join(map(str, numbers[:MAX_NUMBERS]))} and {len(numbers) - MAX_NUMBERS} more"
+    return f"{noun}s {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
