@@ -1,13 +1,11 @@
-"""Files that survive a kill: atomic writes, locks, identity by content, and the header of a safetensors file."""
+"""Files that survive a kill: atomic writes, identity by content, and the header of a safetensors file."""
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import struct
+import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,47 +43,36 @@ def json_sha256(value: Any, *, ensure_ascii: bool = True) -> str:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a temporary file, flush it to disk and rename it over the target: a kill leaves the old file or the new one."""
+    """Write a temporary file, flush it to disk and rename it over the target: a kill leaves the old file or the new one.
+
+    Raises:
+        OSError: The file cannot be written; the error names `path`, not the temporary file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)  # noqa: PTH105 - named like the system call that this relies on
-        _flush_folder(path.parent)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)  # noqa: PTH105 - named like the system call that this relies on
+            _flush_folder(path.parent)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
         raise
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a new name durable: the folder must reach the disk too."""
+    """Make a new name durable: the folder must reach the disk too. Windows opens no folders, and needs no such call."""
+    if sys.platform == "win32":
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def locked(path: Path, *, wait: bool = True, mode: int = 0o666) -> Iterator[None]:
-    """Hold an exclusive lock on a file; the lock is released if the process dies.
-
-    Args:
-        path: Created if it does not exist, and never removed.
-        wait: Wait for the process that holds the lock.
-        mode: Permissions of a created file, before the umask.
-
-    Raises:
-        BlockingIOError: Another process holds the lock, and `wait` is false.
-        OSError: The file cannot be opened.
-    """
-    handle = os.open(path, os.O_CREAT | os.O_RDWR, mode)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
     finally:
         os.close(handle)
 

@@ -6,7 +6,8 @@ import threading
 import numpy as np
 import pytest
 import safetensors.numpy
-from trait_core.storage import HeaderError, locked, read_header, signature
+from trait_core.locks import locked
+from trait_core.storage import HeaderError, read_header, signature
 
 
 def with_header(text, rest=b""):

@@ -8,7 +8,7 @@ from pathlib import Path
 from trait_client.prompt_sets.manifest import MANIFEST, CaptureIdentity, Manifest, ShardEntry
 from trait_client.prompt_sets.prompts import SetPrompt
 from trait_client.prompt_sets.shards import Shard, shard_name
-from trait_core import storage
+from trait_core import locks
 from trait_core.errors import DatasetError, InvalidRequestError
 from trait_core.storage import sha256_of
 
@@ -23,7 +23,7 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(storage.locked(folder / ".lock", wait=False))
+            stack.enter_context(locks.locked(folder / ".lock", wait=False))
         except BlockingIOError as error:
             raise InvalidRequestError(f"another process captures into {folder}", param="out") from error
         yield

@@ -19,8 +19,9 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from trait_core.errors import DatasetError, TraitError, first_fault
+from trait_core.locks import locked
 from trait_core.schema import NAME_PATTERN
-from trait_core.storage import Signature, locked, signature, write_atomically
+from trait_core.storage import Signature, signature, write_atomically
 from trait_core.text_files import read_text
 
 logger = logging.getLogger(__name__)

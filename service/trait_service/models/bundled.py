@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from trait_core.errors import TraitError
-from trait_core.storage import locked
+from trait_core.locks import locked
 
 from trait_service.paths import trait_home
 

@@ -17,8 +17,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trait_core.errors import VectorFileError
+from trait_core.locks import locked
 from trait_core.schema import NAME_PATTERN, VectorVersion
-from trait_core.storage import Signature, locked, signature, write_atomically
+from trait_core.storage import Signature, signature, write_atomically
 
 FILE = "manifest.json"
 BEFORE = "index.json"
