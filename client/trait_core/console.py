@@ -1,10 +1,11 @@
-"""The parts that all command lines share: consoles, options, JSON output, exit codes.
+"""The parts that all command lines share: consoles, options, tables, JSON output, exit codes.
 
-The only module of this package that imports typer and rich.
+Of this package, only this module and `tables` import typer or rich.
 """
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any, NoReturn
 
 import typer  # noqa: TID251
@@ -12,14 +13,13 @@ from rich.console import Console  # noqa: TID251
 from rich.text import Text  # noqa: TID251
 
 from trait_core.errors import InvalidRequestError, TraitError, UnknownVectorError
+from trait_core.os_errors import sentence_of
+from trait_core.tables import Cell, Table, visible, write_fields, write_table
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_PARTIAL = 3
 EXIT_INTERRUPTED = 130
-
-UNBOUNDED_WIDTH = 10_000
-"""Column width when stdout is not a terminal."""
 
 API_KEY_VARIABLE = "TRAIT_API_KEY"
 
@@ -40,8 +40,18 @@ err = Console(stderr=True, highlight=False)
 
 
 def plain(text: str) -> Text:
-    """Text without markup, its control characters made visible: a model's reply cannot move the terminal's cursor."""
-    return Text("".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text))
+    """Text without markup, its control characters made visible."""
+    return visible(text)
+
+
+def print_table(table: Table) -> None:
+    """Print a table on stdout: whole words on a terminal of any width, rows of full values in a pipe."""
+    write_table(out, table)
+
+
+def print_fields(fields: Mapping[str, Cell], styles: Mapping[str, str] | None = None) -> None:
+    """Print a label and a value on each line of stdout; `styles` maps labels to the styles of their lines."""
+    write_fields(out, fields, styles)
 
 
 def complain(error: Exception | str, *, label: str = "error") -> None:
@@ -62,19 +72,31 @@ def print_json(document: Any) -> None:
     Raises:
         ValueError: The document holds NaN or an infinity, which JSON cannot express.
     """
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    readable = (sys.stdout.encoding or "utf-8").lower().replace("-", "").startswith("utf")
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=not readable, allow_nan=False) + "\n")
 
 
-def run(app: typer.Typer) -> None:
-    """Run a command line. An expected error becomes one line on stderr and an exit code."""
+def run(app: typer.Typer, *, label: str = "error") -> None:
+    """Run a command line. An expected error becomes one line on stderr and an exit code.
+
+    Args:
+        app: The command line.
+        label: The first word of that line.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a character that the terminal or file cannot hold is written as an escape
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except UnknownVectorError as error:
-        complain(error)
+        complain(error, label=label)
         sys.exit(EXIT_FAILED)
     except InvalidRequestError as error:
-        complain(error)
+        complain(error, label=label)
         sys.exit(EXIT_USAGE)
-    except (TraitError, OSError) as error:
-        complain(error)
+    except OSError as error:
+        complain(sentence_of(error), label=label)
+        sys.exit(EXIT_FAILED)
+    except TraitError as error:
+        complain(error, label=label)
         sys.exit(EXIT_FAILED)

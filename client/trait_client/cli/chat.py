@@ -13,16 +13,19 @@ from typing import Annotated
 
 import typer
 from rich.style import Style
-from rich.table import Table
 from rich.text import Text
 
 from trait_client.cli.console import CLI_RETRIES, Url, checked
 from trait_client.http import TraitClient
 from trait_client.http.replies import ChatDelta
 from trait_client.http.settings import DEFAULT_URL
-from trait_core.console import ApiKey, complain, err, out, plain
+from trait_core.console import ApiKey, complain, err, out, plain, print_table
 from trait_core.errors import TraitError
 from trait_core.schema import CrossedBound, Message, Monitor, MonitoredDirection, Steering, SteeringTerm
+from trait_core.tables import Cell, Column, Table
+
+COURSE_WIDTH = 24
+"""Bars of a reply's course; with the other columns they fit 60 columns."""
 
 HELP = """/steer NAME COEF [LAYER]   add a term, or replace that vector's term
 /off [NAME]                remove one term, or all
@@ -141,7 +144,7 @@ def print_reply(conversation: Conversation, text: str) -> None:
             out.print(Text(plain(delta.text).plain, style=style), end="", soft_wrap=True)
     out.print()
     if rows:
-        out.print(summary(directions, scales, rows))
+        print_table(summary(directions, scales, rows))
     if crossed is not None:
         out.print(f"{crossed.vector} crossed its bound at token {crossed.token}: {crossed.value:.4g}", style="yellow")
 
@@ -156,19 +159,18 @@ def colour(value: float) -> Style:
 
 def summary(directions: list[MonitoredDirection], scales: list[float], rows: list[list[float]]) -> Table:
     """One row per direction: its course over the reply, its mean, its largest value and the token of that value."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("trait", "layer", "reply (-1 negative, +1 positive examples)", "mean", "largest", "at token"):
-        table.add_column(name, justify="left" if name.startswith(("trait", "reply")) else "right")
-    for column, (direction, scale) in enumerate(zip(directions, scales, strict=True)):
-        values = [row[column] / scale for row in rows]
+    numbers = [Column(heading, right=True) for heading in ("mean", "largest", "at token")]
+    columns = [Column("trait"), Column("layer", right=True), Column("reply (-1 negative, +1 positive examples)")]
+    lines: list[list[Cell]] = []
+    for i, (direction, scale) in enumerate(zip(directions, scales, strict=True)):
+        values = [row[i] / scale for row in rows]
         at = max(range(len(values)), key=values.__getitem__)
-        line = Text()
-        for value in _shortened(values, 40):
-            line.append(_block(value), style=colour(value))
-        table.add_row(
-            direction.vector, str(direction.layer), line, f"{fmean(values):+.2f}", f"{values[at]:+.2f}", str(at)
-        )
-    return table
+        course = Text()
+        for value in _shortened(values, COURSE_WIDTH):
+            course.append(_block(value), style=colour(value))
+        found = (f"{fmean(values):+.2f}", f"{values[at]:+.2f}", str(at))
+        lines.append([direction.vector, str(direction.layer), course, *found])
+    return Table([*columns, *numbers], lines)
 
 
 def _block(value: float) -> str:

@@ -5,11 +5,12 @@ from typing import Any
 
 from rich.console import Group
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Table as Grid
 
 from trait_client.http.replies import ChatResult
-from trait_core.console import out, plain
+from trait_core.console import out, plain, print_table
 from trait_core.schema import AppliedTerm, SteeredPositions
+from trait_core.tables import Column, Table
 
 NARROW = 80
 """Below this many columns the replies are stacked."""
@@ -60,14 +61,14 @@ def print_comparison(comparison: Comparison) -> None:
     else:
         out.print(_beside(_panel("baseline", comparison.baseline, "white"), steered))
     if comparison.steered.steering is not None:
-        out.print(_numbers(comparison, comparison.steered.steering.positions))
+        print_table(_numbers(comparison, comparison.steered.steering.positions))
     out.print()
 
 
-def _beside(left: Panel, right: Panel) -> Group | Table:
+def _beside(left: Panel, right: Panel) -> Group | Grid:
     if out.width < NARROW:
         return Group(left, right)
-    grid = Table.grid(expand=True, padding=(0, 1))
+    grid = Grid.grid(expand=True, padding=(0, 1))
     grid.add_column(ratio=1)
     grid.add_column(ratio=1)
     grid.add_row(left, right)
@@ -85,11 +86,10 @@ def _panel(title: str, reply: ChatResult, border: str) -> Panel:
 
 
 def _numbers(comparison: Comparison, positions: SteeredPositions) -> Table:
-    headings = ["layer", "coef", "unit", "a", "rel. dose", "steered positions"]
-    table = Table(*headings, box=None, header_style="bold", padding=(0, 1))
-    table.add_column("projection", justify="right")
-    for term in comparison.applied:
-        table.add_row(
+    numbers = [Column(heading, right=True) for heading in ("a", "rel. dose")]
+    columns = [Column("layer"), Column("coef", right=True), Column("unit"), *numbers, Column("steered positions")]
+    rows = [
+        [
             str(term.layer),
             f"{term.coefficient:g}",
             term.unit if term.operation == "add" else f"{term.unit} ({term.operation})",
@@ -97,8 +97,10 @@ def _numbers(comparison: Comparison, positions: SteeredPositions) -> Table:
             f"{term.relative_dose:.3g}",
             f"{positions.prompt} prompt + {positions.generated} generated",
             _projection(comparison, term),
-        )
-    return table
+        ]
+        for term in comparison.applied
+    ]
+    return Table([*columns, Column("projection", right=True)], rows)
 
 
 def _projection(comparison: Comparison, term: AppliedTerm) -> str:

@@ -4,9 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
-from trait_core.console import out, plain, print_json
+from trait_core.console import out, plain, print_fields, print_json
 
 if TYPE_CHECKING:
     from trait_client.sweeps.experiment import Experiment
@@ -42,10 +40,7 @@ def print_dry_run(experiment: "Experiment", db: Path, rate: float | None, *, as_
         estimate = {"tokens_per_second": rate, "seconds": seconds}
         print_json({"name": experiment.name} | dataclasses.asdict(size) | {"grid": dimensions, "estimate": estimate})
         return
-    table = Table(box=None, show_header=False)
-    for name, values in dimensions.items():
-        table.add_row(plain(name), plain(", ".join(str(value) for value in values)))
-    out.print(table)
+    print_fields({name: ", ".join(map(str, values)) for name, values in dimensions.items()})
     out.print(
         plain(
             f"{experiment.name}: {size.cells} cells and {size.control_cells} of random directions; "

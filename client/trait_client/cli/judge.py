@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from trait_client.cli.console import Datasets, progress_bar
 from trait_client.cli.judge_options import JudgeOptions, judge_options, usage_text
@@ -15,15 +13,16 @@ from trait_core.console import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_PARTIAL,
-    UNBOUNDED_WIDTH,
     AsJson,
     complain,
     fail,
     out,
     plain,
     print_json,
+    print_table,
 )
 from trait_core.errors import InvalidRequestError
+from trait_core.tables import Column, Table
 from trait_core.traits import default_traits_folder
 
 if TYPE_CHECKING:  # DuckDB takes a while to import
@@ -114,14 +113,8 @@ async def _measure(
 
 
 def _print(found: "Measurement", usage: "JudgeUsage") -> None:
-    table = Table(box=None, header_style="bold")
-    table.add_column("trait")
-    for column in ("n", "high/low", "Spearman", "AUC", "score, sd"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("AUC is")
-    for each in found.traits:
-        table.add_row(*map(plain, _row(each)))
-    (out if out.is_terminal else Console(width=UNBOUNDED_WIDTH, highlight=False)).print(table)
+    numbers = [Column(heading, right=True) for heading in ("n", "high/low", "Spearman", "AUC", "score, sd")]
+    print_table(Table([Column("trait"), *numbers, Column("AUC is")], [_row(each) for each in found.traits]))
     out.print(plain(usage_text(usage)), soft_wrap=True)
 
 

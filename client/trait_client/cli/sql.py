@@ -5,14 +5,13 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from trait_client.cli.console import Database
 from trait_client.http.settings import DEFAULT_DATABASE
 from trait_client.results.json_values import json_value
-from trait_core.console import UNBOUNDED_WIDTH, AsJson, err, out, plain, print_json
+from trait_core.console import AsJson, err, print_json, print_table
 from trait_core.errors import InvalidRequestError
+from trait_core.tables import Cell, Column, Shown, Table
 
 if TYPE_CHECKING:
     from trait_client.results import QueryResult
@@ -47,29 +46,10 @@ def sql(
 
 
 def print_rows(columns: list[str], rows: list[tuple[Any, ...]]) -> None:
-    """Print a table; on a terminal too narrow for the headings, one block per row."""
-    if not out.is_terminal:
-        Console(width=UNBOUNDED_WIDTH, highlight=False).print(_table(columns, rows))
-        return
-    if sum(len(column) + 2 for column in columns) <= out.width:
-        out.print(_table(columns, rows))
-        return
-    for row in rows:
-        block = Table.grid(padding=(0, 2))
-        for column, value in zip(columns, row, strict=True):
-            block.add_row(plain(column), plain(_cell(value)))
-        out.print(block)
-        out.print()
-
-
-def _table(columns: list[str], rows: list[tuple[Any, ...]]) -> Table:
-    table = Table(box=None, header_style="bold")
-    for i, column in enumerate(columns):
-        numeric = any(isinstance(row[i], int | float) for row in rows)
-        table.add_column(plain(column), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(plain(_cell(value)) for value in row))
-    return table
+    """Print a table; on a terminal too narrow for its words, one block per row."""
+    numeric = [any(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
+    headings = [Column(column, right=right) for column, right in zip(columns, numeric, strict=True)]
+    print_table(Table(headings, [[_cell(value) for value in row] for row in rows]))
 
 
 def _records(result: "QueryResult") -> list[dict[str, Any]]:
@@ -78,7 +58,7 @@ def _records(result: "QueryResult") -> list[dict[str, Any]]:
     return [dict(zip(result.columns, map(json_value, row), strict=True)) for row in result.rows]
 
 
-def _cell(value: object) -> str:
+def _cell(value: object) -> Cell:
     if value is None:
         return "-"
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+    return Shown(f"{value:.5g}", repr(value)) if isinstance(value, float) else str(value)

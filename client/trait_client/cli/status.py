@@ -1,12 +1,11 @@
 """`trait-client status`: show what a service serves and allows."""
 
 import typer
-from rich.table import Table
 
 from trait_client.cli.console import CLI_RETRIES, Url, progress
 from trait_client.http import TraitClient
 from trait_client.http.settings import DEFAULT_URL
-from trait_core.console import EXIT_FAILED, ApiKey, AsJson, out, plain, print_json
+from trait_core.console import EXIT_FAILED, ApiKey, AsJson, print_fields, print_json
 from trait_core.schema import ServiceInfo, VectorInfo
 
 
@@ -28,12 +27,15 @@ def status(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = Fal
             }
         )
     else:
-        out.print(_page(client.base_url, info, ready=ready, models=models, registered=registered))
+        page = _page(client.base_url, info, ready=ready, models=models, registered=registered)
+        print_fields(page, {"service": "green"} if ready else None)
     if not ready:
         raise typer.Exit(EXIT_FAILED)
 
 
-def _page(address: str, info: ServiceInfo, *, ready: bool, models: list[str], registered: list[VectorInfo]) -> Table:
+def _page(
+    address: str, info: ServiceInfo, *, ready: bool, models: list[str], registered: list[VectorInfo]
+) -> dict[str, str]:
     limits = info.limits
     rows = {
         "service": f"{address}   {'ready' if ready else 'NOT READY'}",
@@ -54,11 +56,7 @@ def _page(address: str, info: ServiceInfo, *, ready: bool, models: list[str], re
         "activations": f"{limits.max_activation_inputs} texts, {limits.max_positions} positions a request",
         "versions": ", ".join(f"{name} {version}" for name, version in info.versions.items()),
     }
-    page = Table.grid(padding=(0, 2))
-    for label, value in rows.items():
-        if value:
-            page.add_row(label, plain(value), style="green" if label == "service" and ready else None)
-    return page
+    return {label: value for label, value in rows.items() if value}
 
 
 def _norms(norms: list[float]) -> str:

@@ -11,7 +11,7 @@ from trait_client.http import TraitClient
 from trait_client.http.settings import DEFAULT_URL
 from trait_client.judge import JudgeConfig, TraitJudge
 from trait_client.results import ResultStore
-from trait_core.console import EXIT_FAILED, ApiKey, AsJson, complain, err, out, plain, print_json
+from trait_core.console import EXIT_FAILED, ApiKey, AsJson, complain, err, out, plain, print_json, print_table
 from trait_core.errors import DatasetError, InvalidRequestError
 from trait_core.positions import Positions
 from trait_core.schema import Generation
@@ -118,7 +118,7 @@ def run(
     if as_json:
         print_json([tables.result_row(r) for r in extracted])
     else:
-        out.print(tables.result_table(extracted))
+        print_table(tables.result_table(extracted))
         print_lines(tables.result_lines(extracted))
 
 
@@ -167,9 +167,9 @@ def check(
         rows = [tables.dataset_row(d) | {"balance": tables.balance_row(d, b)} for d, b in balances]
         print_json({"valid": rows, "faults": faults})
     elif valid:
-        out.print(tables.dataset_table(valid))
+        print_table(tables.dataset_table(valid))
         if measured := [(d, b) for d, b in balances if b is not None]:
-            out.print(tables.balance_table(measured))
+            print_table(tables.balance_table(measured))
         print_lines(tables.balance_lines(measured))
     if valid and not is_installed("sklearn"):
         complain(NOT_CLASSIFIED, label="note")
@@ -191,7 +191,7 @@ def show(
     if as_json:
         print_json({"sha256": sha256, **meta.model_dump()})
         return
-    out.print(tables.vector_table(vector))
+    print_table(tables.vector_table(vector))
     print_lines(tables.vector_lines(vector))
     out.print(f"{sha256}\nlayer {meta.chosen_layer}: {meta.chosen_because}", markup=False)
 

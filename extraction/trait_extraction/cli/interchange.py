@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from trait_client.http import TraitClient
 from trait_client.http.settings import DEFAULT_URL
-from trait_core.console import ApiKey, AsJson, out, print_json
+from trait_core.console import ApiKey, AsJson, print_json, print_table
 from trait_core.errors import InvalidRequestError
 from trait_core.schema import ServiceInfo, Unit
 from trait_core.storage import sha256_of, write_atomically
@@ -78,7 +78,7 @@ def import_command(
     if as_json:
         print_json(_imported_row(path, data, foreign, imported, registered=trait if register else None))
         return
-    out.print(imported_table(imported))
+    print_table(imported_table(imported))
     meta = imported.vector.metadata
     print_lines(
         [
@@ -119,7 +119,7 @@ def export_command(
         layers = {str(number): {"length": length} for number, length in control.lengths.items()}
         print_json({"file": str(to), "bytes": len(data), "layers": layers, "left_out": control.left_out})
         return
-    out.print(control_table(control, vector))
+    print_table(control_table(control, vector))
     print_lines(
         [
             *control.left_out,

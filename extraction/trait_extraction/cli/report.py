@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from trait_core.console import out
+from trait_core.console import out, print_table
 from trait_core.errors import DatasetError
 from trait_core.storage import write_atomically
 from trait_core.traits import default_traits_folder, find_trait
@@ -31,7 +31,7 @@ def report_command(
         report = read_report(name, folders, _dataset(datasets, name, folders))
         path = folder / f"{name.replace('/', '.')}.html"
         write_atomically(path, page(report).encode())
-        out.print(tables.report_table(report))
+        print_table(tables.report_table(report))
         out.print(str(path), markup=False, soft_wrap=True)
 
 

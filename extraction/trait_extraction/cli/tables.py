@@ -1,10 +1,11 @@
-"""Output of the command line on stdout: rich tables, or the same rows as JSON."""
+"""Output of the command line on stdout: tables, or the same rows as JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.table import Table
+from trait_core.schema import LayerEvidence
+from trait_core.tables import Cell, Column, Table
 from trait_core.vectors.file import VectorFile
 
 from trait_extraction.data.balance import MEANING, Balance, balance_warnings
@@ -44,23 +45,17 @@ def result_row(result: Extracted) -> dict[str, Any]:
 
 def result_table(results: Sequence[Extracted]) -> Table:
     """Table of the vector files of a run."""
-    columns = ["trait", "method", "layer", "by", "AUC", "95 %", "Cohen's d", "separation", "/ norm"]
-    table = _table("Held-out evidence at the chosen layer", columns, text={"trait", "method", "by"})
+    rows = []
     for result in results:
         meta = result.vector.metadata
         at = meta.layers[meta.chosen_layer]
-        table.add_row(
-            meta.trait,
-            meta.method,
-            str(meta.chosen_layer),
-            chosen_by(meta),
-            _number(at.auc),
-            _interval(at.auc_interval),
-            _number(at.cohens_d),
-            _number(at.separation),
-            _number(at.separation / at.residual_norm),
-        )
-    return table
+        numbers = (at.cohens_d, at.separation, at.separation / at.residual_norm)
+        described = [meta.trait, meta.method, str(meta.chosen_layer), chosen_by(meta)]
+        rows.append([*described, _number(at.auc), _interval(at.auc_interval), *map(_number, numbers)])
+    columns = [Column("trait"), Column("method"), Column("layer", right=True), Column("by", optional=True)]
+    columns += [Column("AUC", right=True), _given_up("95 %"), Column("Cohen's d", right=True)]
+    columns += [_given_up("separation"), Column("/ norm", right=True)]
+    return Table(columns, rows, title="Held-out evidence at the chosen layer")
 
 
 def report_table(report: TraitReport) -> Table:
@@ -69,18 +64,12 @@ def report_table(report: TraitReport) -> Table:
     title = f"{report.name}, layer {report.layer}" + (
         f"; nearest: {nearest.name} ({nearest.cosine:+.2f})" if nearest else ""
     )
-    table = _table(title, ["method", "AUC", "95 %", "accuracy", "Cohen's d", "/ norm"], text={"method"})
+    rows = []
     for method, vector in report.vectors.items():
         at = vector.evidence(report.layer)
-        table.add_row(
-            method,
-            _number(at.auc),
-            _interval(at.auc_interval),
-            _number(at.accuracy),
-            _number(at.cohens_d),
-            _number(at.separation / at.residual_norm),
-        )
-    return table
+        numbers = (at.accuracy, at.cohens_d, at.separation / at.residual_norm)
+        rows.append([method, _number(at.auc), _interval(at.auc_interval), *map(_number, numbers)])
+    return Table([Column("method"), *_numbers("AUC", "95 %", "accuracy", "Cohen's d", "/ norm")], rows, title=title)
 
 
 def result_lines(results: Sequence[Extracted]) -> list[str]:
@@ -111,17 +100,18 @@ def dataset_row(dataset: TraitDataset) -> dict[str, Any]:
 
 def dataset_table(datasets: Sequence[TraitDataset]) -> Table:
     """Table of valid trait folders."""
-    columns = ["trait", "style", "pairs", "questions", "metric"]
-    table = _table("Trait datasets", columns, text={"trait", "style", "metric"})
-    for row in map(dataset_row, datasets):
-        table.add_row(
+    rows = [
+        [
             f"{row['category']}/{row['trait']}",
             f"{row['style']}{', derived' if row['derived'] else ''}",
             str(row["n_scenarios"]),
             str(row["n_questions"]),
             row["metric"] or "-",
-        )
-    return table
+        ]
+        for row in map(dataset_row, datasets)
+    ]
+    columns = [Column("trait"), Column("style"), *_numbers("pairs", "questions"), Column("metric")]
+    return Table(columns, rows, title="Trait datasets")
 
 
 def balance_row(dataset: TraitDataset, balance: Balance | None) -> dict[str, Any] | None:
@@ -131,18 +121,19 @@ def balance_row(dataset: TraitDataset, balance: Balance | None) -> dict[str, Any
 
 def balance_table(measured: Sequence[tuple[TraitDataset, Balance]]) -> Table:
     """Table of how similar the two sides of each trait are; `! ` marks a trait with warnings."""
-    columns = ["trait", "style", "words +/-", "longer", "shared words", "found by words"]
-    table = _table("Balance of the two sides (longer, found by words: 0.5 is chance)", columns, text={"trait", "style"})
-    for dataset, balance in measured:
-        table.add_row(
+    rows = [
+        [
             f"{'! ' if _warnings(dataset, balance) else '  '}{dataset.trait}",
             dataset.style,
             "{:.1f} / {:.1f}".format(*balance.mean_words),
             _number(balance.length_auc),
             f"{balance.shared_words:.0%}",
             _number(balance.words_accuracy),
-        )
-    return table
+        ]
+        for dataset, balance in measured
+    ]
+    columns = [Column("trait"), Column("style"), *_numbers("words +/-", "longer", "shared words", "found by words")]
+    return Table(columns, rows, title="Balance of the two sides (longer, found by words: 0.5 is chance)")
 
 
 def _warnings(dataset: TraitDataset, balance: Balance) -> list[str]:
@@ -165,64 +156,55 @@ def vector_table(vector: VectorFile) -> Table:
     """Table of a vector file's evidence by layer; the chosen layer is marked."""
     meta = vector.metadata
     title = f"{meta.trait}, {meta.method}, {meta.positions}, {meta.model}"
-    columns = [
-        "layer",
-        "separation",
-        "centre",
-        "norm",
-        "/ norm",
-        "AUC",
-        "95 %",
-        "accuracy",
-        "Cohen's d",
-        "95 % of d",
-        "polarity",
+    layers = sorted(meta.layers.items())
+    rows = [_evidence_row(layer, at, chosen=layer == meta.chosen_layer) for layer, at in layers]
+    columns = [*_numbers("layer", "separation"), _given_up("centre"), *_numbers("norm", "/ norm", "AUC")]
+    columns += [_given_up("95 %"), *_numbers("accuracy", "Cohen's d")]
+    columns += map(_given_up, ("95 % of d", "polarity", "cos prev", "massive", "of d"))
+    chosen = [i for i, (layer, _) in enumerate(layers) if layer == meta.chosen_layer]
+    return Table(columns, rows, title=title, marked=chosen)
+
+
+def _evidence_row(layer: int, at: LayerEvidence, *, chosen: bool) -> list[Cell]:
+    return [
+        f"{'* ' if chosen else ''}{layer}",
+        _number(at.separation),
+        _number(at.centre),
+        _number(at.residual_norm),
+        _number(at.separation / at.residual_norm),
+        _number(at.auc),
+        _interval(at.auc_interval),
+        _number(at.accuracy),
+        _number(at.cohens_d),
+        _interval(at.cohens_d_interval),
+        _number(at.polarity),
+        _number(at.cosine_previous_layer),
+        _share(at.massive_share),
+        _share(at.massive_share_of_direction),
     ]
-    columns += ["cos prev", "massive", "of d"]
-    table = _table(title, columns, text=set())
-    for layer, at in sorted(meta.layers.items()):
-        chosen = layer == meta.chosen_layer
-        table.add_row(
-            f"{'* ' if chosen else ''}{layer}",
-            _number(at.separation),
-            _number(at.centre),
-            _number(at.residual_norm),
-            _number(at.separation / at.residual_norm),
-            _number(at.auc),
-            _interval(at.auc_interval),
-            _number(at.accuracy),
-            _number(at.cohens_d),
-            _interval(at.cohens_d_interval),
-            _number(at.polarity),
-            _number(at.cosine_previous_layer),
-            _share(at.massive_share),
-            _share(at.massive_share_of_direction),
-            style="bold" if chosen else None,
-        )
-    return table
 
 
 def imported_table(imported: Imported) -> Table:
     """Table of imported layers with their original length."""
     meta = imported.vector.metadata
-    table = _table(
-        f"{meta.trait}, {meta.method}, imported for {meta.model}", ["layer", "length", "norm", "/ norm"], set()
-    )
+    rows = []
     for layer, length in imported.norms.items():
         norm = meta.layers[layer].residual_norm
         marked = f"{'* ' if layer == meta.chosen_layer else ''}{layer}"
-        table.add_row(marked, f"{length:.4g}", f"{norm:.4g}", f"{length / norm:.4g}")
-    return table
+        rows.append([marked, f"{length:.4g}", f"{norm:.4g}", f"{length / norm:.4g}"])
+    title = f"{meta.trait}, {meta.method}, imported for {meta.model}"
+    return Table(_numbers("layer", "length", "norm", "/ norm"), rows, title=title)
 
 
 def control_table(control: ControlVector, vector: VectorFile) -> Table:
     """Table of what llama.cpp's scale 1 adds on each layer."""
     meta = vector.metadata
-    table = _table(f"{meta.trait}, {meta.method}: scale 1 adds", ["direction", "layer", "length", "/ norm"], set())
-    for layer, length in control.lengths.items():
-        relative = length / meta.layers[layer].residual_norm
-        table.add_row(f"direction.{layer}", str(layer), f"{length:.4g}", f"{relative:.4g}")
-    return table
+    rows = [
+        [f"direction.{layer}", str(layer), f"{length:.4g}", f"{length / meta.layers[layer].residual_norm:.4g}"]
+        for layer, length in control.lengths.items()
+    ]
+    columns = _numbers("direction", "layer", "length", "/ norm")
+    return Table(columns, rows, title=f"{meta.trait}, {meta.method}: scale 1 adds")
 
 
 def vector_lines(vector: VectorFile) -> list[str]:
@@ -252,12 +234,13 @@ def vector_lines(vector: VectorFile) -> list[str]:
     return lines
 
 
-def _table(title: str, columns: Sequence[str], text: set[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=None, header_style="bold")
-    for column in columns:
-        left = column in text
-        table.add_column(column, justify="left" if left else "right", overflow="fold", no_wrap=not left)
-    return table
+def _numbers(*headings: str) -> list[Column]:
+    return [Column(heading, right=True) for heading in headings]
+
+
+def _given_up(heading: str) -> Column:
+    """A column of numbers that gives way on a narrow terminal."""
+    return Column(heading, right=True, optional=True)
 
 
 def _number(value: float | None) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from trait_client.http import TraitClient
 from trait_client.http.settings import DEFAULT_URL
-from trait_core.console import ApiKey, AsJson, out, print_json
+from trait_core.console import ApiKey, AsJson, print_json, print_table
 from trait_core.errors import DatasetError, InvalidRequestError
 from trait_core.storage import sha256_of, write_atomically
 from trait_core.traits import default_traits_folder, find_trait
@@ -70,7 +70,7 @@ def apply_command(
     if as_json:
         print_json({"path": str(path), "sha256": sha256_of(data), "registered": name, **applied.metadata.model_dump()})
         return
-    out.print(tables.vector_table(applied))
+    print_table(tables.vector_table(applied))
     print_lines(
         [
             f"extracted on {source.model}, applied to {applied.metadata.model}; {note}",

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from trait_core.console import fail
+from trait_core.console import fail, print_table
+from trait_core.tables import Column, Table
 
 from trait_service.access.keys import KeyFile, KeysError, Scope
 from trait_service.paths import trait_home
@@ -53,11 +52,12 @@ def list_command(file: FileOption = None) -> None:
         keys = KeyFile(_path(file)).read()
     except KeysError as error:
         fail(error, label="trait-service")
-    table = Table("name", "scopes", "max dose", "requests / min", "created", box=None)
+    rows = []
     for key in keys:
         limits = [str(limit) if limit is not None else "" for limit in (key.max_relative_dose, key.requests_per_minute)]
-        table.add_row(key.name, ", ".join(sorted(key.scopes)), *limits, key.created)
-    Console(soft_wrap=True).print(table)
+        rows.append([key.name, ", ".join(sorted(key.scopes)), *limits, key.created])
+    columns = [Column("name"), Column("scopes"), Column("max dose", right=True), Column("requests / min", right=True)]
+    print_table(Table([*columns, Column("created")], rows))
 
 
 @app.command("revoke")
