@@ -9,6 +9,8 @@ import time
 import pytest
 from trait_core.errors import InvalidRequestError, UnknownVectorError, VectorFileError
 from trait_core.storage import sha256_of
+from trait_core.vectors.controls import control_name
+from trait_core.vectors.random import random_vector
 from trait_service.registry.manifest import ManifestFile
 from trait_service.registry.registry import StorageError, VectorInUseError, VectorRegistry
 from trait_service.registry.uses import VectorUses
@@ -105,6 +107,47 @@ def test_a_name_whose_file_another_name_has_may_go_while_it_is_used(folder, make
     with uses.hold({vector.sha256}):
         registry.delete("tone")
     assert registry.get("stable").sha256 == vector.sha256
+
+
+def with_control(registry, make_vector, seed=1):
+    """`tone` and its control, as a sweep registers it."""
+    tone = make_vector(seed=seed)
+    sha256 = registry.put("tone", tone.to_bytes()).sha256
+    return registry.put(control_name(sha256, 0), random_vector(tone, 0).to_bytes())
+
+
+def test_control_directions_are_listed_and_named_only_where_they_are_asked_for(folder, make_vector):
+    registry = VectorRegistry(folder)
+    control = with_control(registry, make_vector)
+    registry.put("tone.random", make_vector(seed=3).to_bytes())  # the extraction method's: a user's own
+    assert [vector.name for vector in registry.all()] == ["tone", "tone.random"]
+    assert [vector.name for vector in registry.all(controls=True)] == [control.name, "tone", "tone.random"]
+    assert registry.get(control.sha256).name == control.name
+    with pytest.raises(UnknownVectorError, match=r"registered: tone, tone\.random\)"):
+        registry.get("mood")
+
+
+def test_control_directions_go_with_the_file_that_they_are_the_control_of(folder, make_vector):
+    registry = VectorRegistry(folder, max_versions=1)
+    control = with_control(registry, make_vector)
+    registry.point("stable", "tone")
+    registry.delete("tone")
+    assert registry.get(control.name).sha256 == control.sha256  # `stable` still has the file
+    registry.delete("stable")
+    assert (registry.all(controls=True), stored(folder)) == ([], set())
+    control = with_control(registry, make_vector)
+    registry.put("tone", make_vector(seed=2).to_bytes())  # the earlier version is not kept
+    with pytest.raises(UnknownVectorError):
+        registry.get(control.name)
+
+
+def test_a_vector_whose_control_is_in_use_is_not_deleted(folder, make_vector):
+    uses = VectorUses()
+    registry = VectorRegistry(folder, uses=uses)
+    control = with_control(registry, make_vector)
+    with uses.hold({control.sha256}), pytest.raises(VectorInUseError, match="1 running request"):
+        registry.delete("tone")
+    assert registry.get(control.name).name == control.name
 
 
 def test_delete_takes_no_hash(folder, make_vector):

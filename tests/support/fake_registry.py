@@ -23,6 +23,7 @@ from trait_core.schema import (
 )
 from trait_core.storage import sha256_of
 from trait_core.units import UNITLESS, residual_units
+from trait_core.vectors.controls import controls_of, is_control
 from trait_core.vectors.file import VectorFile
 from trait_core.vectors.transfer import is_of_another_model
 
@@ -82,13 +83,17 @@ class FakeRegistry:
         metadata = VectorFile.from_bytes(self.files[name]).metadata
         return VectorInfo(name=name, sha256=sha256, versions=versions, metadata=metadata)
 
+    def listed(self, *, controls: bool = False) -> dict[str, bytes]:
+        """The files that a list shows: controls only where they are asked for."""
+        return {name: data for name, data in self.files.items() if controls or not is_control(name)}
+
     def named(self, reference: str, param: str = "vector") -> str:
         """The registered name of a vector that is given by name or sha256."""
         for name, data in self.files.items():
             if reference in {name, sha256_of(data)}:
                 return name
         raise UnknownVectorError(
-            f"no vector {reference!r} is registered (registered: {', '.join(self.files)})", param=param
+            f"no vector {reference!r} is registered (registered: {', '.join(self.listed())})", param=param
         )
 
     def registry(self, request: httpx.Request, name: str) -> httpx.Response:
@@ -101,7 +106,9 @@ class FakeRegistry:
             return json_of(self.entry(name), 201)
         known = self.named(name.removesuffix("/file"))
         if request.method == "DELETE":
-            del self.files[known]
+            gone = {sha256_of(self.files.pop(known))} - {sha256_of(data) for data in self.files.values()}
+            for control in controls_of(gone, self.files):
+                del self.files[control]
             return httpx.Response(204)
         if name.endswith("/file"):
             return octets_of(self.files[known])

@@ -181,10 +181,11 @@ class FakeService(FakeRegistry):
             case "/v1/steering":
                 return json_of(self.info)
             case "/v1/models":
-                aliases = {f"{self.info.model}+{name}@1": sha256_of(data) for name, data in self.files.items()}
+                aliases = {f"{self.info.model}+{name}@1": sha256_of(data) for name, data in self.listed().items()}
                 return httpx.Response(200, json=wire.models(self.info.model, aliases, self.longest))
             case "/v1/vectors":
-                return json_of(VectorList(revision=self.revision, vectors=[self.entry(name) for name in self.files]))
+                shown = self.listed(controls=request.url.params.get("controls") == "true")
+                return json_of(VectorList(revision=self.revision, vectors=[self.entry(name) for name in shown]))
             case "/tokenize":
                 return httpx.Response(200, json=wire.tokens(self._tokenize(json.loads(request.content)), self.longest))
         assert body is not None, f"{request.method} {path} is not a route of the service"

@@ -4,15 +4,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from trait_client.cli.console import CLI_RETRIES, Url
 from trait_client.http import TraitClient
 from trait_client.http.settings import DEFAULT_URL
-from trait_core.console import ApiKey, AsJson, out, plain, print_json
+from trait_core.console import ApiKey, AsJson, out, plain, print_fields, print_json, print_table
 from trait_core.errors import VectorFileError
 from trait_core.schema import SHA256_PREFIX, VectorInfo
 from trait_core.storage import sha256_of, write_atomically
+from trait_core.tables import Cell, Column, Shown, Table
+from trait_core.vectors.controls import controls_of
 from trait_core.vectors.file import VectorFile
 
 app = typer.Typer(help="List, show, register, fetch and delete steering vectors.", no_args_is_help=True)
@@ -21,19 +22,26 @@ Name = Annotated[str, typer.Argument(help="Name in the registry, for example ref
 
 
 @app.command("list")
-def list_vectors(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+def list_vectors(
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Also list the random directions that sweeps register as controls.")
+    ] = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
     """List the registered vectors.
 
     Example: `trait-client vectors list`
     """
     with _client(url, api_key) as client:
-        registered = client.vectors()
+        registered = client.vectors(controls=controls)
     if as_json:
         print_json({"vectors": [vector.model_dump(mode="json") for vector in registered]})
     elif not registered:
         out.print("no vectors are registered: see `trait-client vectors put --help`")
     else:
-        out.print(_registry(registered))
+        print_table(_registry(registered))
 
 
 @app.command()
@@ -47,8 +55,8 @@ def show(name: Name, url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: As
     if as_json:
         print_json(vector.model_dump(mode="json"))
         return
-    out.print(_provenance(vector))
-    out.print(_evidence(vector))
+    print_fields(_provenance(vector))
+    print_table(_evidence(vector))
 
 
 @app.command()
@@ -132,20 +140,37 @@ def delete(
     even_if_used: Annotated[
         bool, typer.Option("--even-if-used", help="Delete it even if requests are using it.")
     ] = False,
+    only_controls: Annotated[
+        bool,
+        typer.Option(
+            "--only-controls", help="Keep it, and delete the random directions that sweeps registered as its controls."
+        ),
+    ] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete a vector and its versions; refused while requests are using it.
+    """Delete a vector, its versions and its controls; refused while requests are using it.
 
     Example: `trait-client vectors delete refusal`
     """
     with _client(url, api_key) as client:
-        client.delete_vector(name, even_if_used=even_if_used)
+        gone = _controls(client, name) if only_controls else [name]
+        for each in gone:
+            client.delete_vector(each, even_if_used=even_if_used)
     if as_json:
-        print_json({"name": name, "deleted": True})
+        print_json({"name": name, "deleted": not only_controls} | ({"controls": gone} if only_controls else {}))
+    elif only_controls:
+        out.print(plain(f"deleted {len(gone)} control directions of {name}; the next sweep makes them again"))
     else:
         out.print(plain(f"deleted {name}"))
+
+
+def _controls(client: TraitClient, name: str) -> list[str]:
+    """Names of a vector's controls, those of its earlier versions included."""
+    vector = client.vector(name)
+    hashes = {vector.sha256, *(version.sha256 for version in vector.versions)}
+    return controls_of(hashes, [each.name for each in client.vectors(controls=True)])
 
 
 def _client(url: str, api_key: str | None) -> TraitClient:
@@ -153,26 +178,35 @@ def _client(url: str, api_key: str | None) -> TraitClient:
 
 
 def _registry(registered: list[VectorInfo]) -> Table:
-    table = Table("name", "trait", "method", "positions", "layer", "AUC", "sha256", box=None, header_style="bold")
+    columns = [
+        Column("name"),
+        Column("trait"),
+        Column("method"),
+        Column("positions", optional=True),
+        Column("layer", right=True),
+        Column("AUC", right=True),
+        Column("sha256", optional=True),
+    ]
+    rows: list[list[Cell]] = []
     for vector in registered:
-        meta = vector.metadata
-        table.add_row(
-            plain(vector.name),
-            plain(meta.trait),
-            plain(meta.method),
-            plain(meta.positions),
+        meta, at = vector.metadata, vector.metadata.layers[vector.metadata.chosen_layer]
+        short = vector.sha256.removeprefix(SHA256_PREFIX)[:12]
+        described: list[Cell] = [
+            vector.name,
+            meta.trait,
+            meta.method,
+            meta.positions,
             str(meta.chosen_layer),
-            _number(meta.layers[meta.chosen_layer].auc),
-            vector.sha256.removeprefix(SHA256_PREFIX)[:12],
-        )
-    return table
+            _number(at.auc),
+        ]
+        rows.append([*described, Shown(short, vector.sha256)])
+    return Table(columns, rows)
 
 
-def _provenance(vector: VectorInfo) -> Table:
+def _provenance(vector: VectorInfo) -> dict[str, str]:
     meta = vector.metadata
     pairs = f"{meta.n_positive} positive, {meta.n_negative} negative, {meta.n_held_out} held out"
-    page = Table.grid(padding=(0, 2))
-    for label, value in {
+    fields = {
         "vector": vector.name,
         "sha256": vector.sha256,
         "version": _versions(vector),
@@ -182,10 +216,8 @@ def _provenance(vector: VectorInfo) -> Table:
         "examples": pairs if meta.n_positive is not None else "",
         "layer": f"{meta.chosen_layer}: {meta.chosen_because}",
         "created": meta.created or "",
-    }.items():
-        if value:
-            page.add_row(label, plain(value))
-    return page
+    }
+    return {label: value for label, value in fields.items() if value}
 
 
 def _versions(vector: VectorInfo) -> str:
@@ -194,13 +226,14 @@ def _versions(vector: VectorInfo) -> str:
 
 
 def _evidence(vector: VectorInfo) -> Table:
+    layers = sorted(vector.metadata.layers.items())
     headings = ("layer", "separation", "centre", "residual norm", "accuracy", "AUC", "Cohen's d")
-    table = Table(*headings, box=None, header_style="bold")
-    for layer, known in sorted(vector.metadata.layers.items()):
-        numbers = (known.separation, known.centre, known.residual_norm, known.accuracy, known.auc, known.cohens_d)
-        style = "bold" if layer == vector.metadata.chosen_layer else None
-        table.add_row(str(layer), *(_number(number) for number in numbers), style=style)
-    return table
+    rows = [
+        [str(layer), *map(_number, (e.separation, e.centre, e.residual_norm, e.accuracy, e.auc, e.cohens_d))]
+        for layer, e in layers
+    ]
+    chosen = [i for i, (layer, _) in enumerate(layers) if layer == vector.metadata.chosen_layer]
+    return Table([Column(heading, right=True) for heading in headings], rows, marked=chosen)
 
 
 def _number(value: float | None) -> str:

@@ -60,9 +60,9 @@ class AsyncTraitClient(Service):
         """Tell whether the service accepts requests; an unreachable address raises an error."""
         return await self._run(self._ready())
 
-    async def vectors(self) -> list[VectorInfo]:
-        """Registered vectors."""
-        return await self._run(self._vectors())
+    async def vectors(self, *, controls: bool = False) -> list[VectorInfo]:
+        """Registered vectors; with `controls` also the random directions that sweeps register."""
+        return await self._run(self._vectors(controls=controls))
 
     async def vector(self, name: str) -> VectorInfo:
         """One registered vector.

@@ -45,6 +45,7 @@ from trait_core.schema import (
     is_name,
 )
 from trait_core.storage import sha256_of
+from trait_core.vectors.controls import is_control
 
 T = TypeVar("T")
 
@@ -130,8 +131,14 @@ class Service:
     def _ready(self) -> Call[bool]:
         return Call("GET", "/v1/health/ready", lambda r: r.is_success, answers=frozenset({503}))
 
-    def _vectors(self) -> Call[list[VectorInfo]]:
-        return Call("GET", "/v1/vectors", lambda r: VectorList.model_validate_json(r.content).vectors)
+    def _vectors(self, *, controls: bool) -> Call[list[VectorInfo]]:
+        def read(response: httpx.Response) -> list[VectorInfo]:
+            listed = VectorList.model_validate_json(response.content).vectors
+            return [
+                vector for vector in listed if controls or not is_control(vector.name)
+            ]  # an older service lists them
+
+        return Call("GET", "/v1/vectors?controls=true" if controls else "/v1/vectors", read)
 
     def _vector(self, name: str) -> Call[VectorInfo]:
         return Call(

@@ -103,9 +103,10 @@ class AsyncTraitReplicas(AsyncTraitClient):
         together = info.limits.model_copy(update={"max_num_seqs": sum(replica.room for replica in self._replicas)})
         return info.model_copy(update={"limits": together})
 
-    async def vectors(self) -> list[VectorInfo]:
-        """Vectors that every replica has under the same name."""
-        first, *others = await asyncio.gather(*(replica.client.vectors() for replica in self._replicas))
+    async def vectors(self, *, controls: bool = False) -> list[VectorInfo]:
+        """Vectors that every replica has under the same name; `controls` as in `TraitClient.vectors`."""
+        listings = (replica.client.vectors(controls=controls) for replica in self._replicas)
+        first, *others = await asyncio.gather(*listings)
         known = [{(vector.name, vector.sha256) for vector in listing} for listing in others]
         return [vector for vector in first if all((vector.name, vector.sha256) in each for each in known)]
 

@@ -68,9 +68,9 @@ class TraitClient(Service):
         """Tell whether the service accepts requests; an unreachable address raises an error."""
         return self._run(self._ready())
 
-    def vectors(self) -> list[VectorInfo]:
-        """Registered vectors."""
-        return self._run(self._vectors())
+    def vectors(self, *, controls: bool = False) -> list[VectorInfo]:
+        """Registered vectors; with `controls` also the random directions that sweeps register."""
+        return self._run(self._vectors(controls=controls))
 
     def vector(self, name: str) -> VectorInfo:
         """One registered vector.

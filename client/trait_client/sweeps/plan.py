@@ -15,9 +15,10 @@ from trait_core.model_identity import ModelIdentity, digest
 from trait_core.schema import ANY_TRAIT, NO_ADAPTER, ServiceInfo, VectorInfo
 from trait_core.storage import sha256_of
 from trait_core.units import UNITLESS, residual_units
+from trait_core.vectors.controls import control_name
 from trait_core.vectors.file import VectorFile
 from trait_core.vectors.lookup import find_vector
-from trait_core.vectors.random import control_name, random_vector
+from trait_core.vectors.random import random_vector
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Planner:
         models = _models(experiment, info)
         evaluations = {trait: experiment.evaluation(trait) for trait in experiment.traits}
         prompts = {trait: experiment.prompts_of(trait) for trait in experiment.traits}
-        registered = await client.vectors()
+        registered = await client.vectors(controls=True)
         vectors = {}
         for trait, method in product(experiment.traits, experiment.methods):
             found = _vector_of(experiment, registered, trait, method)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from trait_core.errors import InvalidRequestError, UnknownVectorError
 from trait_core.schema import VectorInfo
+from trait_core.vectors.controls import is_control
 
 MAX_NAMES = 10
 """Maximum number of names in a message."""
@@ -62,5 +63,5 @@ def _several(vectors: Sequence[VectorInfo]) -> bool:
 
 
 def _names(vectors: Sequence[VectorInfo]) -> str:
-    names = [vector.name for vector in vectors]
+    names = [vector.name for vector in vectors if not is_control(vector.name)]
     return (", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")) or "none"

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from trait_core.schema import SHA256_PREFIX, LayerEvidence
+from trait_core.schema import LayerEvidence
 from trait_core.vectors.file import VectorFile
 
 METHOD = "random"
+"""Trait and method of such a vector."""
 
 
 def random_vector(like: VectorFile, seed: int) -> VectorFile:
@@ -41,11 +42,6 @@ def random_vector(like: VectorFile, seed: int) -> VectorFile:
         }
     )
     return VectorFile(metadata, directions)
-
-
-def control_name(trait_sha256: str, seed: int) -> str:
-    """Registry name `random.<seed>.<first 12 hex digits of the trait's vector>`: scales differ between vectors."""
-    return f"{METHOD}.{seed}.{trait_sha256.removeprefix(SHA256_PREFIX)[:12]}"
 
 
 def _direction(seed: int, layer: int, d_model: int) -> np.ndarray:

@@ -17,8 +17,10 @@ from functools import cached_property
 from pathlib import Path
 
 from trait_core.errors import InvalidRequestError, TraitError, UnknownVectorError, VectorFileError
+from trait_core.os_errors import sentence_of
 from trait_core.schema import SHA256_PREFIX, VectorInfo, VectorVersion, is_name
 from trait_core.storage import sha256_of
+from trait_core.vectors.controls import controls_of, is_control
 from trait_core.vectors.file import VectorFile
 
 from trait_service.registry.content_store import ContentStore
@@ -131,10 +133,16 @@ class VectorRegistry:
         """Revision of the manifest; services that report the same revision know the same names."""
         return self._current().revision
 
-    def all(self) -> list[RegisteredVector]:
-        """Every registered vector, by name; one whose file is damaged or gone is left out, with an error in the log."""
+    def all(self, *, controls: bool = False) -> list[RegisteredVector]:
+        """Every registered vector, by name; one whose file is damaged or gone is left out, with an error in the log.
+
+        Args:
+            controls: Also the random directions that sweeps register.
+        """
         found = []
         for name, versions in sorted(self._current().names.items()):
+            if is_control(name) and not controls:
+                continue
             try:
                 found.append(self._vector(name, versions[-1], versions))
             except VectorFileError as error:
@@ -150,7 +158,7 @@ class VectorRegistry:
         manifest = self._current()
         found = manifest.find(reference)
         if found is None:
-            known = ", ".join(sorted(manifest.names)[:20]) or "none"
+            known = ", ".join(sorted(name for name in manifest.names if not is_control(name))[:20]) or "none"
             raise UnknownVectorError(
                 f"no vector {reference[:80]!r} is registered (registered: {known})", param="vector"
             )
@@ -179,7 +187,7 @@ class VectorRegistry:
         VectorFile.from_bytes(data)
         with self._change() as manifest:
             self._check_room(manifest, name)
-            manifest.point(name, self._store.add(data), self._max_versions)
+            self._point(manifest, name, self._store.add(data))
         return self._newest(manifest, name)
 
     def point(self, name: str, reference: str) -> RegisteredVector:
@@ -196,11 +204,11 @@ class VectorRegistry:
             if sha256 not in manifest.hashes():
                 raise UnknownVectorError(f"vector {reference[:80]!r} has just been deleted", param="vector")
             self._check_room(manifest, name)
-            manifest.point(name, sha256, self._max_versions)
+            self._point(manifest, name, sha256)
         return self._newest(manifest, name)
 
     def delete(self, name: str, *, even_if_used: bool = False) -> None:
-        """Delete a name with its versions, and files that no other name has.
+        """Delete a name with its versions and their controls, and files that no other name has.
 
         Raises:
             UnknownVectorError: The name is not registered.
@@ -211,9 +219,10 @@ class VectorRegistry:
             self.get(name)  # names those that are registered
             raise UnknownVectorError(f"{name[:80]!r} is not a vector name: delete takes names only", param="vector")
         with self._change() as manifest:
-            versions = manifest.names.pop(name, [])
-            gone = {version.sha256 for version in versions} - manifest.hashes()
-            used = self._uses.requests(gone)
+            before = manifest.hashes()
+            manifest.names.pop(name, None)
+            _drop_controls(manifest, before)
+            used = self._uses.requests(before - manifest.hashes())
             if used and not even_if_used:
                 raise VectorInUseError(
                     f"vector {name!r} is used by {used} running request(s): delete it when they are done, or add "
@@ -237,12 +246,19 @@ class VectorRegistry:
             with self._changing, self._file.change(then=self._written) as manifest:
                 yield manifest
         except OSError as error:
-            raise StorageError(f"the folder of the vectors cannot be written: {error.strerror}") from error
+            raise StorageError(
+                f"the folder of the vectors cannot be written: {sentence_of(error, place='')}"
+            ) from error
 
     def _written(self, manifest: Manifest) -> None:
         with self._mutex:
             self._signature, self._manifest = self._file.signature(), manifest
         self._store.keep_only(manifest.hashes() | self._uses.hashes())
+
+    def _point(self, manifest: Manifest, name: str, sha256: str) -> None:
+        before = manifest.hashes()
+        manifest.point(name, sha256, self._max_versions)
+        _drop_controls(manifest, before)
 
     def _newest(self, manifest: Manifest, name: str) -> RegisteredVector:
         versions = manifest.names[name]
@@ -276,6 +292,12 @@ class VectorRegistry:
                 wanted = self._manifest.hashes()
                 self._loaded = {sha256: content for sha256, content in self._loaded.items() if sha256 in wanted}
             return self._manifest
+
+
+def _drop_controls(manifest: Manifest, before: set[str]) -> None:
+    """Forget the controls of vector files that no name has any more."""
+    for name in controls_of(before - manifest.hashes(), manifest.names):
+        del manifest.names[name]
 
 
 def _check_name(name: str) -> None:

@@ -24,10 +24,10 @@ router = APIRouter(prefix="/v1/vectors", route_class=RegistryRoute)
 
 
 @router.get("")
-async def list_vectors(service: Service) -> VectorList:
-    """Every registered vector, by name."""
+async def list_vectors(service: Service, controls: bool = False) -> VectorList:
+    """Every registered vector, by name; with `controls` also the random directions that sweeps register."""
     registry = service.registry
-    vectors = await asyncio.to_thread(registry.all)
+    vectors = await asyncio.to_thread(registry.all, controls=controls)
     return VectorList(revision=registry.revision, vectors=[vector.info() for vector in vectors])
 
 
