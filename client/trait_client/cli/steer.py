@@ -1,7 +1,6 @@
 """`trait-client steer`: baseline and steered reply side by side, with the change of the projection."""
 
 import asyncio
-import sys
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,15 @@ import typer
 
 from trait_client.cli.best_setting import best_setting
 from trait_client.cli.comparison import Comparison, print_comparison
-from trait_client.cli.console import CLI_RETRIES, Url, checked, progress
+from trait_client.cli.console import CLI_RETRIES, Datasets, Url, checked, progress
+from trait_client.cli.missing_vector import make_vector
+from trait_client.cli.steer_prompts import evaluation_questions, given_prompts
 from trait_client.http import AsyncTraitClient
 from trait_client.http.activations import Activations
 from trait_client.http.replies import ChatResult
 from trait_client.http.settings import DEFAULT_DATABASE, DEFAULT_URL
 from trait_core.console import EXIT_FAILED, EXIT_PARTIAL, ApiKey, AsJson, complain, err, plain, print_json
-from trait_core.errors import InvalidRequestError, TraitError
+from trait_core.errors import InvalidRequestError, TraitError, UnknownVectorError
 from trait_core.schema import (
     ActivationInput,
     ActivationsRequest,
@@ -34,6 +35,9 @@ T = TypeVar("T")
 
 READ_BACK = "response[:]"
 
+Outcomes = tuple[list[Comparison], list[tuple[str, TraitError]]]
+"""The comparisons, and the prompts that failed with their errors."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -47,8 +51,13 @@ class Options:
 
 def steer(
     prompts: Annotated[
-        list[str], typer.Argument(help="One or more prompts; - reads prompts from stdin, one per line.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            help="One or more prompts; - reads prompts from stdin, one per line. Default: the lines of stdin, and in a "
+            "terminal the trait's first three evaluation questions.",
+            show_default=False,
+        ),
+    ] = None,
     *,
     coef: Annotated[
         float | None, typer.Option("--coef", "-c", help="Coefficient in --unit; its sign is the direction.")
@@ -73,6 +82,7 @@ def steer(
         Path,
         typer.Option("--db", dir_okay=False, help="Results database; its latest search gives layer and coefficient."),
     ] = DEFAULT_DATABASE,
+    datasets: Datasets = None,
     no_baseline: Annotated[bool, typer.Option("--no-baseline", help="Generate the steered reply only.")] = False,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
@@ -87,8 +97,17 @@ def steer(
     """
     term, searches = _term(vector or trait, coef, unit, layer, operation, scope, db)
     options = Options(max_tokens, temperature, seed, baseline=not no_baseline)
-    with progress("generating"):
-        done, failed = asyncio.run(_steer_all(url, api_key, _read_prompts(prompts), term, options, searches))
+    given = given_prompts(prompts or [])
+
+    def run() -> Outcomes:
+        with progress("generating"):
+            return asyncio.run(_steer_all(url, api_key, given, term, options, searches, datasets))
+
+    try:
+        done, failed = run()
+    except UnknownVectorError as error:
+        make_vector(term.vector, url, api_key, datasets, error)
+        done, failed = run()
     _print(done, failed, as_json=as_json)
     if failed:
         raise typer.Exit(EXIT_PARTIAL if done else EXIT_FAILED)
@@ -137,12 +156,19 @@ def _print(done: list[Comparison], failed: list[tuple[str, TraitError]], *, as_j
 
 
 async def _steer_all(
-    url: str, api_key: str | None, prompts: list[str], term: SteeringTerm, options: Options, searches: Path | None
-) -> tuple[list[Comparison], list[tuple[str, TraitError]]]:
+    url: str,
+    api_key: str | None,
+    prompts: list[str],
+    term: SteeringTerm,
+    options: Options,
+    searches: Path | None,
+    datasets: Path | None,
+) -> Outcomes:
     async with AsyncTraitClient(url, api_key, retries=CLI_RETRIES) as client:
         registered = find_vector(
             await client.vectors(), reference=term.vector, trait=term.vector, choose="give one of them as --vector"
         )
+        prompts = prompts or evaluation_questions(registered.metadata.trait, datasets)
         term = term.model_copy(update={"vector": registered.name})
         if searches is not None:
             term = _as_found(term, searches, registered.sha256)
@@ -226,12 +252,3 @@ def _scope(text: str) -> Scope:
     except ValueError as error:
         raise InvalidRequestError(f"scope {text!r} is not FROM:TO, two token positions such as 4:20") from error
     return checked(PositionScope, positions=positions)
-
-
-def _read_prompts(given: list[str]) -> list[str]:
-    prompts: list[str] = []
-    for prompt in given:
-        prompts.extend(line for line in map(str.strip, sys.stdin) if line) if prompt == "-" else prompts.append(prompt)
-    if not all(prompts) or not prompts:
-        raise InvalidRequestError("a prompt is empty: give text, or - with one prompt a line on stdin")
-    return prompts

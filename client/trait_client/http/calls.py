@@ -23,7 +23,7 @@ from trait_client.http.chat_requests import (
     json_bytes,
 )
 from trait_client.http.replies import ChatResult, ReplyStream, read_chat, read_completion
-from trait_client.http.settings import RetryPolicy, normal_url
+from trait_client.http.settings import RetryPolicy, normal_url, serve_command
 from trait_core.addresses import fits_header, is_loopback
 from trait_core.errors import (
     InvalidRequestError,
@@ -263,9 +263,15 @@ class Service:
 
     def _unreachable(self, call: Call[Any], error: httpx.RequestError) -> ServiceUnreachableError:
         if isinstance(error, _NOT_SENT):
+            command = serve_command(self.base_url)
+            start = (
+                f"start one with `{command}` (any other model: its folder or Hugging Face id), or set"
+                if command
+                else "start it there, or set"
+            )
             return ServiceUnreachableError(
-                f"no service answers at {self.base_url} ({_reason(error)}): start one with `trait-service serve MODEL`, "
-                "or set --url or TRAIT_SERVICE_URL to its address"
+                f"no service answers at {self.base_url} ({_reason(error)}): {start} --url or TRAIT_SERVICE_URL to the "
+                "address of one that runs"
             )
         if isinstance(error, httpx.TimeoutException):
             limit = self._options["timeout"].read

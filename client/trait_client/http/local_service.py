@@ -7,7 +7,6 @@ sits between client and service, so that the service stops with the client, even
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from trait_client.http import AsyncTraitClient, TraitClient
 from trait_core.errors import ServiceError
+from trait_core.programs import find_program
 
 START_SECONDS = 3600.0
 """Reading the weights of a large model takes minutes, and compilation follows."""
@@ -134,8 +134,7 @@ def _command(arguments: Sequence[str], port: int) -> list[str]:
 
 
 def _trait_service() -> str:
-    beside = Path(sys.executable).with_name("trait-service")
-    found = str(beside) if beside.exists() else shutil.which("trait-service")
+    found = find_program("trait-service")
     if found is None:
         raise ServiceError(
             "trait-service is not installed in this environment: pip install 'trait-steering[service-cpu]', or set url"

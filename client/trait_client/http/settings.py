@@ -3,13 +3,22 @@
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from trait_core.addresses import is_http_url
+from trait_core.addresses import is_http_url, is_loopback
 from trait_core.errors import InvalidRequestError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 URL_VARIABLE = "TRAIT_SERVICE_URL"
 DEFAULT_DATABASE = Path("results.duckdb")
+
+
+def serve_command(url: str) -> str | None:
+    """The command that starts a service at an address; None if the address is another machine's."""
+    if not is_loopback(url):
+        return None
+    port = urlsplit(url).port or 80
+    return "trait-service serve smollm2" + ("" if port == urlsplit(DEFAULT_URL).port else f" --port {port}")
 
 
 def normal_url(address: str) -> str:
