@@ -52,7 +52,7 @@ def select(texts: Sequence[tuple[Hashable, Hashable]], scenarios: Sequence[tuple
 
     Args:
         texts: The two sides of each pair; a value that is on both sides, in this pair or in any other, leaves its pairs out.
-        scenarios: What must occur once on each side, for each pair; a later pair that repeats it is left out.
+        scenarios: Values that must occur once on each side, for each pair; a later pair that repeats one is left out.
     """
     both = {positive for positive, _ in texts} & {negative for _, negative in texts}
     seen: tuple[dict[Hashable, int], dict[Hashable, int]] = ({}, {})
