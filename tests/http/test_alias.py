@@ -28,7 +28,8 @@ def resolver(tmp_path, make_vector):
         ("org/model+a@1+b.c-d@-2.5", "org/model", [("a", 1.0), ("b.c-d", -2.5)]),
         ("org/model+v2", "org/model+v2", []),
         ("org/model+v2+tone@1", "org/model+v2", [("tone", 1.0)]),
-        ("other+tone@1", "other+tone@1", []),
+        ("other", "other", []),
+        ("other+lora", "other+lora", []),
         (None, None, []),
     ],
 )
@@ -45,8 +46,51 @@ def test_a_vector_may_stand_by_its_hash():
 
 
 @pytest.mark.parametrize(
-    "tail", ["tone", "tone@", "@3", "tone@x", "tone@nan", "tone@1e999", "Tone@1", "a@1++b@2", "tone@+1", ""]
+    ("written", "coefficient"),
+    [
+        ("3", 3.0), ("+1", 1.0), ("-2", -2.0), (".5", 0.5), ("-.5", -0.5), ("1.", 1.0), ("007", 7.0), ("1e0", 1.0),
+        ("1E0", 1.0), ("5e-1", 0.5), ("1e+1", 10.0), ("+2.5e+0", 2.5), ("\u22122", -2.0), (" 3 ", 3.0), ("- 2", -2.0),
+        ("0.1234567890123456789", 0.1234567890123456789), ("1" * 20, float("1" * 20)),
+    ],
+)  # fmt: skip
+def test_a_coefficient_may_be_written_in_every_usual_form(written, coefficient):
+    for tail, n in ((f"tone@{written}", 1), (f"tone@{written}+b@{written}", 2)):
+        _, terms = split_alias(f"org/model+{tail}", SERVED)
+        assert [term.coefficient for term in terms] == [coefficient] * n
+
+
+@pytest.mark.parametrize(
+    "model", ["org/model + tone @ 3", " org/model+tone@3 ", "org/model +tone@3", "org/model+ tone@ 3"]
 )
+def test_spaces_around_the_signs_do_not_matter(model):
+    base, (term,) = split_alias(model, SERVED)
+    assert (base, term.vector, term.coefficient) == ("org/model", "tone", 3.0)
+
+
+@pytest.mark.parametrize("model", ["other+tone@1", "org/mode+tone@1", "x+a@1+b@2", "other + tone @ 1e0"])
+def test_an_alias_of_a_model_that_is_not_served_is_refused(model):
+    """vLLM can be told to answer whatever the model's name is, and would answer it unsteered."""
+    with pytest.raises(NotServedError, match="there is no model"):
+        split_alias(model, SERVED)
+
+
+def test_a_term_without_a_coefficient_is_told_how_to_have_one():
+    with pytest.raises(InvalidRequestError, match=r"no coefficient: write \+tone@1 .*NAME@COEFFICIENT"):
+        split_alias("org/model+tone", SERVED)
+
+
+def test_a_name_in_capitals_is_told_that_names_are_lower_case():
+    with pytest.raises(InvalidRequestError, match="lower-case"):
+        split_alias("org/model+Tone@1", SERVED)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "tone", "tone@", "@3", "tone@x", "tone@nan", "tone@inf", "tone@1e999", "Tone@1", "a@1++b@2", "tone@1,5", "a@1 b@2",
+        "", "tone@1@2", "tone@0x1", "tone@1e", "tone@--1", "tone@1%", "+" * 5000, "tone@" + " " * 5000, "a" * 5000,
+    ],
+)  # fmt: skip
 def test_a_malformed_alias_says_how_to_write_one(tail):
     with pytest.raises(InvalidRequestError, match="NAME@COEFFICIENT") as caught:
         split_alias(f"org/model+{tail}", SERVED)
