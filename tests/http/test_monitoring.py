@@ -41,7 +41,7 @@ def test_a_bound_is_moved_by_the_centre_since_workers_see_raw_projections(resolv
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"vectors": ["tone"], "layers": [3]}, "layer 3 is not in vector 'tone', which has 2, 4"),
+        ({"vectors": ["tone"], "layers": [3]}, "layer 3 is not in vector 'tone': its file has the layers 2, 4"),
         ({"vectors": ["tone"], "layers": [9]}, "layer 9 is out of range: 0..5"),
         ({"vectors": ["tone"], "bounds": [{"vector": "other", "above": 1.0}]}, "matches nothing that is monitored"),
         ({"vectors": ["tone"], "bounds": [{"vector": "tone", "above": 1.0}] * 2}, "2 bounds are on 'tone', layer 2"),

@@ -69,7 +69,11 @@ def test_position_scopes_travel_as_an_interval(resolver):
     [
         ({"vector": "nope"}, r"'nope'.*registered: flat, tone", "steering.terms[0].vector"),
         ({"layers": [6]}, r"6 is out of range: 0\.\.5", "steering.terms[0].layers"),
-        ({"layers": [4]}, r"4 is not in vector 'tone', which has 2, 3", "steering.terms[0].layers"),
+        (
+            {"layers": [4]},
+            r"4 is not in vector 'tone': its file has the layers 2\.\.3 \(chosen: 2\)",
+            "steering.terms[0].layers",
+        ),
         ({"layers": [2, 2]}, "twice", "steering.terms[0].layers"),
         (
             {"operation": "scale", "coefficient": 11.0},

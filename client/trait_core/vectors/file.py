@@ -5,6 +5,7 @@
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -115,7 +116,7 @@ class VectorFile:
         """
         if layer not in self.directions:
             raise InvalidRequestError(
-                f"layer {layer} is not in vector {self.metadata.trait!r}: it has layers {_ranges(self.directions)}",
+                f"layer {layer} is not in vector {self.metadata.trait!r}: it has layers {layer_ranges(self.directions)}",
                 param="layers",
             )
         return self.metadata.layers[layer]
@@ -135,8 +136,12 @@ def _check_direction(layer: int, direction: np.ndarray, meta: VectorMetadata) ->
         raise VectorFileError(f"layer.{layer} has length {norm:.6g}; a direction has length 1 (+-{UNIT_TOLERANCE})")
 
 
-def _ranges(layers: dict[int, np.ndarray]) -> str:
-    ordered = sorted(layers)
-    if len(ordered) > 1 and ordered == list(range(ordered[0], ordered[-1] + 1)):
-        return f"{ordered[0]}..{ordered[-1]}"
-    return ", ".join(str(layer) for layer in ordered)
+def layer_ranges(layers: Iterable[int]) -> str:
+    """Layers for a message: `3, 8..12`."""
+    runs: list[list[int]] = []
+    for layer in sorted(layers):
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

@@ -16,6 +16,7 @@ from pydantic import Field
 from trait_core.errors import InvalidRequestError, UnknownVectorError
 from trait_core.schema import AppliedTerm, LayerEvidence, Operation, PositionScope, Steering, SteeringTerm
 from trait_core.units import UNITLESS, residual_units
+from trait_core.vectors.file import layer_ranges
 
 from trait_service.engine.spec import TermSpec
 from trait_service.registry.registry import RegisteredVector
@@ -138,9 +139,10 @@ class Resolver:
             if not 0 <= layer < self.n_layers:
                 raise InvalidRequestError(f"layer {layer} is out of range: 0..{self.n_layers - 1}", param=where)
             if layer not in vector.directions:
-                have = ", ".join(str(known) for known in sorted(vector.directions))
                 raise InvalidRequestError(
-                    f"layer {layer} is not in vector {vector.name!r}, which has {have}", param=where
+                    f"layer {layer} is not in vector {vector.name!r}: its file has the layers "
+                    f"{layer_ranges(vector.directions)} (chosen: {vector.file.metadata.chosen_layer})",
+                    param=where,
                 )
         if len(set(layers)) < len(layers):
             raise InvalidRequestError(f"layers {layers[:32]} name a layer twice", param=where)
