@@ -7,6 +7,7 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute, APIWebSocketRoute
 from starlette.routing import Mount, Route
+from trait_service.resolving.request_fields import meant_by
 
 OURS = {
     ("POST", "/v1/chat/completions"),
@@ -176,3 +177,12 @@ def test_a_body_that_is_not_declared_as_json_is_a_400(build_app, path):
     response = send(build_app(), "POST", path, content=b"{}", headers={"Content-Type": "text/plain"})
     assert response.status_code == 400
     assert "application/json" in response.json()["error"]["message"]
+
+
+def test_no_field_of_vllms_own_is_taken_for_one_of_ours(build_app, monkeypatch):
+    """Every field of every request of the server, operators' routes included."""
+    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
+    schemas = build_app("--enable-scale-out").openapi()["components"]["schemas"]
+    names = {name for schema in schemas.values() for name in schema.get("properties", ())}
+    assert len(names) > 200
+    assert {name for name in names if meant_by(name)} == {"steering", "monitor", "before_steering"}

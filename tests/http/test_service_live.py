@@ -114,19 +114,21 @@ def test_models_lists_the_base_and_an_alias_of_every_vector(http, vector, info):
     assert f"{info.model}+{vector}@1" in names
 
 
-def test_a_stream_carries_the_report_in_its_last_chunk(http, vector):
-    with http.stream(
-        "POST",
-        "/v1/chat/completions",
-        json={"messages": QUESTION, "max_tokens": 4, "stream": True, "steering": terms(vector)},
-    ) as response:
+@pytest.mark.parametrize("options", [{}, {"stream_options": {"include_usage": True}}, {"n": 3, "temperature": 1.0}])
+def test_a_stream_carries_the_report_in_the_chunk_with_the_finish_reason(http, vector, options):
+    body = {"messages": QUESTION, "max_tokens": 4, "stream": True, "ignore_eos": True, "steering": terms(vector)}
+    with http.stream("POST", "/v1/chat/completions", json=body | options) as response:
         events = [line.removeprefix("data: ") for line in response.iter_lines() if line]
-    assert events[-1] == "[DONE]"
-    last = json.loads(events[-2])
+    assert events.pop() == "[DONE]"
+    chunks = [json.loads(event) for event in events]
+    if "stream_options" in options:  # vLLM's own chunk without a choice
+        assert chunks.pop()["usage"]
+    assert all(len(chunk["choices"]) == 1 for chunk in chunks)
+    (last,) = [chunk for chunk in chunks if "steering" in chunk]
+    assert last == chunks[-1]
+    assert last["choices"][0]["finish_reason"] == "length"
     assert last["object"] == "chat.completion.chunk"
-    assert last["choices"] == []
-    assert SteeringReport.model_validate(last["steering"]).positions.generated == 3
-    assert last["id"] == json.loads(events[0])["id"]
+    assert SteeringReport.model_validate(last["steering"]).positions.generated == 3 * options.get("n", 1)
 
 
 def test_completions_are_steered_prompt_by_prompt(http, vector):
@@ -137,12 +139,21 @@ def test_completions_are_steered_prompt_by_prompt(http, vector):
     assert positions["generated"] == 2 * (3 - 1)
 
 
-def test_a_streamed_completion_carries_the_report(http, vector):
-    body = {"prompt": "The cat", "max_tokens": 3, "stream": True, "steering": terms(vector)}
+def test_a_streamed_completion_of_several_prompts_carries_one_report(http, vector):
+    body = {
+        "prompt": ["The cat", "One two"],
+        "max_tokens": 3,
+        "stream": True,
+        "ignore_eos": True,
+        "steering": terms(vector),
+    }
     lines = [line for line in http.post("/v1/completions", json=body).text.splitlines() if line]
-    assert lines[-1] == "data: [DONE]"
-    assert json.loads(lines[-2].removeprefix("data: "))["object"] == "text_completion"
-    assert "steering" in lines[-2]
+    assert lines.pop() == "data: [DONE]"
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines]
+    assert ["steering" in chunk for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert chunks[-1]["object"] == "text_completion"
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+    assert chunks[-1]["steering"]["positions"]["generated"] == 2 * 2
 
 
 def test_several_samples_are_summed_in_one_report(http, vector):
@@ -213,6 +224,9 @@ def test_a_request_that_cannot_be_steered_as_asked_is_refused(http, vector, stee
         ({"steerng": {}}, "did you mean 'steering'"),
         ({"capture": {}}, "POST /v1/activations"),
         ({"vllm_xargs": {"trait_steering": "{}"}}, "reserved"),
+        ({"vllm_xargs": {"steering": "{}"}}, "at the top level"),
+        ({"extra_body": {"steering": {"terms": []}}}, "at the top level"),
+        ({"steer_vector_request": {"scale": 3}}, "did you mean 'steering'"),
         ({"n": 100000}, "1..128"),
         ({"steering": {"terms": [{"vector": "http-test", "coefficient": 1}]}, "use_beam_search": True}, "beam"),
     ],
@@ -238,9 +252,35 @@ def test_a_double_bos_is_refused(http, stream):
     assert "two BOS" in message_of(response, 400)
 
 
-def test_routes_that_do_not_steer_refuse_steering(http, vector, info):
-    response = http.post("/v1/responses", json={"model": info.model, "input": "Hi", "steering": terms(vector)})
-    assert "would be ignored" in message_of(response, 400)
+ROUTES_THAT_DO_NOT_STEER = {
+    "/v1/responses": {"input": "Hi"},
+    "/v1/messages": {"messages": QUESTION, "max_tokens": 2},
+    "/v1/chat/completions/batch": {"messages": [QUESTION], "max_tokens": 2},
+    "/generative_scoring": {"query": "a", "items": ["b"], "label_token_ids": [1, 2]},
+    "/invocations": {"messages": QUESTION, "max_tokens": 2},
+}
+
+
+@pytest.mark.parametrize("path", ROUTES_THAT_DO_NOT_STEER)
+def test_routes_that_do_not_steer_refuse_steering_in_every_form(http, vector, info, path):
+    body = {"model": info.model, **ROUTES_THAT_DO_NOT_STEER[path]}
+    assert http.post(path, json=body).status_code == 200, "without steering it answers"
+    for asked in ({"steering": terms(vector)}, {"extra_body": {"steering": {}}}, {"steering_vectors": []}):
+        assert '"steering": {"terms"' in message_of(http.post(path, json=body | asked), 400)
+    assert "does not steer" in message_of(http.post(path, json=body | {"model": f"{info.model}+{vector}@1"}), 404)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_contents_that_speak_of_steering_are_served(http, path):
+    """Only the names of request fields are judged."""
+    tool = {"name": "drive", "parameters": {"type": "object", "properties": {"steering_angle": {"type": "number"}}}}
+    body = {"prompt": "steering", "max_tokens": 2, "metadata": {"steering": "x"}, "vllm_xargs": {"note": "steering"}}
+    if path == "/v1/chat/completions":
+        body |= {"messages": QUESTION, "tools": [{"type": "function", "function": tool}], "tool_choice": "none"}
+        del body["prompt"]
+    answer = http.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    assert "steering" not in answer.json()
 
 
 # ------------------------------------------------------------------------------------------------------------ registry
@@ -345,7 +385,7 @@ def test_the_sdk_reads_a_stream_to_its_report(sdk, vector, info):
         model=info.model, messages=QUESTION, max_tokens=4, stream=True, extra_body={"steering": terms(vector)}
     )
     chunks = list(stream)
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert chunks[-1].model_extra["steering"]["positions"]["generated"] == 3
 
 

@@ -5,26 +5,26 @@ Pure ASGI, innermost of all middleware: CORS, which answers preflights itself, l
 
 import json
 import re
+from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.routing import get_route_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from trait_core.errors import InvalidRequestError
 
 from trait_service.access.keys import ApiKey, Keyring
 from trait_service.access.scopes import STATE_ENTRY, operation_of, refusal_of
-from trait_service.engine.spec import EXTRA_ARGS_KEY, STEERING_FIELDS, reserved_key_message
-from trait_service.errors import error_response
+from trait_service.errors import error_response, response_of
+from trait_service.resolving.request_fields import check_request_fields
 
 OPEN_PATHS = frozenset({"/v1/health/live", "/v1/health/ready", "/health"})
 """Paths that answer without a key: the probes of Kubernetes and of `vllm-router` (`/health`) carry none. They answer 200 or 503."""
 
-STEERED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/activations"})
-"""Routes that read `steering`. Elsewhere the field would be ignored, and the answer served unsteered."""
-
 MAX_DEPTH = 100
 """Maximum JSON nesting. Tool schemas are the deepest legitimate input; validators recurse."""
 
+_FORM_NAME = re.compile(rb'(?i)content-disposition:[^\r\n]*?[;\s]name="?([^";\r\n]{1,200})')
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 
 
@@ -81,7 +81,7 @@ class BodyGuard:
     """Limits the size of bodies, and refuses JSON that no route can answer properly.
 
     Refused with 400: NaN and infinities (no JSON, and not echoable), lone surrogates (no UTF-8), nesting deeper than
-    `MAX_DEPTH`, and our own fields on routes that would ignore them.
+    `MAX_DEPTH`, and fields that ask for steering where they would be ignored (`request_fields`).
 
     Args:
         app: The application behind.
@@ -134,24 +134,44 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 def _refusal(scope: Scope, body: bytes) -> Response | None:
-    """The answer to JSON that must not pass; None for all other bodies. Only suspicious bodies are parsed here."""
-    if "json" not in Headers(scope=scope).get("content-type", ""):
-        return None
+    """The answer to a body that must not pass; None for all others."""
+    kind = Headers(scope=scope).get("content-type", "").lower()
+    if "json" in kind:
+        return _refusal_of_json(scope, body)
+    if "form" in kind:  # audio is sent so
+        return _refusal_of_fields(scope, dict.fromkeys(_form_names(kind, body), ""))
+    return None
+
+
+def _refusal_of_json(scope: Scope, body: bytes) -> Response | None:
     if _is_deep(body):
         return error_response(f"the body is nested deeper than {MAX_DEPTH} levels", 400)
-    strange = b"NaN" in body or b"Infinity" in body or rb"\u" in body or b"\xed" in body
-    foreign = get_route_path(scope) not in STEERED_PATHS and any(
-        f'"{name}"'.encode() in body for name in STEERING_FIELDS
-    )
-    if not (strange or foreign or EXTRA_ARGS_KEY.encode() in body):
-        return None
     try:
         document = json.loads(body, parse_constant=_refuse_constant)
+        if rb"\u" in body or b"\xed" in body or b"\0" in body:
+            json.dumps(document, ensure_ascii=False).encode()
     except _NotANumberError as error:
         return error_response(f"{error} is not JSON: numbers must be finite", 400)
+    except UnicodeEncodeError:
+        return error_response("the body holds a lone surrogate: it is not Unicode text", 400)
     except (ValueError, RecursionError):
         return None  # FastAPI answers a body that is not JSON at all
-    return _refusal_of_document(document, foreign=foreign)
+    return _refusal_of_fields(scope, document) if isinstance(document, dict) else None
+
+
+def _refusal_of_fields(scope: Scope, fields: dict[str, object]) -> Response | None:
+    service = getattr(scope["app"].state, "trait", None) if "app" in scope else None
+    try:
+        check_request_fields(get_route_path(scope), fields, service.served_names() if service else ())
+    except InvalidRequestError as error:
+        return response_of(error)
+    return None
+
+
+def _form_names(kind: str, body: bytes) -> list[str]:
+    if "multipart" in kind:
+        return [name.decode("utf-8", "replace") for name in _FORM_NAME.findall(body)]
+    return [name for name, _ in parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)]
 
 
 def _is_deep(body: bytes) -> bool:
@@ -168,30 +188,6 @@ def _is_deep(body: bytes) -> bool:
         if depth > MAX_DEPTH:
             return True
     return False
-
-
-def _refusal_of_document(document: object, *, foreign: bool) -> Response | None:
-    try:
-        json.dumps(document, ensure_ascii=False).encode()
-    except (UnicodeEncodeError, RecursionError):
-        return error_response("the body holds a lone surrogate: it is not Unicode text", 400)
-    if not isinstance(document, dict):
-        return None
-    for field in ("vllm_xargs", "extra_args", "sampling_params"):
-        if _reserved_key_in(document.get(field)):
-            return error_response(reserved_key_message(field), 400, field)
-    named = next((name for name in STEERING_FIELDS if document.get(name) is not None), None)
-    if foreign and named is not None:
-        return error_response(
-            f"this route does not read {named!r}: it would be ignored. Use one of {', '.join(sorted(STEERED_PATHS))}",
-            400,
-            named,
-        )
-    return None
-
-
-def _reserved_key_in(value: object) -> bool:
-    return isinstance(value, dict) and (EXTRA_ARGS_KEY in value or _reserved_key_in(value.get("extra_args")))
 
 
 class _NotANumberError(Exception):
