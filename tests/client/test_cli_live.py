@@ -104,7 +104,8 @@ def test_a_stream_gives_the_text_of_the_whole_reply_and_ends_with_the_report(ser
         whole = client.chat(PROMPT, steering=STEERED, max_tokens=16)
         deltas = list(client.chat_stream(PROMPT, steering=STEERED, max_tokens=16))
     assert "".join(delta.text for delta in deltas) == whole.text
-    assert deltas[-1].steering.applied == whole.steering.applied
+    (report,) = [delta.steering for delta in deltas if delta.steering]
+    assert report.applied == whole.steering.applied
     assert any(delta.usage and delta.usage.completion_tokens == whole.usage.completion_tokens for delta in deltas)
 
 

@@ -395,6 +395,17 @@ def test_a_stream_is_read_however_its_bytes_are_cut(server, read, size):
 
 
 @pytest.mark.parametrize("read", [stream, async_stream])
+@pytest.mark.parametrize("pieces", [(chunk("hi", steering=REPORT), USAGE), (chunk("hi"), USAGE, LAST)])
+def test_the_report_is_read_from_the_chunk_with_the_finish_reason_and_from_one_of_its_own(server, read, pieces):
+    """Services up to 0.2 send it in a chunk of its own."""
+    server.answer = lambda _: streamed(*pieces, DONE)
+    deltas = read(server, steering=STEERING)
+    assert "".join(delta.text for delta in deltas) == "hi"
+    (report,) = [delta.steering for delta in deltas if delta.steering]
+    assert report.positions.generated == 4
+
+
+@pytest.mark.parametrize("read", [stream, async_stream])
 @pytest.mark.parametrize(
     ("pieces", "cut", "error", "message"),
     [

@@ -1,6 +1,7 @@
 """The seam before the engine: refusals, leases and reports. The engine's workers are in memory."""
 
 import asyncio
+import json
 from contextlib import aclosing
 from types import SimpleNamespace
 
@@ -242,36 +243,90 @@ def test_captures_that_read_the_prompt_do_not_read_the_cache(setup, positions, r
     assert bool(engine.requests[0][1].skip_reading_prefix_cache) is reads
 
 
-def test_a_stream_ends_with_the_report(setup, steering):
+USAGE = 'data: {"id": "c", "choices": [], "usage": {"total_tokens": 5}}\n\n'
+
+
+async def vllm_stream(client, run, *, prompts=1, usage=False):
+    """What vLLM's handler streams: the pieces of every prompt, the last of each with its finish reason."""
+    outputs = [client.run(run, prompt(), SamplingParams(), f"r{i}") for i in range(prompts)]
+    for i, each in enumerate(outputs):
+        async for output in each:
+            for text, reason in (("a", None), (output.text, "stop")) if output.finished else ((output.text, None),):
+                choice = {"index": i, "text": text, "finish_reason": reason}
+                yield f"data: {json.dumps({'id': 'c', 'created': 1, 'model': 'm', 'choices': [choice]})}\n\n"
+    if usage:
+        yield USAGE
+    yield "data: [DONE]\n\n"
+
+
+def reported(stream, run, kind="text_completion"):
+    async def scenario() -> list[str]:
+        return [chunk async for chunk in stream_with_report(stream, run, kind)]
+
+    return asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("prompts", [1, 3])
+@pytest.mark.parametrize("usage", [False, True])
+def test_the_report_of_a_stream_is_in_the_last_chunk_with_a_finish_reason(setup, steering, prompts, usage):
+    """No chunk of ours is without a choice: clients read `choices[0]` of every chunk."""
+    run = Run(steering())
+    _, client = setup()
+    chunks = reported(vllm_stream(client, run, prompts=prompts, usage=usage), run)
+    assert chunks.pop() == "data: [DONE]\n\n"
+    if usage:
+        assert json.loads(chunks.pop().removeprefix("data: ")) == json.loads(USAGE.removeprefix("data: "))
+    events = [json.loads(chunk.removeprefix("data: ")) for chunk in chunks]
+    assert [event["choices"][0]["finish_reason"] for event in events][-1] == "stop"
+    assert sum(event["choices"][0]["finish_reason"] == "stop" for event in events) == prompts
+    assert ["steering" in event for event in events] == [False] * (len(events) - 1) + [True]
+    assert events[-1]["steering"]["applied"]
+    assert all(len(event["choices"]) == 1 for event in events)
+
+
+@pytest.mark.parametrize(("kind", "part"), [("chat.completion.chunk", "delta"), ("text_completion", "text")])
+def test_a_stream_without_a_single_chunk_still_reports_with_a_choice(setup, steering, kind, part):
     run = Run(steering())
     _, client = setup()
 
-    async def vllm_stream():
-        async for output in client.run(run, prompt(), SamplingParams(), "r"):
-            yield f'data: {{"id": "c", "created": 1, "model": "m", "choices": [{{"text": "{output.text}"}}]}}\n\n'
+    async def nothing():
+        async for _ in client.run(run, prompt(), SamplingParams(), "r"):
+            pass
         yield "data: [DONE]\n\n"
 
-    async def scenario() -> list[str]:
-        return [chunk async for chunk in stream_with_report(vllm_stream(), run, "chat.completion.chunk")]
+    only, done = reported(nothing(), run, kind)
+    event = json.loads(only.removeprefix("data: "))
+    assert done == "data: [DONE]\n\n"
+    assert event["steering"]["applied"]
+    assert event["object"] == kind
+    assert part in event["choices"][0]
 
-    chunks = asyncio.run(scenario())
-    assert chunks[-1] == "data: [DONE]\n\n"
-    assert '"object": "chat.completion.chunk"' in chunks[-2]
-    assert '"choices": []' in chunks[-2]
-    assert '"steering": {"applied"' in chunks[-2]
+
+def test_an_error_after_the_last_token_takes_the_place_of_the_report(setup, steering):
+    run = Run(steering())
+    _, client = setup()
+
+    async def fails():
+        async for chunk in vllm_stream(client, run):
+            if not chunk.startswith("data: [DONE]"):
+                yield chunk
+        yield 'data: {"error": {"message": "failed"}}\n\n'
+        yield "data: [DONE]\n\n"
+
+    chunks = reported(fails(), run)
+    assert not any("applied" in chunk for chunk in chunks)
+    assert '"finish_reason": "stop"' in chunks[-3]
+    assert "error" in chunks[-2]
 
 
 def test_a_stream_that_failed_has_an_error_and_no_report(steering):
     run = Run(steering())
 
-    async def vllm_stream():
+    async def failed():
         yield 'data: {"error": {"message": "failed"}}\n\n'
         yield "data: [DONE]\n\n"
 
-    async def scenario() -> list[str]:
-        return [chunk async for chunk in stream_with_report(vllm_stream(), run, "text_completion")]
-
-    assert not any("applied" in chunk for chunk in asyncio.run(scenario()))
+    assert not any("applied" in chunk for chunk in reported(failed(), run))
 
 
 def test_files_are_in_use_while_their_request_runs_and_no_longer(setup, steering):

@@ -252,7 +252,7 @@ class FakeService(FakeRegistry):
         monitored: MonitorReport | None,
         counts: dict | None,
     ) -> Iterator[dict]:
-        """Events of a stream: the role, a piece for each token, token counts, and what was applied."""
+        """Events of a stream: the role, a piece for each token, the last with what was applied, and token counts."""
         first = wire.chunk(model, [wire.piece("", role="assistant")], prompt_token_ids=None, prompt_text=None)
         yield first | ({"monitor": _part(monitored, None)} if monitored else {})
         for i, token in enumerate(reply):
@@ -260,12 +260,11 @@ class FakeService(FakeRegistry):
             last = i == len(reply) - 1
             event = wire.chunk(model, [wire.piece(text, finish_reason(reply) if last else None)])
             event |= {"system_fingerprint": "fake"} if last and counts is None else {}
-            yield event | ({"monitor": _part(monitored, i)} if monitored else {})
+            event |= {"monitor": _part(monitored, i)} if monitored else {}
+            yield event | ({"steering": steering.model_dump()} if last and steering else {})
         if counts is not None:
             plain = {name: value for name, value in counts.items() if value is not None}
             yield wire.chunk(model, usage=plain, system_fingerprint="fake")
-        if steering is not None:
-            yield wire.chunk(model, steering=steering.model_dump())
 
     # --------------------------------------------------------------------------------------------- steering and monitor
 

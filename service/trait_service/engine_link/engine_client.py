@@ -90,6 +90,11 @@ class Run:
                 for completion, rows in collected.projections.items():
                     prompt.add(completion, rows, 0)
 
+    @property
+    def ended(self) -> bool:
+        """True once every prompt of the request has finished and been reported."""
+        return 0 < self.started == len(self.collected)
+
     def monitor_report(self) -> MonitorReport | None:
         """The `monitor` block of the response, or of the next chunk: rows that arrived since the last call.
 
@@ -109,7 +114,7 @@ class Run:
         Raises:
             SteeringFailedError: A prompt has no report.
         """
-        if self.steering is None or not self.collected or len(self.collected) != self.started:
+        if self.steering is None or not self.ended:
             raise SteeringFailedError(f"{len(self.collected)} of {self.started} prompts were reported as steered")
         return report_of(self.steering, self.collected)
 

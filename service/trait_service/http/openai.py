@@ -4,8 +4,8 @@ The request models are vLLM's with our fields added; its handlers do the work. W
 their engine client is ours (`trait_service.engine_link.engine_client`).
 """
 
-import difflib
 import json
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
@@ -21,7 +21,6 @@ from vllm.entrypoints.serve.utils.orca_metrics import metrics_header
 from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
 
 from trait_service.access.scopes import caller_of, require_steer
-from trait_service.engine.spec import EXTRA_ARGS_KEY, STEERING_FIELDS, reserved_key_message
 from trait_service.engine_link.engine_client import Run, steered
 from trait_service.http.service import TraitService
 from trait_service.resolving.alias import resolve_request, split_alias
@@ -30,6 +29,7 @@ from trait_service.resolving.monitoring import resolve_monitor, stop_reason
 METRICS_FORMAT_HEADER = "endpoint-load-metrics-format"
 DONE = "data: [DONE]"
 ERROR = 'data: {"error"'
+CHAT_CHUNK = "chat.completion.chunk"
 
 
 class SteeredChatRequest(ChatCompletionRequest):
@@ -65,7 +65,7 @@ async def serve(
         InvalidRequestError: The request cannot be steered as asked.
         ForbiddenError: Its key may not steer.
     """
-    check_fields(request, service.settings.max_n)
+    check_n(request.n, service.settings.max_n)
     request.model, alias_terms = split_alias(request.model, service.served_names())
     if alias_terms or request.steering is not None or request.monitor is not None:
         require_steer(raw_request, "steering and monitoring")
@@ -89,25 +89,14 @@ async def serve(
     return StreamingResponse(with_sse_keep_alive(chunks, interval), media_type="text/event-stream")
 
 
-def check_fields(request: SteeredRequest, max_n: int) -> None:
-    """Refuse what vLLM's lenient models would accept and ignore.
+def check_n(n: int | None, max_n: int) -> None:
+    """Refuse too many replies, and fewer than one.
 
     Raises:
-        InvalidRequestError: `capture`, a misspelt field of ours, or our reserved key.
+        InvalidRequestError: `n` is outside 1..max_n.
     """
-    extra = request.model_extra or {}
-    if extra.get("capture") is not None:
-        raise InvalidRequestError(
-            "`capture` on chat and completions is not supported; use POST /v1/activations", param="capture"
-        )
-    for name in extra:
-        near = difflib.get_close_matches(name.lower(), STEERING_FIELDS, n=1, cutoff=0.7)
-        if near and name not in STEERING_FIELDS:
-            raise InvalidRequestError(f"unknown field {name[:80]!r}: did you mean {near[0]!r}?", param=name)
-    if EXTRA_ARGS_KEY in (request.vllm_xargs or {}):
-        raise InvalidRequestError(reserved_key_message("vllm_xargs"), param="vllm_xargs")
-    if request.n is not None and not 1 <= request.n <= max_n:
-        raise InvalidRequestError(f"n is {request.n}; allowed: 1..{max_n} (--max-n)", param="n")
+    if n is not None and not 1 <= n <= max_n:
+        raise InvalidRequestError(f"n is {n}; allowed: 1..{max_n} (--max-n)", param="n")
 
 
 async def stream_with_report(
@@ -115,26 +104,32 @@ async def stream_with_report(
 ) -> AsyncGenerator[str, None]:
     """The stream of vLLM, each chunk with its tokens' projections if they are monitored.
 
-    One more chunk with the steering report precedes its `[DONE]`, unless an error chunk came before.
+    The steering report is in the last chunk that has a choice, which is the one with the finish reason: many clients
+    read `choices[0]` of every chunk. After an error chunk there is no report.
     """
-    head: dict[str, Any] = {}
-    failed = False
+    held: dict[str, Any] | None = None
+    waits, failed = run.steering is not None, False
     async for chunk in chunks:
-        if chunk.startswith(DONE):
-            if not failed and run.steering is not None:
-                yield _event({**head, "choices": [], "steering": run.report().model_dump()})
-            yield chunk
-            continue
-        if chunk.startswith(ERROR):
-            failed = True
-            yield chunk
-            continue
-        if head and run.monitor is None:
-            yield chunk
-            continue
-        content = json.loads(chunk.removeprefix("data: "))
-        head = head or {name: content[name] for name in ("id", "created", "model")} | {"object": stream_object}
-        yield chunk if run.monitor is None else _event(_with_projections(content, run))
+        ends, failed = chunk.startswith(DONE), failed or chunk.startswith(ERROR)
+        content: dict[str, Any] | None = None
+        if not ends and not failed and (run.monitor is not None or (waits and run.ended)):
+            content = _with_projections(json.loads(chunk.removeprefix("data: ")), run)
+        has_choice = content is not None and bool(content["choices"])
+        if held is not None and (has_choice or failed):
+            yield _event(held)
+        elif waits and not failed and (held is not None or ends):
+            waits = False
+            yield _event((held or _empty_chunk(stream_object)) | {"steering": run.report().model_dump()})
+        held = content if waits and run.ended and has_choice else None
+        if held is None:
+            yield chunk if content is None else _event(content)
+
+
+def _empty_chunk(stream_object: str) -> dict[str, Any]:
+    """A chunk for the report of a request that was aborted before its first token, to which vLLM streams nothing."""
+    choice = {"index": 0, "delta": {}, "text": "", "logprobs": None, "finish_reason": "abort"}
+    del choice["text" if stream_object == CHAT_CHUNK else "delta"]
+    return {"id": "", "object": stream_object, "created": int(time.time()), "model": "", "choices": [choice]}
 
 
 def _with_report(response: BaseModel, run: Run | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from fastapi.responses import Response
 from vllm.entrypoints.serve.utils.api_utils import load_aware_call, validate_json_request, with_cancellation
 
 from trait_service.errors import TraitRoute
-from trait_service.http.openai import SteeredChatRequest, SteeredCompletionRequest, serve
+from trait_service.http.openai import CHAT_CHUNK, SteeredChatRequest, SteeredCompletionRequest, serve
 from trait_service.http.service import get_service
 
 router = APIRouter(route_class=TraitRoute)
@@ -17,7 +17,7 @@ router = APIRouter(route_class=TraitRoute)
 async def create_chat_completion(request: SteeredChatRequest, raw_request: Request) -> Response:
     """Chat, steered as the request asks."""
     handler = raw_request.app.state.openai_serving_chat.create_chat_completion
-    return await serve(get_service(raw_request), request, raw_request, handler, "chat.completion.chunk")
+    return await serve(get_service(raw_request), request, raw_request, handler, CHAT_CHUNK)
 
 
 @router.post("/v1/completions", dependencies=[Depends(validate_json_request)], response_model=None)
