@@ -19,6 +19,7 @@ from package_metadata import distribution
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from trait_service.compat import versions
+from trait_service.engine import layer_rules
 from vllm_sources import Function, decorators, installed
 
 pytest.importorskip("vllm")
@@ -98,31 +99,70 @@ def returned(function):
     return [node.value for node in ast.walk(function) if isinstance(node, ast.Return) and node not in inner]
 
 
-def forwards(sources):
-    """The `forward` of each layer whose two halves are summed, by the layer's name."""
-    from trait_service.engine import layers
-
-    for name, rule in layers.TUPLES.items():
-        if rule is layers.summed:
-            module, _, class_name = f"{layers.VLLM_MODELS}{name}".rpartition(".")
-            layer = sources.module(module).class_of(ast.Name(id=class_name))
-            yield name, layer.member("forward").node
+def class_of_table(sources, name):
+    """A class of the tables of layers in a release; None if it has none of that name."""
+    module, _, class_name = (name if name.startswith("vllm.") else f"{layer_rules.VLLM_MODELS}{name}").rpartition(".")
+    found = sources.module(module)
+    return None if found is None else found.class_of(ast.Name(id=class_name))
 
 
-def test_the_layers_whose_halves_are_summed_still_return_them(sources):
-    found = dict(forwards(sources))
-    assert len(found) >= 14
-    for name, forward in found.items():
-        results = [ast.unparse(value) for value in returned(forward)]
-        assert results, name
-        assert set(results) == {"(hidden_states, residual)"}, name
+def forwards(sources, names):
+    """The `forward` of each layer that a release has, by the layer's name; the class must define it itself."""
+    for name in names:
+        layer = class_of_table(sources, name)
+        if layer is not None:
+            forward = layer.own("forward")
+            assert isinstance(forward, Function), f"{name} inherits its forward: name the class that defines it"
+            yield name, forward
 
 
-def test_no_summed_layer_scales_its_stream_in_float16(sources):
-    """DeepSeek's layers divide the stream by a constant in float16: a vector added there would be too large."""
-    assert [name for name, forward in forwards(sources) if "float16" in ast.unparse(forward)] == []
-    deepseek = sources.module("vllm.model_executor.models.deepseek_v2").class_of(ast.Name(id="DeepseekV2DecoderLayer"))
-    assert "float16" in ast.unparse(deepseek.member("forward").node)
+PAIRS = {"(hidden_states, residual)", "(output, residual)", "(self.feed_forward(hidden_states), residual)"}
+FIRSTS = {"(hidden_states, residual)", "(hidden_states, None)", "(residual + parallel_block_output, residual)"}
+SINGLES = {"hidden_states", "output", "layer_outputs"}
+RETURNED_IN_033 = {"cohere2_moe.Cohere2MoeDecoderLayer": {"(parallel_block_output, residual)"}}
+"""Of a class in `PAIR_WHERE_SET`."""
+
+
+@pytest.mark.parametrize(("rule", "forms"), [("pair", PAIRS), ("first", FIRSTS), ("single", SINGLES)])
+def test_each_layer_of_the_table_returns_what_its_rule_says(sources, rule, forms):
+    found = dict(forwards(sources, layer_rules.RULES_OF[rule]))
+    assert len(found) >= len(layer_rules.RULES_OF[rule]) - 1
+    results = {name: {ast.unparse(value) for value in returned(forward)} for name, forward in found.items()}
+    assert {
+        name: forms_of
+        for name, forms_of in results.items()
+        if not forms_of or not forms_of <= forms | RETURNED_IN_033.get(name, set())
+    } == {}
+
+
+def is_split(forward) -> bool:
+    """True if a layer takes its input in two halves: the first layer of a model is asked if there is a second one."""
+    return any(ast.unparse(node) in {"residual is None", "residual is not None"} for node in ast.walk(forward))
+
+
+def test_the_layers_that_take_two_halves_are_those_that_return_them(sources):
+    split = {name for name, forward in forwards(sources, layer_rules.RULES) if is_split(forward)}
+    assert split - set(layer_rules.PAIR_WHERE_SET) == {
+        name for name, _ in forwards(sources, layer_rules.RULES_OF["pair"])
+    }
+
+
+def test_each_class_of_the_tables_is_in_one_of_the_releases():
+    releases = [vllm_uses.sources_of(folder(release), OURS) for release in RELEASES]
+    names = [*layer_rules.RULES, *layer_rules.REFUSED]
+    assert [name for name in names if not any(class_of_table(sources, name) for sources in releases)] == []
+
+
+def test_every_layer_that_scales_its_stream_in_float16_is_in_its_table(sources):
+    """A vector added there would act several times too strongly."""
+    scaling = {name for name, forward in forwards(sources, layer_rules.RULES) if "float16" in ast.unparse(forward)}
+    assert scaling == set(layer_rules.SCALED_IN_FLOAT16)
+
+
+def test_every_layer_that_leaves_its_sum_to_the_next_norm_is_in_its_table(sources):
+    """Its input's norm, or that of its model, sums over the ranks first."""
+    summing = {name for name, forward in forwards(sources, layer_rules.RULES) if "allreduce" in ast.unparse(forward)}
+    assert summing == set(layer_rules.REDUCED_BY_THE_NEXT_NORM)
 
 
 UNDER_ANOTHER_RELEASE = """

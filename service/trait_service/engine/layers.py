@@ -1,15 +1,18 @@
-"""Finding a model's decoder layers and putting the operation at their output."""
+"""Putting the operation at the output of each decoder layer, by the rule that says what the layer returns."""
 
-import re
-from collections import defaultdict
-from collections.abc import Callable
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from trait_service.engine import layer_rules
 from trait_service.engine.errors import UnsupportedModelError
+from trait_service.engine.layer_rules import Rule
 from trait_service.engine.operation import intervene
 
 if TYPE_CHECKING:
@@ -20,109 +23,172 @@ if TYPE_CHECKING:
 Stream = tuple[torch.Tensor, torch.Tensor | None]
 """`(residual, hidden)`: the stream is their sum, or `residual` alone."""
 
-
-def summed(output: Any) -> Stream:
-    """The stream of a layer that leaves the addition of its own result to the next norm: `hidden + residual`."""
-    hidden, residual = output
-    return residual, hidden
-
-
-VLLM_MODELS = "vllm.model_executor.models."
-
-TUPLES: dict[str, Callable[[Any], Stream]] = dict.fromkeys(
-    (
-        "apertus.ApertusDecoderLayer",
-        "gemma.GemmaDecoderLayer",
-        "gemma2.Gemma2DecoderLayer",
-        "gemma3.Gemma3DecoderLayer",
-        "glm4.Glm4DecoderLayer",
-        "internlm2.InternLMDecoderLayer",
-        "llama.LlamaDecoderLayer",
-        "llama4.Llama4DecoderLayer",
-        "mistral.MistralDecoderLayer",
-        "mixtral.MixtralDecoderLayer",
-        "qwen2.Qwen2DecoderLayer",
-        "qwen2_moe.Qwen2MoeDecoderLayer",
-        "qwen3.Qwen3DecoderLayer",
-        "qwen3_moe.Qwen3MoeDecoderLayer",
-    ),
-    summed,
-)
-"""Layers that return a tuple: the class whose `forward` runs, in vLLM's models, and how its stream is read.
-
-Llama and Gemma 3 are proven by parity tests; the others were read in vLLM 0.32. Not every pair is a sum (Cohere's second
-half is the layer's input), and other libraries have layers of the same names, so that any other tuple is an error.
-"""
-
-_LAYER_NAME = re.compile(r"^(.*\blayers)\.(\d+)$")
-
-
-def decoder_layers(model: nn.Module, n_layers: int) -> dict[int, nn.Module]:
-    """The decoder blocks of a model on this worker, by index.
-
-    Args:
-        model: As loaded by vLLM.
-        n_layers: Number of blocks in the config; all must exist (as placeholders under pipeline parallelism).
-
-    Raises:
-        UnsupportedModelError: No list of `n_layers` blocks, or more than one.
-    """
-    found: dict[str, dict[int, nn.Module]] = defaultdict(dict)
-    for name, module in model.named_modules():
-        match = _LAYER_NAME.match(name)
-        if match is not None:
-            found[match.group(1)][int(match.group(2))] = module
-    lists = {prefix: layers for prefix, layers in found.items() if sorted(layers) == list(range(n_layers))}
-    if len(lists) != 1:
-        counts = {prefix: len(layers) for prefix, layers in found.items()}
-        raise UnsupportedModelError(
-            f"{type(model).__name__}: expected one list of {n_layers} decoder layers, found {counts or 'none'}"
-        )
-    (layers,) = lists.values()
-    return {i: layer for i, layer in layers.items() if type(layer).__name__ != "PPMissingLayer"}
+TRANSFORMERS_MODELS = "transformers.models."
+"""Layers of transformers itself, which vLLM's Transformers backend runs."""
 
 
 def attach(layers: dict[int, nn.Module], state: "SteeringState") -> None:
-    """Put the operation at the output of each layer; `state` is to check the outputs in the first forward pass."""
+    """Put the operation at the output of each layer; `state` is to check the outputs in the first forward pass.
+
+    Raises:
+        UnsupportedModelError: What a layer returns is not known, or known to be nothing that can be steered; or a
+            `--layer-rule` names none of the layers.
+    """
     from vllm.utils.torch_utils import LayerName  # noqa: PLC0415 - heavy, for who only finds layers
 
+    given = dict(layer_rules.parsed(text) for text in state.settings.layer_rule)
+    read = {index: reader(layer, given) for index, layer in layers.items()}
+    classes = {class_name(type(layer)) for layer in layers.values()}
+    if given.keys() - classes and layers:
+        raise UnsupportedModelError(
+            f"{layer_rules.OPTION} names {', '.join(sorted(given.keys() - classes))}, and the model's layers are "
+            f"{', '.join(sorted(classes))}"
+        )
     for index, layer in layers.items():
-        layer.register_forward_hook(partial(_after_layer, index, LayerName(str(index)), tuple_reader(type(layer))))
+        layer.register_forward_hook(partial(_after_layer, index, LayerName(str(index)), read[index]))
     state.unchecked = {index: type(layer).__name__ for index, layer in layers.items()}
 
 
-def tuple_reader(layer: type[nn.Module]) -> Callable[[Any], Stream] | None:
-    """How to read the stream from a tuple that this class of layer returns; None if that is not known.
+def refuse(layers: dict[int, nn.Module], dtype: torch.dtype, tensor_parallel_size: int) -> None:
+    """Refuse layers that are known, in an engine in which their rule does not hold.
 
-    A subclass with a `forward` of its own is another class: it may return something else.
+    Args:
+        layers: The decoder layers on this worker.
+        dtype: Dtype of the activations.
+        tensor_parallel_size: Number of ranks that share a layer.
+
+    Raises:
+        UnsupportedModelError: They scale the stream in float16, or leave its sum over the ranks to the next layer.
     """
-    owner = next(base for base in layer.__mro__ if "forward" in vars(base))
-    name = f"{owner.__module__}.{owner.__qualname__}"
-    return TUPLES.get(name.removeprefix(VLLM_MODELS)) if name.startswith(VLLM_MODELS) else None
+    classes = {class_name(type(layer)) for layer in layers.values()}
+    scaled = sorted(classes & set(layer_rules.SCALED_IN_FLOAT16))
+    if scaled and dtype == torch.float16:
+        raise UnsupportedModelError(
+            f"{scaled[0]} divides its stream by a constant in float16, so that a vector would act several times too strongly: "
+            "start with --dtype bfloat16"
+        )
+    partial_sums = sorted(classes & set(layer_rules.REDUCED_BY_THE_NEXT_NORM))
+    if partial_sums and tensor_parallel_size > 1:
+        raise UnsupportedModelError(
+            f"{partial_sums[0]} leaves the sum over tensor-parallel ranks to the next layer, so that no rank has its output: "
+            "the model is supported on one GPU only (--tensor-parallel-size 1)"
+        )
+
+
+def class_name(layer: type[nn.Module]) -> str:
+    """The class whose `forward` a layer runs, as the tables of `layer_rules` name it."""
+    owner = _owner(layer)
+    return f"{owner.__module__}.{owner.__qualname__}".removeprefix(layer_rules.VLLM_MODELS)
+
+
+def reader(layer: nn.Module, given: Mapping[str, Rule]) -> Callable[[Any], Stream | None]:
+    """How to find the stream in what a layer returns: a function that gives None for a result of another form.
+
+    Args:
+        layer: A decoder layer.
+        given: Rules of `--layer-rule`, by class.
+
+    Raises:
+        UnsupportedModelError: What the class returns is not known, or known to be nothing that can be steered.
+    """
+    kind = type(layer)
+    name = class_name(kind)
+    if name in layer_rules.REFUSED:
+        raise UnsupportedModelError(f"{name} is not supported: {layer_rules.REFUSED[name]}")
+    known = layer_rules.RULES.get(name)
+    if getattr(layer, layer_rules.PAIR_WHERE_SET.get(name, ""), False):
+        known = "pair"
+    if known and given.get(name, known) != known:
+        raise UnsupportedModelError(f"{layer_rules.OPTION} says {given[name]} of {name}, which is known to be {known}")
+    rule = known or given.get(name)
+    if rule is None and name.startswith(TRANSFORMERS_MODELS):
+        return partial(_without_batch, _of_transformers)
+    if rule is None:
+        raise UnsupportedModelError(_unknown(kind, name))
+    read = _READERS[rule]
+    return read if _owner(kind).__module__.startswith("vllm.") else partial(_without_batch, read)
+
+
+def _pair(output: Any) -> Stream | None:
+    if isinstance(output, tuple) and len(output) == 2 and all(isinstance(half, torch.Tensor) for half in output):
+        return output[1], output[0]
+    return None
+
+
+def _first(output: Any) -> Stream | None:
+    return (output[0], None) if isinstance(output, tuple) and isinstance(output[0], torch.Tensor) else None
+
+
+def _single(output: Any) -> Stream | None:
+    return (output, None) if isinstance(output, torch.Tensor) else None
+
+
+def _of_transformers(output: Any) -> Stream | None:
+    """By transformers' own definition, a layer's hidden state is its output, or the first element of it."""
+    return _first(output) if isinstance(output, tuple) else _single(output)
+
+
+def _without_batch(read: Callable[[Any], Stream | None], output: Any) -> Stream | None:
+    """Views without the batch of one with which vLLM's Transformers backend runs its models."""
+    stream = read(output)
+    if stream is None:
+        return None
+    residual, hidden = stream
+    return _rows(residual), None if hidden is None else _rows(hidden)
+
+
+def _rows(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.squeeze(0) if tensor.ndim == 3 and tensor.shape[0] == 1 else tensor
+
+
+_READERS: dict[Rule, Callable[[Any], Stream | None]] = {"pair": _pair, "first": _first, "single": _single}
 
 
 def _after_layer(
     index: int,
     name: "LayerName",
-    read_tuple: Callable[[Any], Stream] | None,
+    read: Callable[[Any], Stream | None],
     layer: nn.Module,
     _: object,
     output: Any,
 ) -> None:
-    if isinstance(output, torch.Tensor):
-        # vLLM's Transformers backend runs its models with a batch of one. A view, so that changes reach the output.
-        batch_of_one = output.ndim == 3 and output.shape[0] == 1
-        intervene(output.squeeze(0) if batch_of_one else output, None, index, name)
-    elif read_tuple is None:
+    stream = read(output)
+    if stream is None:
         _refuse(type(layer).__name__, type(output).__name__)
     else:
-        residual, hidden = read_tuple(output)
+        residual, hidden = stream
         intervene(residual, hidden, index, name)
 
 
 @torch.compiler.assume_constant_result  # called while Dynamo traces, which would put its own words around an error
 def _refuse(layer: str, kind: str) -> None:
     raise UnsupportedModelError(
-        f"{layer} returns a {kind} whose meaning is not known: "
-        "the service steers layers that return one tensor, or a known (hidden_states, residual) pair"
+        f"{layer} returns a {kind} of another form than its rule says: the rules are 'pair' (hidden_states, residual), 'first' "
+        "(a tuple that begins with the stream) and 'single' (one tensor)"
     )
+
+
+def _unknown(kind: type[nn.Module], name: str) -> str:
+    """The sentence that refuses a class which is in no table: where it is, what its source returns, and how to add it."""
+    owner = _owner(kind)
+    try:
+        source, line = inspect.getsourcelines(owner.forward)
+        place = f" ({inspect.getsourcefile(owner)}:{line}, which returns {_returns(''.join(source))})"
+    except (OSError, TypeError):  # a class without a file
+        place = ""
+    return (
+        f"what {name} returns{place} is not known: add it to RULES_OF in trait_service/engine/layer_rules.py, or start with "
+        f"{layer_rules.OPTION} '{name}=pair' (or =first, =single), and run `trait-service verify` with the same option"
+    )
+
+
+def _returns(source: str) -> str:
+    """What the `return` statements of a function say, each once."""
+    tree = ast.parse(textwrap.dedent(source))
+    found = [ast.unparse(node.value) for node in ast.walk(tree) if isinstance(node, ast.Return) and node.value]
+    return " or ".join(dict.fromkeys(found)) or "nothing"
+
+
+def _owner(kind: type[nn.Module]) -> type[nn.Module]:
+    owner = next(base for base in kind.__mro__ if "forward" in vars(base))
+    return kind if owner is nn.Module else owner

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank
+from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 
 from trait_service.engine import layers, operation, refusals
 from trait_service.engine.errors import UnsupportedEngineError
+from trait_service.engine.layer_lists import decoder_layers
 from trait_service.engine.state import EngineShape, SteeringState
 from trait_service.engine.step_end import EndOfStep
 from trait_service.engine.step_output import with_verdict
@@ -34,7 +35,7 @@ class SteeringRunnerMixin:
         """Make the state and attach the operation.
 
         Raises:
-            UnsupportedModelError: The model's layers were not found.
+            UnsupportedModelError: The model's layers were not found, or what they return is not known.
             UnsupportedEngineError: Steering is not tested with this engine configuration.
         """
         runner: Any = self
@@ -54,7 +55,9 @@ class SteeringRunnerMixin:
                 each_position=get_pp_group().world_size == 1 and (runner.device.type == "cpu" or config.enforce_eager),
             ),
         )
-        layers.attach(layers.decoder_layers(runner.get_model(), n_layers), self.trait_state)
+        found = decoder_layers(runner.get_model(), n_layers)
+        layers.refuse(found, config.dtype, get_tensor_model_parallel_world_size())
+        layers.attach(found, self.trait_state)
 
     def _dummy_run(self, *args: Any, **kwargs: Any) -> Any:
         with self.trait_dummy():

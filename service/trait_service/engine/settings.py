@@ -6,8 +6,9 @@ is never served to an engine with it.
 
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from trait_service.engine.layer_rules import checked
 from trait_service.engine.spec import EXTRA_ARGS_KEY
 from trait_service.options import Cli
 
@@ -46,6 +47,11 @@ class EngineSettings(BaseModel):
     idle_graphs: bool = True
     """On CUDA with vLLM's V2 runner: capture each CUDA graph a second time without the steering kernel, for steps that steer,
     capture and monitor nothing."""
+
+    layer_rule: Annotated[list[str], AfterValidator(checked)] = Field(default_factory=list)
+    """What the decoder layers of a class that the service does not know return: 'module.Class=rule', the rule one of pair (the
+    stream is the sum of two tensors), first (of a tuple) and single (one tensor). May be given several times. Run
+    `trait-service verify` with it."""
 
     allow_untested_vllm: bool = False
     """Start with a release of vLLM for which steering was not written."""

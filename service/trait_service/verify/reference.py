@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from trait_core.errors import TraitError
 
-from trait_service.engine.layers import decoder_layers
+from trait_service.engine.layer_lists import decoder_layers
 from trait_service.engine.spec import TermSpec
 from trait_service.verify.probe import Direction
 
