@@ -8,7 +8,7 @@ from torch import nn
 from trait_service.engine.errors import UnsupportedModelError
 
 LIST_NAMES = ("layers", "h", "blocks")
-"""What models call their list of decoder layers: `model.layers`, `transformer.h`, `transformer.blocks`, ..."""
+"""Names that models give their list of decoder layers: `model.layers`, `transformer.h`, `transformer.blocks`, ..."""
 
 LANGUAGE_PARTS = ("language_model", "text_model", "llm")
 """Parts of a multimodal model's names that say language, where vLLM does not tell which part writes the text."""

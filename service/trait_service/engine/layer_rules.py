@@ -13,7 +13,7 @@ run `trait-service verify`.
 from typing import Literal, get_args
 
 Rule = Literal["pair", "first", "single"]
-"""Where the residual stream is in what a layer returns.
+"""The place of the residual stream in what a layer returns.
 
 - `pair`: `(hidden_states, residual)`, and the stream is their sum, which the next norm makes;
 - `first`: a tuple whose first element is the stream;
@@ -126,7 +126,7 @@ RULES_OF: dict[Rule, tuple[str, ...]] = {
         "zamba2.Zamba2MambaDecoderLayer",
     ),
 }
-"""What is known of vLLM's own layers. Layers of transformers need no line: see `trait_service.engine.layers`."""
+"""The rules of vLLM's own layers. Layers of transformers need no line: see `trait_service.engine.layers`."""
 
 RULES: dict[str, Rule] = {name: rule for rule, names in RULES_OF.items() for name in names}
 

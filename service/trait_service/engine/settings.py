@@ -49,8 +49,8 @@ class EngineSettings(BaseModel):
     capture and monitor nothing."""
 
     layer_rule: Annotated[list[str], AfterValidator(checked)] = Field(default_factory=list)
-    """What the decoder layers of a class that the service does not know return: 'module.Class=rule', the rule one of pair (the
-    stream is the sum of two tensors), first (of a tuple) and single (one tensor). May be given several times. Run
+    """Rule for a class of decoder layers that the service does not know, 'module.Class=rule'. The rule says where the stream is in
+    what they return: pair (the sum of two tensors), first (of a tuple) or single (one tensor). May be given several times; run
     `trait-service verify` with it."""
 
     allow_untested_vllm: bool = False
