@@ -19,7 +19,8 @@ class TraitError(Exception):
 
         TraitError
         ├── InvalidRequestError     a value is wrong; gives the value, the allowed range and what to do (HTTP 400)
-        │   └── UnknownVectorError  no vector has that name or hash (HTTP 404 in the registry, else 400)
+        │   ├── UnknownVectorError  no vector has that name or hash (HTTP 404 in the registry, else 400)
+        │   └── ChatTemplateError   the model has no chat template, or its template refuses the messages
         ├── VectorFileError         a vector file is malformed or was made for another model
         ├── DatasetError            a dataset file is malformed; names file and line
         ├── ServiceError            the service answered with an error, or not at all
@@ -51,6 +52,10 @@ class InvalidRequestError(TraitError):
 
 class UnknownVectorError(InvalidRequestError):
     """No vector with that name or hash is registered."""
+
+
+class ChatTemplateError(InvalidRequestError):
+    """Messages cannot be sent to the model: it has no chat template, or the template refuses them or a variable."""
 
 
 class VectorFileError(TraitError):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trait_core.schema.base import MAX_LAYERS, Layer, Request, Response
+from trait_core.schema.base import MAX_LAYERS, ChatTemplateKwargs, Layer, Request, Response
 from trait_core.schema.steering import Steering, SteeringReport
 
 MAX_INPUTS = 8192
@@ -30,6 +30,8 @@ class ActivationInput(Request):
         token_ids: Token ids, used unchanged.
         response: The reply to read after `messages` or `text`, unchanged. Its tokens follow the prompt's.
         n_prompt: With `token_ids` only: index at which the response begins; by default all ids are the prompt.
+        chat_template_kwargs: With `messages` only: variables of the chat template, such as `enable_thinking`. A reply is read
+            back after the prompt that it was written after if both requests have the same.
     """
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=1024)] | None = None
@@ -37,12 +39,15 @@ class ActivationInput(Request):
     token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=1_000_000)] | None = None
     response: Annotated[str, Field(min_length=1, max_length=4_000_000)] | None = None
     n_prompt: Annotated[int, Field(ge=1)] | None = None
+    chat_template_kwargs: ChatTemplateKwargs = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         given = [name for name in ("messages", "text", "token_ids") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of messages, text, token_ids (got {given or 'none'})")
+        if self.chat_template_kwargs is not None and self.messages is None:
+            raise ValueError(f"chat_template_kwargs goes with messages; {given[0]} is read without a chat template")
         if self.token_ids is not None:
             if self.response is not None:
                 raise ValueError("response goes with messages or text; with token_ids, set n_prompt")

@@ -3,7 +3,9 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+
+from trait_core.chat_templates import checked_kwargs
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
 """Names of vectors, traits and methods."""
@@ -26,6 +28,9 @@ NamedScope = Literal["all", "prompt", "generated", "last_prompt"]
 
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 Layer = Annotated[int, Field(ge=0, lt=MAX_LAYERS)]
+ChatTemplateKwargs = Annotated[dict[str, JsonValue] | None, AfterValidator(checked_kwargs)]
+"""Variables of the model's chat template, such as `enable_thinking`; {} is None."""
+
 VectorReference = Annotated[str, Field(pattern=rf"({NAME_PATTERN})|({SHA256_PATTERN})", max_length=71)]
 
 

@@ -27,6 +27,9 @@ class ServiceInfo(Response):
             None if they were not found.
         checkpoint_digest: As `weights_digest`, but always of the served files: a quantised copy has a different one.
         adapters: LoRA adapter -> digest of a sample of the bytes of its weight files, None if they were not found.
+        has_chat_template: False for a base model, which takes raw text only.
+        chat_template_variables: Variables of its chat template that a request may set (`chat_template_kwargs`); None if they
+            are not known.
         residual_norms: Mean token norm after each block over positions 4 and later of a built-in text, `n_layers` long.
         weights: Dtype -> share of the bytes of the loaded weights, 0 to 1 (of the first pipeline stage).
     """
@@ -37,6 +40,8 @@ class ServiceInfo(Response):
     checkpoint_digest: str | None = None
     adapters: dict[str, str | None] = Field(default_factory=dict)
     chat_template_digest: str | None
+    has_chat_template: bool = True
+    chat_template_variables: list[str] | None = None
     n_layers: int
     d_model: int
     dtype: str

@@ -20,6 +20,7 @@ from trait_service.engine_link.workers import Workers
 from trait_service.metrics import expose_bank
 from trait_service.models.identity import chat_template_digest, config_digest, registry_folder
 from trait_service.models.weights import checkpoint_digest, weights_digest
+from trait_service.reading.chat_template import ChatTemplate
 from trait_service.reading.reader import ActivationReader
 from trait_service.reading.residual_norms import measure_residual_norms
 from trait_service.registry.registry import VectorRegistry
@@ -117,16 +118,19 @@ def _connect(engine: Any, workers: Workers, uses: VectorUses, settings: EngineSe
 
 
 async def _identify(engine: Any, state: State) -> dict[str, Any]:
-    """The digests that say which model is served, by the names of `ServiceInfo`."""
+    """The digests that say which model is served, and whether it has a chat template, by the names of `ServiceInfo`."""
     model = engine.model_config.model, engine.model_config.revision
-    template = state.openai_serving_chat.chat_template
+    template, found = state.openai_serving_chat.chat_template, ChatTemplate(state.online_renderer)
     return {
         "config_digest": config_digest(engine.model_config.hf_config.to_dict()),
         "weights_digest": await asyncio.to_thread(weights_digest, *model),
         "checkpoint_digest": await asyncio.to_thread(checkpoint_digest, *model),
         "chat_template_digest": chat_template_digest(
-            template or getattr(engine.renderer.get_tokenizer(), "chat_template", None)
+            template or getattr(engine.renderer.get_tokenizer(), "chat_template", None),
+            state.online_renderer.default_chat_template_kwargs,
         ),
+        "has_chat_template": found.exists,
+        "chat_template_variables": found.variables,
     }
 
 

@@ -33,11 +33,12 @@ def config_digest(config: Mapping[str, Any]) -> str:
     return _digest(json.dumps({name: fields.get(name) for name in IDENTIFYING_FIELDS}, sort_keys=True, default=str))
 
 
-def chat_template_digest(template: object) -> str | None:
-    """`sha256:` digest of a chat template; None where the model has none."""
+def chat_template_digest(template: object, defaults: Mapping[str, Any] | None = None) -> str | None:
+    """`sha256:` digest of a chat template and the service's own variables for it; None where the model has no template."""
     if not template:
         return None
-    return _digest(template if isinstance(template, str) else json.dumps(template, sort_keys=True, default=str))
+    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True, default=str)
+    return _digest(text + json.dumps(defaults, sort_keys=True, default=str) if defaults else text)
 
 
 def registry_folder(config: str, weights: str | None) -> str:

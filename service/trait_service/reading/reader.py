@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from starlette.datastructures import State
-from trait_core.errors import InvalidRequestError, SteeringFailedError
+from trait_core.chat_templates import no_chat_template, refused_by_template, unknown_variables
+from trait_core.errors import ChatTemplateError, InvalidRequestError, SteeringFailedError
 from trait_core.positions import UNBOUNDED, Positions
 from trait_core.schema import ActivationInput, ActivationsRequest, Generation, ServiceInfo
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -27,6 +28,7 @@ from trait_service.engine.spec import CaptureSpec
 from trait_service.engine_link.engine_client import Run, SteeredEngineClient, last_output
 from trait_service.reading.answer import Reading, ReadText, answer
 from trait_service.reading.capture_slots import CaptureSlots
+from trait_service.reading.chat_template import ChatTemplate, said_by_template
 from trait_service.resolving.resolve import ResolvedSteering
 
 Result = TypeVar("Result")
@@ -45,6 +47,7 @@ class ActivationReader:
     def __init__(self, client: SteeredEngineClient, state: State, shape: dict[str, Any], max_bytes: int) -> None:
         self._client = client
         self._state = state
+        self._template = ChatTemplate(state.online_renderer)
         self._n_layers: int = shape["n_layers"]
         self._d_model: int = shape["d_model"]
         self._pools = CaptureSlots(shape["capture_rows"])
@@ -100,12 +103,15 @@ class ActivationReader:
         return await _all([self._tokenize_one(i, item, base, turns=turns) for i, item in enumerate(inputs)])
 
     async def _tokenize_one(self, i: int, item: ActivationInput, base: str | None, *, turns: bool) -> ReadText:
+        where = f"inputs[{i}]"
         try:
             prompt = await self._prompt_ids(item, base)
             self._client.check_prompt(prompt)
             ends = await self._turn_ends(item, base, prompt) if turns else []
+        except ChatTemplateError as error:
+            raise InvalidRequestError(f"{where}: {error}", param=f"{where}.{error.param}") from error
         except (InvalidRequestError, VLLMClientError) as error:
-            raise InvalidRequestError(f"inputs[{i}]: {error}", param=f"inputs[{i}]") from error
+            raise InvalidRequestError(f"{where}: {error}", param=where) from error
         if item.token_ids is not None:
             return ReadText(prompt, item.n_prompt or len(prompt))
         response = await asyncio.to_thread(self._encode, item.response) if item.response is not None else []
@@ -123,7 +129,11 @@ class ActivationReader:
             raise InvalidRequestError("positions turn[i] need an input with messages", param="positions")
         ends = []
         for n in range(1, len(item.messages) + 1):
-            ids = await self._prompt_ids(ActivationInput(messages=item.messages[:n]), base, add_generation_prompt=False)
+            first = item.model_copy(update={"messages": item.messages[:n], "response": None})
+            try:
+                ids = await self._prompt_ids(first, base, add_generation_prompt=False)
+            except ChatTemplateError as error:
+                raise InvalidRequestError(f"positions turn[i] need the first {n} messages alone: {error}") from error
             if prompt[: len(ids)] != ids:
                 raise InvalidRequestError(
                     "positions turn[i]: this model's chat template does not render turns one after another",
@@ -140,13 +150,7 @@ class ActivationReader:
             renderer.renderer.validate_token_ids(item.token_ids, parameter="token_ids")
             return list(item.token_ids)
         if item.messages is not None:
-            messages = [{"role": message.role, "content": message.content} for message in item.messages]
-            rendered = await renderer.render_chat(
-                ChatCompletionRequest(
-                    model=base, messages=messages, max_tokens=1, add_generation_prompt=add_generation_prompt
-                )
-            )
-            engine_inputs = rendered if isinstance(rendered, ErrorResponse) else rendered[1]
+            engine_inputs = await self._render_chat(item, base, add_generation_prompt=add_generation_prompt)
         else:
             engine_inputs = await renderer.render_completion(
                 CompletionRequest(model=base, prompt=item.text, max_tokens=1)
@@ -154,6 +158,33 @@ class ActivationReader:
         if isinstance(engine_inputs, ErrorResponse):
             raise InvalidRequestError(engine_inputs.error.message, param=engine_inputs.error.param)
         return list(engine_inputs[0]["prompt_token_ids"])
+
+    async def _render_chat(self, item: ActivationInput, base: str | None, *, add_generation_prompt: bool) -> Any:
+        """The engine's inputs for a chat, or vLLM's refusal, as its chat route would make them.
+
+        Raises:
+            ChatTemplateError: There is no template, or it refuses the messages or a variable.
+        """
+        assert item.messages is not None, "the caller looked"
+        if not self._template.exists:
+            raise no_chat_template(self._state.openai_serving_models.base_model_paths[0].name)
+        known = self._template.variables
+        if known is not None and (unknown := [name for name in item.chat_template_kwargs or () if name not in known]):
+            raise unknown_variables(unknown, known)
+        request = ChatCompletionRequest(
+            model=base,
+            messages=[{"role": message.role, "content": message.content} for message in item.messages],
+            max_tokens=1,
+            add_generation_prompt=add_generation_prompt,
+            chat_template_kwargs=item.chat_template_kwargs,
+        )
+        try:
+            rendered = await self._state.online_renderer.render_chat(request)
+        except VLLMClientError as error:
+            if said_by_template(error):
+                raise refused_by_template([message.role for message in item.messages], str(error)) from error
+            raise
+        return rendered if isinstance(rendered, ErrorResponse) else rendered[1]
 
     def _encode(self, response: str) -> list[int]:
         ids: list[int] = self._state.online_renderer.renderer.get_tokenizer().encode(response, add_special_tokens=False)

@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
+from trait_core.chat_templates import no_chat_template
 from vllm.entrypoints.serve.utils.api_utils import load_aware_call, validate_json_request, with_cancellation
 
 from trait_service.errors import TraitRoute
@@ -16,8 +17,11 @@ router = APIRouter(route_class=TraitRoute)
 @load_aware_call
 async def create_chat_completion(request: SteeredChatRequest, raw_request: Request) -> Response:
     """Chat, steered as the request asks."""
+    service = get_service(raw_request)
+    if request.chat_template is None and not service.info.has_chat_template:
+        raise no_chat_template(service.info.model)
     handler = raw_request.app.state.openai_serving_chat.create_chat_completion
-    return await serve(get_service(raw_request), request, raw_request, handler, CHAT_CHUNK)
+    return await serve(service, request, raw_request, handler, CHAT_CHUNK)
 
 
 @router.post("/v1/completions", dependencies=[Depends(validate_json_request)], response_model=None)
