@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trait_core.chat_templates import kwargs_text
 from trait_core.console import out, plain, print_fields, print_json
 
 if TYPE_CHECKING:
@@ -78,6 +79,10 @@ def _dimensions(experiment: "Experiment") -> dict[str, list[Any]]:
         "top_p": list(experiment.top_ps),
         "seed": list(experiment.seeds),
     }
+    if experiment.raw:
+        values["prompts are"] = ["raw text"]
+    if experiment.chat_template_kwargs:
+        values["chat template"] = [kwargs_text(experiment.chat_template_kwargs)]
     for trait, own in experiment.trait.items():
         if own.layers is not None:
             values[f"layers of {trait}"] = _layers(own.layers)

@@ -10,6 +10,7 @@ import typer
 from trait_client.cli.console import Database, Datasets, Url, checked, progress_bar
 from trait_client.cli.outcome import print_errors, resumable
 from trait_client.cli.sql import print_rows
+from trait_client.cli.template_options import Raw, TemplateKwargs, parsed_kwargs
 from trait_client.http import AsyncTraitClient
 from trait_client.http.settings import DEFAULT_DATABASE, DEFAULT_URL
 from trait_core.console import (
@@ -61,6 +62,8 @@ def search(
     datasets: Datasets = None,
     n_prompts: Annotated[int, typer.Option(min=1, help="Number of questions per trait, from the first.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, tokens.")] = 48,
+    raw: Raw = False,
+    template_kwargs: TemplateKwargs = None,
     db: Database = DEFAULT_DATABASE,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
@@ -92,6 +95,8 @@ def search(
         "n_prompts": n_prompts,
         "max_tokens": max_tokens,
         "control": {"random_directions": random_directions},
+        "raw": raw,
+        "chat_template_kwargs": parsed_kwargs(template_kwargs, raw=raw),
     }
     with resumable(f"finished trials are in {db}"):
         outcome = asyncio.run(_run(Experiment.from_values(values), settings, ResultStore(db), url, api_key))

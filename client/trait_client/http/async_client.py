@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
@@ -152,9 +152,16 @@ class AsyncTraitClient(Service):
         """As `TraitClient.complete`."""
         return await self._run(self._complete(prompt, model or await self.base_model(), options))
 
-    async def tokenize(self, text: str | Sequence[Message], *, add_special_tokens: bool = True) -> list[int]:
+    async def tokenize(
+        self,
+        text: str | Sequence[Message],
+        *,
+        add_special_tokens: bool = True,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """As `TraitClient.tokenize`."""
-        return await self._run(self._tokenize(text, add_special_tokens=add_special_tokens))
+        call = self._tokenize(text, add_special_tokens=add_special_tokens, chat_template_kwargs=chat_template_kwargs)
+        return await self._run(call)
 
     async def _run(self, call: Call[T]) -> T:
         return self._read(call, await self._exchange(call))

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -202,11 +202,19 @@ class Service:
         expected, body = expected_of(options), completion_body(prompt, model, **options)
         return _post_json("/v1/completions", body, lambda r: read_completion(r.content, expected))
 
-    def _tokenize(self, text: str | Sequence[Message], *, add_special_tokens: bool) -> Call[list[int]]:
+    def _tokenize(
+        self,
+        text: str | Sequence[Message],
+        *,
+        add_special_tokens: bool,
+        chat_template_kwargs: Mapping[str, Any] | None,
+    ) -> Call[list[int]]:
         if isinstance(text, str):
             body: dict[str, Any] = {"prompt": text, "add_special_tokens": add_special_tokens}
         else:  # the chat template writes its own special tokens
             body = {"messages": [message.model_dump() for message in text], "add_generation_prompt": True}
+            if chat_template_kwargs:
+                body["chat_template_kwargs"] = dict(chat_template_kwargs)
         return _post_json("/tokenize", json_bytes(body), lambda r: _Tokens.model_validate_json(r.content).tokens)
 
     # ---- answers

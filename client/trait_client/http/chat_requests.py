@@ -33,9 +33,15 @@ class CommonOptions(TypedDict, total=False):
 
 
 class StreamOptions(CommonOptions, total=False):
-    """As `CommonOptions`; `logprobs` is the number of candidates reported with each token (None: no report)."""
+    """As `CommonOptions`, for a chat.
+
+    Attributes:
+        logprobs: Number of candidates reported with each token; None reports none.
+        chat_template_kwargs: Variables of the chat template, such as `enable_thinking`; default none.
+    """
 
     logprobs: int | None
+    chat_template_kwargs: Mapping[str, Any] | None
 
 
 class ChatOptions(StreamOptions, total=False):
@@ -44,9 +50,17 @@ class ChatOptions(StreamOptions, total=False):
     n: int
 
 
-class CompletionOptions(ChatOptions, total=False):
-    """As `ChatOptions`; `token_ids` also returns the generated ids."""
+class CompletionOptions(CommonOptions, total=False):
+    """As `CommonOptions`, for raw text.
 
+    Attributes:
+        logprobs: Number of candidates reported with each token; None reports none.
+        n: Number of replies; default 1.
+        token_ids: Also return the generated ids.
+    """
+
+    logprobs: int | None
+    n: int
     token_ids: bool
 
 
@@ -62,12 +76,15 @@ def chat_body(
     logprobs: int | None = None,
     n: int = 1,
     stream: bool = False,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     **common: Unpack[CommonOptions],
 ) -> bytes:
     """The JSON body of `POST /v1/chat/completions`."""
     turns = [Message(role="user", content=messages)] if isinstance(messages, str) else messages
     body = _common_body(model, n, **common)
     body["messages"] = [turn.model_dump() if isinstance(turn, Message) else dict(turn) for turn in turns]
+    if chat_template_kwargs:
+        body["chat_template_kwargs"] = dict(chat_template_kwargs)
     if logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": logprobs}
     if stream:

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
@@ -169,12 +169,20 @@ class TraitClient(Service):
         """
         return self._run(self._complete(prompt, model or self.base_model(), options))
 
-    def tokenize(self, text: str | Sequence[Message], *, add_special_tokens: bool = True) -> list[int]:
+    def tokenize(
+        self,
+        text: str | Sequence[Message],
+        *,
+        add_special_tokens: bool = True,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """Return the ids of raw text, or of a chat with the header of the assistant's turn.
 
         Raw text gets the special tokens that the tokenizer adds (BOS on many models), unless `add_special_tokens` is false.
+        `chat_template_kwargs` are variables of the chat template.
         """
-        return self._run(self._tokenize(text, add_special_tokens=add_special_tokens))
+        call = self._tokenize(text, add_special_tokens=add_special_tokens, chat_template_kwargs=chat_template_kwargs)
+        return self._run(call)
 
     def _run(self, call: Call[T]) -> T:
         return self._read(call, self._exchange(call))

@@ -70,7 +70,7 @@ class CosineRow:
 
 @dataclass(frozen=True)
 class CellRow:
-    """One configuration; `versions` and `weights` are JSON."""
+    """One configuration; `versions`, `weights` and `chat_template_kwargs` are JSON."""
 
     table: ClassVar = "cells"
     cell_id: str
@@ -107,6 +107,8 @@ class CellRow:
     checkpoint_digest: str | None = None
     adapter_digest: str | None = None
     weights: str | None = None
+    raw: bool = False
+    chat_template_kwargs: str | None = None
 
 
 @dataclass(frozen=True)
@@ -276,6 +278,7 @@ class ReadingRow:
     model: str
     config_digest: str
     finished_at: datetime
+    chat_template_kwargs: str | None = None
 
 
 @dataclass(frozen=True)

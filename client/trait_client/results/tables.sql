@@ -77,7 +77,9 @@ CREATE TABLE cells (
     read_layer            INTEGER,          -- replies are projected on it: the last of `layers`
     checkpoint_digest     VARCHAR,          -- of a sample of the served weight files
     adapter_digest        VARCHAR,          -- of a sample of the adapter's
-    weights               JSON              -- type -> its share of the loaded weights' bytes
+    weights               JSON,             -- type -> its share of the loaded weights' bytes
+    raw                   BOOLEAN,          -- prompts were sent as they are, without the chat template
+    chat_template_kwargs  JSON              -- variables of the chat template; NULL for none
 );
 
 -- One cell on one prompt.
@@ -222,7 +224,8 @@ CREATE TABLE readings (
     tokens         VARCHAR[] NOT NULL,      -- their texts; '' for a token that ends within a character
     model          VARCHAR NOT NULL,
     config_digest  VARCHAR NOT NULL,
-    finished_at    TIMESTAMP NOT NULL
+    finished_at    TIMESTAMP NOT NULL,
+    chat_template_kwargs  JSON              -- variables of the chat template; NULL for none
 );
 
 -- Projections of a reading on one direction, minus the vector file's centre; residual units.

@@ -6,6 +6,11 @@ CREATE OR REPLACE MACRO cohens_d(a, b) AS
     (avg(a) - avg(b)) / nullif(sqrt(
         ((count(a) - 1) * var_samp(a) + (count(b) - 1) * var_samp(b)) / nullif(count(a) + count(b) - 2, 0)), 0);
 
+-- Columns that these tables have gained; a new database has them already.
+ALTER TABLE cells ADD COLUMN IF NOT EXISTS raw BOOLEAN;
+ALTER TABLE cells ADD COLUMN IF NOT EXISTS chat_template_kwargs JSON;
+ALTER TABLE readings ADD COLUMN IF NOT EXISTS chat_template_kwargs JSON;
+
 -- The bootstrap of trait_core.statistics, number for number: Murmur3's finaliser of a counter is the random source,
 -- so that the interval of the same deltas is the same everywhere and follows the rows as they are added.
 CREATE OR REPLACE MACRO xor_shift(x, bits) AS xor(x, x >> bits);
@@ -128,6 +133,7 @@ SELECT d.trait, d.method, d.layer, d.coefficient, d.unit, d.measure, d.n, d.base
        q.n_failed, d.seeds, d.operation, d.scope, d.preserve_norm, d.precision, d.adapter, d.model,
        d.trait_sha256, d.max_tokens, d.temperature, d.top_p, d.system, d.versions, d.setting_id,
        q.judge_coherence, q.n_pending, coalesce(d.layers, [d.layer]) AS layers,
+       coalesce(d.raw, false) AS raw, d.chat_template_kwargs,
        CASE WHEN d.interval IS NULL THEN 'one prompt says nothing'
             WHEN d.interval[1] <= 0 AND d.interval[2] >= 0 THEN 'not distinguishable from 0'
             WHEN d.n_controls IS NULL THEN 'differs from 0, no control'
@@ -198,7 +204,7 @@ JOIN ranked o
   ON (r.trait, r.method, r.layers, r.coefficient, r.unit, r.operation, r.scope, r.preserve_norm, r.adapter, r.measure)
    = (o.trait, o.method, o.layers, o.coefficient, o.unit, o.operation, o.scope, o.preserve_norm, o.adapter, o.measure)
  AND (r.max_tokens, r.temperature, r.top_p) = (o.max_tokens, o.temperature, o.top_p)
- AND r.system IS NOT DISTINCT FROM o.system
+ AND (r.system, r.raw, r.chat_template_kwargs) IS NOT DISTINCT FROM (o.system, o.raw, o.chat_template_kwargs)
  AND (r.quantised, r.precision) < (o.quantised, o.precision)
 ORDER BY ALL;
 

@@ -1,12 +1,13 @@
 """Scores that need no judge: the unsteered model reads each reply, and its likelihood and activations give the numbers.
 
-Each reply is read twice in one request: after its prompt, and after an empty user message under the same template.
+Each reply is read twice in one request: after its prompt, and without it: after an empty user message under the same
+template, or after a line break where prompts are raw text.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from trait_core.errors import ServiceError
 from trait_core.schema import ActivationInput, ActivationsRequest, Message
 
 POSITIONS = "response[:]"
+NO_TEXT = "\n"
+"""Raw text that stands for no prompt: every tokenizer has a token for it, and not every one a BOS token."""
 
 _WORD = re.compile(r"\w+")
 
@@ -32,19 +35,39 @@ class Reply:
     """A reply with its prompt.
 
     Args:
-        prompt: The user's message.
+        prompt: The user's message, or the raw text.
         text: The reply; not empty (`is_empty`).
         system: The system prompt; None if none was sent.
+        raw: The prompt was sent as it is, without the chat template.
+        template_kwargs: Variables of the chat template that it was sent with.
     """
 
     prompt: str
     text: str
     system: str | None = None
+    raw: bool = False
+    template_kwargs: dict[str, Any] | None = None
 
-    def messages(self, prompt: str) -> list[Message]:
-        """The messages before the reply, with `prompt` as the user's message."""
-        system = [Message(role="system", content=self.system)] if self.system is not None else []
-        return [*system, Message(role="user", content=prompt)]
+    def prompted(self) -> ActivationInput:
+        """The reply after its prompt, as it was written."""
+        return self._after(self.prompt)
+
+    def unprompted(self) -> ActivationInput:
+        """The reply after nothing: an empty user message, or a line break, since raw text has at least one token."""
+        return self._after(NO_TEXT if self.raw else "")
+
+    def _after(self, prompt: str) -> ActivationInput:
+        if self.raw:
+            return ActivationInput(text=prompt, response=self.text)
+        return ActivationInput(
+            messages=chat_of(prompt, self.system), response=self.text, chat_template_kwargs=self.template_kwargs
+        )
+
+
+def chat_of(prompt: str, system: str | None) -> list[Message]:
+    """The messages of a prompt, with a system prompt if there is one."""
+    first = [Message(role="system", content=system)] if system is not None else []
+    return [*first, Message(role="user", content=prompt)]
 
 
 @dataclass(frozen=True)
@@ -53,7 +76,7 @@ class Reading:
 
     Attributes:
         nll: Mean negative log-likelihood per token of the reply given its prompt, nats.
-        nll_unprompted: The same after an empty user message.
+        nll_unprompted: The same without the prompt (`Reply.unprompted`).
         means: Layer -> `(d_model,)` float32, mean residual stream over the reply's tokens, read after its prompt.
     """
 
@@ -91,11 +114,7 @@ async def read_replies(
     Raises:
         ServiceError: The service failed, or answered a number that is not finite.
     """
-    inputs = [
-        ActivationInput(messages=reply.messages(prompt), response=reply.text)
-        for reply in replies
-        for prompt in (reply.prompt, "")
-    ]
+    inputs = [each for reply in replies for each in (reply.prompted(), reply.unprompted())]
     request = ActivationsRequest(
         model=model, inputs=inputs, layers=sorted(set(layers)), positions=[POSITIONS], logprobs=True
     )

@@ -5,6 +5,7 @@ cell without its seed; a *baseline* is the unsteered cell of the same model and 
 """
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -15,16 +16,36 @@ from trait_core.schema import PositionScope, Steering, SteeringTerm
 _HASHED = frozenset({"coefficient", "unit", "operation", "scope", "preserve_norm"})
 """Fields of a term that every id contains, whatever their values."""
 
+_SAMPLING_ADDED = frozenset({"raw", "chat_template_kwargs"})
+"""Fields of a sampling that ids contain only where they are set."""
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """Options of generation."""
+    """How prompts are sent, and options of generation.
+
+    Attributes:
+        raw: The prompt is continued as it is; no chat template is used.
+        chat_template_kwargs: Variables of the chat template as JSON with sorted names; None for none.
+    """
 
     system: str | None
     max_tokens: int
     temperature: float
     top_p: float
     seed: int
+    raw: bool = False
+    chat_template_kwargs: str | None = None
+
+    @property
+    def template_kwargs(self) -> dict[str, Any] | None:
+        """Variables of the chat template; None for none."""
+        return json.loads(self.chat_template_kwargs) if self.chat_template_kwargs is not None else None
+
+    def as_identity(self) -> dict[str, Any]:
+        """Values hashed into the ids; what was added later is left out where it is not used, so that stored ids stay the same."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if name not in _SAMPLING_ADDED or value}
 
 
 @dataclass(frozen=True)
@@ -142,7 +163,7 @@ class Cell:
         return self if self.intervention is None else Cell(self.model, self.sampling)
 
     def _digest(self, seed: int | None, intervention: Intervention | None) -> str:
-        sampling = dataclasses.asdict(self.sampling) | {"seed": seed}
+        sampling = self.sampling.as_identity() | {"seed": seed}
         change = intervention.as_identity() if intervention is not None else None
         return digest([self.model.as_identity(), sampling, change])
 

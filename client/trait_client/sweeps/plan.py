@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import chain, product
 from typing import Literal
 
 from trait_client.http import AsyncTraitClient
+from trait_client.http.template_check import check_template
 from trait_client.results.rows import ScoreName
 from trait_client.scoring.evaluation import EvaluationSpec
+from trait_client.scoring.scores import chat_of
 from trait_client.sweeps.cells import Cell, Intervention, Trial
 from trait_client.sweeps.experiment import Experiment, GridPoint, grid
 from trait_core.errors import InvalidRequestError
@@ -134,12 +136,17 @@ class Planner:
 
         Raises:
             InvalidRequestError: A vector is missing or ambiguous; too few questions.
+            ChatTemplateError: The model has no chat template, or the template refuses the messages.
             DatasetError: A trait's evaluation is missing or malformed.
         """
         info = await client.info()
         models = _models(experiment, info)
         evaluations = {trait: experiment.evaluation(trait) for trait in experiment.traits}
         prompts = {trait: experiment.prompts_of(trait) for trait in experiment.traits}
+        if not experiment.raw:
+            # The empty prompt: replies are read back without their prompt as well.
+            chats = [chat_of(prompt, experiment.system) for prompt in (*chain(*prompts.values()), "")]
+            await check_template(client, info, chats, experiment.chat_template_kwargs)
         registered = await client.vectors(controls=True)
         vectors = {}
         for trait, method in product(experiment.traits, experiment.methods):

@@ -106,7 +106,7 @@ class Scoring:
 
     async def _score(self, batch: Sequence[Unscored], reader: str) -> None:
         """Read a batch back; a refused batch is halved, so that one bad reply cannot block the others."""
-        replies = [scores.Reply(r.trial.prompt, r.text, r.trial.cell.sampling.system) for r in batch]
+        replies = [_reply(r) for r in batch]
         layers = {key.layer for r in batch for key in r.missing if isinstance(key, ProjectionKey)} or {0}
         try:
             readings = await scores.read_replies(
@@ -142,6 +142,11 @@ class Scoring:
                 reading.means[key.layer], file.directions[key.layer], file.evidence(key.layer).centre
             )
         return ProjectionRow(trial_id, key.sha256, key.layer, scores.POSITIONS, value, key.reader)
+
+
+def _reply(unscored: Unscored) -> scores.Reply:
+    sampling = unscored.trial.cell.sampling
+    return scores.Reply(unscored.trial.prompt, unscored.text, sampling.system, sampling.raw, sampling.template_kwargs)
 
 
 def _score_value(key: ScoreKey, text: str, reading: scores.Reading | None, metric: Metric | None) -> float | None:

@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterable, Iterator
 
 from trait_client.http import AsyncTraitClient
+from trait_client.http.chat_requests import CommonOptions
 from trait_client.http.replies import ChatResult
 from trait_client.results.recorder import Recorder
 from trait_client.results.rows import TrialRow, utc_now
+from trait_client.scoring.scores import chat_of
 from trait_client.sweeps.cells import Trial
 from trait_core.errors import ServiceUnreachableError, TraitError
-from trait_core.schema import Message
 
 logger = logging.getLogger(__name__)
 
@@ -56,19 +57,18 @@ class TrialRunner:
         return self._row(trial, time.perf_counter() - started, result)
 
     async def _reply(self, trial: Trial) -> ChatResult:
-        sampling, change = trial.cell.sampling, trial.cell.intervention
-        messages = [Message(role="user", content=trial.prompt)]
-        if sampling.system is not None:
-            messages.insert(0, Message(role="system", content=sampling.system))
-        return await self._client.chat(
-            messages,
-            model=trial.cell.model.asked_as,
-            steering=change.steering() if change is not None else None,
-            max_tokens=sampling.max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=sampling.seed,
-        )
+        sampling, change, model = trial.cell.sampling, trial.cell.intervention, trial.cell.model.asked_as
+        options: CommonOptions = {
+            "steering": change.steering() if change is not None else None,
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": sampling.seed,
+        }
+        if sampling.raw:
+            return await self._client.complete(trial.prompt, model=model, **options)
+        messages = chat_of(trial.prompt, sampling.system)
+        return await self._client.chat(messages, model=model, chat_template_kwargs=sampling.template_kwargs, **options)
 
     async def _answers(self) -> bool:
         """Return whether the service still answers: one broken connection does not end a sweep."""

@@ -10,6 +10,8 @@
     coefficients = [1.0, 2.0]
     n_prompts = 12                       # the first of each trait's questions; or prompts = ["...", ...]
     max_tokens = 48
+    # raw = true                         # a base model: prompts are sent as they are
+    # chat_template_kwargs = {enable_thinking = false}
 
     [control]
     random_directions = 4
@@ -41,7 +43,7 @@ from trait_client.scoring.evaluation import EvaluationSpec
 from trait_client.sweeps.experiment.precision import PrecisionService
 from trait_client.sweeps.experiment.section import Coefficients, Label, Layers, Name, Section
 from trait_core.errors import DatasetError, InvalidRequestError, first_fault
-from trait_core.schema import NO_ADAPTER, Operation, Scope, SteeringTerm, Unit, VectorReference
+from trait_core.schema import NO_ADAPTER, ChatTemplateKwargs, Operation, Scope, SteeringTerm, Unit, VectorReference
 from trait_core.text_files import read_toml
 from trait_core.traits import default_traits_folder
 
@@ -103,6 +105,9 @@ class Experiment(Section):
         temperature: Sampling temperature, 0 is greedy; a list is a dimension.
         top_p: Nucleus sampling; a list is a dimension.
         system: System prompt; None sends none (the chat template may have its own).
+        raw: Send prompts as they are, without the chat template, for the model to continue; for base models.
+        chat_template_kwargs: Variables of the chat template, such as `enable_thinking`; replies are read back after the same
+            prompt.
         precision: Label of the weights' precision, None uses the one that the service reports; or a table of services by
             label.
         adapter: Label of a LoRA adapter that is part of the served model; `none` is the base model.
@@ -133,6 +138,8 @@ class Experiment(Section):
     temperature: Temperature | Annotated[list[Temperature], Field(min_length=1)] = 0.0
     top_p: TopP | Annotated[list[TopP], Field(min_length=1)] = 1.0
     system: Annotated[str, Field(max_length=1_000_000)] | None = None
+    raw: bool = False
+    chat_template_kwargs: ChatTemplateKwargs = None
     precision: Label | Annotated[dict[Name, PrecisionService], Field(min_length=1)] | None = None
     adapter: Label = NO_ADAPTER
     adapters: Annotated[list[Label], Field(min_length=1)] | None = None
@@ -313,6 +320,9 @@ class Experiment(Section):
             raise ValueError("give n_prompts or prompts, not both")
         if self.adapters is not None and self.adapter != NO_ADAPTER:
             raise ValueError("give adapters, which requests ask for, or adapter, a label; not both")
+        if self.raw and (self.system is not None or self.chat_template_kwargs is not None):
+            which = "system" if self.system is not None else "chat_template_kwargs"
+            raise ValueError(f"{which} goes with the chat template, which raw = true does not use: give one of the two")
         several = [trait for trait in self.trait if self.trait[trait].vector is not None]
         if several and len(self.methods) > 1:
             raise ValueError(f"[trait.{several[0]}] names one vector, but methods has {len(self.methods)} entries")

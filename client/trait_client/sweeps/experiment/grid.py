@@ -7,6 +7,7 @@ from typing import Any
 
 from trait_client.sweeps.cells import Sampling
 from trait_client.sweeps.experiment.definition import Experiment
+from trait_core.chat_templates import kwargs_text
 from trait_core.schema import SteeringTerm
 
 
@@ -55,8 +56,9 @@ def grid(experiment: Experiment, trait: str) -> list[GridPoint]:
 
 def samplings(experiment: Experiment) -> list[Sampling]:
     """Every combination of generation options, seeds included."""
+    variables = kwargs_text(experiment.chat_template_kwargs)
     return [
-        Sampling(experiment.system, experiment.max_tokens, temperature, top_p, seed)
+        Sampling(experiment.system, experiment.max_tokens, temperature, top_p, seed, experiment.raw, variables)
         for temperature, top_p, seed in product(experiment.temperatures, experiment.top_ps, experiment.seeds)
     ]
 
