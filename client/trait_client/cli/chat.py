@@ -9,16 +9,18 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.style import Style
 from rich.text import Text
 
 from trait_client.cli.console import CLI_RETRIES, Url, checked
+from trait_client.cli.template_options import TemplateKwargs, parsed_kwargs
 from trait_client.http import TraitClient
 from trait_client.http.replies import ChatDelta
 from trait_client.http.settings import DEFAULT_URL
+from trait_client.http.template_check import require_template
 from trait_core.console import ApiKey, complain, err, out, plain, print_table
 from trait_core.errors import TraitError
 from trait_core.schema import CrossedBound, Message, Monitor, MonitoredDirection, Steering, SteeringTerm
@@ -47,6 +49,7 @@ class Conversation:
         terms: Vector -> its steering term.
         watched: Monitored vectors; the first one colours the text.
         layer: Monitored layer; None means each vector's chosen layer.
+        template_kwargs: Variables of the chat template.
     """
 
     client: TraitClient
@@ -56,6 +59,7 @@ class Conversation:
     terms: dict[str, SteeringTerm] = field(default_factory=dict)
     watched: list[str] = field(default_factory=list)
     layer: int | None = None
+    template_kwargs: dict[str, Any] | None = None
 
     def reply(self, text: str) -> Iterator[ChatDelta]:
         """Send a turn and stream the reply; both are kept once the reply is complete."""
@@ -67,11 +71,12 @@ class Conversation:
             monitor=self.monitor(),
             max_tokens=self.max_tokens,
             temperature=self.temperature,
+            chat_template_kwargs=self.template_kwargs,
         ):
             pieces.append(delta.text)
             yield delta
-        said = "".join(pieces)
-        self.turns = [*turns, Message(role="assistant", content=said)] if said else turns
+        # An empty reply is kept as well: many templates want the roles to take turns.
+        self.turns = [*turns, Message(role="assistant", content="".join(pieces))]
 
     def monitor(self) -> Monitor | None:
         """The request's monitor; None if no vector is monitored."""
@@ -97,6 +102,7 @@ def chat(
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, tokens.")] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 0.0,
+    template_kwargs: TemplateKwargs = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
@@ -104,8 +110,17 @@ def chat(
 
     Example: `trait-client chat --monitor refusal,sycophancy`, then `/steer refusal 1.5 13`. `/help` lists the commands.
     """
+    variables = parsed_kwargs(template_kwargs)
     with TraitClient(url, api_key, retries=CLI_RETRIES) as client:
-        conversation = Conversation(client, max_tokens, temperature, watched=_names(monitor or ""), layer=layer)
+        require_template(client.info(), variables)
+        conversation = Conversation(
+            client,
+            max_tokens,
+            temperature,
+            watched=_names(monitor or ""),
+            layer=layer,
+            template_kwargs=variables,
+        )
         if err.is_terminal:
             err.print(plain(HELP), style="dim")
         converse(conversation, _lines())

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -13,10 +13,13 @@ from trait_client.cli.comparison import Comparison, print_comparison
 from trait_client.cli.console import CLI_RETRIES, Datasets, Url, checked, progress
 from trait_client.cli.missing_vector import make_vector
 from trait_client.cli.steer_prompts import evaluation_questions, given_prompts
+from trait_client.cli.template_options import Raw, TemplateKwargs, parsed_kwargs
 from trait_client.http import AsyncTraitClient
 from trait_client.http.activations import Activations
+from trait_client.http.chat_requests import CommonOptions
 from trait_client.http.replies import ChatResult
 from trait_client.http.settings import DEFAULT_DATABASE, DEFAULT_URL
+from trait_client.http.template_check import require_template
 from trait_core.console import EXIT_FAILED, EXIT_PARTIAL, ApiKey, AsJson, complain, err, plain, print_json
 from trait_core.errors import InvalidRequestError, TraitError, UnknownVectorError
 from trait_core.schema import (
@@ -41,12 +44,14 @@ Outcomes = tuple[list[Comparison], list[tuple[str, TraitError]]]
 
 @dataclass(frozen=True)
 class Options:
-    """Options of generation."""
+    """Options of generation; with `raw` the prompts are continued as they are."""
 
     max_tokens: int
     temperature: float
     seed: int | None
     baseline: bool
+    raw: bool = False
+    template_kwargs: dict[str, Any] | None = None
 
 
 def steer(
@@ -84,6 +89,8 @@ def steer(
     ] = DEFAULT_DATABASE,
     datasets: Datasets = None,
     no_baseline: Annotated[bool, typer.Option("--no-baseline", help="Generate the steered reply only.")] = False,
+    raw: Raw = False,
+    template_kwargs: TemplateKwargs = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -96,7 +103,8 @@ def steer(
     Example: `trait-client steer --trait sycophancy --coef 3 "I wrote a poem. Is it any good?"`
     """
     term, searches = _term(vector or trait, coef, unit, layer, operation, scope, db)
-    options = Options(max_tokens, temperature, seed, baseline=not no_baseline)
+    variables = parsed_kwargs(template_kwargs, raw=raw)
+    options = Options(max_tokens, temperature, seed, baseline=not no_baseline, raw=raw, template_kwargs=variables)
     given = given_prompts(prompts or [])
 
     def run() -> Outcomes:
@@ -165,6 +173,8 @@ async def _steer_all(
     datasets: Path | None,
 ) -> Outcomes:
     async with AsyncTraitClient(url, api_key, retries=CLI_RETRIES) as client:
+        if not options.raw:
+            require_template(await client.info(), options.template_kwargs)
         registered = find_vector(
             await client.vectors(), reference=term.vector, trait=term.vector, choose="give one of them as --vector"
         )
@@ -197,13 +207,15 @@ async def _compare(
     client: AsyncTraitClient, prompt: str, term: SteeringTerm, vector_file: VectorFile, options: Options
 ) -> Comparison:
     def generate(steering: Steering | None) -> Awaitable[ChatResult]:
-        return client.chat(
-            prompt,
-            steering=steering,
-            max_tokens=options.max_tokens,
-            temperature=options.temperature,
-            seed=options.seed,
-        )
+        common: CommonOptions = {
+            "steering": steering,
+            "max_tokens": options.max_tokens,
+            "temperature": options.temperature,
+            "seed": options.seed,
+        }
+        if options.raw:
+            return client.complete(prompt, **common)
+        return client.chat(prompt, chat_template_kwargs=options.template_kwargs, **common)
 
     steering = Steering(terms=[term])
     if options.baseline:
@@ -213,19 +225,27 @@ async def _compare(
     comparison = Comparison(prompt, baseline, steered, {})
     replies = ["" if baseline is None else baseline.text, steered.text]
     layers = sorted({applied.layer for applied in comparison.applied})
-    comparison.projections = await _project(client, prompt, replies, vector_file, layers)
+    comparison.projections = await _project(client, _as_read(prompt, options), replies, vector_file, layers)
     return comparison
 
 
+def _as_read(prompt: str, options: Options) -> ActivationInput:
+    """The prompt as its replies are read back: after the same tokens that they were written after."""
+    if options.raw:
+        return ActivationInput(text=prompt)
+    return ActivationInput(
+        messages=[Message(role="user", content=prompt)], chat_template_kwargs=options.template_kwargs
+    )
+
+
 async def _project(
-    client: AsyncTraitClient, prompt: str, replies: list[str], vector_file: VectorFile, layers: list[int]
+    client: AsyncTraitClient, prompt: ActivationInput, replies: list[str], vector_file: VectorFile, layers: list[int]
 ) -> dict[int, tuple[float | None, float | None]]:
     """Layer -> centred projection of each of the two replies, read without steering; None for an empty reply."""
     texts = [i for i, reply in enumerate(replies) if reply]
     if not texts:
         return dict.fromkeys(layers, (None, None))
-    turns = [Message(role="user", content=prompt)]
-    inputs = [ActivationInput(messages=turns, response=replies[i]) for i in texts]
+    inputs = [prompt.model_copy(update={"response": replies[i]}) for i in texts]
     read: Activations = await client.activations(
         ActivationsRequest(inputs=inputs, layers=layers, positions=[READ_BACK])
     )
