@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 _SENTENCES = {
     errno.EACCES: "no permission: change its rights, or choose another place",
@@ -35,7 +36,10 @@ def sentence_of(error: OSError, place: str | os.PathLike[str] | None = None) -> 
         place: File, folder or address that it concerns; None takes the file that the error names.
     """
     named = _named(error) if place is None else os.fspath(place)
-    known = None if error.errno is None else _SENTENCES.get(error.errno)
+    number = error.errno
+    if number == errno.EEXIST and Path(named).is_file():  # a folder was to be made there
+        number = errno.ENOTDIR
+    known = None if number is None else _SENTENCES.get(number)
     # A library that raises OSError itself gives a text and no number; its first line says the most.
     own = (str(error).strip().splitlines() or [type(error).__name__])[0]
     said = known or (error.strerror or own if error.errno is not None else own)

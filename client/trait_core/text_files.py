@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trait_core.errors import DatasetError
+from trait_core.os_errors import sentence_of
 
 _MARKS = {
     b"\xff\xfe\x00\x00": "UTF-32",
@@ -55,7 +56,7 @@ def read_text(path: Path, wanted: str = "") -> str:
         kind = "is a folder: give a file" if path.is_dir() else "you have no right to read it: change its permissions"
         raise DatasetError(f"{path}: {kind}") from error
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise DatasetError(sentence_of(error, path)) from error
     except ValueError as error:  # a NUL character in the path
         raise DatasetError(f"{str(path)!r}: is not a path: {error}") from error
     text = decode(data, str(path))

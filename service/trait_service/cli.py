@@ -11,23 +11,29 @@ from typing import Annotated, NoReturn
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field
-from trait_core.console import EXIT_USAGE, complain, fail
+from trait_core.console import EXIT_FAILED, EXIT_USAGE, complain, fail, run
 
 from trait_service.access.keys import KeysError, configured_keyring
 from trait_service.access.keys_cli import app as keys_app
 from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.settings import EngineSettings
-from trait_service.environment import load_plugins
+from trait_service.environment import check_version, load_plugins
 from trait_service.launch import Runner, launch_arguments, refusals, refused_flags
 from trait_service.models.bundled import MODELS, ModelError
 from trait_service.models.cli import app as models_app
 from trait_service.options import option_of, settings_as_options
+from trait_service.preflight import check_folders, check_listening, check_model
 from trait_service.settings import ARGS_ENTRY, ServiceSettings
 from trait_service.verify.command import verify
 
 logger = logging.getLogger(__name__)
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Serve a language model that can be steered.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Serve a language model that can be steered.",
+)
 
 
 app.add_typer(models_app, name="model")
@@ -95,6 +101,10 @@ def serve(
     if problems:
         _fail(problems)
     try:
+        check_version(engine)
+        if problems := check_listening(server.host, server.port, context.args) + check_folders(service.vectors):
+            _fail(problems, EXIT_FAILED)
+        check_model(model, context.args)
         args = server_arguments(
             model, context.args, server, service, engine, enforce_eager=enforce_eager, runner=runner
         )
@@ -162,15 +172,15 @@ def _run(args: Namespace) -> None:
         fail("the engine has died: see the log above", label="trait-service")
 
 
-def _fail(problems: list[str]) -> NoReturn:
+def _fail(problems: list[str], code: int = EXIT_USAGE) -> NoReturn:
     for problem in problems:
         complain(problem, label="trait-service")
-    raise typer.Exit(EXIT_USAGE)
+    raise typer.Exit(code)
 
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    run(app, label="trait-service")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from trait_service.engine.refusals import has_int4_weights, platform_refusal
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import EXTRA_ARGS_KEY
 from trait_service.paths import trait_home
+from trait_service.preflight import unwritable
 
 ENDPOINT_PLUGINS = "vllm.endpoint_plugins"
 
@@ -42,7 +43,14 @@ def general_environment(current: Mapping[str, str], *, model_is_folder: bool) ->
     }
     if model_is_folder:
         wanted["HF_HUB_OFFLINE"] = "1"
+    if unwritable(vllm_cache(current)) is not None:  # a read-only home: vLLM would log a traceback for each file
+        wanted["VLLM_CACHE_ROOT"] = str(trait_home() / "vllm")
     return {"VLLM_PLUGINS": ",".join(vllm_plugins(current.get("VLLM_PLUGINS"))), **_missing(current, wanted)}
+
+
+def vllm_cache(current: Mapping[str, str]) -> Path:
+    """The folder that vLLM keeps its own files in, unless `VLLM_CACHE_ROOT` names another."""
+    return Path(current.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm"
 
 
 def vllm_plugins(named: str | None) -> list[str]:

@@ -25,6 +25,7 @@ from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.settings import EngineSettings
 from trait_service.environment import load_plugins
 from trait_service.launch import launch_arguments, refusals, refused_flags
+from trait_service.preflight import check_model
 from trait_service.settings import ARGS_ENTRY, ServiceSettings
 
 ENVIRONMENT = {
@@ -59,6 +60,7 @@ class InProcessService:
 
     Raises:
         InvalidRequestError: vLLM or the plugin does not take the arguments.
+        ModelError: The model cannot be had.
         SteeringFailedError: The engine did not start.
     """
 
@@ -161,6 +163,7 @@ def _arguments(
     problems = refused_flags(list(further))
     if problems:
         raise InvalidRequestError("; ".join(problems), param="arguments")
+    check_model(model, further)
     try:
         args = launch_arguments(
             model,

@@ -198,6 +198,15 @@ def test_vectors_are_listed_shown_put_fetched_and_deleted(cli, url, tmp_path):
     assert cli("vectors", "delete", "refusal.md", "--url", url)[:2] == (0, "deleted refusal.md\n")
 
 
+def test_a_place_that_cannot_be_written_is_one_line(cli, url, tmp_path):
+    """The file, what is wrong with it, and what to do; no error number."""
+    (tmp_path / "file").write_text("")
+    code, stdout, stderr = cli("vectors", "get", "refusal.md", "file/r.safetensors", "--url", url)
+    assert (code, stdout, stderr.count("\n")) == (1, "", 1)
+    assert stderr.startswith("error: file: a file is where a folder is needed")
+    assert "Errno" not in stderr
+
+
 def test_an_unknown_vector_exits_1_and_a_wrong_name_2(cli, url):
     """The first is the service's answer, the second is never sent."""
     assert cli("vectors", "show", "kind", "--url", url)[0] == 1

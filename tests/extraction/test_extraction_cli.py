@@ -81,6 +81,14 @@ def test_check_says_which_pairs_are_left_out(trait_extract, trait_folder):
     assert err == f"warning: {row['left_out'][0]}\n"
 
 
+def test_a_folder_that_is_a_file_is_one_line(trait_extract, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, out, err = trait_extract("new-trait", "warmth", "--datasets", tmp_path / "file")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert f"{tmp_path / 'file'}" in err
+    assert "a file is where a folder is needed" in err
+
+
 def test_check_counts_valid_datasets_and_names_invalid_ones(trait_extract, trait_folder):
     root = trait_folder().parents[1]
     code, out, _ = trait_extract("check", "--datasets", root)

@@ -12,6 +12,7 @@ from trait_client.http.settings import DEFAULT_DATABASE, DEFAULT_URL, URL_VARIAB
 from trait_core.addresses import is_loopback
 from trait_core.console import ApiKey, err, out
 from trait_core.errors import InvalidRequestError, TraitError
+from trait_core.listening import check_port
 
 DEFAULT_PORT = 8600
 DEFAULT_HTTP_PORT = 80
@@ -49,6 +50,7 @@ def dashboard(
     except ModuleNotFoundError as error:
         raise TraitError(f"the dashboard needs {error.name}: pip install 'trait-steering[dashboard]'") from error
     hosts = own_hosts(bind, port, host or [])
+    check_port(bind, port)
     if not is_loopback(bind):
         err.print(f"{bind} is reachable from other machines, and there is no password", style="yellow")
     address = f"http://{hosts[0]}/"

@@ -1,4 +1,4 @@
-"""What to do where a trait has no vector yet: the one command that makes it, and an offer to run it."""
+"""A trait that has no vector yet: the one command that makes it, and an offer to run it."""
 
 import os
 import shlex
@@ -60,7 +60,7 @@ class Extraction:
         return shlex.join(self.words)
 
     def missing(self) -> str | None:
-        """What has to be installed first; None if nothing has."""
+        """The command that installs what is missing; None if nothing is."""
         program = find_program(PROGRAM)
         beside = program is not None and Path(program).parent == Path(sys.executable).parent
         return INSTALL if program is None or (beside and find_spec("sklearn") is None) else None

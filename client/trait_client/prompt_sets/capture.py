@@ -20,6 +20,7 @@ from trait_client.prompt_sets.progress import ProgressCallback, PromptSetProgres
 from trait_client.prompt_sets.prompts import SetPrompt
 from trait_client.prompt_sets.shards import Shard
 from trait_core.errors import ServiceError, TraitError
+from trait_core.os_errors import sentence_of
 from trait_core.schema import ActivationsRequest, ServiceInfo
 
 MAX_IN_FLIGHT = 16
@@ -159,8 +160,10 @@ class _Capture:
                 self._show()
                 if self._stops:
                     return
-        except (TraitError, OSError) as error:
+        except TraitError as error:
             self._stops[str(error)] += 1
+        except OSError as error:
+            self._stops[sentence_of(error)] += 1
 
     async def _read(self, shard: Shard) -> int:
         """Read the missing rows of a shard; return the number of tokens read."""

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from trait_core.errors import VectorFileError
+from trait_core.os_errors import sentence_of
 from trait_core.schema import SHA256_PREFIX
 from trait_core.storage import sha256_of, write_atomically
 
@@ -48,7 +49,7 @@ class ContentStore:
         try:
             data = self._path(sha256).read_bytes()
         except OSError as error:
-            raise VectorFileError(f"the file of {sha256} cannot be read: {error.strerror}") from error
+            raise VectorFileError(f"the file of {sha256} cannot be read: {sentence_of(error, place='')}") from error
         if sha256_of(data) != sha256:
             raise VectorFileError(f"the file of {sha256} is damaged: it holds other bytes")
         return data

@@ -21,6 +21,7 @@ from trait_service.environment import (
     platform_environment,
     runs_eager,
 )
+from trait_service.preflight import check_model
 
 
 class Dtype(StrEnum):
@@ -59,6 +60,7 @@ def verify(
     settings = EngineSettings(allow_untested_vllm=allow_untested_vllm)
     try:
         check_version(settings)
+        check_model(model)
         path = resolve(model)
         os.environ.update(_environment(path))
         cuda = is_cuda()
