@@ -41,9 +41,9 @@ def sentence_of(error: OSError, place: str | os.PathLike[str] | None = None) -> 
         number = errno.ENOTDIR
     known = None if number is None else _SENTENCES.get(number)
     # A library that raises OSError itself gives a text and no number; its first line says the most.
-    own = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    own = str(error).strip().partition("\n")[0] or type(error).__name__
     said = known or (error.strerror or own if error.errno is not None else own)
-    return f"{named}: {said}" if named and named not in said else said
+    return f"{named}: {said}" if named and (known or named not in said) else said
 
 
 def port_sentence(error: OSError, host: str, port: int) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trait_core.listening import PortError, check_port
 from trait_core.os_errors import sentence_of
+from trait_core.text_files import one_line
 
 from trait_service.models.bundled import MODELS, ModelError
 from trait_service.paths import trait_home
@@ -136,7 +137,7 @@ def _check_hub(model: str, further: Sequence[str], environment: Mapping[str, str
         if type(error).__name__ in {"ConnectError", "ConnectTimeout", "ConnectionError", "ProxyError", "SSLError"}:
             raise ModelError(
                 f"{model} is not in the cache {place}, and the hub {constants.ENDPOINT} cannot be reached "
-                f"({str(error).splitlines()[0]}): {_advice(model)}"
+                f"({one_line(error)}): {_advice(model)}"
             ) from error
         # Anything else may be a mirror that answers files only: vLLM's own attempt decides.
 
