@@ -50,13 +50,9 @@ def read_text(path: Path, wanted: str = "") -> str:
     except FileNotFoundError as error:
         folder = "" if path.parent.is_dir() else f", since there is no folder {path.parent}"
         raise DatasetError(f"{path}: is missing{folder}{advice or ': check its name'}") from error
-    except IsADirectoryError as error:
-        raise DatasetError(f"{path}: is a folder: give a file") from error
-    except PermissionError as error:
-        kind = "is a folder: give a file" if path.is_dir() else "you have no right to read it: change its permissions"
-        raise DatasetError(f"{path}: {kind}") from error
     except OSError as error:
-        raise DatasetError(sentence_of(error, path)) from error
+        folder = "is a folder: give a file" if path.is_dir() else ""  # Windows calls it a missing permission
+        raise DatasetError(f"{path}: {folder}" if folder else sentence_of(error, path)) from error
     except ValueError as error:  # a NUL character in the path
         raise DatasetError(f"{str(path)!r}: is not a path: {error}") from error
     text = decode(data, str(path))

@@ -18,10 +18,11 @@ from trait_core.errors import InvalidRequestError, VectorFileError
 from trait_core.schema import LayerEvidence, VectorMetadata
 from trait_core.units import residual_units
 from trait_core.vectors.file import VectorFile
+from trait_core.vectors.model_shape import ModelShape
 from trait_extraction.interchange.foreign_vectors import MAX_FILE_BYTES, ForeignVectors
 from trait_extraction.interchange.formats import READERS
 from trait_extraction.interchange.gguf_export import control_vector
-from trait_extraction.interchange.importing import ModelShape, import_vectors
+from trait_extraction.interchange.importing import import_vectors
 from trait_extraction.interchange.locations import read_location
 
 N_LAYERS, D = 6, 8
@@ -308,8 +309,8 @@ def test_a_torch_file_with_tricks_in_its_zip_is_refused(tmp_path, names, reason)
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ({"3": [1.0, 2.0]}, "is a list, not a tensor"),
-        ({"a": torch.ones(D)}, "'a' is not a layer"),
+        ({"3": ["a", "b"]}, r"'3' is a list of 2 \(a str, a str\), not an array"),
+        ({"a": torch.ones(D), "b": torch.ones(D)}, "'a' is not a layer"),
         ({}, "0 vectors"),
         ({"3": torch.ones(D), 3: torch.ones(D)}, "two vectors have the number 3"),
         ({"3": torch.ones(D, D)}, "has the shape"),
@@ -317,7 +318,7 @@ def test_a_torch_file_with_tricks_in_its_zip_is_refused(tmp_path, names, reason)
         ({"3": torch.ones(D).to_sparse()}, "dense and real"),
         (torch.ones(1).expand(2**20, 2**20), "claims the shape"),
         (torch.ones(2, 2, 2), "expected"),
-        ("text", "is a str, not a tensor"),
+        ("text", "it holds a str, not an array"),
     ],
 )
 def test_a_torch_file_without_vectors_is_refused(tmp_path, content, reason):

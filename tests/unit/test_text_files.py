@@ -157,7 +157,7 @@ def test_a_file_that_may_not_be_read_is_named_in_one_sentence(tmp_path, monkeypa
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(DatasetError, match=r"p\.txt: you have no right to read it: change its permissions$"):
+    with pytest.raises(DatasetError, match=r"p\.txt: no permission: change its rights, or choose another place$"):
         read_text(tmp_path / "p.txt")
 
 

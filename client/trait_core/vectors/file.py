@@ -5,10 +5,10 @@
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import safetensors
@@ -16,8 +16,10 @@ import safetensors.numpy
 from pydantic import ValidationError
 
 from trait_core.errors import InvalidRequestError, VectorFileError, first_fault
-from trait_core.schema import LayerEvidence, VectorMetadata
+from trait_core.schema import LayerEvidence, ServiceInfo, VectorMetadata, is_name
 from trait_core.storage import MAX_HEADER_BYTES, HeaderError, read_header, sha256_of, write_atomically
+from trait_core.vectors.arrays import nearest_to_half, residual_norm, scale
+from trait_core.vectors.model_shape import ModelShape
 
 METADATA_KEY = "trait"
 MAX_FILE_BYTES = 256 * 1024 * 1024
@@ -53,6 +55,72 @@ class VectorFile:
             raise VectorFileError(f"the chosen layer {meta.chosen_layer} is not among {sorted(self.directions)}")
         for layer, direction in self.directions.items():
             _check_direction(layer, direction, meta)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        trait: str,
+        arrays: Mapping[int, Any],
+        model: ServiceInfo | ModelShape,
+        *,
+        method: str = "imported",
+        chosen_layer: int | None = None,
+        method_options: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Make a vector file of arrays from any tool.
+
+        ::
+
+            vector = VectorFile.from_arrays("happy", {13: array}, client.info())
+
+        Directions are scaled to unit length. `separation` becomes the length that the array had, so that coefficient 1 of that
+        unit adds the array itself; the separation of the classes is unknown, and so is the centre, which becomes 0.
+
+        Args:
+            trait: Name of the vector: lower case letters, digits, `_`, `.` and `-`, 64 at most.
+            arrays: 0-based decoder block -> `(d_model,)` numbers, for the block's *output*: a list, a numpy array, or a torch tensor
+                of any float type on any device. An array `(n_layers, d_model)` is `dict(enumerate(array))`.
+            model: The model that they are for, as `TraitClient.info()` and `LocalEngine.info()` give it.
+            method: How the arrays were made.
+            chosen_layer: Layer for requests that name none; None takes the one nearest to half of the depth.
+            method_options: Further facts about how they were made.
+
+        Raises:
+            InvalidRequestError: An invalid name, or a chosen layer that has no array.
+            VectorFileError: An array has another width, is zero or not finite, or its layer is beyond the model.
+        """
+        for name in (trait, method):
+            if not is_name(name):
+                raise InvalidRequestError(
+                    f"{name[:80]!r} is not a valid name: lower case letters, digits, _ . and -, 64 at most"
+                )
+        shape = ModelShape.of_service(model) if isinstance(model, ServiceInfo) else model
+        scaled = scale(arrays, shape)
+        chosen, because = nearest_to_half(chosen_layer, list(scaled.lengths), shape)
+        layers = {
+            layer: LayerEvidence(separation=length, centre=0.0, residual_norm=residual_norm(layer, shape))
+            for layer, length in scaled.lengths.items()
+        }
+        options = {
+            "separation_is": "the vector's length in its own file",
+            "centre_is": "unknown",
+            **(method_options or {}),
+        }
+        metadata = VectorMetadata(
+            trait=trait,
+            model=shape.model,
+            config_digest=shape.config_digest,
+            weights_digest=shape.weights_digest,
+            n_layers=shape.n_layers,
+            d_model=shape.d_model,
+            method=method,
+            method_options=options,
+            positions="unknown",
+            layers=layers,
+            chosen_layer=chosen,
+            chosen_because=because,
+        )
+        return cls(metadata, scaled.directions)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:

@@ -6,17 +6,18 @@ from typing import Annotated
 import typer
 from trait_client.http import TraitClient
 from trait_client.http.settings import DEFAULT_URL
-from trait_core.console import ApiKey, AsJson, print_json, print_table
+from trait_core.console import ApiKey, AsJson, complain, print_json, print_table
 from trait_core.errors import InvalidRequestError
 from trait_core.schema import ServiceInfo, Unit
 from trait_core.storage import sha256_of, write_atomically
 from trait_core.vectors.file import VectorFile
+from trait_core.vectors.model_shape import ModelShape
 
 from trait_extraction.cli.console import print_lines
 from trait_extraction.cli.tables import control_table, imported_table
 from trait_extraction.interchange.foreign_vectors import ForeignVectors
 from trait_extraction.interchange.gguf_export import control_vector
-from trait_extraction.interchange.importing import Imported, ModelShape, import_vectors
+from trait_extraction.interchange.importing import Imported, import_vectors
 from trait_extraction.interchange.locations import read_location
 from trait_extraction.interchange.numbering import NUMBERINGS, check_numbering
 
@@ -28,12 +29,16 @@ def import_command(
     source: Annotated[
         str,
         typer.Argument(
-            help=".gguf, .pt, .safetensors, a folder of `<method>_layer<N>.pt`, or hf://org/repo@revision/path."
+            help=".gguf, .pt, .safetensors, .npy, .npz, a folder of `<method>_layer<N>.pt`, or hf://org/repo@revision/path."
         ),
     ],
     trait: Annotated[str, typer.Option(help="Trait name of the new vector file.")],
     numbering: Annotated[
-        str | None, typer.Option(help="; ".join(f"{name}: {meaning}" for name, meaning in NUMBERINGS.items()))
+        str | None,
+        typer.Option(
+            help="Default: as the names in the file state it (blocks.12.hook_resid_post). "
+            + "; ".join(f"{name}: {meaning}" for name, meaning in NUMBERINGS.items())
+        ),
     ] = None,
     method: Annotated[
         str | None, typer.Option(help="Method that made the vectors. Default: the folder's method, else imported.")
@@ -60,11 +65,15 @@ def import_command(
 
     Example: `trait-extract import happy.gguf --trait happy --numbering block --url http://127.0.0.1:8000`
     """
-    convention = check_numbering(numbering)
     if like is not None and register:
         raise InvalidRequestError("--register needs the service's own shape: leave --like out", param="like")
-    shape = ModelShape.of_service(_info(url, api_key)) if like is None else ModelShape.of_file(VectorFile.load(like))
     foreign = read_location(source, method)
+    convention = check_numbering(numbering, foreign)
+    shape = (
+        ModelShape.of_service(_info(url, api_key))
+        if like is None
+        else ModelShape.of_metadata(VectorFile.load(like).metadata)
+    )
     made_by = method or foreign.facts.get("method", "imported")
     imported = import_vectors(
         foreign, shape, trait, convention, method=made_by, layers=layer, chosen_layer=chosen_layer
@@ -75,6 +84,8 @@ def import_command(
     if register:
         with TraitClient(url, api_key=api_key) as client:
             client.put_vector(trait, data)
+    for warning in imported.warnings:
+        complain(warning, label="warning")
     if as_json:
         print_json(_imported_row(path, data, foreign, imported, registered=trait if register else None))
         return
@@ -157,6 +168,7 @@ def _imported_row(
             for layer, norm in imported.norms.items()
         },
         "left_out": imported.left_out,
+        "warnings": imported.warnings,
         "chosen_layer": meta.chosen_layer,
         "registered": registered,
     }

@@ -1,28 +1,31 @@
 """Readers of the file formats; they run only in the child process of `sandbox`."""
 
 import pickle
+import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from trait_core.errors import VectorFileError
 from trait_core.storage import MAX_HEADER_BYTES, HeaderError, read_header
 from trait_core.text_files import one_line
 
 from trait_extraction.extra import INSTALL, is_installed
-from trait_extraction.interchange.foreign_vectors import (
-    MAX_FILE_BYTES,
-    MAX_VECTORS,
-    UNNUMBERED,
-    ForeignVectors,
-    number_all,
-)
+from trait_extraction.interchange.foreign_vectors import MAX_FILE_BYTES, MAX_VECTORS, ForeignVectors
+from trait_extraction.interchange.layouts import HOW, number_all, vectors_in
+from trait_extraction.interchange.numpy_pickles import STANDS_FOR, PickledArray, PickledNumber
 
 MAX_GGUF_ENTRIES = 4096
+MAX_PICKLE_BYTES = 64 * 1024 * 1024
+"""Maximum size of a torch file's pickle, which holds numpy arrays whole."""
+MAX_DEPTH = 8
+
+_CLASS = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def read_gguf(path: Path) -> ForeignVectors:
@@ -51,7 +54,7 @@ def read_gguf(path: Path) -> ForeignVectors:
                 "or F16 with one"
             )
         named.append((tensor.name, np.array(tensor.data, np.float32)))
-    numbered = number_all(named)
+    numbered, _ = number_all(named)
     if 0 in numbered:
         raise VectorFileError(
             "direction.0: llama.cpp counts directions from 1 and refuses this one; the file is damaged"
@@ -60,38 +63,58 @@ def read_gguf(path: Path) -> ForeignVectors:
 
 
 def read_torch(path: Path) -> ForeignVectors:
-    """A file of `torch.save`: a tensor `(n, d)` or `(d,)`, a dict of layers, or a dict with `layer_activations`."""
-    _check_torch_zip(path)
+    """A file of `torch.save` with tensors or numpy arrays, in any layout of `layouts`."""
+    _check_zip(path, "not a torch file, or truncated: torch.save writes a zip since version 1.6")
     if not is_installed("torch"):
         raise VectorFileError(f"torch files are read with torch: {INSTALL}")
     import torch  # noqa: PLC0415 - two seconds, in the child only
 
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(STANDS_FOR):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        named = _CLASS.search(str(error))
+        what = f"an object of {named[1][:80]}" if named else one_line(error, 160)
         raise VectorFileError(
-            "the pickle holds more than tensors, numbers and dicts, and is not run. A SteeringVector object: save "
-            "{'layer_activations': v.layer_activations, 'layer_type': v.layer_type} instead "
-            f"({one_line(error, 160)})"
+            f"the pickle holds more than tensors, arrays, numbers and dicts ({what}), and is not run, since that may run any code. "
+            f"Save the tensors alone: torch.save({{12: tensor}}, FILE). {HOW}"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+    ) as error:
         raise VectorFileError(f"not a complete torch file: {one_line(error)}") from error
-    facts = {}
-    if isinstance(loaded, dict) and "layer_activations" in loaded:
-        layer_type = loaded.get("layer_type", "decoder_block")
-        if layer_type != "decoder_block":
-            raise VectorFileError(
-                f"layer_type {str(layer_type)[:40]!r}: only the output of decoder blocks can be steered"
-            )
-        facts["layer_type"] = "decoder_block"
-        loaded = loaded["layer_activations"]
-    if isinstance(loaded, dict):
-        return ForeignVectors("torch dict", number_all((k, _vector(k, v)) for k, v in loaded.items()), facts)
-    return ForeignVectors("torch tensor", _rows(_array("the tensor", loaded)), facts)
+    kind = "torch dict" if isinstance(loaded, dict) else "torch tensor"
+    return vectors_in(kind, _content("the tensor", loaded))
+
+
+def read_numpy(path: Path) -> ForeignVectors:
+    """A file of `np.save` or `np.savez`, in any layout of `layouts`."""
+    packed = path.suffix.lower() == ".npz"
+    if packed:
+        _check_zip(path, "not an .npz file, or truncated: np.savez writes a zip")
+    try:
+        if not packed:
+            return vectors_in("numpy array", np.load(path, mmap_mode="r", allow_pickle=False))
+        with np.load(path, allow_pickle=False) as arrays:
+            content = {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, EOFError, KeyError, TypeError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+        objects = "object" in str(error).lower() or "pickle" in str(error).lower()
+        reason = (
+            "it holds Python objects, which are not read, since that may run any code" if objects else one_line(error)
+        )
+        raise VectorFileError(f"not a complete file of plain numpy arrays: {reason}. {HOW}") from error
+    return vectors_in("numpy arrays", content)
 
 
 def read_safetensors(path: Path) -> ForeignVectors:
-    """Plain safetensors: one tensor per layer, or a single `(n, d)`."""
+    """Plain safetensors, in any layout of `layouts`."""
     import safetensors.torch  # noqa: PLC0415 - numpy has no bfloat16
 
     metadata = _check_safetensors_header(path)
@@ -101,17 +124,14 @@ def read_safetensors(path: Path) -> ForeignVectors:
         tensors = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
         raise VectorFileError(f"not a complete safetensors file: {error}") from error
-    facts = {str(k)[:80]: str(v)[:200] for k, v in metadata.items()}
-    if len(tensors) == 1:
-        ((name, tensor),) = tensors.items()
-        if tensor.ndim == 2:
-            return ForeignVectors("safetensors", _rows(_array(name, tensor)), facts)
-    return ForeignVectors("safetensors", number_all((k, _vector(k, v)) for k, v in tensors.items()), facts)
+    found = vectors_in("safetensors", _content("the file", tensors))
+    return replace(found, facts={str(k)[:80]: str(v)[:200] for k, v in metadata.items()} | found.facts)
 
 
 READERS: dict[str, Callable[[Path], ForeignVectors]] = {
     "gguf": read_gguf,
     "torch": read_torch,
+    "numpy": read_numpy,
     "safetensors": read_safetensors,
 }
 
@@ -132,12 +152,12 @@ def _check_gguf_header(path: Path) -> None:
         )
 
 
-def _check_torch_zip(path: Path) -> None:
+def _check_zip(path: Path, otherwise: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, OSError) as error:
-        raise VectorFileError("not a torch file, or truncated: torch.save writes a zip since version 1.6") from error
+        raise VectorFileError(otherwise) from error
     names = [entry.filename for entry in entries]
     if len(set(names)) != len(names):
         raise VectorFileError("the zip holds two entries with the same name")
@@ -146,8 +166,8 @@ def _check_torch_zip(path: Path) -> None:
     if (total := sum(entry.file_size for entry in entries)) > MAX_FILE_BYTES:
         raise VectorFileError(f"unpacks to {total} bytes (at most {MAX_FILE_BYTES})")
     pickles = [entry.file_size for entry in entries if entry.filename.endswith(".pkl")]
-    if max(pickles, default=0) > MAX_HEADER_BYTES:
-        raise VectorFileError(f"its pickle has {max(pickles)} bytes (at most {MAX_HEADER_BYTES})")
+    if max(pickles, default=0) > MAX_PICKLE_BYTES:
+        raise VectorFileError(f"its pickle has {max(pickles)} bytes (at most {MAX_PICKLE_BYTES})")
 
 
 def _check_safetensors_header(path: Path) -> dict[str, Any]:
@@ -163,30 +183,33 @@ def _check_safetensors_header(path: Path) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------- tensors
 
 
-def _vector(name: object, value: object) -> npt.NDArray[np.float32]:
-    array = _array(name, value)
-    if array.ndim != 1:
-        raise VectorFileError(f"{str(name)[:80]!r} has the shape {list(array.shape)}; a direction has one dimension")
-    return array
+def _content(name: object, value: object, depth: int = 0) -> Any:
+    """Nested dicts and lists with every tensor as a numpy array; what is neither stays as it is."""
+    if depth > MAX_DEPTH:
+        raise VectorFileError(f"{str(name)[:80]!r}: more than {MAX_DEPTH} dicts and lists in each other. {HOW}")
+    if isinstance(value, dict):
+        return {key: _content(key, one, depth + 1) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_content(f"{name}, entry {i}", one, depth + 1) for i, one in enumerate(value[: MAX_VECTORS + 1])]
+    if isinstance(value, PickledArray):
+        return value.array()
+    if isinstance(value, PickledNumber):
+        return value.number()
+    return _array(name, value)
 
 
-def _rows(array: npt.NDArray[np.float32]) -> dict[int, npt.NDArray[np.float32]]:
-    if array.ndim == 1:
-        return {UNNUMBERED: array}
-    if array.ndim != 2 or not 0 < len(array) <= MAX_VECTORS:
-        raise VectorFileError(f"the shape {list(array.shape)}; expected (layers, d_model) or (d_model,)")
-    return dict(enumerate(array))
+def _array(name: object, value: object) -> Any:
+    """A tensor as an array of its shape: float32, or as it is if it holds no real numbers; anything else unchanged.
 
-
-def _array(name: object, value: object) -> npt.NDArray[np.float32]:
-    """A tensor as float32, same shape. The shape is checked first, since a view may claim more values than the file holds."""
+    The shape is checked first, since a view may claim more values than the file holds.
+    """
     import torch  # noqa: PLC0415
 
     if not isinstance(value, torch.Tensor):
-        raise VectorFileError(f"{str(name)[:80]!r} is a {type(value).__name__}, not a tensor")
-    if value.layout != torch.strided or not value.dtype.is_floating_point:
+        return value
+    if value.layout != torch.strided or value.is_quantized or value.is_complex():
         raise VectorFileError(f"{str(name)[:80]!r} is {value.dtype} ({value.layout}); a direction is dense and real")
     if value.numel() * 4 > MAX_FILE_BYTES:
         raise VectorFileError(f"{str(name)[:80]!r} claims the shape {list(value.shape)}, more than a file may hold")
-    array: npt.NDArray[np.float32] = value.detach().to(torch.float32).contiguous().numpy()
-    return array
+    dense = value.detach().cpu()
+    return (dense.to(torch.float32) if dense.dtype.is_floating_point else dense).contiguous().numpy()

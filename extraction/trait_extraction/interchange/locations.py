@@ -10,9 +10,18 @@ from trait_core.errors import InvalidRequestError, VectorFileError
 from trait_core.text_files import one_line
 
 from trait_extraction.interchange.foreign_vectors import UNNUMBERED, ForeignVectors
+from trait_extraction.interchange.layouts import HOW
 from trait_extraction.interchange.sandbox import read_apart
 
-KINDS = {".gguf": "gguf", ".pt": "torch", ".pth": "torch", ".bin": "torch", ".safetensors": "safetensors"}
+KINDS = {
+    ".gguf": "gguf",
+    ".pt": "torch",
+    ".pth": "torch",
+    ".bin": "torch",
+    ".safetensors": "safetensors",
+    ".npy": "numpy",
+    ".npz": "numpy",
+}
 MAX_JSON_BYTES = 1024 * 1024
 
 _LAYER_FILE = re.compile(r"^(?P<method>[A-Za-z0-9_.-]+)_layer(?P<layer>\d{1,4})\.pt$")
@@ -39,7 +48,7 @@ def read_location(source: str, method: str | None = None) -> ForeignVectors:
         raise InvalidRequestError(f"{path}: no such file or folder", param="source")
     kind = KINDS.get(path.suffix.lower())
     if kind is None:
-        raise InvalidRequestError(f"{path}: unknown kind of file: known are {', '.join(KINDS)}", param="source")
+        raise InvalidRequestError(f"{path}: unknown kind of file: known are {', '.join(KINDS)}. {HOW}", param="source")
     return read_apart(kind, [path])[0]
 
 

@@ -16,12 +16,14 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from trait_core.errors import VectorFileError
+from trait_core.text_files import one_line
 
 from trait_extraction.interchange.foreign_vectors import MAX_FILE_BYTES, ForeignVectors
 
 CPU_SECONDS = 60
 WALL_SECONDS = 300
 DATA_BYTES = 3 * 1024**3
+MAX_MESSAGE = 2000
 REFUSED = 3
 """Exit code of a child that reports why it cannot read a file."""
 
@@ -32,7 +34,7 @@ def read_apart(kind: str, paths: Sequence[Path]) -> list[ForeignVectors]:
     """Read files of one kind, all or none.
 
     Args:
-        kind: `gguf`, `torch` or `safetensors`.
+        kind: `gguf`, `torch`, `numpy` or `safetensors`.
         paths: Regular files.
 
     Returns:
@@ -55,15 +57,15 @@ def read_apart(kind: str, paths: Sequence[Path]) -> list[ForeignVectors]:
         except subprocess.TimeoutExpired as error:
             raise VectorFileError(f"{paths[0]}: reading took more than {WALL_SECONDS} s") from error
         if done.returncode == REFUSED:
-            raise VectorFileError(done.stdout.strip())
+            raise VectorFileError(one_line(done.stdout, MAX_MESSAGE))
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise VectorFileError(
-                f"{paths[0]}: reading failed within {DATA_BYTES >> 30} GiB and {CPU_SECONDS} s of CPU: {last[:300]}"
+                f"{paths[0]}: reading failed within {DATA_BYTES >> 30} GiB and {CPU_SECONDS} s of CPU: {one_line(last, 300)}"
             )
         with safetensors.safe_open(output, framework="numpy") as file:
             described = json.loads(file.metadata()["files"])
-            found = [ForeignVectors(d["kind"], {}, d["facts"]) for d in described]
+            found = [ForeignVectors(d["kind"], {}, d["facts"], d["numbering"]) for d in described]
             for name in file.keys():  # noqa: SIM118 - safe_open is not a mapping
                 index, number = name.split("/")
                 found[int(index)].vectors[int(number)] = file.get_tensor(name)
@@ -86,6 +88,6 @@ def main() -> None:
         except VectorFileError as error:
             print(f"{path}: {error}")  # noqa: T201 - the parent reads it
             sys.exit(REFUSED)
-        described.append({"kind": found.kind, "facts": found.facts})
+        described.append({"kind": found.kind, "facts": found.facts, "numbering": found.numbering})
         tensors |= {f"{index}/{number}": np.ascontiguousarray(v) for number, v in found.vectors.items()}
     safetensors.numpy.save_file(tensors, output, {"files": json.dumps(described)})
