@@ -400,3 +400,25 @@ def test_the_import_command_warns_of_the_last_hidden_state_and_its_help_says_why
     assert (code, err, '"warnings": []' in out) == (0, "", True)
     _, out, _ = trait_extract("import", "--help")
     assert "final norm" in " ".join(out.replace("│", " ").split())
+
+
+def test_transformers_last_hidden_state_has_been_through_the_final_norm_and_no_other_has():
+    """The claim of concepts.md, of the numbering's help and of the warning, measured."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).eval()
+    torch.nn.init.normal_(model.model.norm.weight)
+    outputs = []
+    for block in model.model.layers:
+        block.register_forward_hook(lambda _m, _i, out: outputs.append(out[0] if isinstance(out, tuple) else out))
+    with torch.no_grad():
+        hidden = model(torch.arange(5)[None], output_hidden_states=True).hidden_states
+        last = model.model.norm(outputs[-1])
+    for layer in (0, 1):
+        torch.testing.assert_close(hidden[layer + 1], outputs[layer])
+    torch.testing.assert_close(hidden[3], last)
+    assert (hidden[3] - outputs[2]).abs().max() > 0.1
