@@ -1,10 +1,14 @@
 """`trait-client chat`: commands, colours and the summary, over the fake service; live tests are elsewhere."""
 
+import io
+import sys
+
 import httpx
 import pytest
 from fake_service import FakeService
-from trait_client.cli.chat import Conversation, colour, converse
+from trait_client.cli.chat import Conversation, _lines, colour, converse
 from trait_client.http import TraitClient
+from trait_core.errors import DatasetError
 from trait_core.schema import LayerEvidence, Message
 from vector_fixtures import made_vector
 
@@ -88,3 +92,15 @@ def test_colours_change_at_zero_and_deepen_away_from_it():
     assert far.red > far.blue
     assert other.blue > other.red
     assert near.blue > far.blue
+
+
+def test_a_pipe_is_read_as_a_text_file_is(monkeypatch):
+    def piped(data):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        return list(_lines())
+
+    assert piped("\ufeffHi\r\n\r\nOne\u2028two\x0cthree\r\n".encode()) == ["Hi", "One\u2028two\x0cthree"]
+    with pytest.raises(DatasetError, match="standard input: is UTF-16: save it as UTF-8"):
+        piped("Hi\n".encode("utf-16"))
+    with pytest.raises(DatasetError, match=r"standard input:1: not UTF-8 \(byte 0xe9\)"):
+        piped(b"Caf\xe9\n")

@@ -83,7 +83,7 @@ def test_instructed_scenarios_ask_the_written_prompts_under_each_pair_in_turn(ri
             instructed().replace("Say NO 3.", "Say YES 1."),
             "2 pairs are left out, with a text that is on both sides: pairs 2 and 4",
         ),
-        (instructed().replace('"negative"', '"negativ"', 1), "system_prompts.0.negative: Field required"),
+        (instructed().replace('"negative"', '"negativ"', 1), "system_prompts.0.negative is missing"),
         (instructed(questions=[]), "unknown field 'questions'"),
         (instructed()[:-2], "not JSON"),
     ],

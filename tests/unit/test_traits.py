@@ -80,7 +80,7 @@ def test_a_folder_without_the_file_that_is_wanted_does_not_make_a_trait_ambiguou
     ("content", "reason"),
     [
         ({"questions": ["q"], "direction": "positive", "note": "mine"}, "unknown field 'note'"),
-        ({"questions": ["q"]}, "direction"),
+        ({"questions": ["q"]}, 'direction is missing: add "direction": "positive"'),
         ({"questions": ["q", " "], "direction": "positive"}, "questions.1 is empty"),
         ({"questions": ["q"], "direction": "positive", "metric": {}}, 'metric needs a "kind"'),
         ({"questions": ["REPLACE ME"], "direction": "positive"}, "still an example"),

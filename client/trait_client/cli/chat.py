@@ -25,6 +25,7 @@ from trait_core.console import ApiKey, complain, err, out, plain, print_table
 from trait_core.errors import TraitError
 from trait_core.schema import CrossedBound, Message, Monitor, MonitoredDirection, Steering, SteeringTerm
 from trait_core.tables import Cell, Column, Table
+from trait_core.text_files import decode
 
 COURSE_WIDTH = 24
 """Bars of a reply's course; with the other columns they fit 60 columns."""
@@ -266,7 +267,13 @@ def _lines() -> Iterator[str]:
                 line = out.input("[bold]> [/bold]")
             except EOFError:
                 return
-        elif not (line := sys.stdin.readline()):
+        elif not (line := _piped_line()):
             return
         if line.strip():
             yield line.strip()
+
+
+def _piped_line() -> str:
+    """The next line of a pipe, read as a text file is; "" at its end."""
+    buffer = getattr(sys.stdin, "buffer", None)
+    return sys.stdin.readline() if buffer is None else decode(buffer.readline(), "standard input")

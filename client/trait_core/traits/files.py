@@ -73,10 +73,12 @@ def read_steering(folder: Path, *, strict: bool) -> SteeringSpec:
     try:
         spec = model.model_validate(parse_json(text, str(path)))
     except ValidationError as error:
-        key = str(next(iter(first_fault(error).loc), ""))
-        raise DatasetError(
-            f"{path}:{line_of(text, key)}: {field_error(error, 'questions, direction, metric')}"
-        ) from error
+        fault = first_fault(error)
+        key = str(next(iter(fault.loc), ""))
+        reason = field_error(error, "questions, direction, metric")
+        if (fault.kind, key) == ("missing", "direction"):
+            reason = 'direction is missing: add "direction": "positive" (or "negative"), the side that shows the trait'
+        raise DatasetError(f"{path}:{line_of(text, key)}: {reason}") from error
     if strict and spec.metric is not None and not isinstance(spec.metric.get("kind"), str):
         raise DatasetError(f'{path}:{line_of(text, "metric")}: metric needs a "kind", for example "language"')
     questions = spec.questions
@@ -112,6 +114,8 @@ def field_error(error: ValidationError, known: str) -> str:
         return f"{fault.where} holds half of a surrogate pair (\\ud800 to \\udfff), which is not a character"
     if fault.kind in {"string_too_short", "string_pattern_mismatch"}:
         return f"{fault.where} is empty"
+    if fault.kind == "missing":
+        return f"{fault.where} is missing" + (f": the fields are {known}" if len(fault.loc) == 1 else "")
     return fault.with_value() if fault.where else f"must be a JSON object with {known}"
 
 
