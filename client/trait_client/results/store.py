@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 
 from trait_client.results.reader import QueryResult, ResultReader, ResultsError, ResultsMissingError, Source
-from trait_client.results.writer import ResultWriter
+from trait_client.results.writer import ResultWriter, is_locked
 
 _READER_CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",  # a query reads this database, and no other file
@@ -85,7 +85,7 @@ class ResultStore:
 
 def _is_held(error: duckdb.Error) -> bool:
     """Return whether the file is open for writing: in another process (a lock), or in this one (another configuration)."""
-    return isinstance(error, duckdb.ConnectionException) or "lock" in str(error)
+    return isinstance(error, duckdb.ConnectionException) or is_locked(error)
 
 
 def _connect(path: Path, *, writes_files: bool) -> duckdb.DuckDBPyConnection:

@@ -136,8 +136,12 @@ class ResultWriter:
         return self._connection.execute(sql, values).fetchall()
 
     def publish_snapshot(self) -> bool:
-        """Publish a copy of the database for readers, atomically; return whether anything was new."""
-        if not self._dirty:
+        """Publish a copy of the database for readers, atomically; return whether anything was new.
+
+        On Windows, where an open file cannot be copied or replaced, nothing is published, and queries wait for the writer.
+        Not yet run on Windows.
+        """
+        if not self._dirty or sys.platform == "win32":
             return False
         temporary = self._snapshot.with_name(self._snapshot.name + ".tmp")
         self._connection.execute("CHECKPOINT")  # all rows are in the file now, and nobody writes until this returns
@@ -159,6 +163,11 @@ class ResultWriter:
         )
 
 
+def is_locked(error: duckdb.Error) -> bool:
+    """Tell whether another process has the file open: Linux and macOS speak of a lock, Windows of its use."""
+    return "lock" in str(error) or "used by another process" in str(error)
+
+
 def _connect(path: Path, patience: float) -> duckdb.DuckDBPyConnection:
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience
@@ -166,7 +175,7 @@ def _connect(path: Path, patience: float) -> duckdb.DuckDBPyConnection:
         try:
             return duckdb.connect(path)
         except duckdb.IOException as error:
-            if "lock" not in str(error):
+            if not is_locked(error):
                 raise ResultsError(f"{path} cannot be opened: {error}") from error
             if time.monotonic() > deadline:
                 raise ResultsError(f"{path} is being written by another process: {error}") from error

@@ -15,6 +15,7 @@ from trait_core.vectors.model_shape import ModelShape
 
 from trait_extraction.cli.console import print_lines
 from trait_extraction.cli.tables import control_table, imported_table
+from trait_extraction.interchange import sandbox
 from trait_extraction.interchange.foreign_vectors import ForeignVectors
 from trait_extraction.interchange.gguf_export import control_vector
 from trait_extraction.interchange.importing import Imported, import_vectors
@@ -67,6 +68,8 @@ def import_command(
     """
     if like is not None and register:
         raise InvalidRequestError("--register needs the service's own shape: leave --like out", param="like")
+    if (said := sandbox.warning()) is not None:
+        complain(said, label="note")
     foreign = read_location(source, method)
     convention = check_numbering(numbering, foreign)
     shape = (

@@ -5,7 +5,6 @@ nothing else. A pickle never runs code here (`weights_only`), and a parser that 
 """
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,11 @@ from trait_core.errors import VectorFileError
 from trait_core.text_files import one_line
 
 from trait_extraction.interchange.foreign_vectors import MAX_FILE_BYTES, ForeignVectors
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 CPU_SECONDS = 60
 WALL_SECONDS = 300
@@ -72,11 +76,22 @@ def read_apart(kind: str, paths: Sequence[Path]) -> list[ForeignVectors]:
     return found
 
 
+def warning() -> str | None:
+    """What a reader should know of the limits here; None where they hold."""
+    if resource is not None:
+        return None
+    return (
+        f"this system cannot limit the memory of the process that reads the file, only its time ({WALL_SECONDS} s): import "
+        "files from people that you trust"
+    )
+
+
 def main() -> None:
     """The child's program."""
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-    resource.setrlimit(resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if resource is not None:
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+        resource.setrlimit(resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     from trait_extraction.interchange import formats  # noqa: PLC0415 - torch, after the limits are set
 
     kind, output, *paths = sys.argv[1:]

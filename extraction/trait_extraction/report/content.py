@@ -87,7 +87,7 @@ def vector_folders(root: Path) -> dict[str, Path]:
         InvalidRequestError: The folder holds no vector files.
     """
     paths = [p for p in sorted(root.rglob("*.safetensors")) if p.parent.name != PROJECTIONS]
-    found = {str(p.parent.relative_to(root)): p.parent for p in paths if p.parent != root}
+    found = {p.parent.relative_to(root).as_posix(): p.parent for p in paths if p.parent != root}
     if not found:
         raise InvalidRequestError(f"{root}: no vector files <trait>/<method>.safetensors in it", param="vectors")
     return found
