@@ -10,6 +10,7 @@ import typer
 from trait_client.cli.console import PromptSet, Url, checked
 from trait_client.cli.outcome import print_errors, print_outcome, resumable
 from trait_client.cli.prompt_set_bar import prompt_set_bar
+from trait_client.cli.template_options import Raw, TemplateKwargs, parsed_kwargs
 from trait_client.http import AsyncTraitClient
 from trait_client.http.settings import DEFAULT_URL
 from trait_core.console import (
@@ -45,6 +46,8 @@ def capture(
         ),
     ] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Prompts per shard.")] = 256,
+    raw: Raw = False,
+    template_kwargs: TemplateKwargs = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -64,8 +67,9 @@ def capture(
         layers=parse_layers(layers),
         generate=None if max_tokens is None else checked(Generation, max_tokens=max_tokens),
         shard_size=shard_size,
+        chat_template_kwargs=parsed_kwargs(template_kwargs, raw=raw),
     )
-    corpus = read_prompts(prompts)
+    corpus = read_prompts(prompts, raw=raw)
     with resumable(f"finished shards are in {to}"):
         outcome = asyncio.run(_run(corpus, options, to, url, api_key))
     if as_json:

@@ -28,20 +28,22 @@ class Extraction:
         trait: A trait of the datasets.
         url: Address of the service.
         datasets: Folder of `<category>/<trait>`; None leaves it to the program.
+        raw: The model has no chat template: the vector is made from raw text.
     """
 
     trait: str
     url: str
     datasets: Path | None = None
+    raw: bool = False
 
     @classmethod
-    def of(cls, trait: str, url: str, datasets: Path | None) -> "Extraction | None":
+    def of(cls, trait: str, url: str, datasets: Path | None, *, raw: bool = False) -> "Extraction | None":
         """The command for a trait; None if the datasets do not have it."""
         try:
             find_trait(datasets or default_traits_folder(), trait)
         except DatasetError:
             return None
-        return cls(trait, url, datasets)
+        return cls(trait, url, datasets, raw)
 
     @property
     def words(self) -> list[str]:
@@ -52,6 +54,7 @@ class Extraction:
             "run",
             "--trait",
             self.trait,
+            *(["--style", "completions"] if self.raw else []),
             *where,
             *(["--datasets", str(self.datasets)] if self.datasets else []),
         ]
@@ -83,13 +86,15 @@ class Extraction:
             raise typer.Exit(done.returncode)
 
 
-def make_vector(trait: str, url: str, api_key: str | None, datasets: Path | None, error: UnknownVectorError) -> None:
+def make_vector(
+    trait: str, url: str, api_key: str | None, datasets: Path | None, error: UnknownVectorError, *, raw: bool
+) -> None:
     """Offer to make the vector of a trait, and make it.
 
     Raises:
         UnknownVectorError: It was not made, since there is no such trait, no terminal, no extraction, or no consent.
     """
-    extraction = Extraction.of(trait, url, datasets)
+    extraction = Extraction.of(trait, url, datasets, raw=raw)
     if extraction is None:
         raise error
     refused = extraction.refusal(error)

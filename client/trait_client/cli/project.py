@@ -10,6 +10,7 @@ import typer
 from trait_client.cli.console import Database, PromptSet, Url
 from trait_client.cli.outcome import print_errors, print_outcome, resumable
 from trait_client.cli.prompt_set_bar import prompt_set_bar
+from trait_client.cli.template_options import Raw, TemplateKwargs, parsed_kwargs
 from trait_client.http import AsyncTraitClient
 from trait_client.http.settings import DEFAULT_DATABASE, DEFAULT_URL
 from trait_core.console import (
@@ -41,6 +42,8 @@ def project(
             "--max-tokens", min=1, help="Generate replies of up to this many tokens for prompts without one (greedy)."
         ),
     ] = None,
+    raw: Raw = False,
+    template_kwargs: TemplateKwargs = None,
     db: Database = DEFAULT_DATABASE,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
@@ -56,8 +59,9 @@ def project(
     from trait_client.prompt_sets import read_prompts  # noqa: PLC0415
     from trait_client.prompt_sets.project import ProjectOptions  # noqa: PLC0415
 
-    options = ProjectOptions(vector, sorted(set(layer)) if layer else None, max_tokens)
-    corpus = read_prompts(prompts)
+    variables = parsed_kwargs(template_kwargs, raw=raw)
+    options = ProjectOptions(vector, sorted(set(layer)) if layer else None, max_tokens, variables)
+    corpus = read_prompts(prompts, raw=raw)
     with resumable(f"finished prompts are in {db}"):
         outcome = asyncio.run(_run(corpus, options, db, prompts.name, url, api_key))
     if as_json:

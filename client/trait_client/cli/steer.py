@@ -114,7 +114,7 @@ def steer(
     try:
         done, failed = run()
     except UnknownVectorError as error:
-        make_vector(term.vector, url, api_key, datasets, error)
+        make_vector(term.vector, url, api_key, datasets, error, raw=raw)
         done, failed = run()
     _print(done, failed, as_json=as_json)
     if failed:

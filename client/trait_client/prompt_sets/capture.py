@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from trait_client.http import AsyncTraitClient
+from trait_client.http.template_check import check_template
 from trait_client.prompt_sets.folder import CaptureFolder, locked
 from trait_client.prompt_sets.manifest import CaptureIdentity, CaptureOptions
 from trait_client.prompt_sets.progress import ProgressCallback, PromptSetProgress
@@ -27,7 +28,7 @@ MAX_IN_FLIGHT = 16
 ANSWER_BYTES = 2**28
 """Largest answer of a request: a quarter of the service's default limit."""
 
-_INPUT = re.compile(r"^inputs\[(\d+)\]$")
+_INPUT = re.compile(r"^inputs\[(\d+)\](?:\.messages)?$")
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,14 @@ async def run_capture(
 
     Raises:
         InvalidRequestError: The options do not fit the prompts or the service, or the folder holds another capture.
+        ChatTemplateError: The model has no chat template, or the template refuses chats of the set.
         DatasetError: The folder's manifest cannot be read.
         ServiceError: The service does not answer at the start.
     """
     info = await client.info()
     identity = CaptureIdentity.of(options, prompts, info)
+    chats = [prompt.messages for prompt in prompts if prompt.messages is not None]
+    await check_template(client, info, chats, options.chat_template_kwargs)
     with locked(folder):
         run = _Capture(prompts, CaptureFolder.open(folder, identity, prompts), client, info, progress)
         return await run.run()
@@ -180,7 +184,8 @@ class _Capture:
     async def _read_rows(self, shard: Shard, first: int, rows: list[int]) -> int:
         manifest = self._folder.manifest
         while rows:
-            inputs = [self._prompts[first + row].activation_input() for row in rows]
+            kwargs = manifest.chat_template_kwargs
+            inputs = [self._prompts[first + row].activation_input(kwargs) for row in rows]
             request = ActivationsRequest(
                 inputs=inputs,
                 layers=manifest.layers,

@@ -8,11 +8,11 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError
 
-from trait_client.prompt_sets.prompts import SetPrompt, digest_of
+from trait_client.prompt_sets.prompts import SetPrompt, demand_chats, digest_of
 from trait_core.errors import DatasetError, InvalidRequestError, first_fault
 from trait_core.model_identity import ANSWERING_FIELDS, digest
 from trait_core.positions import Positions
-from trait_core.schema import Generation, Request, Response, ServiceInfo
+from trait_core.schema import ChatTemplateKwargs, Generation, Request, Response, ServiceInfo
 from trait_core.storage import write_atomically
 
 MANIFEST = "manifest.json"
@@ -29,12 +29,14 @@ class CaptureOptions(Request):
         layers: 0-based decoder blocks; None for all.
         generate: Options to generate a reply where none is given; None to generate none.
         shard_size: Prompts in each shard.
+        chat_template_kwargs: Variables of the chat template.
     """
 
     positions: list[str] = Field(min_length=1)
     layers: list[int] | None = None
     generate: Generation | None = None
     shard_size: int = Field(default=256, ge=1)
+    chat_template_kwargs: ChatTemplateKwargs = None
 
 
 class CaptureIdentity(Response):
@@ -56,6 +58,7 @@ class CaptureIdentity(Response):
     generate: Generation | None
     shard_size: int
     prompts_digest: str
+    chat_template_kwargs: ChatTemplateKwargs = None
 
     @classmethod
     def of(cls, options: CaptureOptions, prompts: Sequence[SetPrompt], info: ServiceInfo) -> Self:
@@ -69,6 +72,7 @@ class CaptureIdentity(Response):
             raise InvalidRequestError(f"positions {doubled[0]} are given twice", param="positions")
         wanting = next((name for name in positions if Positions.parse(name).part == "response"), None)
         silent = next((prompt for prompt in prompts if prompt.response is None), None)
+        demand_chats(prompts, options.chat_template_kwargs)
         if options.generate is None and wanting is not None and silent is not None:
             raise InvalidRequestError(
                 f"prompt {silent.prompt_id!r} has no response to read at {wanting}: "
@@ -87,11 +91,15 @@ class CaptureIdentity(Response):
             generate=options.generate,
             shard_size=options.shard_size,
             prompts_digest=digest_of(prompts),
+            chat_template_kwargs=options.chat_template_kwargs,
         )
 
     def digest(self) -> str:
         """Digest of the identity; each shard has it, so that shards of different captures are never mixed."""
-        return digest(self.model_dump(mode="json", include=set(CaptureIdentity.model_fields)))
+        fields = set(CaptureIdentity.model_fields)
+        if self.chat_template_kwargs is None:  # shards that were written before it existed stay valid
+            fields.discard("chat_template_kwargs")
+        return digest(self.model_dump(mode="json", include=fields))
 
     def differences(self, other: "CaptureIdentity") -> list[str]:
         """Differences between two captures, one line each."""

@@ -10,15 +10,18 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from trait_client.http import AsyncTraitClient
+from trait_client.http.template_check import check_template
 from trait_client.prompt_sets.progress import ProgressCallback, PromptSetProgress
-from trait_client.prompt_sets.prompts import SetPrompt, digest_of
+from trait_client.prompt_sets.prompts import SetPrompt, demand_chats, digest_of
 from trait_client.prompt_sets.reading import Direction, PromptReader, StoredReading
 from trait_client.results import ResultStore, ResultWriter
 from trait_client.results.recorder import Recorder
 from trait_client.results.rows import ReadingProjectionRow, Row, VectorRow
 from trait_client.results.runs import OutcomeStatus, recorded_run
+from trait_core.chat_templates import kwargs_text
 from trait_core.errors import InvalidRequestError, ServiceUnreachableError, TraitError
 from trait_core.model_identity import ANSWERING_FIELDS, digest
 from trait_core.schema import MAX_MONITORED, ServiceInfo, VectorInfo
@@ -32,11 +35,13 @@ class ProjectOptions:
         vectors: Registered names, or `sha256:...`.
         layers: 0-based decoder blocks; None uses each vector file's recommended layer.
         max_tokens: Maximum tokens of a reply that is generated where none is given; None reads the prompt alone.
+        chat_template_kwargs: Variables of the chat template.
     """
 
     vectors: list[str]
     layers: list[int] | None = None
     max_tokens: int | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ async def run_project(
 
     Raises:
         InvalidRequestError: A vector lacks a layer, or there are too many directions.
+        ChatTemplateError: The model has no chat template, or the template refuses chats of the set.
         UnknownVectorError: A vector is not registered.
         ServiceError: The service does not answer at the start.
         ResultsError: Another process writes the database.
@@ -106,6 +112,9 @@ async def run_project(
     info = await client.info()
     vectors = {vector.sha256: vector for vector in [await client.vector(name) for name in options.vectors]}
     directions = _directions(vectors.values(), options.layers)
+    demand_chats(prompts, options.chat_template_kwargs)
+    chats = [prompt.messages for prompt in prompts if prompt.messages is not None]
+    await check_template(client, info, chats, options.chat_template_kwargs)
     definition = dataclasses.asdict(options) | {"command": "project", "prompts": digest_of(prompts)}
     with store.writer() as writer:
         writer.write([VectorRow.of(vector.name, vector.sha256, vector.metadata) for vector in vectors.values()])
@@ -140,6 +149,7 @@ def _directions(vectors: Iterable[VectorInfo], layers: list[int] | None) -> list
 def _by_reading(prompts: Sequence[SetPrompt], options: ProjectOptions, info: ServiceInfo) -> dict[str, SetPrompt]:
     """Prompts by reading id, a digest of everything that the reading's tokens and values depend on."""
     model = [getattr(info, name) for name in ANSWERING_FIELDS]
+    variables = kwargs_text(options.chat_template_kwargs)
     return {
         digest(
             [
@@ -147,6 +157,7 @@ def _by_reading(prompts: Sequence[SetPrompt], options: ProjectOptions, info: Ser
                 prompt.prompt_id,
                 prompt.content(),
                 options.max_tokens if prompt.response is None else None,
+                *([variables] if variables is not None and prompt.messages is not None else []),
             ]
         ): prompt
         for prompt in prompts
@@ -171,7 +182,14 @@ class _Projection:
         self._directions = directions
         self._client = client
         self._run_id = run_id
-        self._reader = PromptReader(client, info, run_id, layers=options.layers, max_tokens=options.max_tokens)
+        self._reader = PromptReader(
+            client,
+            info,
+            run_id,
+            layers=options.layers,
+            max_tokens=options.max_tokens,
+            chat_template_kwargs=options.chat_template_kwargs,
+        )
         self._info = info
         self._progress = progress
         self._recorder = Recorder(writer, self._committed)

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from trait_core.errors import DatasetError, first_fault
+from trait_core.errors import DatasetError, InvalidRequestError, first_fault
 from trait_core.model_identity import digest
 from trait_core.schema import ActivationInput, Message, Request
 from trait_core.text_files import parse_json, read_lines
@@ -36,10 +36,13 @@ class SetPrompt:
     response: str | None = None
     outcome: str | None = None
 
-    def activation_input(self) -> ActivationInput:
-        """The prompt as an input of `POST /v1/activations`."""
-        messages = list(self.messages) if self.messages is not None else None
-        return ActivationInput(messages=messages, text=self.text, response=self.response)
+    def activation_input(self, chat_template_kwargs: dict[str, Any] | None = None) -> ActivationInput:
+        """The prompt as an input of `POST /v1/activations`; a chat is rendered with these variables of the template."""
+        if self.messages is None:
+            return ActivationInput(text=self.text, response=self.response)
+        return ActivationInput(
+            messages=list(self.messages), response=self.response, chat_template_kwargs=chat_template_kwargs
+        )
 
     def content(self) -> dict[str, Any]:
         """Texts that the model reads: all fields of a line except its id and outcome."""
@@ -62,19 +65,25 @@ class _Line(Request):
             raise ValueError(f"give exactly one of prompt, messages, text (got {' and '.join(given) or 'none'})")
         return self
 
-    def as_prompt(self) -> SetPrompt:
-        messages = self.messages
-        if self.prompt is not None:
+    def as_prompt(self, *, raw: bool) -> SetPrompt:
+        messages, text = self.messages, self.text
+        if self.prompt is not None and raw:
+            text = self.prompt
+        elif self.prompt is not None:
             messages = [Message(role="user", content=self.prompt)]
         outcome = self.outcome if isinstance(self.outcome, str | None) else json.dumps(self.outcome)
-        unnamed = SetPrompt("", tuple(messages) if messages is not None else None, self.text, self.response, outcome)
+        unnamed = SetPrompt("", tuple(messages) if messages is not None else None, text, self.response, outcome)
         return SetPrompt(
-            self.id or digest(unnamed.content())[:ID_DIGITS], unnamed.messages, unnamed.text, self.response, outcome
+            self.id or digest(unnamed.content())[:ID_DIGITS], unnamed.messages, text, self.response, outcome
         )
 
 
-def read_prompts(path: str | Path) -> list[SetPrompt]:
+def read_prompts(path: str | Path, *, raw: bool = False) -> list[SetPrompt]:
     """Read a prompt set; empty lines are skipped.
+
+    Args:
+        path: The file.
+        raw: Lines of a `.txt` file, and `prompt` of a `.jsonl` file, are raw text instead of a user's turn.
 
     Raises:
         DatasetError: The file cannot be read, a line is malformed, or two lines have one id; the message names file
@@ -94,7 +103,9 @@ def read_prompts(path: str | Path) -> list[SetPrompt]:
         where = f"{path}:{number}"
         fields = {"prompt": line.strip()} if suffix == ".txt" else _object(path, number, line)
         read = _read_line(where, fields)
-        prompt = read.as_prompt()
+        if raw and read.messages is not None:
+            raise DatasetError(f"{where}: messages are a chat, which cannot be read as raw text: write prompt or text")
+        prompt = read.as_prompt(raw=raw)
         if (earlier := first_line.setdefault(prompt.prompt_id, number)) != number:
             reason = f"has the id {prompt.prompt_id!r}" if read.id is not None else "has the same texts"
             raise DatasetError(f"{where}: {reason} as line {earlier}: remove one, or give each its own id")
@@ -105,6 +116,19 @@ def read_prompts(path: str | Path) -> list[SetPrompt]:
 def digest_of(prompts: Sequence[SetPrompt]) -> str:
     """Digest of a prompt set: its texts and ids in order, without the outcomes."""
     return digest([[prompt.prompt_id, prompt.content()] for prompt in prompts])
+
+
+def demand_chats(prompts: Sequence[SetPrompt], chat_template_kwargs: dict[str, Any] | None) -> None:
+    """Refuse variables of the chat template for a set without a chat.
+
+    Raises:
+        InvalidRequestError: Variables are given and every prompt is raw text.
+    """
+    if chat_template_kwargs and all(prompt.messages is None for prompt in prompts):
+        raise InvalidRequestError(
+            "every prompt is raw text, which uses no chat template: leave --template-kwargs out",
+            param="chat_template_kwargs",
+        )
 
 
 def _object(path: Path, number: int, line: str) -> dict[str, Any]:

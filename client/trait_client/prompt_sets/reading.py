@@ -3,12 +3,13 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trait_client.http import AsyncTraitClient
 from trait_client.http.replies import ChatResult
 from trait_client.prompt_sets.prompts import SetPrompt
 from trait_client.results.rows import ReadingProjectionRow, ReadingRow, Row, utc_now
+from trait_core.chat_templates import kwargs_text
 from trait_core.errors import ServiceError
 from trait_core.schema import Monitor, MonitoredChoice, MonitorReport, ServiceInfo
 
@@ -48,6 +49,7 @@ class PromptReader:
         run_id: Id of the run in the table `runs`.
         layers: 0-based decoder blocks; None uses each vector file's recommended layer.
         max_tokens: Maximum tokens of a reply that is generated where none is given; None reads the prompt alone.
+        chat_template_kwargs: Variables of the chat template.
     """
 
     def __init__(
@@ -58,12 +60,14 @@ class PromptReader:
         *,
         layers: list[int] | None,
         max_tokens: int | None,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
         self._client = client
         self._info = info
         self._run_id = run_id
         self._layers = layers
         self._max_tokens = max_tokens
+        self._template_kwargs = chat_template_kwargs
 
     async def read(
         self, reading_id: str, prompt: SetPrompt, missing: Sequence[Direction], stored: StoredReading | None
@@ -144,7 +148,7 @@ class PromptReader:
     async def _prompt_ids(self, prompt: SetPrompt) -> list[int]:
         if prompt.text is not None:
             return await self._client.tokenize(prompt.text)
-        return await self._client.tokenize(prompt.messages or ())
+        return await self._client.tokenize(prompt.messages or (), chat_template_kwargs=self._template_kwargs)
 
     def _row(
         self,
@@ -176,6 +180,7 @@ class PromptReader:
             model=self._info.model,
             config_digest=self._info.config_digest,
             finished_at=utc_now(),
+            chat_template_kwargs=None if messages is None else kwargs_text(self._template_kwargs),
         )
 
 
