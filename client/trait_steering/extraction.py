@@ -31,6 +31,7 @@ def extract(
     splits: int = 8,
     max_tokens: int = 64,
     allow_unchecked: bool = False,
+    chat_template_kwargs: dict[str, Any] | None = None,
     cache: Path | None = None,
 ) -> dict[str, VectorFile]:
     """Make a trait's vectors; nothing is written or registered. The options are those of `trait-extract run`.
@@ -54,6 +55,7 @@ def extract(
         splits: How many times scenarios are held out and directions fitted, for the intervals.
         max_tokens: Length of generated replies, where the style has none.
         allow_unchecked: Use generated replies that fail the check, or that nothing can check.
+        chat_template_kwargs: Variables of the chat template, such as `enable_thinking`.
         cache: Folder that keeps replies and activations for a second call.
 
     Returns:
@@ -70,7 +72,8 @@ def extract(
     for sentence in dataset.left_out:
         logger.warning("%s", sentence)
     pool = default_positions(dataset) if positions is None else Positions.parse(positions)
-    settings = Settings(pool, seed, held_out, splits, Generation(max_tokens=max_tokens, seed=seed))
+    generation = Generation(max_tokens=max_tokens, seed=seed)
+    settings = Settings(pool, seed, held_out, splits, generation, chat_template_kwargs)
     names = [methods] if isinstance(methods, str) else methods
     check = ReplyCheck(allow_unchecked=allow_unchecked)
     return pipeline.extract(model, dataset, names, settings, cache=cache, check=check)

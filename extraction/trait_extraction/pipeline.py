@@ -89,6 +89,7 @@ def extract(
         InvalidRequestError: An unknown method, or positions or a split that do not fit the dataset.
         DatasetError: A scenario has no token at the positions.
         ElicitationError: Generated replies do not show the trait, or nothing can tell whether they do.
+        ChatTemplateError: The model takes no chats, or its template refuses them.
         DirectionError: The activations do not define a direction.
         ServiceError: The model failed.
     """
@@ -98,6 +99,7 @@ def extract(
     if plan.needs_replies:
         require_a_check(dataset, check)
     source = Source(model, model.info(), StageStore(cache))
+    plan.check_model(source.info)
     made = _make(elicit(plan, source, check), source, methods, None)
     return {method: one.vector for method, one in made.items()}
 
@@ -142,6 +144,8 @@ def run(
         if plan.needs_replies:
             require_a_check(plan.dataset, options.check)
     info = service.info()
+    for plan in plans:
+        plan.check_model(info)
     extracted: list[Extracted] = []
     refused: list[str] = []
     for plan in plans:

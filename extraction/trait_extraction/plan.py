@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
-from trait_core.errors import InvalidRequestError
+from trait_client.http.template_check import require_template
+from trait_core.errors import ChatTemplateError, InvalidRequestError
 from trait_core.positions import Positions
-from trait_core.schema import Elicitation, Generation
+from trait_core.schema import Elicitation, Generation, ServiceInfo
 
 from trait_extraction.data.datasets import TraitDataset
 from trait_extraction.data.split import Split, split_scenarios
@@ -27,6 +29,7 @@ class Settings:
         splits: How many times scenarios are held out and directions fitted, for the intervals; the file's directions
             are those of the first split.
         generation: How replies are generated, where the dataset has none.
+        chat_template_kwargs: Variables of the chat template; None for none.
     """
 
     positions: Positions
@@ -34,6 +37,7 @@ class Settings:
     held_out: float = 0.25
     splits: int = 8
     generation: Generation = field(default_factory=Generation)
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,30 @@ class Plan:
                 scenarios remain on one side of the split.
         """
         _check_positions(dataset, settings.positions)
+        if settings.chat_template_kwargs and dataset.style == "completions":
+            raise InvalidRequestError(
+                f"trait {dataset.trait!r} is raw text, which uses no chat template: leave --template-kwargs out",
+                param="chat_template_kwargs",
+            )
         plan = cls(dataset, settings)
         _ = plan.splits
         return plan
+
+    def check_model(self, info: ServiceInfo) -> None:
+        """Refuse chats for a model without a chat template, and variables that its template does not use.
+
+        Raises:
+            ChatTemplateError: Either of the two.
+        """
+        if self.dataset.style == "completions":
+            return
+        if not info.has_chat_template:
+            raise ChatTemplateError(
+                f"{info.model} has no chat template (it is a base model), and the {self.dataset.style} style of trait "
+                f"{self.dataset.trait!r} is chats: use --style completions, which is raw text",
+                param="style",
+            )
+        require_template(info, self.settings.chat_template_kwargs)
 
     @property
     def name(self) -> str:

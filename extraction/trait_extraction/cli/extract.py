@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from trait_client.cli.judge_options import JudgeOptions, judge_options, usage_text
+from trait_client.cli.template_options import TemplateKwargs, parsed_kwargs
 from trait_client.http import TraitClient
 from trait_client.http.settings import DEFAULT_URL
 from trait_client.judge import JudgeConfig, TraitJudge
@@ -69,6 +70,7 @@ def run(
         int, typer.Option(min=1, max=256, help="Number of repeated splits and fits, for the intervals.")
     ] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, max=65536, help="Longest generated reply, tokens.")] = 64,
+    template_kwargs: TemplateKwargs = None,
     allow_unchecked: Annotated[
         bool,
         typer.Option(
@@ -103,7 +105,8 @@ def run(
     loaded = [load_trait(path, style) for path in chosen_traits(datasets, trait, every=every)]
     _warn_of_left_out(loaded)
     generation = Generation(max_tokens=max_tokens, seed=seed)
-    jobs = [(d, Settings(pool or default_positions(d), seed, held_out, splits, generation)) for d in loaded]
+    variables = parsed_kwargs(template_kwargs)
+    jobs = [(d, Settings(pool or default_positions(d), seed, held_out, splits, generation, variables)) for d in loaded]
     results = None if db is None else ResultStore(db)
     with (
         TraitClient(url, api_key=api_key) as client,

@@ -44,6 +44,8 @@ class Provenance:
         }
         if plan.elicitation is not None:
             options["generation"] = settings.generation.model_dump()
+        if settings.chat_template_kwargs:
+            options["chat_template_kwargs"] = settings.chat_template_kwargs
         return cls(
             trait=dataset.trait,
             model=info.model,

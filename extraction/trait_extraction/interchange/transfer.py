@@ -24,6 +24,7 @@ def measure_on(model: Model, vector: VectorFile, dataset: TraitDataset) -> Vecto
 
     Raises:
         InvalidRequestError: The vector was not applied to another model, or its file does not record the split.
+        ChatTemplateError: The scenarios are chats, and the model takes none.
         DatasetError: The vector was made from other scenarios.
         ServiceError: The service failed.
     """
@@ -38,8 +39,10 @@ def measure_on(model: Model, vector: VectorFile, dataset: TraitDataset) -> Vecto
             f"{dataset.origin[0]}: the {meta.trait} vector was made from other scenarios ({meta.dataset_digest}; these are "
             f"{dataset.digest})"
         )
-    settings = Settings(Positions.parse(meta.positions), meta.seed, held_out, splits=1)
-    plan = Plan.of(dataset, settings)
-    layers = measure(vector.directions, read(plan, Source(model, model.info())), plan.splits[0])
+    variables = meta.method_options.get("chat_template_kwargs")
+    settings = Settings(Positions.parse(meta.positions), meta.seed, held_out, splits=1, chat_template_kwargs=variables)
+    plan, info = Plan.of(dataset, settings), model.info()
+    plan.check_model(info)
+    layers = measure(vector.directions, read(plan, Source(model, info)), plan.splits[0])
     source = meta.extracted_on.model_copy(update={"evidence": "this_model"})
     return VectorFile(meta.model_copy(update={"layers": layers, "extracted_on": source}), vector.directions)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,13 +59,14 @@ def read(plan: Plan, source: Source) -> ContrastiveActivations:
     dataset, info, positions = plan.dataset, source.info, str(plan.settings.positions)
     if plan.needs_replies:
         raise InvalidRequestError(f"trait {dataset.trait!r} has no replies yet: generate them first", param="positions")
-    inputs = [activation_input(dataset, s) for s in (*dataset.positive, *dataset.negative)]
+    variables = plan.settings.chat_template_kwargs
+    inputs = [activation_input(dataset, s, variables) for s in (*dataset.positive, *dataset.negative)]
     pools = list(dict.fromkeys([positions, NORM_POSITIONS]))
     size = max(1, min(CHUNK, info.limits.max_activation_inputs))
     answers = []
     for start in range(0, len(inputs), size):
         request = ActivationsRequest(inputs=inputs[start : start + size], positions=pools)
-        key = json_sha256([model_identity(info), request.model_dump()])
+        key = json_sha256([model_identity(info), _identity_of(request)])
         answer = None if source.again else source.stored.activations.get(key)
         if answer is None:
             answer = source.model.activations(request)
@@ -75,6 +77,15 @@ def read(plan: Plan, source: Source) -> ContrastiveActivations:
     mean = np.concatenate([a.mean(positions) for a in answers])
     n = dataset.n_scenarios
     return ContrastiveActivations(answers[0].metadata, mean[:n], mean[n:], residual_norms(answers))
+
+
+def _identity_of(request: ActivationsRequest) -> dict[str, Any]:
+    """Values of a request that are hashed into a key; what was added later is left out where it is not used."""
+    values = request.model_dump()
+    for item in values["inputs"]:
+        if item["chat_template_kwargs"] is None:
+            del item["chat_template_kwargs"]
+    return values
 
 
 def residual_norms(answers: Sequence[Activations]) -> npt.NDArray[np.float64]:

@@ -1,8 +1,11 @@
 """Replies to instructed scenarios, written by the model under the two system prompts of each pair, unsteered."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from typing import Any
 
+from trait_core.errors import ServiceError
 from trait_core.schema import SHA256_PREFIX, Generation, ServiceInfo
 from trait_core.storage import json_sha256
 
@@ -37,12 +40,15 @@ class Replies:
 def generate_replies(plan: Plan, source: Source) -> Replies:
     """Generate the replies that are not stored yet; each is on disk as soon as it arrives.
 
+    The first reply is generated alone: if the chat template refuses the messages, nothing else is sent.
+
     Raises:
-        ServiceError: The service failed. Replies that arrived are kept, and the next run continues from them.
+        ServiceError: The service failed, or its chat template refuses the messages. Replies that arrived are kept, and the next run continues from them.
     """
     info, generation, store = source.info, plan.settings.generation, source.stored.replies
+    variables = plan.settings.chat_template_kwargs
     scenarios = (*plan.dataset.positive, *plan.dataset.negative)
-    keys = [_key(info, scenario, generation) for scenario in scenarios]
+    keys = [_key(info, scenario, generation, variables) for scenario in scenarios]
     wanted = {key: s for key, s in zip(keys, scenarios, strict=True) if source.again or store.get(key) is None}
     n, stored = len(keys), len(keys) - len(wanted)
     if wanted:
@@ -56,16 +62,19 @@ def generate_replies(plan: Plan, source: Source) -> Replies:
             temperature=generation.temperature,
             top_p=generation.top_p,
             seed=generation.seed,
+            chat_template_kwargs=variables,
         )
         store.put(key, {"reply": reply.text, "finish_reason": reply.finish_reason})
 
+    if wanted:
+        _first_alone(one, *next(iter(wanted.items())))
     in_flight = max(1, min(MAX_IN_FLIGHT, info.limits.max_num_seqs))
     with ThreadPoolExecutor(in_flight, thread_name_prefix="generate") as pool:
-        futures = [pool.submit(one, key, scenario) for key, scenario in wanted.items()]
+        futures = [pool.submit(one, key, scenario) for key, scenario in list(wanted.items())[1:]]
         try:
-            for done, future in enumerate(as_completed(futures), start=1):
+            for done, future in enumerate(as_completed(futures), start=2):
                 future.result()
-                if done % max(1, len(wanted) // 10) == 0 or done == len(futures):
+                if done % max(1, len(wanted) // 10) == 0 or done == len(wanted):
                     source.report(f"{plan.name}: {stored + done} of {n} replies")
         except BaseException:  # the interrupt key, too: what is not running yet is not started
             pool.shutdown(wait=False, cancel_futures=True)
@@ -75,8 +84,26 @@ def generate_replies(plan: Plan, source: Source) -> Replies:
     return Replies(tuple(texts[:half]), tuple(texts[half:]))
 
 
-def _key(info: ServiceInfo, scenario: Scenario, generation: Generation) -> str:
+def _first_alone(one: Callable[[str, Scenario], None], key: str, scenario: Scenario) -> None:
+    try:
+        one(key, scenario)
+    except ServiceError as error:
+        if error.status != 400:
+            raise
+        roles = ", ".join(message.role for message in chat_messages(scenario))
+        raise ServiceError(
+            f"the first chat (messages of {roles}) is refused, so the others were not sent: {error} (only --style instructed "
+            "sends a system prompt)",
+            error.status,
+            error.param,
+        ) from error
+
+
+def _key(
+    info: ServiceInfo, scenario: Scenario, generation: Generation, chat_template_kwargs: dict[str, Any] | None
+) -> str:
     messages = [message.model_dump() for message in chat_messages(scenario)]
     # Greedy replies do not depend on the seed.
     unused = {"seed"} if generation.temperature == 0 else set()
-    return json_sha256([model_identity(info), messages, generation.model_dump(exclude=unused)])
+    values = [model_identity(info), messages, generation.model_dump(exclude=unused)]
+    return json_sha256([*values, chat_template_kwargs] if chat_template_kwargs else values)

@@ -1,16 +1,22 @@
 """Scenarios as the service reads them."""
 
+from typing import Any
+
 from trait_core.schema import ActivationInput, Message
 
 from trait_extraction.data.datasets import TraitDataset
 from trait_extraction.data.scenarios import Scenario
 
 
-def activation_input(dataset: TraitDataset, scenario: Scenario) -> ActivationInput:
+def activation_input(
+    dataset: TraitDataset, scenario: Scenario, chat_template_kwargs: dict[str, Any] | None = None
+) -> ActivationInput:
     """Raw text for base models, else a chat and its reply, if it has one."""
     if dataset.style == "completions":
         return ActivationInput(text=scenario.prompt, response=scenario.response)
-    return ActivationInput(messages=chat_messages(scenario), response=scenario.response)
+    return ActivationInput(
+        messages=chat_messages(scenario), response=scenario.response, chat_template_kwargs=chat_template_kwargs
+    )
 
 
 def chat_messages(scenario: Scenario) -> list[Message]:

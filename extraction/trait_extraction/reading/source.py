@@ -1,9 +1,9 @@
 """The source of replies and activations: a model behind a client, with a cache of what it answered."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from trait_client.http.activations import Activations
 from trait_client.http.chat_requests import ChatMessages
@@ -35,6 +35,7 @@ class Model(Protocol):
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> ChatResult:
         """An unsteered reply. Several threads call it at once; only datasets without replies need it."""
         ...
