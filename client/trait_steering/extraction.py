@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from trait_core.positions import Positions
 from trait_core.schema import Generation

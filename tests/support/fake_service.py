@@ -21,6 +21,7 @@ import safetensors.numpy
 from fake_registry import VECTORS, FakeRegistry, UnknownModelError, json_of, octets_of, parsed, refusal
 from fake_text import END, activation, chat_words, finish_reason, joined, last_text, projection, text_words
 from trait_client.http import AsyncTraitClient
+from trait_core.chat_templates import no_chat_template
 from trait_core.errors import InvalidRequestError, TraitError, UnknownVectorError
 from trait_core.positions import Positions
 from trait_core.schema import (
@@ -100,6 +101,12 @@ class FakeService(FakeRegistry):
     def reply(self, body: dict, prompt: str, applied: Sequence[AppliedTerm]) -> str:
         """The text that answers a chat's last message, or a completion's prompt."""
         return "yes yes"
+
+    def template(self, messages: Sequence[Message], kwargs: dict) -> list[str]:
+        """Tokens of a chat: each variable of the template is one. A template that refuses raises `InvalidRequestError`."""
+        if not self.info.has_chat_template:
+            raise no_chat_template(self.info.model)
+        return [*(f"<{name}={json.dumps(value)}>" for name, value in kwargs.items()), *chat_words(messages)]
 
     def pool(self, item: ActivationInput, positions: str, layers: Sequence[int]) -> Pool:
         """One text pooled over one entry of `positions`: it follows from text, layer and positions."""
@@ -201,11 +208,14 @@ class FakeService(FakeRegistry):
     def _tokenize(self, body: dict) -> list[int]:
         if "prompt" in body:
             return self.ids(text_words(body["prompt"], special=body.get("add_special_tokens", True)))
-        return self.ids(chat_words([Message(**turn) for turn in body["messages"]]))
+        return self.ids(self._rendered(body))
+
+    def _rendered(self, body: dict) -> list[str]:
+        return self.template([Message(**turn) for turn in body["messages"]], body.get("chat_template_kwargs") or {})
 
     def _chat(self, body: dict) -> httpx.Response:
         model, applied, monitor = self._options(body)
-        prompt = self.ids(chat_words([Message(**turn) for turn in body["messages"]]))
+        prompt = self.ids(self._rendered(body))
         replies = [self._reply(body, body["messages"][-1]["content"], applied) for _ in range(body.get("n") or 1)]
         steering, monitored = self._reports(applied, monitor, prompt, replies)
         counts = wire.usage(len(prompt), sum(map(len, replies)))
@@ -319,7 +329,7 @@ class FakeService(FakeRegistry):
             n_prompt = item.n_prompt or len(item.token_ids)
             return n_prompt, len(item.token_ids) - n_prompt
         if item.messages is not None:
-            return len(chat_words(item.messages)), n_response
+            return len(self.template(item.messages, item.chat_template_kwargs or {})), n_response
         return len(text_words(item.text or "", special=True)), n_response
 
     def _read(self, body: dict) -> httpx.Response:
