@@ -66,7 +66,7 @@ def read(plan: Plan, source: Source) -> ContrastiveActivations:
     answers = []
     for start in range(0, len(inputs), size):
         request = ActivationsRequest(inputs=inputs[start : start + size], positions=pools)
-        key = json_sha256([model_identity(info), _identity_of(request)])
+        key = json_sha256([model_identity(info), request_identity(request)])
         answer = None if source.again else source.stored.activations.get(key)
         if answer is None:
             answer = source.model.activations(request)
@@ -79,7 +79,7 @@ def read(plan: Plan, source: Source) -> ContrastiveActivations:
     return ContrastiveActivations(answers[0].metadata, mean[:n], mean[n:], residual_norms(answers))
 
 
-def _identity_of(request: ActivationsRequest) -> dict[str, Any]:
+def request_identity(request: ActivationsRequest) -> dict[str, Any]:
     """Values of a request that are hashed into a key; what was added later is left out where it is not used."""
     values = request.model_dump()
     for item in values["inputs"]:

@@ -48,7 +48,7 @@ def generate_replies(plan: Plan, source: Source) -> Replies:
     info, generation, store = source.info, plan.settings.generation, source.stored.replies
     variables = plan.settings.chat_template_kwargs
     scenarios = (*plan.dataset.positive, *plan.dataset.negative)
-    keys = [_key(info, scenario, generation, variables) for scenario in scenarios]
+    keys = [reply_key(info, scenario, generation, variables) for scenario in scenarios]
     wanted = {key: s for key, s in zip(keys, scenarios, strict=True) if source.again or store.get(key) is None}
     n, stored = len(keys), len(keys) - len(wanted)
     if wanted:
@@ -99,9 +99,10 @@ def _first_alone(one: Callable[[str, Scenario], None], key: str, scenario: Scena
         ) from error
 
 
-def _key(
+def reply_key(
     info: ServiceInfo, scenario: Scenario, generation: Generation, chat_template_kwargs: dict[str, Any] | None
 ) -> str:
+    """The key of a stored reply: the digest of everything that it depends on."""
     messages = [message.model_dump() for message in chat_messages(scenario)]
     # Greedy replies do not depend on the seed.
     unused = {"seed"} if generation.temperature == 0 else set()
