@@ -39,8 +39,8 @@ def test_an_engine_of_the_release_is_verified(release, smollm2_path):
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     report = json.loads(done.stdout)
-    assert report["subject"]["vllm"] == version
+    assert report["subject"]["versions"]["vllm"] == version
     statuses = {name: check["status"] for name, check in report["checks"].items()}
     assert statuses.pop("cost") == "measured"
     assert statuses == dict.fromkeys(statuses, "ok")
-    assert len(statuses) == 7
+    assert len(statuses) == 8

@@ -7,11 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny_models
 from trait_service import cli
 from typer.testing import CliRunner
 
 DRIVER = Path(__file__).parents[1] / "support" / "verify_driver.py"
 TIMEOUT_S = 900
+N_CHECKS = 9
+NOTHING_TO_COMPARE = "sound, nothing to compare with"
+TAKEN_OUT = "operation taken out"
 
 
 @pytest.mark.engine
@@ -23,17 +27,19 @@ def test_a_sound_engine_is_verified(smollm2_path):
     report = json.loads(done.stdout)
     assert report["passed"]
     assert report["subject"]["dtype"] == "float32"
-    statuses = {name: check["status"] for name, check in report["checks"].items()}
+    assert_all_ok({name: check["status"] for name, check in report["checks"].items()})
+
+
+def assert_all_ok(statuses):
     assert statuses.pop("cost") == "measured"
     assert statuses == dict.fromkeys(statuses, "ok")
-    assert len(statuses) == 7
+    assert len(statuses) == N_CHECKS - 1
 
 
-@pytest.fixture(scope="module")
-def verified(smollm2_path):
+def drive(model, dtype, *cases):
     env = {**os.environ, "VLLM_PLUGINS": "trait_steering", "VLLM_LOGGING_LEVEL": "ERROR"}
     done = subprocess.run(
-        [sys.executable, str(DRIVER), str(smollm2_path)],
+        [sys.executable, str(DRIVER), str(model), dtype, *cases],
         env=env,
         capture_output=True,
         text=True,
@@ -44,11 +50,16 @@ def verified(smollm2_path):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.fixture(scope="module")
+def verified(smollm2_path):
+    return drive(smollm2_path, "float32", NOTHING_TO_COMPARE, "unsteered", "one layer off", "leaking")
+
+
 @pytest.mark.engine
 @pytest.mark.parametrize(
     ("engine", "failed"),
     [
-        ("unsteered", ["steering takes effect", "operations and scopes"]),
+        ("unsteered", ["steering takes effect", "operations and scopes", "neighbours untouched"]),
         ("one layer off", ["operations and scopes"]),
         ("leaking", ["neighbours untouched"]),
     ],
@@ -61,13 +72,45 @@ def test_a_broken_engine_fails_where_it_is_broken(verified, engine, failed):
 
 @pytest.mark.engine
 def test_what_cannot_be_compared_is_reported_as_skipped(verified):
-    assert verified["sound, nothing to compare with"] == {
+    assert verified[NOTHING_TO_COMPARE] == {
         "exit_code": 0,
         "steering takes effect": "ok",
         "operations and scopes": "skipped",
         "neighbours untouched": "ok",
         "capture": "skipped",
     }
+
+
+@pytest.fixture(scope="module")
+def tiny_granite_path(smollm2_path, tmp_path_factory):
+    """A random Granite, which scales its logits by 1/8."""
+    return tiny_models.make_granite(tmp_path_factory.mktemp("tiny-granite"), smollm2_path)
+
+
+@pytest.mark.engine
+def test_small_logits_and_coarse_numbers_pass_and_a_dead_operation_does_not(tiny_granite_path):
+    """Granite's logits move by 0.06 nats, about as much as the noise of SmolLM2 in bfloat16."""
+    found = drive(tiny_granite_path, "bfloat16", "sound", TAKEN_OUT)
+    assert found["sound"].pop("exit_code") == 0
+    assert_all_ok(found["sound"])
+    assert_dead(found[TAKEN_OUT], unsteered="ok", cost="measured")
+
+
+@pytest.mark.engine
+def test_a_dead_operation_fails_every_check_with_and_without_a_reference(tiny_llama_path):
+    """Only unsteered replies are right, and the cost is no judgement."""
+    alone = f"{TAKEN_OUT}, nothing to compare with"
+    found = drive(tiny_llama_path, "float32", TAKEN_OUT, "unsteered, nothing to compare with", alone)
+    assert_dead(found[TAKEN_OUT], unsteered="ok", cost="measured")
+    captures = {"unsteered": "skipped", "capture": "skipped", "cost": "measured"}
+    assert_dead(found["unsteered, nothing to compare with"], **captures)
+    assert_dead(found[alone], unsteered="failed", cost="failed")
+
+
+def assert_dead(found, **others):
+    assert found.pop("exit_code") == 1
+    assert len(found) == N_CHECKS
+    assert found == {**dict.fromkeys(found, "failed"), **others}
 
 
 @pytest.mark.parametrize("words", [["/no/such/folder"], ["smollm2", "--dtype", "int3"]])

@@ -31,6 +31,12 @@ def make_llama(folder: Path, tokenizer_from: Path) -> Path:
     return _make("llama", {"num_key_value_heads": 2}, folder, tokenizer_from)
 
 
+def make_granite(folder: Path, tokenizer_from: Path) -> Path:
+    """Write a Granite, whose logits are scaled by 1/8."""
+    scales = {"embedding_multiplier": 12.0, "residual_multiplier": 0.22, "logits_scaling": 8.0}
+    return _make("granite", {"num_key_value_heads": 2, **scales, "attention_multiplier": 0.125}, folder, tokenizer_from)
+
+
 def make_gemma3n(folder: Path, tokenizer_from: Path) -> Path:
     """Write a Gemma 3n, whose layers carry four streams in parallel."""
     return _make("gemma3n_text", GEMMA3N, folder, tokenizer_from)

@@ -1,7 +1,7 @@
-"""Verify a sound engine and engines that are really broken, all in one process: `python verify_driver.py MODEL`.
+"""Verify a sound engine and engines that are really broken, all in one process: `python verify_driver.py MODEL DTYPE CASE...`.
 
 Prints JSON: for each engine its exit code and the status of every check. A broken engine is a real one that is asked for
-something else than what was asked of it.
+something else than what was asked of it, or whose layers have lost the operation.
 """
 
 import json
@@ -10,6 +10,8 @@ import sys
 from dataclasses import replace
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+
+FEW = ("steering takes effect", "operations and scopes", "neighbours untouched", "capture")
 
 
 class Unsteered:
@@ -43,33 +45,52 @@ class Leaking(Unsteered):
         return self._engine.run(leaked)
 
 
-def main(model: str) -> None:
+def without_operation(engine):
+    """Take the operation out of every layer of the loaded model; there is no way back."""
+
+    def clear(model):
+        return sum(bool(module._forward_hooks) and module._forward_hooks.clear() is None for module in model.modules())
+
+    (n_cleared,) = engine._llm.apply_model(clear)
+    assert n_cleared == engine.n_layers
+    return engine
+
+
+def main(model: str, dtype: str, *cases: str) -> None:
     from trait_service.engine.settings import EngineSettings
-    from trait_service.verify.bench import Tolerance
+    from trait_service.verify.command import _subject
+    from trait_service.verify.judging import precision_of
     from trait_service.verify.probe import ProbeEngine
     from trait_service.verify.reference import NoReferenceError, reference_or_why_not
     from trait_service.verify.report import CHECKS, verify_engine
 
-    engine = ProbeEngine(model, "float32", EngineSettings(), cuda=False, eager=True)
+    engine = ProbeEngine(model, dtype, EngineSettings(), cuda=False, eager=True)
     reference = reference_or_why_not(model, engine.n_layers)
-    names = ("steering takes effect", "operations and scopes", "neighbours untouched", "capture")
+    nothing = NoReferenceError("it does not fit")
+    known = {
+        "sound": (lambda: engine, reference, tuple(CHECKS)),
+        "sound, nothing to compare with": (lambda: engine, nothing, FEW),
+        "unsteered": (lambda: Unsteered(engine), reference, FEW),
+        "one layer off": (lambda: OneLayerOff(engine), reference, FEW),
+        "leaking": (lambda: Leaking(engine), reference, FEW),
+        "unsteered, nothing to compare with": (lambda: Unsteered(engine), nothing, tuple(CHECKS)),
+        "operation taken out": (lambda: without_operation(engine), reference, tuple(CHECKS)),
+        "operation taken out, nothing to compare with": (lambda: engine, nothing, tuple(CHECKS)),
+    }
     verified = {}
-    for name, under_test, compared in (
-        ("sound, nothing to compare with", engine, NoReferenceError("it does not fit")),
-        ("unsteered", Unsteered(engine), reference),
-        ("one layer off", OneLayerOff(engine), reference),
-        ("leaking", Leaking(engine), reference),
-    ):
+    for name in cases:
+        made, compared, checks = known[name]
         report = verify_engine(
-            under_test,
+            made(),
             compared,
-            Tolerance.of("float32"),
+            precision_of(dtype, quantised=False),
             quick=True,
-            subject={"dtype": "float32"},
+            subject=_subject(model, engine, cuda=False, eager=True),
             say=lambda _: None,
-            checks={check: CHECKS[check] for check in names},
+            checks={check: CHECKS[check] for check in checks},
         )
-        found = {check: finding.status for check, finding in report.findings.items()}
+        print(report.model_dump_json(indent=1), file=sys.stderr)
+        found = {check: finding.status for check, finding in report.checks.items()}
         verified[name] = {"exit_code": report.exit_code, **found}
     print(json.dumps(verified))
 

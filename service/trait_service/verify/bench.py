@@ -1,14 +1,17 @@
-"""The bench of the checks: one model's prompts, directions and magnitudes, measured through the engine itself."""
+"""The bench of the checks: one model's prompts, directions, magnitudes and scale, measured before anything is judged."""
 
 import statistics
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+import torch
 from trait_core.errors import SteeringFailedError
 from trait_core.positions import Positions
 
 from trait_service.engine.spec import CaptureSpec, TermSpec
+from trait_service.verify.judging import Precision, Scale, distance, spread_of
 from trait_service.verify.probe import Answer, Ask, Direction, Engine
 from trait_service.verify.reference import NoReferenceError, Reference
 
@@ -19,33 +22,29 @@ TEXTS = (
     "Tell me something about bread and why it",
 )
 LONG_TEXT = "The market opens at seven in the morning, and people walk between the tables. Some of them buy fruit. "
-LEAST_EFFECT = 0.05
+LEAST_DISTINCT = 6
+"""Fewer distinct tokens make no prompt: a tokenizer without these words gets random tokens in place of the text."""
+FIRST_POSITIONS = 4
+"""Positions left out of means: many models park large activations on them."""
+ROOM_TO_REPLY = 16
+DOSES = (0.3, 0.6, 1.2, 2.4)
+
+
+class Gap(NamedTuple):
+    """How one steered answer compares with the reference, mean |delta logprob| over the engine's own tokens.
+
+    Args:
+        difference: Between the engine and the steered reference.
+        effect: Between the steered reference and the unsteered one.
+        moved: Between the engine and the unsteered reference.
+    """
+
+    difference: float
+    effect: float
+    moved: float
 
 
 @dataclass(frozen=True)
-class Tolerance:
-    """Largest differences that count as equal.
-
-    Args:
-        logprob: Mean |delta logprob| of the likeliest tokens: against the float32 reference, and in another batch.
-        capture: Length of a captured mean's error, relative to the mean's.
-        effect: Least |delta logprob| that counts as an effect of steering.
-    """
-
-    logprob: float
-    capture: float
-    effect: float
-
-    @classmethod
-    def of(cls, dtype: str, *, quantised: bool = False) -> Self:
-        """The tolerance for a dtype of activations, and weights as they were loaded."""
-        if dtype == "float32" and not quantised:
-            return cls(logprob=5e-4, capture=1e-3, effect=LEAST_EFFECT)
-        # Eight (bfloat16) or eleven (float16) bits of precision, rounded anew in every layer; quantised activations too.
-        return cls(logprob=0.4, capture=0.1, effect=0.75)
-
-
-@dataclass
 class Bench:
     """The engine, the reference, and the inputs of the checks.
 
@@ -53,7 +52,8 @@ class Bench:
         engine: The engine under test.
         reference: float32 reference; None if there is none.
         no_reference: The reason why there is no reference.
-        tolerance: Tolerance for the engine's dtype.
+        precision: Limits for the engine's dtype.
+        scale: Measured scale, by which differences are small or large for this model.
         quick: Run fewer and smaller checks.
         prompts: Token ids of `TEXTS`.
         slanted: A direction halfway between a random one and the middle layer's mean stream, so that every operation has an
@@ -61,42 +61,63 @@ class Bench:
         random: A random direction.
         projection: Projection of the middle layer's mean stream on `slanted`.
         norms: `(n_layers,)` mean norm of the residual stream.
+        dose: Size of an addition as a share of the layer's residual norm, raised until it moves the model enough.
     """
 
     engine: Engine
     reference: Reference | None
     no_reference: str
-    tolerance: Tolerance
+    precision: Precision
+    scale: Scale
     quick: bool
     prompts: list[list[int]]
     slanted: Direction
     random: Direction
     projection: float
     norms: np.ndarray
+    dose: float = DOSES[0]
 
     @classmethod
     def measure(
-        cls, engine: Engine, reference: Reference | NoReferenceError, tolerance: Tolerance, *, quick: bool
+        cls, engine: Engine, reference: Reference | NoReferenceError, precision: Precision, *, quick: bool
     ) -> Self:
-        """Measure the stream and put two directions into the bank.
+        """Measure the model's scale and stream, put two directions into the bank, and choose the dose.
 
         Raises:
-            SteeringFailedError: The engine captures nothing.
+            SteeringFailedError: There is no reference, and the engine captures nothing.
         """
-        prompts = [engine.encode(text) for text in TEXTS]
-        capture = CaptureSpec(positions=[Positions.parse("all[4:]")])
-        (answer,) = engine.run([Ask(prompts[0], capture=capture, max_tokens=1)])
-        if answer.capture is None:
-            raise SteeringFailedError("the engine captured nothing")
-        mean = answer.capture.mean[0, engine.n_layers // 2]
+        found, missing = (None, str(reference)) if isinstance(reference, NoReferenceError) else (reference, "")
+        prompts = [prompt_of(engine, text, seed) for seed, text in enumerate(TEXTS)]
+        scale = _scale_of(engine, found, precision, prompts)
+        means, norms = _streams(engine, found, prompts[0])
         random = _unit(np.random.default_rng(0).normal(size=engine.d_model))
         # Half of the stream's own direction: an operation that took away nearly all of it would leave rounding errors.
+        mean = means[engine.n_layers // 2]
         slanted = _unit(_unit(mean) + random)
         directions = Direction(slanted), Direction(random)
-        projection = float(mean @ slanted)
         engine.upload(directions)
-        found, missing = (None, str(reference)) if isinstance(reference, NoReferenceError) else (reference, "")
-        return cls(engine, found, missing, tolerance, quick, prompts, *directions, projection, answer.capture.norm[0])
+        projection = float(mean @ slanted)
+        bench = cls(engine, found, missing, precision, scale, quick, prompts, *directions, projection, norms)
+        return bench.with_dose()
+
+    def with_dose(self) -> Self:
+        """The bench with the least dose at which the first, a middle and the last layer move the model well, or the largest."""
+        for dose in DOSES:
+            bench = replace(self, dose=dose)
+            if all(self.scale.decides_well(effect) for effect in bench.effects_of_additions()):
+                return bench
+        return replace(self, dose=DOSES[-1])
+
+    def effects_of_additions(self) -> list[float]:
+        """The effect of an addition on each of `ends`: on the reference, or on the engine if there is none; nats."""
+        asks = [Ask(self.prompts[0], [self.push(layer)]) for layer in self.ends]
+        plain = Ask(self.prompts[0])
+        if self.reference is None:
+            (unsteered, *steered) = self.engine.run([plain, *asks])
+            return [distance(unsteered, answer) for answer in steered]
+        (answer,) = self.engine.run([plain])
+        tables = [self.table(ask, answer) for ask in (plain, *asks)]
+        return [_mean_gap(answer, tables[0], table) for table in tables[1:]]
 
     @property
     def middle(self) -> int:
@@ -104,7 +125,12 @@ class Bench:
         return self.engine.n_layers // 2
 
     @property
-    def directions(self) -> dict[str, Direction]:
+    def ends(self) -> list[int]:
+        """The first, a middle and the last layer."""
+        return sorted({0, self.middle, self.engine.n_layers - 1})
+
+    @property
+    def directions(self) -> Mapping[str, Direction]:
         """Hash -> direction."""
         return {direction.sha256: direction for direction in (self.slanted, self.random)}
 
@@ -119,43 +145,72 @@ class Bench:
         }
         return TermSpec.model_validate(given)
 
-    def push(self, layer: int, dose: float = 0.6, **fields: Any) -> TermSpec:
-        """An addition in the random direction, its size a share of the layer's residual norm."""
-        return self.term(value=dose * float(self.norms[layer]), layer=layer, direction=self.random.sha256, **fields)
+    def push(self, layer: int, times: float = 1.0, **fields: Any) -> TermSpec:
+        """An addition of the dose in the random direction."""
+        value = times * self.dose * float(self.norms[layer])
+        return self.term(value=value, layer=layer, direction=self.random.sha256, **fields)
 
-    def against_reference(self, ask: Ask, answer: Answer) -> float:
-        """Mean |delta logprob| over the engine's own tokens, each given those before it, and their likeliest rivals."""
+    def table(self, ask: Ask, answer: Answer) -> torch.Tensor:
+        """The reference's `(n_tokens, vocabulary)` logprobs for the engine's own tokens, each given those before it."""
         if self.reference is None:
             raise SteeringFailedError(self.no_reference)
-        table = self.reference.logprobs(ask.token_ids, answer.token_ids, ask.terms, self.directions)
-        return statistics.fmean(
-            abs(value - float(table[i, token]))
-            for i, step in enumerate(answer.logprobs)
-            for token, value in step.items()
+        return self.reference.logprobs(ask.token_ids, answer.token_ids, ask.terms, self.directions)
+
+    def against_reference(self, ask: Ask, answer: Answer) -> Gap:
+        """Compare a steered answer with the reference, steered and unsteered."""
+        steered, plain = self.table(ask, answer), self.table(replace(ask, terms=[]), answer)
+        return Gap(_mean_gap(answer, steered), _mean_gap(answer, plain, steered), _mean_gap(answer, plain))
+
+
+def prompt_of(engine: Engine, text: str, seed: int) -> list[int]:
+    """Token ids of a text, cut to what the model takes; random tokens where the tokenizer cannot write it."""
+    most = engine.max_model_len - ROOM_TO_REPLY
+    try:
+        tokens = engine.encode(text)
+    except Exception:  # noqa: BLE001 - a tokenizer that lacks something raises whatever it likes
+        tokens = []
+    if len(set(tokens)) < LEAST_DISTINCT:
+        tokens = np.random.default_rng(seed).integers(engine.n_vocabulary, size=len(text) // 4).tolist()
+    return tokens[:most]
+
+
+def _scale_of(engine: Engine, reference: Reference | None, precision: Precision, prompts: list[list[int]]) -> Scale:
+    asks = [Ask(prompt) for prompt in prompts]
+    answers = engine.run(asks)
+    spread = spread_of(answers)
+    if reference is None:
+        alone = [engine.run([ask])[0] for ask in asks]
+        gaps = [distance(one, other) for one, other in zip(alone, answers, strict=True)]
+        noise = max(*gaps, precision.least_noise * spread)
+    else:
+        noise = statistics.fmean(
+            _mean_gap(answer, reference.logprobs(ask.token_ids, answer.token_ids, [], {}))
+            for ask, answer in zip(asks, answers, strict=True)
         )
+    return Scale(noise=noise, spread=spread, share=precision.share)
+
+
+def _streams(engine: Engine, reference: Reference | None, prompt: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean stream `(n_layers, d_model)` and mean norm `(n_layers,)` behind the first positions, residual units."""
+    if reference is not None:
+        streams = reference.streams(prompt).numpy()[:, FIRST_POSITIONS:]
+        return streams.mean(1), np.linalg.norm(streams, axis=-1).mean(1)
+    capture = CaptureSpec(positions=[Positions.parse(f"all[{FIRST_POSITIONS}:]")])
+    (answer,) = engine.run([Ask(prompt, capture=capture, max_tokens=1)])
+    if answer.capture is None or not (np.isfinite(answer.capture.norm[0]) & (answer.capture.norm[0] > 0)).all():
+        raise SteeringFailedError("the engine captured nothing")
+    return answer.capture.mean[0], answer.capture.norm[0]
+
+
+def _mean_gap(answer: Answer, table: torch.Tensor, other: torch.Tensor | None = None) -> float:
+    """Mean |delta logprob| over the answer's tokens and their rivals, between a table and another, or the answer itself."""
+    return statistics.fmean(
+        abs(float(table[i, token]) - (value if other is None else float(other[i, token])))
+        for i, step in enumerate(answer.logprobs)
+        for token, value in step.items()
+    )
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:
     unit: np.ndarray = (vector / np.linalg.norm(vector)).astype(np.float32)
     return unit
-
-
-def difference(one: Answer, other: Answer) -> float:
-    """Mean |delta logprob| of two answers, as far as they chose the same tokens."""
-    gaps: list[float] = []
-    for a, b, chosen_a, chosen_b in zip(one.logprobs, other.logprobs, one.token_ids, other.token_ids, strict=True):
-        gaps += [abs(a[token] - b[token]) for token in a.keys() & b.keys()] or [float("inf")]
-        if chosen_a != chosen_b:
-            break
-    return statistics.fmean(gaps)
-
-
-def effect(one: Answer, other: Answer) -> float:
-    """Largest difference of logprobs of two answers up to their first different token: a lower bound."""
-    worst = 0.0
-    for a, b, chosen_a, chosen_b in zip(one.logprobs, other.logprobs, one.token_ids, other.token_ids, strict=True):
-        least = min(b.values())
-        worst = max(worst, *(abs(p - b[token]) if token in b else max(0.0, p - least) for token, p in a.items()))
-        if chosen_a != chosen_b:
-            break
-    return worst

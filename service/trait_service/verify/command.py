@@ -1,13 +1,14 @@
 """`trait-service verify`: check that steering works on this machine with this model."""
 
-import json
 import os
+import platform
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from trait_core import __version__
 
 from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.settings import EngineSettings
@@ -22,6 +23,10 @@ from trait_service.environment import (
     runs_eager,
 )
 from trait_service.preflight import check_model
+
+if TYPE_CHECKING:
+    from trait_service.verify.probe import ProbeEngine
+    from trait_service.verify.report import Subject
 
 
 class Dtype(StrEnum):
@@ -70,7 +75,7 @@ def verify(
     os.environ.update(platform_environment(os.environ, cuda=cuda, workers=1))
     load_plugins()
     eager = runs_eager(enforce_eager, cuda=cuda)
-    from trait_service.verify.bench import Tolerance  # noqa: PLC0415 - after the environment is set
+    from trait_service.verify.judging import precision_of  # noqa: PLC0415 - after the environment is set
     from trait_service.verify.probe import ProbeEngine  # noqa: PLC0415
     from trait_service.verify.reference import reference_or_why_not  # noqa: PLC0415
     from trait_service.verify.report import verify_engine  # noqa: PLC0415
@@ -82,26 +87,16 @@ def verify(
     except Exception as error:  # vLLM raises whatever its loader met: said, with the exit code of a failed check
         errors.print(f"trait-service: the engine did not start: {error}", markup=False)
         raise typer.Exit(1) from error
-    subject = {
-        "model": model,
-        "dtype": engine.dtype,
-        "weights": engine.info["quantization"] or engine.dtype,
-        "on": "CUDA" if cuda else "CPU",
-        "mode": "eager" if eager else "compiled",
-        "layers": engine.n_layers,
-        "width": engine.d_model,
-        **_versions(engine.info),
-    }
     report = verify_engine(
         engine,
         reference_or_why_not(path, engine.n_layers),
-        Tolerance.of(engine.dtype, quantised=bool(engine.info["quantization"])),
+        precision_of(engine.dtype, quantised=bool(engine.info["quantization"])),
         quick=quick,
-        subject=subject,
+        subject=_subject(model, engine, cuda=cuda, eager=eager),
         say=lambda name: errors.print(f"checking: {name}", markup=False),
     )
     if as_json:
-        typer.echo(json.dumps(report.to_dict(), indent=2))
+        typer.echo(report.model_dump_json(indent=2))
     else:
         Console().print(report.render())
     raise typer.Exit(report.exit_code)
@@ -119,5 +114,19 @@ def _environment(path: str) -> dict[str, str]:
     return {**general_environment(os.environ, model_is_folder=Path(path).is_dir()), **kept}
 
 
-def _versions(info: dict[str, Any]) -> dict[str, str]:
-    return {name: str(version) for name, version in info["versions"].items()}
+def _subject(model: str, engine: "ProbeEngine", *, cuda: bool, eager: bool) -> "Subject":
+    from trait_service.verify.report import Subject  # noqa: PLC0415 - heavy
+
+    return Subject(
+        model=Path(model).expanduser().resolve().name if Path(model).expanduser().exists() else model,
+        architecture=engine.architecture,
+        dtype=engine.dtype,
+        weights=engine.info["quantization"] or engine.dtype,
+        on="CUDA" if cuda else "CPU",
+        device=engine.device_name,
+        system=platform.system(),
+        mode="eager" if eager else "compiled",
+        layers=engine.n_layers,
+        width=engine.d_model,
+        versions={"trait-steering": __version__, **{name: str(each) for name, each in engine.info["versions"].items()}},
+    )

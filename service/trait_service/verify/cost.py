@@ -4,7 +4,7 @@ import statistics
 import time
 
 from trait_service.verify.bench import Bench
-from trait_service.verify.checks import Finding
+from trait_service.verify.findings import Finding
 from trait_service.verify.probe import Ask
 
 
@@ -15,9 +15,10 @@ def cost_of_steering(bench: Bench) -> Finding:
     """
     n_requests, n_tokens, pairs = (16, 8, 3) if bench.quick else (32, 48, 7)
     prompts = [bench.prompts[i % len(bench.prompts)] for i in range(n_requests)]
+    n_tokens = min(n_tokens, bench.engine.max_model_len - max(map(len, prompts)))
     plain = [Ask(prompt, max_tokens=n_tokens) for prompt in prompts]
     steered = [
-        Ask(prompt, [bench.push(i % bench.engine.n_layers, 0.1 + 0.01 * i)], max_tokens=n_tokens)
+        Ask(prompt, [bench.push(i % bench.engine.n_layers, 0.5 + 0.01 * i)], max_tokens=n_tokens)
         for i, prompt in enumerate(prompts)
     ]
     for warm_up in (plain, steered):
@@ -29,8 +30,9 @@ def cost_of_steering(bench: Bench) -> Finding:
         ratios.append(seconds[id(plain)] / seconds[id(steered)])
         speeds.append(n_requests * n_tokens / seconds[id(plain)])
     return Finding(
-        "measured",
-        f"steered batch / unsteered batch: {statistics.median(ratios):.3f} of the throughput (median of {pairs} pairs, "
+        status="measured",
+        compared="seconds of a steered batch with those of the same batch unsteered",
+        detail=f"steered batch / unsteered batch: {statistics.median(ratios):.3f} of the throughput (median of {pairs} pairs, "
         f"{min(ratios):.3f} to {max(ratios):.3f}); unsteered, plugin idle: {statistics.median(speeds):.0f} tokens/s, "
         f"{n_requests} requests x {n_tokens} tokens",
     )

@@ -2,12 +2,14 @@
 
 import asyncio
 import hashlib
+import platform
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import numpy as np
+import torch
 from trait_core.errors import SteeringFailedError
 
 from trait_service.engine.settings import EngineSettings, engine_args
@@ -15,6 +17,7 @@ from trait_service.engine.spec import CaptureSpec, RequestReport, RequestSpec, T
 from trait_service.engine_link.workers import Capture, Workers
 
 MAX_MODEL_LEN = 512
+"""Longest sequence that is run, unless the model's own is shorter."""
 MAX_NUM_SEQS = 64
 TOP_LOGPROBS = 10
 
@@ -71,6 +74,8 @@ class Engine(Protocol):
 
     n_layers: int
     d_model: int
+    n_vocabulary: int
+    max_model_len: int
     block_size: int | None
 
     def encode(self, text: str) -> list[int]:
@@ -101,16 +106,16 @@ class ProbeEngine:
     """
 
     def __init__(self, model: str, dtype: str, settings: EngineSettings, *, cuda: bool, eager: bool) -> None:
-        from vllm import LLM  # noqa: PLC0415 - reads the environment
+        from vllm import LLM, EngineArgs  # noqa: PLC0415 - reads the environment
 
+        longest = EngineArgs(model=model, dtype=cast("Any", dtype)).create_model_config().max_model_len
         self._llm = LLM(
             model=model,
             dtype=cast("Any", dtype),
             enforce_eager=eager,
-            max_model_len=MAX_MODEL_LEN,
+            max_model_len=min(longest, MAX_MODEL_LEN),
             max_num_seqs=MAX_NUM_SEQS,
             max_logprobs=TOP_LOGPROBS,
-            enable_prefix_caching=True,
             use_tqdm_on_load=False,
             seed=0,
             **engine_args(settings, cuda=cuda),
@@ -121,6 +126,10 @@ class ProbeEngine:
         self.n_layers: int = self.info["n_layers"]
         self.d_model: int = self.info["d_model"]
         self.dtype: str = self.info["dtype"]
+        self.architecture: str = config.model_config.architecture
+        self.device_name: str = torch.cuda.get_device_name() if cuda else platform.machine()
+        self.n_vocabulary: int = config.model_config.get_vocab_size()
+        self.max_model_len: int = config.model_config.max_model_len
         caching = config.cache_config.enable_prefix_caching
         self.block_size: int | None = config.cache_config.block_size if caching else None
 

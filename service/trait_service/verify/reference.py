@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from trait_core.errors import TraitError
 
-from trait_service.engine.layer_lists import decoder_layers
 from trait_service.engine.spec import TermSpec
+from trait_service.verify.blocks import BlocksNotFoundError, decoder_blocks
 from trait_service.verify.probe import Direction
 
 BYTES_PER_WEIGHT = 4
@@ -32,31 +32,27 @@ class Reference:
         n_layers: Number of layers that the engine counts.
 
     Raises:
-        NoReferenceError: The model does not fit into free memory, is quantised, or is not built as expected.
+        NoReferenceError: The model does not fit into free memory, is quantised, or transformers cannot run it here.
     """
 
     def __init__(self, model: str, n_layers: int) -> None:
-        from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415 - heavy
+        from transformers import AutoConfig  # noqa: PLC0415 - heavy
 
-        config = AutoConfig.from_pretrained(model)
-        if getattr(config, "quantization_config", None) is not None:
-            raise NoReferenceError("the checkpoint is quantised: float32 weights are not those that are served")
         try:
-            with torch.device("meta"):
-                empty = AutoModelForCausalLM.from_config(config)
-        except ValueError as error:
-            raise NoReferenceError(f"transformers has no causal model for it: {error}") from error
-        needed = BYTES_PER_WEIGHT * sum(weight.numel() for weight in empty.parameters()) + SPARE_BYTES
-        free = available_bytes()
-        if needed > free:
-            raise NoReferenceError(
-                f"float32 weights need {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free"
-            )
-        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-        try:
-            self._layers = decoder_layers(self._model, n_layers)
-        except TraitError as error:
+            config = AutoConfig.from_pretrained(model)
+            loader = _loader(config)
+            _check_weights(config, loader)
+            self._model = loader.from_pretrained(model, dtype=torch.float32).eval()
+            self._layers = dict(enumerate(decoder_blocks(self._model, n_layers)))
+            self.streams([0, 1, 2, 3])
+        except NoReferenceError:
+            raise
+        except BlocksNotFoundError as error:
             raise NoReferenceError(f"transformers' model is built differently: {error}") from error
+        except (
+            Exception
+        ) as error:  # transformers raises whatever its models meet: missing packages, unknown architectures
+            raise NoReferenceError(f"transformers cannot run this model here: {error}") from error
 
     def logprobs(
         self, prompt: list[int], reply: list[int], terms: Sequence[TermSpec], directions: Mapping[str, Direction]
@@ -80,6 +76,8 @@ class Reference:
 
         with _Hooks(self._layers, keep):
             self._forward(token_ids)
+        if len(kept) != len(self._layers):
+            raise NoReferenceError(f"transformers calls {len(kept)} of its {len(self._layers)} blocks")
         return torch.stack([kept[layer] for layer in sorted(kept)])
 
     @torch.no_grad()
@@ -94,6 +92,26 @@ def reference_or_why_not(model: str, n_layers: int) -> Reference | NoReferenceEr
         return Reference(model, n_layers)
     except NoReferenceError as error:
         return error
+
+
+def _loader(config: Any) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText  # noqa: PLC0415 - heavy
+
+    causal = type(config) in AutoModelForCausalLM._model_mapping  # noqa: SLF001 - it has no public name
+    return AutoModelForCausalLM if causal else AutoModelForImageTextToText
+
+
+def _check_weights(config: Any, loader: Any) -> None:
+    if getattr(config, "quantization_config", None) is not None:
+        raise NoReferenceError("the checkpoint is quantised: float32 weights are not those that are served")
+    with torch.device("meta"):
+        empty = loader.from_config(config)
+    needed = BYTES_PER_WEIGHT * sum(weight.numel() for weight in empty.parameters()) + SPARE_BYTES
+    free = available_bytes()
+    if needed > free:
+        raise NoReferenceError(
+            f"float32 weights need {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free"
+        )
 
 
 def change_of(term: TermSpec, d: torch.Tensor, n_prompt: int) -> Change:

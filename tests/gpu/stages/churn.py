@@ -16,6 +16,7 @@ from typing import Any
 from asking import CAPTURE, Answer, Gaps, Request, Shape, configuration, error_of, prompts
 from engines import Engine, Kind, engines_of
 from stage import Context, Report, Stage, main
+from tolerance import Tolerance
 
 VISIT_STEPS = 3
 LEAST_SHARE = 0.9
@@ -24,8 +25,6 @@ SPARE_S = 10
 
 def run(context: Context, report: Report) -> None:
     """One engine runs them all together; it and further ones then run each alone."""
-    from trait_service.verify.bench import Tolerance
-
     n, n_steps = context.pick(cuda=(256, 200), cpu=(6, 12))
     kind = Kind(options={"dtype": "float32"})
     kinds = {str(e): kind for e in range(context.pick(cuda=4, cpu=1))}

@@ -10,6 +10,7 @@ import numpy as np
 from asking import CAPTURE, Answer, Request, Shape, configuration, error_of, gaps, monitored, prompts, spec
 from engines import Engine, Kind, engines_of
 from stage import Context, Report, Stage, main
+from tolerance import Tolerance
 
 N_TOKENS = 16
 MISSING = "0" * 64
@@ -18,8 +19,6 @@ MISSING = "0" * 64
 
 def run(context: Context, report: Report) -> None:
     """Both runners side by side, then their answers against each other."""
-    from trait_service.verify.bench import Tolerance
-
     limit = Tolerance.of("float32").logprob
     runners = context.pick(cuda={"V2": Kind(options={"dtype": "float32"})}, cpu={})
     runners |= {"V1": Kind(v1=True, synchronous=True, options={"dtype": "float32"})}  # as `--runner v1` serves

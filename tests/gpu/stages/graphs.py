@@ -2,8 +2,8 @@
 
 3, 5, 17 and 300 requests are not among the sizes of captured graphs, so that padded rows take part. Requests come in pairs of one
 prompt: one plain, one steered with a configuration of its own, a part of them captured. In float32 the tolerance is
-tight; in the card's 16-bit dtype, in which models are served, it is that of `trait-service verify`, and the plain
-neighbours' difference stands beside the steered ones'. Attention in float32 is another kernel than in 16 bits.
+tight; in the card's 16-bit dtype, in which models are served, it is wider, and the plain neighbours' difference stands
+beside the steered ones'. Attention in float32 is another kernel than in 16 bits.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import numpy as np
 from asking import CAPTURE, Answer, Request, Shape, configuration, error_of, gaps, prompts
 from engines import CAPTURE_SIZES, Engine, Kind, engines_of, side_by_side
 from stage import Context, Report, Stage, main
+from tolerance import Tolerance
 
 N_TOKENS = 8
 
@@ -50,8 +51,6 @@ def _modes(context: Context, dtype: str) -> dict[str, Kind]:
 
 
 def _compare(report: Report, dtype: str, modes: dict[str, Engine], sizes: Sequence[int]) -> None:
-    from trait_service.verify.bench import Tolerance
-
     tolerance = Tolerance.of(dtype)
     shape = modes["eager"].shape
     batches = {n: batch(shape, n) for n in sizes}

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from asking import CAPTURE, Answer, Request, Shape, configuration, error_of, gaps, prompts
 from engines import Engine, EngineError, Kind
 from stage import Context, Report, Skip, Stage, main
+from tolerance import Tolerance
 
 REFUSAL = ("not supported", "sleep")
 
@@ -20,8 +21,6 @@ def run(context: Context, report: Report) -> None:
 
 
 def _outcome(context: Context, report: Report, level: int) -> str:
-    from trait_service.verify.bench import Tolerance
-
     with Engine(context, Kind(options={"dtype": "float32", "enable_sleep_mode": True})) as engine:
         if refused := _refused(lambda: engine.ready):
             return refused

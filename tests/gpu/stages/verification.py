@@ -30,7 +30,8 @@ def run(context: Context, report: Report) -> None:
         for name, finding in found["checks"].items():
             report.row("checks", mode=mode, check=name, result=finding["status"], found=finding["detail"])
             report.check(finding["status"] != "failed", f"{mode}, {name}: {finding['detail']}")
-        report.row("engines", **{**found["subject"], "mode": mode})
+        subject = found["subject"]
+        report.row("engines", **{**subject, **subject.pop("versions"), "mode": mode})
         statuses = [finding["status"] for finding in found["checks"].values()]
         counts.append(f"{mode}: {statuses.count('ok')} ok, {statuses.count('skipped')} skipped of {len(statuses)}")
     report.figure = "; ".join(counts)

@@ -41,7 +41,8 @@ def main() -> None:
                 found.check(False, f"{name}: {check['detail']}")
             else:
                 found.row("checks", check=name, status=check["status"], detail=check["detail"])
-        found.row("engine", **given["subject"])
+        subject = given["subject"]
+        found.row("engine", **{**subject, **subject.pop("versions")})
 
     bare.run(found, work)
 
