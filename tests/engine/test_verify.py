@@ -27,6 +27,8 @@ def test_a_sound_engine_is_verified(smollm2_path):
     report = json.loads(done.stdout)
     assert report["passed"]
     assert report["subject"]["dtype"] == "float32"
+    assert report["subject"]["model"] == smollm2_path.name
+    assert str(smollm2_path.parent) not in done.stdout
     assert_all_ok({name: check["status"] for name, check in report["checks"].items()})
 
 
