@@ -62,7 +62,7 @@ def verified(smollm2_path):
     ("engine", "failed"),
     [
         ("unsteered", ["steering takes effect", "operations and scopes", "neighbours untouched"]),
-        ("one layer off", ["operations and scopes"]),
+        ("one layer off", ["steering takes effect", "operations and scopes"]),
         ("leaking", ["neighbours untouched"]),
     ],
 )
@@ -102,10 +102,10 @@ def test_small_logits_and_coarse_numbers_pass_and_a_dead_operation_does_not(tiny
 def test_a_dead_operation_fails_every_check_with_and_without_a_reference(tiny_llama_path):
     """Only unsteered replies are right, and the cost is no judgement."""
     alone = f"{TAKEN_OUT}, nothing to compare with"
-    found = drive(tiny_llama_path, "float32", TAKEN_OUT, "unsteered, nothing to compare with", alone)
-    assert_dead(found[TAKEN_OUT], unsteered="ok", cost="measured")
+    found = drive(tiny_llama_path, "float32", "unsteered, nothing to compare with", TAKEN_OUT, alone)
     captures = {"unsteered": "skipped", "capture": "skipped", "cost": "measured"}
     assert_dead(found["unsteered, nothing to compare with"], **captures)
+    assert_dead(found[TAKEN_OUT], unsteered="ok", cost="measured")
     assert_dead(found[alone], unsteered="failed", cost="failed")
 
 

@@ -46,7 +46,7 @@ class Leaking(Unsteered):
 
 
 def without_operation(engine):
-    """Take the operation out of every layer of the loaded model; there is no way back."""
+    """Take the operation out of every layer of the loaded model; there is no way back, so such cases come last."""
 
     def clear(model):
         return sum(bool(module._forward_hooks) and module._forward_hooks.clear() is None for module in model.modules())
