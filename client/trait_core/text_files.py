@@ -30,6 +30,9 @@ _BINARY = {
 }
 """First bytes -> kind of file."""
 
+_PRINTED = {"[": "'.[]'", "{": "."}
+"""First line of a JSON file that was written for reading -> jq's words for its objects."""
+
 _TERMINAL_CODE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
@@ -107,8 +110,10 @@ def parse_json(text: str, where: str, line: int | None = None) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        column = f" (column {error.colno})"
-        raise DatasetError(f"{where}:{line or error.lineno}: not JSON: {error.msg}{column}") from error
+        reason = f"{error.msg} (column {error.colno})"
+        if line is not None and (each := _PRINTED.get(text.strip())) is not None:
+            reason = f"each line is a JSON object of its own: `jq -c {each} OLD > NEW` puts them on one line each"
+        raise DatasetError(f"{where}:{line or error.lineno}: not JSON: {reason}") from error
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{where}:{line or 1}: not JSON that can be read: {one_line(error)}") from error
 

@@ -179,6 +179,17 @@ def test_deeply_nested_json_and_numbers_without_end_are_faults_of_the_file(tmp_p
             read_prompts(tmp_path / "p.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("layout", "command"), [([{"prompt": "a"}], "jq -c '.[]' OLD > NEW"), ({"prompt": "a"}, "jq -c . ")]
+)
+def test_json_that_was_written_for_reading_is_told_how_to_become_lines(tmp_path, layout, command):
+    (tmp_path / "p.jsonl").write_text(json.dumps(layout, indent=2))
+    with pytest.raises(DatasetError, match="each line is a JSON object of its own") as caught:
+        read_prompts(tmp_path / "p.jsonl")
+    assert str(caught.value).startswith(f"{tmp_path / 'p.jsonl'}:1: not JSON: ")
+    assert command in str(caught.value)
+
+
 # ---- nothing else reads a user's text
 
 ALLOWED = {

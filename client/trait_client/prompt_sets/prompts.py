@@ -134,7 +134,7 @@ def demand_chats(prompts: Sequence[SetPrompt], chat_template_kwargs: dict[str, A
 def _object(path: Path, number: int, line: str) -> dict[str, Any]:
     value = parse_json(line, str(path), number)
     if not isinstance(value, dict):
-        raise DatasetError(f"{path}:{number}: a line is one JSON object, such as {{'prompt': '...'}}")
+        raise DatasetError(f'{path}:{number}: a line is one JSON object, such as {{"prompt": "..."}}')
     return value
 
 
