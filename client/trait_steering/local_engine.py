@@ -45,6 +45,7 @@ class LocalEngine(TraitClient):
         max_total_dose: Largest such sum over all layers; None sets no limit.
         arguments: Further flags of vLLM's, as words of a command line.
         allow_untested_vllm: Start with a release of vLLM for which steering was not written.
+        layer_rules: Rules for classes of layers that the service does not know, each as `trait-service serve --layer-rule`.
 
     Attributes:
         registry: The folder of the vector registry.
@@ -69,6 +70,7 @@ class LocalEngine(TraitClient):
         max_total_dose: float | None = None,
         arguments: Sequence[str] = (),
         allow_untested_vllm: bool = False,
+        layer_rules: Sequence[str] = (),
     ) -> None:
         folder = tempfile.TemporaryDirectory(prefix="trait-steering-") if registry is None else None
         self.registry = Path(folder.name if folder is not None else registry or "")
@@ -86,6 +88,7 @@ class LocalEngine(TraitClient):
             dtype=dtype,
             enforce_eager=enforce_eager,
             allow_untested_vllm=allow_untested_vllm,
+            layer_rules=layer_rules,
         )
         super().__init__(ADDRESS, service.api_key, transport=ApplicationTransport(service), retries=0)
         self._end = weakref.finalize(self, _end, service, folder)

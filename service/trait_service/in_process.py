@@ -18,8 +18,9 @@ from multiprocessing import resource_tracker
 from types import SimpleNamespace
 from typing import Any
 
+from pydantic import ValidationError
 from starlette.types import ASGIApp
-from trait_core.errors import InvalidRequestError, SteeringFailedError
+from trait_core.errors import InvalidRequestError, SteeringFailedError, first_fault
 
 from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.settings import EngineSettings
@@ -52,6 +53,7 @@ class InProcessService:
         enforce_eager: As `trait-service serve --enforce-eager/--compile`; None compiles where there is a compiler.
         bank_rows: As `trait-service serve --bank-rows`.
         allow_untested_vllm: As `trait-service serve --allow-untested-vllm`.
+        layer_rules: As `trait-service serve --layer-rule`, each.
 
     Attributes:
         app: The ASGI application; call it on `loop`.
@@ -78,12 +80,13 @@ class InProcessService:
         enforce_eager: bool | None = None,
         bank_rows: int = 4096,
         allow_untested_vllm: bool = False,
+        layer_rules: Sequence[str] = (),
     ) -> None:
         before = dict(os.environ)
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         self.api_key = secrets.token_hex(16)
-        engine = EngineSettings(bank_rows=bank_rows, allow_untested_vllm=allow_untested_vllm)
+        engine = _engine_settings(bank_rows, layer_rules, allow_untested_vllm=allow_untested_vllm)
         args = _arguments(model, further, options or {}, engine, dtype, enforce_eager)
         args.api_key = [self.api_key]
         setattr(args, ARGS_ENTRY, settings or ServiceSettings())
@@ -150,6 +153,16 @@ class InProcessService:
             for task in rest:
                 task.cancel()
             await asyncio.gather(*rest, return_exceptions=True)
+
+
+def _engine_settings(bank_rows: int, layer_rules: Sequence[str], *, allow_untested_vllm: bool) -> EngineSettings:
+    try:
+        return EngineSettings(
+            bank_rows=bank_rows, allow_untested_vllm=allow_untested_vllm, layer_rule=list(layer_rules)
+        )
+    except ValidationError as error:
+        fault = first_fault(error)
+        raise InvalidRequestError(f"{fault.value!r}: {fault.reason}", param=str(fault.loc[0])) from error
 
 
 def _arguments(

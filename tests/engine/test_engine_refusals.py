@@ -48,6 +48,8 @@ def test_a_plain_engine_is_not_refused(config):
         ("scheduler_config", "scheduler_cls", None, "scheduler_cls"),
         ("", "diffusion_config", object(), "diffusion decoding"),
         ("", "additional_config", {}, "no block"),
+        ("model_config", "is_encoder_decoder", True, "an encoder-decoder model is not supported"),
+        ("model_config", "runner_type", "pooling", "--runner pooling writes no text"),
     ],
 )
 def test_a_worker_refuses_each_choice_by_name(config, part, choice, value, named):

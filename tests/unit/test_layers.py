@@ -1,6 +1,7 @@
 """The operation at a layer's output: where the stream is in it, and which models are refused in their first forward pass."""
 
 import hashlib
+from contextlib import nullcontext
 from importlib import import_module
 
 import numpy as np
@@ -14,6 +15,7 @@ from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import RequestSpec, TermSpec
 from trait_service.engine.state import EngineShape, SteeringState
+from vllm.forward_context import BatchDescriptor, ForwardContext, override_forward_context
 from vllm.utils.torch_utils import LayerName
 
 N_LAYERS, D_MODEL, N_TOKENS = 3, 4, 5
@@ -123,6 +125,20 @@ def test_both_halves_of_a_pair_are_checked(uneven):
     expected = r"\(1, 4\) and \(5, 4\)" if uneven == "hidden" else r"\(5, 4\) and \(1, 4\)"
     with pytest.raises(UnsupportedModelError, match=f"returns shape {expected}"), operation.bound(state):
         operation.intervene(halves["residual"], halves["hidden"], 0, LayerName("0"))
+
+
+@pytest.mark.parametrize("n_tokens", [N_TOKENS, N_TOKENS + 1, None])
+def test_a_layer_must_return_a_row_for_each_token_of_the_step(n_tokens):
+    """vLLM says how many there are, except where it replays nothing and pads nothing."""
+    model = Model(alone)
+    state = steered(model)
+    descriptor = None if n_tokens is None else BatchDescriptor(num_tokens=n_tokens)
+    context = ForwardContext(no_compile_layers={}, attn_metadata={}, slot_mapping={}, batch_descriptor=descriptor)
+    refused = nullcontext()
+    if n_tokens == N_TOKENS + 1:
+        refused = pytest.raises(UnsupportedModelError, match=r"returns 5 rows in a step of 6 tokens")
+    with override_forward_context(context), operation.bound(state), refused:
+        model(torch.zeros(N_TOKENS, D_MODEL))
 
 
 def test_a_model_that_repeats_a_layer_is_refused(run):

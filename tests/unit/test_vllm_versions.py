@@ -120,7 +120,7 @@ PAIRS = {"(hidden_states, residual)", "(output, residual)", "(self.feed_forward(
 FIRSTS = {"(hidden_states, residual)", "(hidden_states, None)", "(residual + parallel_block_output, residual)"}
 SINGLES = {"hidden_states", "output", "layer_outputs"}
 RETURNED_IN_033 = {"cohere2_moe.Cohere2MoeDecoderLayer": {"(parallel_block_output, residual)"}}
-"""Of a class in `PAIR_WHERE_SET`."""
+"""The other form of a class in `PAIR_WHERE_SET`."""
 
 
 @pytest.mark.parametrize(("rule", "forms"), [("pair", PAIRS), ("first", FIRSTS), ("single", SINGLES)])

@@ -24,6 +24,9 @@ class FirstPass:
     def __init__(self, state: "SteeringState") -> None:
         self._state = state
         self._called: set[int] = set()
+        from vllm import forward_context  # noqa: PLC0415 - the plugin loads before vllm is whole
+
+        self._forward_context = forward_context
 
     def intervene(self, residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
         """Check a layer's output, then act on it.
@@ -39,13 +42,27 @@ class FirstPass:
                 f"{name} (layer {layer}) returns shape {' and '.join(map(str, shapes))}: the service steers layers that "
                 f"return (n_tokens, {d_model}) or (1, n_tokens, {d_model}), one row for each token of the step"
             )
+        n_tokens = self._n_tokens()
+        if n_tokens is not None and shapes[0][0] != n_tokens:
+            raise UnsupportedModelError(
+                f"{name} (layer {layer}) returns {shapes[0][0]} rows in a step of {n_tokens} tokens, padding included: the "
+                "service steers layers that return one row for each token"
+            )
         if layer in self._called:
             raise UnsupportedModelError(
                 f"{name} (layer {layer}) is called twice in one forward pass: a model that repeats its layers would be "
-                "steered and captured in each round, and is not supported"
+                "steered and captured in each round, and is not supported (weights that are offloaded without UVA have the "
+                "same effect)"
             )
         self._called.add(layer)
         self._state.intervene(residual, hidden, layer)
+
+    def _n_tokens(self) -> int | None:
+        """Rows of the step's activations, padding included; None where vLLM does not say."""
+        if not self._forward_context.is_forward_context_available():
+            return None
+        descriptor = self._forward_context.get_forward_context().batch_descriptor
+        return None if descriptor is None else descriptor.num_tokens
 
     def settle(self) -> None:
         """End the pass: later ones are not checked, unless this one did not reach the model.

@@ -183,7 +183,7 @@ def _unknown(kind: type[nn.Module], name: str) -> str:
 
 
 def _returns(source: str) -> str:
-    """What the `return` statements of a function say, each once."""
+    """List what a function returns, each form once."""
     tree = ast.parse(textwrap.dedent(source))
     found = [ast.unparse(node.value) for node in ast.walk(tree) if isinstance(node, ast.Return) and node.value]
     return " or ".join(dict.fromkeys(found)) or "nothing"

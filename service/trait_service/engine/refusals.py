@@ -16,7 +16,7 @@ from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.settings import ASYNC_SCHEDULER, SCHEDULER, EngineSettings
 
 if TYPE_CHECKING:
-    from vllm.config import VllmConfig
+    from vllm.config import ModelConfig, VllmConfig
     from vllm.platforms.interface import Platform
 
 logger = logging.getLogger(__name__)
@@ -140,6 +140,7 @@ def check(config: "VllmConfig") -> EngineSettings:
             f"scheduler_cls is {config.scheduler_config.scheduler_cls!r}: steered requests would share prefix-cache "
             f"blocks with others; it must be {scheduler!r} (as `engine_args` sets it)"
         )
+    problems += model_refusals(config.model_config)
     on_cpu = config.device_config.device_type == "cpu"
     quantisation = getattr(config.model_config.hf_config, "quantization_config", None) or {}
     if on_cpu and str(config.model_config.dtype) == "torch.float32" and has_int4_weights(quantisation):
@@ -149,6 +150,26 @@ def check(config: "VllmConfig") -> EngineSettings:
     if not is_supported(installed_vllm()):
         logger.warning("steering was not tested with vLLM %s (supported: %s)", installed_vllm(), SUPPORTED)
     return settings
+
+
+def model_refusals(model: "ModelConfig") -> list[str]:
+    """One sentence for each reason why a model of its kind cannot be steered, whatever its layers return.
+
+    Args:
+        model: vLLM's configuration of the model.
+    """
+    problems = []
+    if model.is_encoder_decoder:
+        problems.append(
+            "an encoder-decoder model is not supported: part of what it writes is decided in the encoder, whose positions and "
+            "layers have no place in a request; steer a model that is a decoder only"
+        )
+    if model.runner_type != "generate":
+        problems.append(
+            f"a model with --runner {model.runner_type} writes no text that could be steered: serve it with vLLM itself, or with "
+            "--runner generate"
+        )
+    return problems
 
 
 def sleep_refusal(level: int) -> str | None:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from trait_core import __version__
+from trait_core.errors import first_fault
 
 from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.settings import EngineSettings
@@ -54,6 +56,9 @@ def verify(
         bool,
         typer.Option("--allow-untested-vllm", help=str(EngineSettings.model_fields["allow_untested_vllm"].description)),
     ] = False,
+    layer_rule: Annotated[
+        list[str] | None, typer.Option("--layer-rule", help=str(EngineSettings.model_fields["layer_rule"].description))
+    ] = None,
 ) -> None:
     """Check on this machine that steering and capture do what they say with MODEL.
 
@@ -62,7 +67,10 @@ def verify(
     from trait_service.models.bundled import ModelError, resolve  # noqa: PLC0415 - heavy
 
     errors = Console(stderr=True)
-    settings = EngineSettings(allow_untested_vllm=allow_untested_vllm)
+    try:
+        settings = EngineSettings(allow_untested_vllm=allow_untested_vllm, layer_rule=layer_rule or [])
+    except ValidationError as error:
+        raise typer.BadParameter(first_fault(error).reason, param_hint="--layer-rule") from error
     try:
         check_version(settings)
         check_model(model)
