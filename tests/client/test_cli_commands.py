@@ -16,6 +16,7 @@ from cli_harness import Run, runner
 from fake_registry import refusal
 from fake_service import CHATS, FakeService, Pool
 from loopback import on_a_port
+from terminal import in_terminal
 from trait_core.schema import ActivationInput, AppliedTerm, LayerEvidence
 from trait_core.storage import sha256_of
 from vector_fixtures import made_vector
@@ -205,6 +206,28 @@ def test_a_place_that_cannot_be_written_is_one_line(cli, url, tmp_path):
     assert (code, stdout, stderr.count("\n")) == (1, "", 1)
     assert stderr.startswith("error: file: a file is where a folder is needed")
     assert "Errno" not in stderr
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_vectors_are_listed_in_whole_words_on_a_narrow_terminal(url, service, tmp_path, columns):
+    """Columns give way, and a line says which."""
+    for name in ("helpfulness_expressed.mean_diff", "sycophancy"):
+        service.files[name] = BYTES
+    program = "import sys; from trait_client.cli import main; sys.argv[0] = 'trait-client'; main()"
+    command = [sys.executable, "-c", program, "vectors", "list", "--url", url]
+    code, screen = in_terminal(command, tmp_path, columns=columns)
+    assert code == 0
+    assert all(len(line) <= columns for line in screen.splitlines())
+    listed = [line.split()[:2] for line in screen.splitlines()[1:4]]
+    assert sorted(listed) == [[name, "refusal"] for name in sorted(service.files)]
+
+
+def test_vectors_are_listed_with_whole_hashes_in_a_pipe(cli, url, monkeypatch):
+    """One line each, separated by tabs, however narrow."""
+    monkeypatch.setenv("COLUMNS", "20")
+    heading, row = cli("vectors", "list", "--url", url)[1].splitlines()
+    assert heading == "name\ttrait\tmethod\tpositions\tlayer\tAUC\tsha256"
+    assert row == f"refusal.md\trefusal\tmean_diff\tresponse[:]\t13\t0.97\t{SHA256}"
 
 
 def test_an_unknown_vector_exits_1_and_a_wrong_name_2(cli, url):

@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from terminal import in_terminal
 from trait_core.vectors.file import VectorFile
+from trait_extraction.fitting.methods import METHODS
 
 
 @pytest.mark.parametrize("command", ["run", "check", "show", "new-trait", "import", "export"])
@@ -147,6 +149,35 @@ def test_show_lists_every_layer_and_marks_the_chosen_one(serve, trait_extract, t
     assert code == 1
     assert f"error: {path}: " in err
     assert trait_extract("show", tmp_path / "absent")[0] == 1
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_in_a_narrow_terminal_the_tables_keep_their_words_whole(serve, trait_folder, tmp_path, columns):
+    root = trait_folder(name="helpfulness_expressed").parents[1]
+    program = "import sys; from trait_extraction.cli import main; sys.argv[0] = 'trait-extract'; main()"
+    call = ["run", "--all", "--method", "all", "--url", serve[0], "--api-key", "key", "--datasets", str(root)]
+    code, screen = in_terminal([sys.executable, "-c", program, *call], tmp_path, columns=columns)
+    assert code == 0, screen
+    table = screen[screen.index("Held-out evidence") :].partition("left out for lack of room")[0]
+    rows = [line for line in table.splitlines() if line.startswith("helpfulness_expressed")]
+    assert [row.split()[1] for row in rows] == ["mean_diff", "probe", "gradient", "pca", "random"]
+    assert all(len(row) <= columns for row in rows)
+    path = tmp_path / "vectors" / "helpfulness_expressed" / "probe.safetensors"
+    _, screen = in_terminal([sys.executable, "-c", program, "show", str(path)], tmp_path, columns=columns)
+    table = screen.partition("left out for lack of room")[0]
+    assert [line.split()[0] for line in table.splitlines() if line.lstrip()[:1].isdigit()] == [*"01234", *"6789"]
+    assert all(word in table.split() for word in ("separation", "accuracy", "AUC"))
+
+
+def test_in_a_pipe_a_table_is_rows_of_values(serve, trait_extract, trait_folder, tmp_path):
+    root = trait_folder().parents[1]
+    call = ["run", "--all", "--method", "all", "--url", serve[0], "--api-key", "key", "--datasets", root]
+    _, out, _ = trait_extract(*call, "--out", tmp_path / "vectors")
+    title, headings, *rows = out.splitlines()
+    assert title == "# Held-out evidence at the chosen layer"
+    assert headings.split("\t")[:5] == ["trait", "method", "layer", "by", "AUC"]
+    assert [row.split("\t")[:2] for row in rows[:5]] == [["warmth", name] for name in METHODS]
+    assert {len(row.split("\t")) for row in rows[:5]} == {len(headings.split("\t"))}
 
 
 def test_check_imports_neither_torch_nor_scikit_learn():

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import re
 import select
 import struct
 import subprocess
@@ -12,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+
+_CODE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def in_terminal(
@@ -34,7 +37,7 @@ def in_terminal(
     """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-    variables = {**os.environ, "TERM": "dumb", **(environment or {})}
+    variables = {**os.environ, "TERM": "xterm", **(environment or {})}
     process = subprocess.Popen(
         command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env=variables, start_new_session=True
     )
@@ -55,7 +58,13 @@ def in_terminal(
                 pytest.fail(f"still running: {shown.decode(errors='replace')}")
             for question in [q for q in waiting if q.encode() in shown]:
                 os.write(ours, waiting.pop(question).encode() + b"\n")
-        return process.wait(30), shown.decode().replace("\r\n", "\n")
+        return process.wait(30), _screen(shown.decode())
     finally:
         process.kill()
         os.close(ours)
+
+
+def _screen(text: str) -> str:
+    """The text without codes; of a line that was written over, what was written last."""
+    plain = _CODE.sub("", text.replace("\r\n", "\n"))
+    return "\n".join(line.rpartition("\r")[2] for line in plain.split("\n"))
