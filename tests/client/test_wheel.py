@@ -7,6 +7,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from fake_service import FakeService
+from loopback import on_a_port
 from trait_core import __version__
 from vector_fixtures import made_vector
 from wheel_harness import IMPORT_ALL
@@ -85,6 +87,20 @@ def test_the_base_package_installs_alone_and_runs(run):
     code, _, err = run("python", "-c", IMPORT_ALL)
     assert code == 0, err[-2000:]
     assert run("trait-client", "--version")[:2] == (0, f"{__version__}\n")
+
+
+def test_the_users_card_works_word_for_word_in_an_empty_folder(run):
+    card = ["steer", "--trait", "sycophancy", "--coef", "3"]
+    service = FakeService(made_vector([1], trait="sycophancy"))
+    with on_a_port(service.answer) as url:
+        code, out, err = run("trait-client", *card, "--url", url)
+        assert code == 0, err
+        assert "no prompt given: steering the first 3 evaluation questions of sycophancy" in err
+        assert len(service.chats) == 6
+        service.files.clear()
+        code, out, err = run("trait-client", *card, "--url", url)
+    command = f"pip install 'trait-steering[extraction]', and then `trait-extract run --trait sycophancy --url {url}`"
+    assert (code, out, command in err) == (1, "", True)
 
 
 def test_check_finds_the_packaged_traits_and_names_the_extra_for_what_it_cannot_measure(run):
