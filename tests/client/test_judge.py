@@ -183,10 +183,11 @@ def test_a_permanent_error_ends_the_judge(server, status):
     assert len(server.bodies) == 1
 
 
-def test_a_bad_request_hints_at_logprobs(server):
-    server.behave = lambda *_: Fault(400, b'{"error": {"message": "logprobs is not supported"}}')
+def test_a_bad_request_hints_at_the_field_that_its_words_name(server):
+    server.behave = lambda *_: Fault(400, b'{"error": {"message": "temperature must be 1"}}')
     ((error,), _) = ask(server, "x")
-    assert "logprobs = false" in str(error)
+    assert "(400 temperature must be 1)" in str(error)
+    assert "fields = {temperature = false}" in str(error)
     assert len(server.bodies) == 1
 
 

@@ -32,9 +32,11 @@ class Fault:
         self.headers = headers or {}
 
 
-def completion(text: str, candidates: dict[str, float] | None = None, usage=(100, 2)) -> dict:
+def completion(
+    text: str | None, candidates: dict[str, float] | None = None, usage=(100, 2), *, ends: str = "stop", **message: str
+) -> dict:
     """A chat completion; `candidates` are the probabilities at its first token, None answers without logprobs."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    choice = {"index": 0, "message": {"role": "assistant", "content": text, **message}, "finish_reason": ends}
     if candidates is not None:
         tops = [{"token": token, "logprob": math.log(p)} for token, p in candidates.items()]
         choice["logprobs"] = {"content": [{"token": text, "logprob": -0.1, "top_logprobs": tops}]}

@@ -22,9 +22,12 @@ def error_detail(response: httpx.Response) -> tuple[str, str | None]:
         body = json.loads(response.content)
     except ValueError:
         body = response.text.strip()[:200]
-    if isinstance(body, dict):
-        body = next((body[key] for key in ("error", "detail", "message") if key in body), body)
-    return (body if isinstance(body, str) else json.dumps(body)[:500]) or response.reason_phrase, None
+    param = None
+    for _ in range(2):  # some nest as OpenAI does, with fewer fields
+        if isinstance(body, dict):
+            param = body["param"] if isinstance(body.get("param"), str) else None
+            body = next((body[key] for key in ("error", "detail", "message") if key in body), body)
+    return (body if isinstance(body, str) else json.dumps(body)[:500]) or response.reason_phrase, param
 
 
 def retry_after(response: httpx.Response) -> float | None:

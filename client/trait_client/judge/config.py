@@ -6,6 +6,7 @@
     url = "https://api.example.com/v1"
     model = "some-model"
     api_key_env = "JUDGE_API_KEY"        # the *name* of a variable; the key itself is never stored
+    fields = {max_tokens = "max_completion_tokens", temperature = false}    # names at the endpoint; false leaves one out
     concurrency = 8
     max_calls = 5000
 """
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from trait_client.judge.fields import NAMES, RequestFields
 from trait_client.judge.rubric import Rubric
 from trait_core.addresses import fits_header, is_http_url
 from trait_core.errors import InvalidRequestError
@@ -23,6 +25,8 @@ from trait_core.model_identity import digest
 
 PROTOCOL = "1"
 """Increment it when the wording of the question or the arithmetic of the score changes: everything is judged again."""
+
+_RESERVED = frozenset({"model", "messages", "stream", "n"})
 
 Scale = Literal["percent", "digit"]
 
@@ -42,6 +46,8 @@ class JudgeConfig(BaseModel):
         top_logprobs: Number of candidates requested; OpenAI allows at most 20.
         min_mass: Minimum probability on numbers; below it, the written number is taken.
         max_answer_tokens: Maximum length of an answer.
+        fields: Names of `temperature`, `max_tokens`, `logprobs` and `top_logprobs` at the endpoint; null, in TOML false,
+            leaves one out. `max_tokens` and `logprobs` adapt by themselves where the endpoint refuses them in plain words.
         extra: Further fields of the request, for example to disable a model's thinking.
         concurrency: Maximum number of requests in flight.
         timeout: Seconds for one request, from the first byte to the last.
@@ -63,7 +69,8 @@ class JudgeConfig(BaseModel):
     logprobs: bool = True
     top_logprobs: Annotated[int, Field(ge=2, le=100)] = 20
     min_mass: Annotated[float, Field(gt=0, le=1)] = 0.5
-    max_answer_tokens: Annotated[int, Field(ge=1, le=4096)] = 8
+    max_answer_tokens: Annotated[int, Field(ge=1, le=65536)] = 8
+    fields: dict[str, str | None] = {}
     extra: dict[str, Any] = {}
     concurrency: Annotated[int, Field(ge=1, le=256)] = 8
     timeout: Annotated[float, Field(gt=0, le=3600)] = 60.0
@@ -96,9 +103,27 @@ class JudgeConfig(BaseModel):
     @field_validator("extra")
     @classmethod
     def _not_ours(cls, extra: dict[str, Any]) -> dict[str, Any]:
-        if ours := sorted({"model", "messages", "logprobs", "top_logprobs", "stream", "n"} & extra.keys()):
+        if ours := sorted({*_RESERVED, "logprobs", "top_logprobs"} & extra.keys()):
             raise ValueError(f"{ours[0]} is set by the judge itself")
         return extra
+
+    @field_validator("fields", mode="before")
+    @classmethod
+    def _null(cls, fields: object) -> object:
+        """TOML has no null."""
+        if not isinstance(fields, dict):
+            return fields
+        return {name: None if value is False or value == "null" else value for name, value in fields.items()}
+
+    @field_validator("fields")
+    @classmethod
+    def _known(cls, fields: dict[str, str | None]) -> dict[str, str | None]:
+        if unknown := sorted(fields.keys() - set(NAMES)):
+            raise ValueError(f"{unknown[0]!r} is not one of {', '.join(NAMES)}; other fields go into extra")
+        for field, name in fields.items():
+            if name is not None and (not name.isidentifier() or name in {*_RESERVED, *NAMES} - {field}):
+                raise ValueError(f"{name[:80]!r} cannot be the name of {field}")
+        return fields
 
     def api_key(self) -> str | None:
         """The key, from the environment.
@@ -129,7 +154,15 @@ class JudgeConfig(BaseModel):
     def asking(self) -> dict[str, Any]:
         """Everything that a score depends on besides rubric, prompt and reply; the endpoint's address is not part of it."""
         names = ("model", "scale", "logprobs", "top_logprobs", "min_mass", "max_answer_tokens", "extra")
-        return {"protocol": PROTOCOL} | {name: getattr(self, name) for name in names}
+        asking = {"protocol": PROTOCOL} | {name: getattr(self, name) for name in names}
+        asking["logprobs"] = self.logprobs and self.request_fields.name_of("logprobs") is not None
+        left_out = [name for name in ("temperature", "max_tokens") if self.request_fields.name_of(name) is None]
+        return asking | ({"left_out": left_out} if left_out else {})
+
+    @property
+    def request_fields(self) -> RequestFields:
+        """The fields of a request as the endpoint is first asked. A name alone does not change a score."""
+        return RequestFields(self.fields if self.logprobs else {**self.fields, "logprobs": None})
 
     def definition(self, rubric: Rubric) -> str:
         """Digest of this judge with a rubric: scores of one definition are comparable."""

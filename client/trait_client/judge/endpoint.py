@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 from pydantic import Field, ValidationError
@@ -16,7 +15,9 @@ from trait_client.http.replies import TokenLogprob
 from trait_client.http.settings import RetryPolicy
 from trait_client.judge.budget import Budget
 from trait_client.judge.config import JudgeConfig
+from trait_client.judge.fields import RequestFields
 from trait_client.judge.judgement import JudgeEndpointError
+from trait_client.judge.weighting import without_thoughts
 from trait_core.addresses import is_loopback
 from trait_core.errors import first_fault
 from trait_core.schema import Response
@@ -42,6 +43,7 @@ class _Message(Response):
 
 class _Choice(Response):
     message: _Message
+    finish_reason: str | None = None
     logprobs: _Logprobs | None = None
 
 
@@ -64,12 +66,14 @@ class JudgeAnswer:
         tokens: Its tokens with their candidates; empty if the endpoint gives none.
         prompt_tokens: Tokens of the prompt; None if the endpoint does not say.
         completion_tokens: Tokens of the answer; None if the endpoint does not say.
+        cut: The answer ended at the limit of its tokens.
     """
 
     text: str
     tokens: list[TokenLogprob]
     prompt_tokens: int | None
     completion_tokens: int | None
+    cut: bool
 
 
 class _PassingError(Exception):
@@ -78,6 +82,15 @@ class _PassingError(Exception):
     def __init__(self, message: str, wait: float | None = None) -> None:
         super().__init__(message)
         self.wait = wait
+
+
+class _FieldRefusedError(Exception):
+    """The endpoint refuses a field of the request that can be renamed or left out."""
+
+    def __init__(self, tried: RequestFields, instead: RequestFields) -> None:
+        super().__init__()
+        self.tried = tried
+        self.instead = instead
 
 
 class Endpoint:
@@ -98,6 +111,7 @@ class Endpoint:
         self._resume_at = 0.0
         self._failed_in_a_row = 0
         self._gone: JudgeEndpointError | None = None
+        self._fields = config.request_fields
         headers = {"user-agent": f"trait-client/{__version__}", "content-type": "application/json"}
         if api_key is not None:
             headers["authorization"] = f"Bearer {api_key}"
@@ -121,13 +135,10 @@ class Endpoint:
             JudgeBudgetError: The budget is used up.
         """
         config = self._config
-        body: dict[str, Any] = {"model": config.model, "messages": messages, "temperature": temperature}
-        body["max_tokens"] = config.max_answer_tokens
-        if config.logprobs:
-            body |= {"logprobs": True, "top_logprobs": config.top_logprobs}
         estimate = sum(len(message["content"]) for message in messages) // CHARACTERS_A_TOKEN + config.max_answer_tokens
         try:
-            answer = await self._repeat(json_bytes(body | config.extra), estimate)
+            answer = await self._adapt(messages, temperature, estimate)
+            self._check_whole(answer)
         except JudgeEndpointError as error:
             self._failed_in_a_row += 1
             if self._gone is None and (error.final or self._failed_in_a_row >= config.give_up_after):
@@ -137,10 +148,45 @@ class Endpoint:
         self._failed_in_a_row = 0
         return answer
 
-    async def _repeat(self, content: bytes, estimate: int) -> JudgeAnswer:
+    def _check_whole(self, answer: JudgeAnswer) -> None:
+        """Refuse an empty answer of full length. Some endpoints do not show the thoughts that took its place.
+
+        Raises:
+            JudgeEndpointError: The answer was cut before it began.
+        """
+        if not answer.cut or answer.text.strip():
+            return
+        limit = self._config.max_answer_tokens
+        raise JudgeEndpointError(
+            f"the judge was cut while thinking: its {answer.completion_tokens or limit} tokens hold no answer. Raise "
+            f"max_answer_tokens (now {limit}; thinking takes hundreds or thousands), or turn thinking off, for example with "
+            'extra = {chat_template_kwargs = {enable_thinking = false}} or extra = {reasoning_effort = "none"}'
+        )
+
+    async def _adapt(self, messages: list[dict[str, str]], temperature: float, estimate: int) -> JudgeAnswer:
+        """Ask, and ask again with the fields that the endpoint takes; all later questions are sent with them."""
+        while True:
+            try:
+                return await self._repeat(messages, temperature, estimate)
+            except _FieldRefusedError as refused:
+                if self._fields == refused.tried:  # else another question has met the refusal before
+                    logger.warning("the judge refuses a field of the request; from now on: %s", refused.instead)
+                    self._fields = refused.instead
+
+    def _body(self, messages: list[dict[str, str]], temperature: float) -> bytes:
+        config = self._config
+        values = {
+            "temperature": temperature,
+            "max_tokens": config.max_answer_tokens,
+            "logprobs": True,
+            "top_logprobs": config.top_logprobs,
+        }
+        return json_bytes({"model": config.model, "messages": messages, **self._fields.written(values), **config.extra})
+
+    async def _repeat(self, messages: list[dict[str, str]], temperature: float, estimate: int) -> JudgeAnswer:
         for attempt in itertools.count():
             try:
-                return await self._attempt(content, estimate)
+                return await self._attempt(messages, temperature, estimate)
             except _PassingError as error:
                 pause = self._retry.pause(attempt, error.wait)
                 if pause is None:
@@ -150,14 +196,15 @@ class Endpoint:
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
 
-    async def _attempt(self, content: bytes, estimate: int) -> JudgeAnswer:
+    async def _attempt(self, messages: list[dict[str, str]], temperature: float, estimate: int) -> JudgeAnswer:
         async with self._slots:
             while (wait := self._resume_at - _now()) > 0:  # noqa: ASYNC110 - it may be moved while we wait
                 await asyncio.sleep(wait)
             if self._gone is not None:  # given up while this request waited
                 raise self._gone
             self._budget.reserve(estimate)
-            answer = self._read(await self._send(content))
+            fields = self._fields
+            answer = self._read(await self._send(self._body(messages, temperature)), fields)
         if answer.prompt_tokens is not None:
             self._budget.settle(estimate, answer.prompt_tokens + (answer.completion_tokens or 0))
         return answer
@@ -185,10 +232,10 @@ class Endpoint:
         headers = [(k, v) for k, v in response.headers.items() if k not in {"content-encoding", "content-length"}]
         return httpx.Response(response.status_code, headers=headers, content=data, request=request)
 
-    def _read(self, response: httpx.Response) -> JudgeAnswer:
+    def _read(self, response: httpx.Response, fields: RequestFields) -> JudgeAnswer:
         status = response.status_code
         if not response.is_success:
-            raise self._refusal(response)
+            raise self._refusal(response, fields)
         try:
             body = _Body.model_validate_json(response.content)
         except ValidationError as error:
@@ -197,27 +244,35 @@ class Endpoint:
             ) from error
         choice, usage = body.choices[0], body.usage or _Usage()
         tokens = (choice.logprobs.content if choice.logprobs else None) or []
-        return JudgeAnswer(choice.message.content or "", tokens, usage.prompt_tokens, usage.completion_tokens)
+        text, tokens = without_thoughts(choice.message.content or "", tokens)
+        return JudgeAnswer(
+            text=text,
+            tokens=tokens,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cut=choice.finish_reason == "length",
+        )
 
-    def _refusal(self, response: httpx.Response) -> Exception:
+    def _refusal(self, response: httpx.Response, fields: RequestFields) -> Exception:
         status = response.status_code
-        message, _ = error_detail(response)
+        message, param = error_detail(response)
         message = " ".join(message.split())[:300]
         if self._api_key:
             message = message.replace(self._api_key, "***")
         if status in _PASSING_STATUSES:
             return _PassingError(f"the judge answered {status} {message}", retry_after(response))
+        if (instead := fields.after(status, message, param)) is not None:
+            return _FieldRefusedError(fields, instead)
         if status in {401, 403}:
             variable = self._config.api_key_env
             what = f"the key in {variable}" if variable else "a request without a key: set api_key_env"
-            return JudgeEndpointError(f"the judge refuses {what} ({status})", final=True)
+            return JudgeEndpointError(f"the judge refuses {what} ({status} {message})", final=True)
         if status in {404, 405} or response.is_redirect:
             return JudgeEndpointError(
                 f"{self._config.url} has no chat completions of model {self._config.model!r} ({status} {message})",
                 final=True,
             )
-        hint = "; does it take logprobs? (logprobs = false)" if "logprobs" in message else ""
-        return JudgeEndpointError(f"the judge refuses the request ({status} {message}){hint}")
+        return JudgeEndpointError(f"the judge refuses the request ({status} {message}){fields.hint(message)}")
 
 
 async def _body_of(response: httpx.Response) -> bytes:

@@ -128,7 +128,9 @@ class Judge:
             answer = await self._endpoint.ask(messages, SECOND_TEMPERATURE)
             found = self._score(answer)
         if found is None:
-            raise JudgeAnswerError(self.config.largest, answer.text)
+            raise JudgeAnswerError(
+                self.config.largest, answer.text, self.config.max_answer_tokens if answer.cut else None
+            )
         value, mode, mass = found
         self._modes[mode] += 1
         judgement = Judgement(

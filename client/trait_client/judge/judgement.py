@@ -76,10 +76,12 @@ class JudgeAnswerError(JudgeError):
     Args:
         largest: The largest number of the scale.
         answer: The judge's text.
+        cut_at: Maximum tokens of an answer, if this one was cut there.
     """
 
-    def __init__(self, largest: int, answer: str) -> None:
-        self._what = f"the judge's answer holds no number from 0 to {largest}"
+    def __init__(self, largest: int, answer: str, cut_at: int | None = None) -> None:
+        cut = "" if cut_at is None else f" and was cut at max_answer_tokens = {cut_at}"
+        self._what = f"the judge's answer holds no number from 0 to {largest}{cut}"
         super().__init__(f"{self._what}: {answer[:80]!r}")
 
     @property

@@ -18,6 +18,9 @@ _WRITTEN = re.compile(
     + r"(?<![-\u2212])(0|[1-9][0-9]{0,2})(?![0-9]|[.,][0-9]|\s*[-\u2013]\s*[0-9]|\s+to\s+[0-9]|\s*[.)]\s+\S)(?:\s*/\s*([0-9]+))?",
     re.IGNORECASE,
 )
+_THOUGHTS = re.compile(r"\s*<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)|.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+"""Thoughts that an endpoint leaves in the text. The opening mark may stand in the prompt."""
+
 _SPACES = str.maketrans({"\u0120": " ", "\u2581": " "})
 """Spaces of byte-level BPE and SentencePiece, for endpoints that return raw tokens."""
 
@@ -53,6 +56,19 @@ def expected_score(tokens: Sequence[TokenLogprob], largest: int) -> ExpectedScor
     if mass <= 0 or (largest > 9 and all(value <= 9 for value, _ in candidates)):
         return None
     return ExpectedScore(sum(value * probability for value, probability in candidates) / mass, min(1.0, mass))
+
+
+def without_thoughts(text: str, tokens: Sequence[TokenLogprob]) -> tuple[str, list[TokenLogprob]]:
+    """An answer's text and tokens after the model's thoughts. Thoughts without an end leave nothing."""
+    thoughts = _THOUGHTS.match(text)
+    if thoughts is None:
+        return text, list(tokens)
+    n_read = 0
+    for i, token in enumerate(tokens):
+        n_read += len(token.token.translate(_SPACES))
+        if n_read >= thoughts.end():
+            return text[thoughts.end() :], list(tokens[i + 1 :])
+    return text[thoughts.end() :], []
 
 
 def written_number(text: str, largest: int) -> int | None:
