@@ -28,7 +28,7 @@ _LONGEST = 4096
 def split_alias(model: str | None, served: Collection[str]) -> tuple[str | None, list[SteeringTerm]]:
     """Split a model name into a served model and steering terms.
 
-    A served name, or a name that is no alias, is returned unchanged.
+    A served name, or a name that is not an alias, is returned unchanged.
 
     Raises:
         InvalidRequestError: The part after the base is not a list of `+NAME@COEFFICIENT`.
