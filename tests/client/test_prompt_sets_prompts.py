@@ -30,6 +30,31 @@ def test_a_jsonl_line_is_a_user_turn_a_chat_or_raw_text(tmp_path):
     assert (text.messages, text.text, text.response, text.outcome) == (None, "The sun rises", None, "true")
 
 
+def test_a_chat_may_hold_what_the_chat_route_takes(tmp_path):
+    """Tool calls without content, a tool's answer, parts, other roles; they are part of what the model reads."""
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    turns = [
+        {"role": "developer", "content": [{"type": "text", "text": "Be"}, {"type": "text", "text": "brief."}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "12 degrees", "tool_call_id": "c1"},
+        {"role": "assistant", "content": "Cold.", "reasoning": "12 is little."},
+    ]
+    (prompt,) = read_prompts(write(tmp_path / "p.jsonl", {"messages": turns}))
+    assert prompt.content()["messages"] == turns
+    assert [message.text for message in prompt.messages] == ["Be\nbrief.", "", "12 degrees", "Cold."]
+    sent = prompt.activation_input().model_dump(exclude_none=True)["messages"]
+    assert [turn | {"content": turn.get("content")} for turn in sent] == turns
+    (other,) = read_prompts(write(tmp_path / "q.jsonl", {"messages": [*turns[:3], turns[3] | {"reasoning": "x"}]}))
+    assert other.prompt_id != prompt.prompt_id
+
+
+def test_a_plain_message_is_a_role_and_a_content_whatever_else_a_message_may_have(tmp_path):
+    """Ids and digests of prompt sets, cells and captures are made of them."""
+    (prompt,) = read_prompts(write(tmp_path / "p.txt", "Hi"))
+    assert prompt.content() == {"messages": [{"role": "user", "content": "Hi"}], "text": None, "response": None}
+    assert Message(role="user", content="Hi").model_dump_json() == '{"role":"user","content":"Hi"}'
+
+
 def test_a_text_file_holds_a_user_turn_a_line(tmp_path):
     """Without an id, the texts name a prompt: the same in both kinds of file, whatever stands around it."""
     plain = read_prompts(write(tmp_path / "p.txt", "First.", "", "Second\u2028line."))
@@ -48,7 +73,10 @@ def test_a_text_file_holds_a_user_turn_a_line(tmp_path):
         ({"prompt": ""}, "prompt: "),
         ({"prompt": "a", "respnse": "b"}, "respnse: "),
         ({"prompt": "a", "response": ""}, "response: "),
-        ({"messages": [{"role": "robot", "content": "a"}]}, "messages.0.role: "),
+        ({"messages": [{"role": "", "content": "a"}]}, "messages.0.role: "),
+        ({"messages": [{"content": "a"}]}, "messages.0.role: "),
+        ({"messages": [{"role": "user", "contents": "a"}]}, "needs content"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content: "),
         ({"prompt": "a", "outcome": ["x"]}, "outcome"),
         ({"prompt": "another", "id": "one"}, "has the id 'one' as line 1"),
         ({"prompt": "same"}, "has the same texts as line 2"),

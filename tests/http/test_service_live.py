@@ -510,6 +510,49 @@ def test_a_chat_is_read_with_the_very_tokens_that_it_is_served_with(http):
     np.testing.assert_allclose(with_response, by_ids, rtol=1e-4, atol=1e-3)
 
 
+CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
+ANSWERED = {
+    "role": "assistant",
+    "content": "Hi",
+    "refusal": None,
+    "function_call": None,
+    "tool_calls": [],
+    "reasoning": None,
+}
+CHATS = {
+    "no content beside tool calls": [*QUESTION, {"role": "assistant", "content": None, "tool_calls": [CALL]}],
+    "a tool's answer": [
+        *QUESTION,
+        {"role": "assistant", "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "12 degrees"}]},
+    ],
+    "parts of text": [
+        {"role": "user", "content": [{"type": "text", "text": "Hello"}, {"type": "text", "text": "there"}]}
+    ],
+    "a developer": [{"role": "developer", "content": "Be brief."}, *QUESTION],
+    "a role of one's own": [{"role": "critic", "content": "Hm."}, *QUESTION],
+    "a name": [{"role": "user", "name": "bob", "content": "Hi"}],
+    "a reply as the chat route gives it": [*QUESTION, ANSWERED],
+    "an image": [
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO"}}]}
+    ],
+    "a part that nobody knows": [{"role": "user", "content": [{"type": "smell", "smell": 1}]}],
+    "a call without its name": [*QUESTION, {"role": "assistant", "content": None, "tool_calls": [{"id": "c1"}]}],
+}
+
+
+@pytest.mark.parametrize("messages", CHATS.values(), ids=CHATS)
+def test_activations_take_the_messages_that_the_chat_route_takes(http, messages):
+    """The same tokens, or a refusal that names the input."""
+    answer = chat(http, messages=messages, max_tokens=1, return_token_ids=True)
+    if answer.status_code == 200:
+        tensors, _ = read(http, inputs=[{"messages": messages}], positions=["prompt[:]"], layers=[3])
+        assert tensors["n_prompt"].tolist() == [len(answer.json()["prompt_token_ids"])]
+    else:
+        body = {"inputs": [{"messages": QUESTION}, {"messages": messages}], "positions": ["prompt[:]"]}
+        assert message_of(http.post("/v1/activations", json=body), answer.status_code).startswith("inputs[1]: ")
+
+
 def test_many_inputs_are_read_in_order(http):
     inputs = [{"text": "Count:" + " one" * (i % 9), "response": " done"} for i in range(64)]
     tensors, _ = read(http, inputs=inputs, layers=[3], positions=["response[:]", "all[:]", "prompt[:]"])

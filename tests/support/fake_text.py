@@ -23,12 +23,12 @@ def projection(ids: Sequence[int], position: int, sha256: str, layer: int) -> fl
 
 def last_text(item: ActivationInput) -> str:
     """The last message of a chat, or the text."""
-    return item.messages[-1].content if item.messages is not None else item.text or ""
+    return item.messages[-1].text if item.messages is not None else item.text or ""
 
 
 def chat_words(messages: Sequence[Message]) -> list[str]:
     """The tokens of a chat, up to the header of the assistant's turn."""
-    return [w for turn in messages for w in (f"<{turn.role}>", *turn.content.split())] + ["<assistant>"]
+    return [w for turn in messages for w in (f"<{turn.role}>", *turn.text.split())] + ["<assistant>"]
 
 
 def text_words(text: str, *, special: bool) -> list[str]:

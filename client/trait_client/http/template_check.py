@@ -65,4 +65,6 @@ async def check_template(
 
 
 def _short(turn: Message) -> Message:
+    if not isinstance(turn.content, str):
+        return turn
     return turn.model_copy(update={"content": turn.content[:KEPT]})

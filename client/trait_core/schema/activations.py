@@ -1,8 +1,8 @@
 """`POST /v1/activations`: the request, and the metadata of the answer."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from trait_core.schema.base import MAX_LAYERS, ChatTemplateKwargs, Layer, Request, Response
 from trait_core.schema.steering import Steering, SteeringReport
@@ -15,10 +15,43 @@ MAX_POSITIONS = 8
 
 
 class Message(Request):
-    """One chat message."""
+    """One chat message, as the chat route takes it; fields beside those below are passed on to the model's template.
 
-    role: Literal["system", "user", "assistant"]
-    content: Annotated[str, Field(max_length=1_000_000)]
+    Attributes:
+        role: `system`, `user`, `assistant`, `tool`, `developer`, or another that the model's template knows.
+        content: A text, a list of parts (`{"type": "text", "text": "..."}`), or None.
+        name: Name of the participant or of the tool.
+        tool_calls: Calls that the assistant made; content may then be left out.
+        tool_call_id: The call that a `tool` message answers.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    role: Annotated[str, Field(min_length=1, max_length=64)]
+    content: (
+        Annotated[str, Field(max_length=1_000_000)] | Annotated[list[dict[str, Any]], Field(max_length=1024)] | None
+    ) = None
+    name: Annotated[str, Field(max_length=256)] | None = None
+    tool_calls: Annotated[list[dict[str, Any]], Field(max_length=1024)] | None = None
+    tool_call_id: Annotated[str, Field(max_length=256)] | None = None
+
+    @property
+    def text(self) -> str:
+        """The content's text; parts that are not text are left out."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(str(part["text"]) for part in self.content or () if part.get("text"))
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if "content" not in self.model_fields_set and not self.tool_calls:
+            raise ValueError("a message needs content: a text, a list of parts, or null")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A plain message has a role and a content, whatever else a message may have: digests depend on it."""
+        return {name: value for name, value in write(self).items() if value is not None or name == "content"}
 
 
 class ActivationInput(Request):

@@ -12,9 +12,10 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import ValidationError
 from starlette.datastructures import State
 from trait_core.chat_templates import no_chat_template, refused_by_template, unknown_variables
-from trait_core.errors import ChatTemplateError, InvalidRequestError, SteeringFailedError
+from trait_core.errors import ChatTemplateError, InvalidRequestError, SteeringFailedError, first_fault
 from trait_core.positions import UNBOUNDED, Positions
 from trait_core.schema import ActivationInput, ActivationsRequest, Generation, ServiceInfo
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -110,7 +111,9 @@ class ActivationReader:
             ends = await self._turn_ends(item, base, prompt) if turns else []
         except ChatTemplateError as error:
             raise InvalidRequestError(f"{where}: {error}", param=f"{where}.{error.param}") from error
-        except (InvalidRequestError, VLLMClientError) as error:
+        except ValidationError as error:  # of vLLM's chat request
+            raise InvalidRequestError(f"{where}: {first_fault(error)}", param=where) from error
+        except (InvalidRequestError, VLLMClientError, ValueError) as error:
             raise InvalidRequestError(f"{where}: {error}", param=where) from error
         if item.token_ids is not None:
             return ReadText(prompt, item.n_prompt or len(prompt))
@@ -157,6 +160,8 @@ class ActivationReader:
             )
         if isinstance(engine_inputs, ErrorResponse):
             raise InvalidRequestError(engine_inputs.error.message, param=engine_inputs.error.param)
+        if engine_inputs[0].get("type") != "token":  # the response is appended to the tokens, and read with them
+            raise InvalidRequestError("activations are read from text: leave images, audio and video out")
         return list(engine_inputs[0]["prompt_token_ids"])
 
     async def _render_chat(self, item: ActivationInput, base: str | None, *, add_generation_prompt: bool) -> Any:
@@ -173,7 +178,7 @@ class ActivationReader:
             raise unknown_variables(unknown, known)
         request = ChatCompletionRequest(
             model=base,
-            messages=[{"role": message.role, "content": message.content} for message in item.messages],
+            messages=[message.model_dump() for message in item.messages],
             max_tokens=1,
             add_generation_prompt=add_generation_prompt,
             chat_template_kwargs=item.chat_template_kwargs,
