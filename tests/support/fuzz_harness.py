@@ -21,12 +21,19 @@ QUIET = settings(
 
 @dataclass(frozen=True)
 class Sent:
-    """A request, and what came of it; `status` is 0 where nothing did."""
+    """A request, and what came of it.
+
+    Args:
+        status: 0 where nothing came.
+        answer: Its beginning.
+        reported: It reports steering, or is a stream with an error.
+    """
 
     label: str
     request: requests.PreparedRequest
     status: int
     answer: str
+    reported: bool = False
 
 
 # ------------------------------------------------------------------------------------------------ from the OpenAPI
@@ -150,6 +157,21 @@ BASES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions/batch": {"messages": [QUESTION], "max_tokens": 2},
     "/generative_scoring": {"query": "a", "items": ["b"], "label_token_ids": [1, 2]},
 }  # fmt: skip
+STEER_LIKE = (
+    "steering_vectors", "steer_vector_request", "apply_steering_vectors", "prefill_steering_vectors", "Steering", "STEERING",
+    "steer", "steerng", "steering ", "steering_config", "x-steer", "trait_steering", "re_steer",
+)  # fmt: skip
+CARRIERS = ("extra_body", "vllm_xargs", "extra_args", "sampling_params", "model_kwargs")
+"""Places where a field of a request is ignored, or read by nobody."""
+ALIASES = (
+    "@1", "@1e0", "@+1", "@.5", "@1.", "@-2", "@ 1", "@1e-1", "", "@", "@x", "@nan", "@1e999", "@0x1", "@1,5", "@1@2",
+    "@" + "9" * 400, "@\u22121", "@1+canary@-1", "@1e+0+canary@.5", "+canary", "@1" * 3000,
+)  # fmt: skip
+KWARGS = st.dictionaries(
+    st.sampled_from(["enable_thinking", "steering", "thinking", "messages", "tools", "add_generation_prompt", ""]),
+    ANYTHING,
+    max_size=3,
+)
 RAW = st.sampled_from(
     [b"", b"{", b"null", b"[]", b'"x"', b"NaN", b"[" * 5000, b'{"a":' * 5000, b"\xff\xfe", b'{"messages": "\\ud800"}', b"1e999",
      b'{"messages": [], "n": 1e999}', b'{"n": 1' + b"0" * 5000 + b"}"]
@@ -166,6 +188,8 @@ def twisted(draw: st.DrawFn) -> tuple[str, str, bytes, dict[str, str]]:
     for name in draw(st.lists(st.sampled_from(sorted(SAMPLING)), max_size=3)):
         where = body["sampling_params"] if path == "/inference/v1/generate" else body
         where[name] = copy.deepcopy(SAMPLING[name])
+    if draw(st.integers(0, 3)) == 0:
+        _ask_elsewhere(draw, body)
     for _ in range(draw(st.integers(1, 3))):
         if not (places := _places(body)):
             break  # everything was left out
@@ -179,6 +203,53 @@ def twisted(draw: st.DrawFn) -> tuple[str, str, bytes, dict[str, str]]:
         body.pop("steering", None)
         body.pop("monitor", None)
     return "POST", path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+
+
+def _ask_elsewhere(draw: st.DrawFn, body: dict[str, Any]) -> None:
+    """Ask for steering where it would be ignored, by an alias in an odd form, or write the template's own fields."""
+    value = draw(st.sampled_from([STEERING, json.dumps(STEERING), [STEERING], 1.0]) | ANYTHING)
+    name = draw(st.sampled_from(("steering", *STEER_LIKE)))
+    match draw(st.integers(0, 4)):
+        case 0:
+            body[draw(st.sampled_from(STEER_LIKE))] = value
+        case 1:
+            carrier = draw(st.sampled_from(CARRIERS))
+            body[carrier] = {**(body.get(carrier) or {}), name: value}
+        case 2:
+            body["sampling_params"] = {**(body.get("sampling_params") or {}), "extra_args": {name: value}}
+        case 3:
+            body["model"] = f"{MODEL}+canary{draw(st.sampled_from(ALIASES))}"
+        case 4:
+            body["chat_template_kwargs"] = draw(KWARGS)
+
+
+def asks_unread(body: Any) -> bool:
+    """True if a body names a steer-like field that no route reads, at the top level or inside a carrier."""
+    if not isinstance(body, dict):
+        return False
+    top = [name for name in body if "steer" in name.lower() and name not in {"steering", "before_steering"}]
+    carried = [entry for name in CARRIERS for entry in _names(body.get(name))]
+    return any(body[name] is not None for name in top) or any("steer" in name.lower() for name in carried)
+
+
+def _names(value: Any) -> list[str]:
+    if not isinstance(value, dict):
+        return []
+    return [name for name in value if value[name] is not None] + _names(value.get("extra_args"))
+
+
+def served_unsteered(sent: Sent) -> bool:
+    """True if a request that asks for steering was answered as if it did not."""
+    if sent.status != 200 or sent.request.method != "POST":
+        return False
+    try:
+        body = json.loads(sent.request.body or b"")
+    except ValueError:
+        return False
+    if asks_unread(body):
+        return True
+    steers = isinstance(body, dict) and (body.get("steering") is not None or "+canary" in str(body.get("model")))
+    return steers and not sent.reported
 
 
 @st.composite
@@ -241,7 +312,8 @@ def send_all(drawn: list[tuple[str, requests.PreparedRequest]], at_once: int = 2
             answer = session.send(request, timeout=300)
         except requests.RequestException as error:
             return Sent(label, request, 0, repr(error)[:2000])
-        return Sent(label, request, answer.status_code, answer.text[:2000])
+        reported = b"applied" in answer.content or b'data: {"error"' in answer.content
+        return Sent(label, request, answer.status_code, answer.text[:2000], reported)
 
     with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(send, drawn))

@@ -1,11 +1,11 @@
-"""Whatever arrives, the service answers, never with a 500, and goes on as before. `make fuzz` sends 50,000."""
+"""Whatever arrives, the service answers, never with a 500 or unsteered, and goes on as before. `make fuzz` sends 50,000."""
 
 import json
 from collections import Counter
 from functools import partial
 
 import pytest
-from fuzz_harness import from_openapi, send_all, shown, twisted_requests
+from fuzz_harness import from_openapi, send_all, served_unsteered, shown, twisted_requests
 from trust_harness import MODEL, asked
 
 pytestmark = pytest.mark.engine
@@ -30,6 +30,7 @@ def test_no_request_is_answered_with_a_500_and_a_canary_answers_as_before(attack
         answers = send_all(draw(), asked("TRAIT_FUZZ_AT_ONCE", 24))
         counted.update(sent.status for sent in answers)
         operations.update(sent.label for sent in answers)
+        failed += [f"unsteered: {shown(sent)}" for sent in answers if served_unsteered(sent)]
         failed += [shown(sent) for sent in answers if sent.status == 0 or (sent.status >= 500 and sent.status != 501)]
         print(f"\n{counted.total()} requests to {len(operations)} operations: {dict(sorted(counted.items()))}", end="")
     assert not failed, f"{len(failed)} of {counted.total()} failed\n" + "\n".join(failed[:40])
