@@ -109,6 +109,37 @@ def test_a_dead_operation_fails_every_check_with_and_without_a_reference(tiny_ll
     assert_dead(found[alone], unsteered="failed", cost="failed")
 
 
+@pytest.fixture
+def least_model_path(tmp_path):
+    """One layer, 48 tokens, and a tokenizer that knows no word and has no special tokens but `<unk>`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<unk>": 0, **{f"word{i}": i for i in range(1, 300)}}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(tmp_path)
+    config = LlamaConfig(
+        vocab_size=300,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=48,
+        initializer_range=0.1,
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.engine
+def test_a_model_may_have_one_layer_a_short_context_and_a_tokenizer_without_words(least_model_path):
+    found = drive(least_model_path, "float32", "sound")["sound"]
+    assert found.pop("exit_code") == 0
+    assert found.pop("prefix cache") == "skipped"  # one of its blocks holds more tokens than the model takes
+    assert found.pop("cost") == "measured"
+    assert found == dict.fromkeys(found, "ok")
+
+
 def assert_dead(found, **others):
     assert found.pop("exit_code") == 1
     assert len(found) == N_CHECKS
