@@ -1,7 +1,9 @@
 """Arrays of other tools: the usual layouts are read, and every other one gets a sentence that says what the file holds."""
 
+import contextlib
 import os
 import pickle
+import random
 import zipfile
 
 import numpy as np
@@ -335,6 +337,34 @@ def test_a_numpy_file_that_claims_more_than_it_holds_is_refused(tmp_path):
     packed.write_bytes(packed.read_bytes()[:-30])
     with pytest.raises(VectorFileError, match=r"not an \.npz file, or truncated"):
         READERS["numpy"](packed)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seed", range(2))
+def test_a_damaged_file_is_refused_or_read_and_nothing_else(tmp_path, seed):
+    """Bytes of the pickle, of the headers and of the zip are changed, removed and added at random."""
+    rng = random.Random(seed)
+
+    def damaged(data):
+        data = bytearray(data)
+        for _ in range(rng.choice([1, 1, 2, 4])):
+            at = rng.randrange(len(data))
+            data[at : at + rng.randrange(2)] = bytes([rng.randrange(256)] * rng.randrange(2))
+        return bytes(data)
+
+    layers = {i: ROWS[i] for i in range(N)}
+    for _ in range(50):
+        path = save_torch(tmp_path, layers)
+        with zipfile.ZipFile(path) as archive:
+            entries = {entry: archive.read(entry) for entry in archive.infolist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for entry, data in entries.items():
+                archive.writestr(entry, damaged(data) if entry.filename.endswith(".pkl") else data)
+        for each in (path, save_npy(tmp_path, ROWS), save_npz(tmp_path, ROWS)):
+            if each.suffix != ".pt":
+                each.write_bytes(damaged(each.read_bytes()))
+            with contextlib.suppress(VectorFileError):
+                assert all(vector.dtype == np.float32 for vector in read(each).vectors.values())
 
 
 def test_a_legacy_pickle_with_the_name_of_a_torch_file_is_not_loaded(tmp_path):

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ MAX_GGUF_ENTRIES = 4096
 MAX_PICKLE_BYTES = 64 * 1024 * 1024
 """Maximum size of a torch file's pickle, which holds numpy arrays whole."""
 MAX_DEPTH = 8
+
+_DAMAGED = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
+"""Errors that torch and numpy raise for a damaged file."""
 
 _CLASS = re.compile(r"GLOBAL ([\w.]+)")
 
@@ -79,16 +83,7 @@ def read_torch(path: Path) -> ForeignVectors:
             f"the pickle holds more than tensors, arrays, numbers and dicts ({what}), and is not run, since that may run any code. "
             f"Save the tensors alone: torch.save({{12: tensor}}, FILE). {HOW}"
         ) from error
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-    ) as error:
+    except _DAMAGED as error:
         raise VectorFileError(f"not a complete torch file: {one_line(error)}") from error
     kind = "torch dict" if isinstance(loaded, dict) else "torch tensor"
     return vectors_in(kind, _content("the tensor", loaded))
@@ -104,7 +99,7 @@ def read_numpy(path: Path) -> ForeignVectors:
             return vectors_in("numpy array", np.load(path, mmap_mode="r", allow_pickle=False))
         with np.load(path, allow_pickle=False) as arrays:
             content = {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError, KeyError, TypeError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+    except (*_DAMAGED, OSError, SyntaxError, TokenError, zipfile.BadZipFile, zlib.error) as error:
         objects = "object" in str(error).lower() or "pickle" in str(error).lower()
         reason = (
             "it holds Python objects, which are not read, since that may run any code" if objects else one_line(error)
@@ -156,7 +151,7 @@ def _check_zip(path: Path, otherwise: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
         raise VectorFileError(otherwise) from error
     names = [entry.filename for entry in entries]
     if len(set(names)) != len(names):
