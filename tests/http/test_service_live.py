@@ -389,6 +389,13 @@ def test_the_sdk_reads_a_stream_to_its_report(sdk, vector, info):
     assert chunks[-1].model_extra["steering"]["positions"]["generated"] == 3
 
 
+def test_the_sdks_responses_are_refused_with_the_routes_that_steer(sdk, vector, info):
+    with pytest.raises(openai.BadRequestError, match=r"does not read 'steering'.*/v1/chat/completions"):
+        sdk.responses.create(model=info.model, input="Hi", extra_body={"steering": terms(vector)})
+    with pytest.raises(openai.NotFoundError, match="this route does not steer"):
+        sdk.responses.create(model=f"{info.model}+{vector}@1", input="Hi")
+
+
 def test_the_sdk_raises_the_services_errors(sdk, info):
     with pytest.raises(openai.BadRequestError, match="'nope'") as caught:
         sdk.chat.completions.create(model=info.model, messages=QUESTION, extra_body={"steering": terms("nope")})

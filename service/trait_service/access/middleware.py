@@ -25,7 +25,7 @@ MAX_DEPTH = 100
 """Maximum JSON nesting. Tool schemas are the deepest legitimate input; validators recurse."""
 
 _FORM_NAME = re.compile(rb'(?i)content-disposition:[^\r\n]*?[;\s]name="?([^";\r\n]{1,200})')
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+_BRACKETS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
 
 
 class ApiKeyGuard:
