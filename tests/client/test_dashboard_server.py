@@ -9,6 +9,7 @@ import httpx
 import pytest
 from dashboard_fixtures import build, dashboard
 from trait_client.cli.dashboard import own_hosts
+from trait_client.dashboard.data.readings import shown
 from trait_client.results import ResultStore
 from trait_client.results.rows import RunCellRow
 from trait_core.errors import InvalidRequestError
@@ -247,3 +248,19 @@ def test_answers_follow_the_database(tmp_path):
         with ResultStore(store.path).writer() as writer:
             writer.query("UPDATE readings SET outcome = 'late'")
         assert httpx.get(f"{url}/api/sets").json()[0]["outcomes"] == [{"outcome": "late", "n": 3}]
+
+
+@pytest.mark.parametrize(
+    ("turn", "text"),
+    [
+        ({"role": "user", "content": "Hi"}, "Hi"),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "Hello"}, {"type": "text", "text": "there"}]},
+            "Hello\nthere",
+        ),
+        ({"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]}, '[{"id": "c"}]'),
+        ({"role": "assistant", "content": None}, ""),
+    ],
+)
+def test_every_message_of_a_prompt_set_is_shown_as_a_text(turn, text):
+    assert shown(turn) == {"role": turn["role"], "content": text}

@@ -19,7 +19,7 @@ NAMES = ("temperature", "max_tokens", "logprobs", "top_logprobs")
 
 _UNSUPPORTED = re.compile(
     r"unsupported|not (?:\w+ )?(?:supported|allowed|permitted|available|recogni[sz]ed|enabled)|unrecogni[sz]ed|unknown"
-    r"|unexpected|does(?: not|n't) (?:support|allow|accept)|is disabled|instead|extra (?:inputs|fields)",
+    r"|unexpected|does(?: not|n't) (?:support|allow|accept)|is disabled|extra (?:inputs|fields)",
     re.IGNORECASE,
 )
 _REFUSING = frozenset({400, 403, 404, 422})

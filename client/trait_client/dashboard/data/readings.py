@@ -6,6 +6,7 @@ from typing import Any
 from trait_client.dashboard.data.prompt_set_index import PromptSetIndex, Selection
 from trait_client.results import ResultReader
 from trait_core.errors import InvalidRequestError
+from trait_core.schema import Message
 
 PAGE = 50
 
@@ -93,6 +94,13 @@ def _rows(reader: ResultReader, ids: list[str]) -> list[dict[str, Any]]:
         [ids],
     )
     for row in rows:
-        row["messages"] = json.loads(row["messages"]) if row["messages"] else None
+        row["messages"] = [shown(turn) for turn in json.loads(row["messages"])] if row["messages"] else None
     place = {reading_id: i for i, reading_id in enumerate(ids)}
     return sorted(rows, key=lambda row: place[row["reading_id"]])
+
+
+def shown(turn: dict[str, Any]) -> dict[str, str]:
+    """A message of a chat as it is shown: its role, and its text or the calls that it makes."""
+    message = Message.model_validate(turn)
+    calls = json.dumps(message.tool_calls, ensure_ascii=False) if message.tool_calls else ""
+    return {"role": message.role, "content": "\n".join(part for part in (message.text, calls) if part)}
