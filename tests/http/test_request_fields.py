@@ -50,6 +50,9 @@ def test_a_name_that_asks_for_steering_is_refused_with_the_form_that_steers(path
         ({"sampling_params": {"steering": STEERING}}, "sampling_params.steering"),
         ({"sampling_params": {"extra_args": {"steering": STEERING}}}, "sampling_params.extra_args.steering"),
         ({"model_kwargs": {"steering": STEERING}}, "model_kwargs.steering"),
+        ({"extraBody": {"steering": STEERING}}, "extraBody.steering"),
+        ({"parameters": {"steering": STEERING}}, "parameters.steering"),
+        ({"options": {"steering": STEERING}}, "options.steering"),
     ],
 )
 @pytest.mark.parametrize("path", [CHAT, ACTIVATIONS, RESPONSES])
@@ -96,6 +99,7 @@ def test_the_message_says_where_it_goes(path, document, words):
         {"chat_template_kwargs": {"steering_wheel": True}},
         {"extra_body": {"metadata": {"steering": "x"}, "top_k": 5}},
         {"vllm_xargs": {"note": "steering"}},
+        {"options": "steer left", "parameters": {"seed": 1}},
         {"steering": None, "monitor": None, "extra_body": {"steering": None}, "vllm_xargs": None},
         {"stream": True, "stream_options": {}, "seed": 1, "stop": "steering"},
     ],

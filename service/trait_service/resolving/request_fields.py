@@ -28,8 +28,23 @@ FORMS = {
     "monitor": '"monitor": {"vectors": ["NAME"]}',
 }
 
-CARRIERS = frozenset({"extra_body", "extra_args", "vllm_xargs", "sampling_params", "extra_params", "model_kwargs"})
-"""Objects of a body whose entries are meant as fields of the request. Some are arguments of client libraries."""
+CARRIERS = frozenset(
+    {
+        "extrabody",
+        "extraargs",
+        "vllmxargs",
+        "samplingparams",
+        "extraparams",
+        "modelkwargs",
+        "additionalkwargs",
+        "kwargs",
+    }
+    | {"parameters", "params", "options", "nvext", "extra", "generationconfig", "generationkwargs"}
+)
+"""Objects of a body whose entries are meant as fields of the request, in small letters without signs between words.
+
+Most are arguments of client libraries, or fields of other servers.
+"""
 
 CONTENTS = frozenset(
     {"messages", "prompt", "input", "inputs", "tools", "tool_choice", "functions", "metadata", "response_format"}
@@ -60,7 +75,7 @@ def check_request_fields(path: str, document: Mapping[str, object], served: Coll
     for name, value in document.items():
         if value is None or name in read:
             continue
-        if name in CARRIERS:
+        if _is_carrier(name):
             _check_carrier(name, value)
         elif meant := meant_by(name):
             raise InvalidRequestError(_unread(path, name, meant), param=name)
@@ -92,7 +107,9 @@ def _check_carrier(where: str, value: object) -> None:
     Raises:
         InvalidRequestError: Names the field and its place.
     """
-    if isinstance(value, str) and "steer" in value.lower():  # JSON inside JSON
+    if (
+        isinstance(value, str) and value.lstrip().startswith(("{", "[")) and "steer" in value.lower()
+    ):  # JSON inside JSON
         raise InvalidRequestError(_misplaced(where, "steering", "steering"), param=where)
     for name, inner in _entries(value):
         if name == EXTRA_ARGS_KEY:
@@ -102,7 +119,12 @@ def _check_carrier(where: str, value: object) -> None:
         if meant := _asked_by(name):
             raise InvalidRequestError(_misplaced(where, name, meant), param=f"{where}.{name}"[:200])
         if isinstance(inner, dict | list):
-            _check_carrier(f"{where}.{name}" if name in CARRIERS else where, inner)
+            _check_carrier(f"{where}.{name}" if _is_carrier(name) else where, inner)
+
+
+@lru_cache(maxsize=4096)
+def _is_carrier(name: str) -> bool:
+    return name.lower().replace("_", "").replace("-", "") in CARRIERS
 
 
 def _entries(value: object) -> list[tuple[str, object]]:
