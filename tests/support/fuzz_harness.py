@@ -131,6 +131,13 @@ ANYTHING = st.recursive(
 TERM = {"vector": "canary", "coefficient": 1.0, "unit": "dose", "layers": [12], "operation": "add", "scope": "all"}
 STEERING = {"terms": [TERM]}
 MONITOR = {"vectors": ["canary"], "layers": [12], "centred": True, "prompt": True, "bounds": []}
+WITH_TOOLS = [
+    {"role": "developer", "content": [{"type": "text", "text": "Be brief."}]},
+    {"role": "assistant", "content": None, "tool_calls": [
+        {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}},
+    ]},
+    {"role": "tool", "tool_call_id": "c1", "content": "12 degrees", "name": "weather"},
+]  # fmt: skip
 SAMPLING = {
     "n": 1, "best_of": 1, "temperature": 0.0, "top_p": 1.0, "top_k": 5, "min_p": 0.0, "seed": 1, "logprobs": True,
     "top_logprobs": 3, "prompt_logprobs": 1, "logit_bias": {"1": 1.0}, "allowed_token_ids": [1, 2], "bad_words": ["x"],
@@ -146,7 +153,7 @@ BASES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": QUESTION, "max_tokens": 2, "steering": STEERING, "monitor": MONITOR},
     "/v1/completions": {"prompt": "One two", "max_tokens": 2, "steering": STEERING, "monitor": MONITOR},
     "/v1/activations": {
-        "inputs": [{"messages": QUESTION, "response": "Paris."}], "positions": ["response[:]"], "layers": [3, 12],
+        "inputs": [{"messages": QUESTION, "response": "Paris."}, {"messages": WITH_TOOLS, "response": "12."}], "positions": ["response[:]"], "layers": [3, 12],
         "steering": STEERING, "pooling": "mean", "before_steering": False, "logprobs": False,
     },
     "/inference/v1/generate": {"token_ids": [1, 2, 3], "sampling_params": {"max_tokens": 2, "temperature": 0.0}},
