@@ -214,7 +214,7 @@ def twisted(draw: st.DrawFn) -> tuple[str, str, bytes, dict[str, str]]:
 
 def _ask_elsewhere(draw: st.DrawFn, body: dict[str, Any]) -> None:
     """Ask for steering where it would be ignored, by an alias in an odd form, or write the template's own fields."""
-    value = draw(st.sampled_from([STEERING, json.dumps(STEERING), [STEERING], 1.0]) | ANYTHING)
+    value = copy.deepcopy(draw(st.sampled_from([STEERING, json.dumps(STEERING), [STEERING], 1.0]) | ANYTHING))
     name = draw(st.sampled_from(("steering", *STEER_LIKE)))
     match draw(st.integers(0, 4)):
         case 0:
