@@ -46,6 +46,11 @@ def sentence_of(error: OSError, place: str | os.PathLike[str] | None = None) -> 
     return f"{named}: {said}" if named and (known or named not in said) else said
 
 
+def sentence_in(text: str) -> str | None:
+    """The sentence for an error that a library reports in the system's words only, such as DuckDB; None without one."""
+    return next((said for number, said in _SENTENCES.items() if os.strerror(number) in text), None)
+
+
 def port_sentence(error: OSError, host: str, port: int) -> str:
     """The sentence of a failed attempt to listen on an address."""
     if error.errno in {errno.EACCES, errno.EPERM} and port < PRIVILEGED_PORTS:

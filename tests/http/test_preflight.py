@@ -8,6 +8,7 @@ import sys
 import httpx
 import pytest
 from loopback import on_a_port
+from small_disk import make_read_only, small_disk
 from trait_service.preflight import check_folders, unwritable
 
 
@@ -63,6 +64,17 @@ def test_a_home_that_cannot_be_written(serve, port):
     (line,) = serve("smollm2", "--port", port, HOME="/proc/sys", TRAIT_HOME="")
     assert line.startswith("trait-service: /proc/sys: ")
     assert "set TRAIT_HOME to one that can be written" in line
+
+
+def test_a_read_only_home_and_registry(serve, port, tmp_path):
+    with small_disk(tmp_path / "disk") as disk:
+        (disk / "vectors").mkdir()
+        make_read_only(disk)
+        read_only = "the file system is read-only: choose a place that can be written"
+        (line,) = serve("smollm2", "--port", port, "--vectors", disk / "vectors", HOME=str(disk), TRAIT_HOME="")
+        assert line.startswith(f"trait-service: {disk}: {read_only} (the service's own folder: set TRAIT_HOME")
+        (line,) = serve("smollm2", "--port", port, "--vectors", disk / "new")
+        assert line.startswith(f"trait-service: {disk}: {read_only} (the registry of vectors")
 
 
 def test_another_command_of_the_program_says_it_in_one_line_too(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, Self
 import duckdb
 
 from trait_core.errors import InvalidRequestError, TraitError
+from trait_core.os_errors import sentence_in
 
 Source = Literal["database", "snapshot"]
 
@@ -121,6 +122,8 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
+        if (sentence := sentence_in(str(error))) is not None:  # a COPY to a full disk
+            raise ResultsError(f"the query fails: {sentence}") from error
         raise InvalidRequestError(f"the query fails: {error}", param="sql") from error
 
 

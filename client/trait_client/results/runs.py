@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
+from trait_client.results.reader import ResultsError
 from trait_client.results.writer import ResultWriter
 from trait_core.errors import InvalidRequestError
 
@@ -62,7 +63,8 @@ def recorded_run(writer: ResultWriter, name: str, definition: str, n_trials: int
     try:
         yield run
     except BaseException:
-        writer.finish_run(run.run_id, "interrupted")
+        with contextlib.suppress(ResultsError):  # the disk fails: the first error says so
+            writer.finish_run(run.run_id, "interrupted")
         raise
     if run.outcome is None:
         writer.finish_run(run.run_id, "interrupted")

@@ -13,6 +13,7 @@ import duckdb
 
 from trait_client.results.reader import QueryResult, ResultReader, ResultsError, ResultsMissingError, Source
 from trait_client.results.writer import ResultWriter, is_locked
+from trait_core.os_errors import sentence_in
 
 _READER_CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",  # a query reads this database, and no other file
@@ -74,7 +75,7 @@ class ResultStore:
                 return _connect(self.path, writes_files=writes_files), "database"
             except (duckdb.IOException, duckdb.ConnectionException) as error:
                 if not _is_held(error):
-                    raise ResultsError(f"{self.path} cannot be read: {error}") from error
+                    raise ResultsError(f"{self.path} cannot be read: {sentence_in(str(error)) or error}") from error
                 if self.snapshot.exists():
                     with contextlib.suppress(duckdb.IOException):  # the writer closed in between: look again
                         return _connect(self.snapshot, writes_files=writes_files), "snapshot"

@@ -1,11 +1,12 @@
 """The connection that writes a result database, and the snapshots that it publishes for readers."""
 
+import contextlib
 import dataclasses
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -24,6 +25,7 @@ from trait_client.results.rows import (
     TrialRow,
     utc_now,
 )
+from trait_core.os_errors import sentence_in
 
 _CONFLICT = {
     # A done trial is final; a failed one is replaced.
@@ -50,13 +52,14 @@ class ResultWriter:
         self._connection = _connect(path, patience)
         self._dirty = True
         try:
-            layout.prepare(self._connection, path)
-            self._stored = summaries.are_stored(self._connection)
-            self._types = dict(
-                self._connection.execute(
-                    "SELECT table_name || '.' || column_name, data_type FROM duckdb_columns() WHERE NOT internal"
-                ).fetchall()
-            )
+            with _said(path):
+                layout.prepare(self._connection, path)
+                self._stored = summaries.are_stored(self._connection)
+                self._types = dict(
+                    self._connection.execute(
+                        "SELECT table_name || '.' || column_name, data_type FROM duckdb_columns() WHERE NOT internal"
+                    ).fetchall()
+                )
         except BaseException:
             self._connection.close()
             raise
@@ -67,7 +70,8 @@ class ResultWriter:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         try:
             if error is None and not self._stored:
-                self._stored = summaries.store(self._connection)
+                with _said(self._path):
+                    self._stored = summaries.store(self._connection)
         finally:
             self.close()
 
@@ -77,42 +81,54 @@ class ResultWriter:
         self._snapshot.unlink(missing_ok=True)
 
     def write(self, rows: Iterable[Row]) -> None:
-        """Store rows of any tables in one transaction; existing rows are not stored twice."""
+        """Store rows of any tables in one transaction; existing rows are not stored twice.
+
+        Raises:
+            ResultsError: The disk fails, a full one among the reasons; none of the rows is stored.
+        """
         by_type: dict[type[Row], list[Row]] = {}
         for row in rows:
             by_type.setdefault(type(row), []).append(row)
-        self._connection.begin()
-        try:
+        with _said(self._path), self._transaction():
             if self._stored:
                 summaries.read_live(self._connection)
             for row_type in ROW_TYPES:
                 if batch := by_type.get(row_type):
                     self._insert(row_type, batch)
-            self._connection.commit()
-        except BaseException:
-            self._connection.rollback()
-            raise
         self._stored = False
         self._dirty = True
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.begin()
+        try:
+            yield
+            self._connection.commit()
+        except BaseException:
+            with contextlib.suppress(duckdb.Error):  # after a fatal error there is nothing to roll back
+                self._connection.rollback()
+            raise
 
     def start_run(self, experiment: str, definition: str, n_trials: int) -> str:
         """Record the start of a run and return its id. Runs that a kill left `running` become `interrupted`."""
         run_id = uuid4().hex
-        self._connection.execute("UPDATE runs SET status = 'interrupted' WHERE status = 'running'")
-        self._connection.execute(
-            "INSERT INTO runs (run_id, experiment, definition, started_at, status, n_trials) "
-            "VALUES (?, ?, ?, ?, 'running', ?)",
-            [run_id, experiment, definition, utc_now(), n_trials],
-        )
+        with _said(self._path):
+            self._connection.execute("UPDATE runs SET status = 'interrupted' WHERE status = 'running'")
+            self._connection.execute(
+                "INSERT INTO runs (run_id, experiment, definition, started_at, status, n_trials) "
+                "VALUES (?, ?, ?, ?, 'running', ?)",
+                [run_id, experiment, definition, utc_now(), n_trials],
+            )
         self._dirty = True
         return run_id
 
     def finish_run(self, run_id: str, status: RunStatus, message: str | None = None) -> None:
         """Record how a run ended."""
-        self._connection.execute(
-            "UPDATE runs SET status = ?, message = ?, finished_at = ? WHERE run_id = ?",
-            [status, message, utc_now(), run_id],
-        )
+        with _said(self._path):
+            self._connection.execute(
+                "UPDATE runs SET status = ?, message = ?, finished_at = ? WHERE run_id = ?",
+                [status, message, utc_now(), run_id],
+            )
         self._dirty = True
 
     def extend_run(self, run_id: str, n_trials: int) -> None:
@@ -144,7 +160,8 @@ class ResultWriter:
         if not self._dirty or sys.platform == "win32":
             return False
         temporary = self._snapshot.with_name(self._snapshot.name + ".tmp")
-        self._connection.execute("CHECKPOINT")  # all rows are in the file now, and nobody writes until this returns
+        with _said(self._path):  # all rows are in the file then, and nobody writes until this returns
+            self._connection.execute("CHECKPOINT")
         temporary.unlink(missing_ok=True)  # an orphan process of a killed sweep may still write to it
         _copy(self._path, temporary)
         os.replace(temporary, self._snapshot)  # noqa: PTH105 - the name of the system call says what is relied on
@@ -163,6 +180,18 @@ class ResultWriter:
         )
 
 
+@contextlib.contextmanager
+def _said(path: Path) -> Iterator[None]:
+    """Turn the failure of a disk into a `ResultsError`; what was committed before is kept."""
+    try:
+        yield
+    except duckdb.Error as error:
+        sentence = sentence_in(str(error))
+        if sentence is None and not isinstance(error, duckdb.IOException | duckdb.FatalException):
+            raise  # a fault of a statement
+        raise ResultsError(f"{path} cannot be written: {sentence or error}") from error
+
+
 def is_locked(error: duckdb.Error) -> bool:
     """Tell whether another process has the file open: Linux and macOS speak of a lock, Windows of its use."""
     return "lock" in str(error) or "used by another process" in str(error)
@@ -176,7 +205,7 @@ def _connect(path: Path, patience: float) -> duckdb.DuckDBPyConnection:
             return duckdb.connect(path)
         except duckdb.IOException as error:
             if not is_locked(error):
-                raise ResultsError(f"{path} cannot be opened: {error}") from error
+                raise ResultsError(f"{path} cannot be opened: {sentence_in(str(error)) or error}") from error
             if time.monotonic() > deadline:
                 raise ResultsError(f"{path} is being written by another process: {error}") from error
             time.sleep(0.1)
