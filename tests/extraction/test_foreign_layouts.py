@@ -215,7 +215,11 @@ def test_a_layer_beside_the_vector_is_its_number(tmp_path, layer):
             {3: [torch.ones(D), torch.ones(D)]},
             r"'3' is a list of 2 \(float32\[8\], float32\[8\]\), not an array",
         ),
-        (save_torch, {"model": "x", "layer": 3}, r"0 vectors: it holds a dict of 2 \('model': a str, 'layer': a int\)"),
+        (
+            save_torch,
+            {"model": "x", "layer": 3},
+            r"0 vectors. The file holds a dict of 2 \('model': a str, 'layer': a int\)",
+        ),
         (save_torch, torch.ones(N, 3, D), r"the shape \[6, 3, 8\]; expected \(layers, d_model\)"),
         (save_torch, torch.ones(N, D, dtype=torch.complex64), "dense and real"),
         (save_torch, ROWS.astype(np.int32), "is int32; a direction is dense and real"),
@@ -232,6 +236,18 @@ def test_another_layout_gets_one_sentence_that_says_what_the_file_holds(tmp_path
     with pytest.raises(VectorFileError, match=says) as caught:
         read(path)
     assert str(caught.value).isprintable()
+
+
+def test_the_sentence_gives_names_types_and_shapes_and_the_way_to_bring_them(tmp_path):
+    path = save_torch(tmp_path, {"a": ROWS[0], "b": torch.ones(3), "note": "x", "c": [ROWS[0]], "d": None})
+    with pytest.raises(VectorFileError) as caught:
+        read(path)
+    assert str(caught.value) == (
+        "'a' is not a layer: names of layers are 12, layer_12, layers.12, direction.12, blocks.12.hook_resid_post, "
+        "model.layers.12, resid_post.12. The file holds a dict of 5 ('a': float32[8], 'b': float32[3], 'note': a str, "
+        "'c': a list of 1, ...). To bring it, make a vector file of its arrays with VectorFile.from_arrays "
+        "(docs/howto-vectors.md, any array)"
+    )
 
 
 @pytest.mark.parametrize("suffix", [".pkl", ".json", ".h5", ".csv", ".ckpt"])

@@ -88,8 +88,15 @@ def vectors_in(kind: str, content: Content) -> ForeignVectors:
     Raises:
         VectorFileError: The layout is not known, or an array cannot be a direction; the message says what the file holds.
     """
+    try:
+        return _vectors_in(kind, _with_arrays(content))
+    except VectorFileError as error:
+        raise VectorFileError(f"{error}. The file holds {describe(content)}. {HOW}") from error
+
+
+def _vectors_in(kind: str, content: Content) -> ForeignVectors:
     facts: dict[str, str] = {}
-    found, layer = _unwrap(_with_arrays(content), facts)
+    found, layer = _unwrap(content, facts)
     if isinstance(found, Mapping):
         vectors, numbering = number_all((name, _vector(name, value)) for name, value in _entries(found).items())
         return ForeignVectors(kind, vectors, facts, numbering)
@@ -112,7 +119,7 @@ def number_all(
     for name, vector in named:
         number, numbering = number_of(name)
         if number in numbered:
-            raise VectorFileError(f"two vectors have the number {number}: the second is {str(name)[:80]!r}. {HOW}")
+            raise VectorFileError(f"two vectors have the number {number}: the second is {str(name)[:80]!r}")
         numbered[number] = vector
         if numbering is not None:
             meant.setdefault(numbering, name)
@@ -120,7 +127,7 @@ def number_all(
         raise VectorFileError(f"{len(numbered)} vectors: a file must hold 1 to {MAX_VECTORS}")
     if len(meant) > 1:
         names = " and ".join(repr(str(name)[:80]) for name in meant.values())
-        raise VectorFileError(f"{names} count layers in two ways: keep the names of one kind. {HOW}")
+        raise VectorFileError(f"{names} count layers in two ways: keep the names of one kind")
     return numbered, next(iter(meant), None)
 
 
@@ -145,7 +152,7 @@ def number_of(name: object) -> tuple[int, Numbering | None]:
             )
         if not words - _NEUTRAL - _BLOCK - _HIDDEN_STATE - _OTHER:
             return int(numbers[0]), _meaning(words)
-    raise VectorFileError(f"{shown} is not a layer: {NAMES}. {HOW}")
+    raise VectorFileError(f"{shown} is not a layer: {NAMES}")
 
 
 def _meaning(words: set[str]) -> Numbering | None:
@@ -199,7 +206,7 @@ def _unwrap(content: Content, facts: dict[str, str]) -> tuple[Content, int | Non
         if len(entries) != 1 or not _is_wrapper(next(iter(entries))):
             return content, layer
         (content,) = entries.values()
-    raise VectorFileError(f"dicts in dicts in dicts: it holds {describe(content)}. {HOW}")
+    raise VectorFileError("dicts in dicts in dicts")
 
 
 def _is_wrapper(name: object) -> bool:
@@ -227,7 +234,7 @@ def _entries(content: Mapping[Any, Content]) -> dict[Any, Content]:
         if (isinstance(value, np.ndarray) and value.ndim > 0) or isinstance(value, (Mapping, list, tuple))
     }
     if not entries:
-        raise VectorFileError(f"0 vectors: it holds {describe(content)}. {HOW}")
+        raise VectorFileError("0 vectors")
     return entries
 
 
@@ -264,22 +271,22 @@ def _rows(content: Content) -> dict[int, npt.NDArray[np.float32]]:
             raise VectorFileError(f"{len(rows)} vectors: a file must hold 1 to {MAX_VECTORS}")
         return rows
     if not isinstance(content, np.ndarray):
-        raise VectorFileError(f"it holds {describe(content)}, not an array. {HOW}")
+        raise VectorFileError("no array")
     array = _real("the array", content).squeeze()
     if array.ndim == 1:
         return {UNNUMBERED: array}
     if array.ndim != 2 or not 0 < len(array) <= MAX_VECTORS:
-        raise VectorFileError(f"the shape {list(content.shape)}; expected (layers, d_model) or (d_model,). {HOW}")
+        raise VectorFileError(f"the shape {list(content.shape)}; expected (layers, d_model) or (d_model,)")
     return dict(enumerate(array))
 
 
 def _vector(name: object, value: Content) -> npt.NDArray[np.float32]:
     shown = repr(str(name)[:80])
     if not isinstance(value, np.ndarray):
-        raise VectorFileError(f"{shown} is {describe(value)}, not an array. {HOW}")
+        raise VectorFileError(f"{shown} is {describe(value)}, not an array")
     array = _real(name, value).squeeze()
     if array.ndim != 1:
-        raise VectorFileError(f"{shown} has the shape {list(value.shape)}; a direction has one dimension. {HOW}")
+        raise VectorFileError(f"{shown} has the shape {list(value.shape)}; a direction has one dimension")
     return array
 
 
