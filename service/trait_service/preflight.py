@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 from trait_core.listening import PortError, check_port
@@ -44,7 +45,9 @@ def check_folders(vectors: Path) -> list[str]:
         vectors: Folder of the registry. A read-only one is served from, as long as it exists.
     """
     problems = []
-    if (refused := unwritable(trait_home())) is not None:
+    # torch makes its cache there when it is imported.
+    refused = None if "TORCHINDUCTOR_CACHE_DIR" in os.environ else unwritable(trait_home())
+    if refused is not None:
         problems.append(f"{refused} (the service's own folder: set TRAIT_HOME to one that can be written)")
     if vectors.is_dir():
         refused = _unlistable(vectors)
@@ -88,7 +91,7 @@ def check_model(model: str, further: Sequence[str] = (), environment: Mapping[st
     Raises:
         ModelError: The model cannot be had; the message says what to give instead.
     """
-    if model in MODELS or Path(model).expanduser().exists() or environment.get("VLLM_USE_MODELSCOPE", "0") == "1":
+    if model in MODELS or Path(model).expanduser().exists() or _is_set(environment, "VLLM_USE_MODELSCOPE"):
         return
     if _HUB_ID.match(model) is None:
         if _OTHER_PLACE.search(model):
@@ -110,10 +113,7 @@ def _check_hub(model: str, further: Sequence[str], environment: Mapping[str, str
     from huggingface_hub import HfApi, constants, errors  # noqa: PLC0415 - reads the environment on import
 
     place = _value(further, "--download-dir") or constants.HF_HUB_CACHE
-    if constants.HF_HUB_OFFLINE or any(
-        environment.get(name, "0").upper() in {"1", "ON", "YES", "TRUE"}
-        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    ):
+    if constants.HF_HUB_OFFLINE or any(map(partial(_is_set, environment), ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))):
         raise ModelError(
             f"{model} is not in the cache {place}, and HF_HUB_OFFLINE forbids a download: {_advice(model)}"
         )
@@ -140,6 +140,10 @@ def _check_hub(model: str, further: Sequence[str], environment: Mapping[str, str
                 f"({one_line(error)}): {_advice(model)}"
             ) from error
         # Anything else may be a mirror that answers files only: vLLM's own attempt decides.
+
+
+def _is_set(environment: Mapping[str, str], name: str) -> bool:
+    return environment.get(name, "0").upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def _advice(model: str) -> str:

@@ -20,6 +20,7 @@ def serve(tmp_path, monkeypatch):
     (tmp_path / "path" / "vllm.py").write_text("raise ImportError('vLLM was imported')")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "path"), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("TRAIT_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)  # torch sets it when it is imported here
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
 
     def run(*arguments, code=1, **environment):
