@@ -9,6 +9,7 @@ import pytest
 from terminal import in_terminal
 from trait_core.vectors.file import VectorFile
 from trait_extraction.fitting.methods import METHODS
+from trait_steering import extract
 
 
 @pytest.mark.parametrize("command", ["run", "check", "show", "new-trait", "import", "export"])
@@ -89,6 +90,23 @@ def test_a_folder_that_is_a_file_is_one_line(trait_extract, tmp_path):
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert f"{tmp_path / 'file'}" in err
     assert "a file is where a folder is needed" in err
+
+
+def test_a_run_and_the_python_call_say_which_pairs_are_left_out_and_use_the_others(
+    trait_extract, trait_folder, serve, gaussians, tmp_path, caplog
+):
+    sides = [[f"{word} {i} of it all" for i in range(16)] for word in ("YES", "NO")]
+    sides[1][4] = sides[0][4]
+    folder = trait_folder(*sides, name="raw", suffix=".txt")
+    url, _ = serve
+    call = ["run", "--datasets", folder.parents[1], "--trait", "raw", "--url", url, "--api-key", "key", "--splits", "1"]
+    code, _, err = trait_extract(*call, "--out", tmp_path / "vectors")
+    assert code == 0, err
+    said = "1 pair is left out, with a text that is on both sides: line 5"
+    assert [line.endswith(said) for line in err.splitlines() if line.startswith("warning: ")] == [True]
+    assert VectorFile.load(tmp_path / "vectors" / "raw" / "mean_diff.safetensors").metadata.n_positive == 15
+    assert extract(gaussians(), folder, splits=1)["mean_diff"].metadata.n_positive == 15
+    assert [message.endswith(said) for message in caplog.messages if "left out" in message] == [True]
 
 
 def test_check_counts_valid_datasets_and_names_invalid_ones(trait_extract, trait_folder):
