@@ -9,6 +9,8 @@ import httpx
 import pytest
 from loopback import on_a_port
 from small_disk import make_read_only, small_disk
+from trait_service.in_process import InProcessService
+from trait_service.models.bundled import ModelError
 from trait_service.preflight import check_folders, unwritable
 
 
@@ -152,3 +154,10 @@ def test_a_model_in_the_cache_needs_no_hub(tmp_path):
     program = "from trait_service.preflight import check_model; check_model('some/model'); print('served')"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     assert subprocess.check_output([sys.executable, "-c", program], text=True, env=environment) == "served\n"
+
+
+def test_an_engine_in_a_script_refuses_the_same_models(monkeypatch):
+    pytest.importorskip("vllm")
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    with pytest.raises(ModelError, match="is neither a folder nor the id of a model"):
+        InProcessService("./nowhere")
