@@ -42,6 +42,7 @@ def _page(
         "model": info.model,
         "also served as": ", ".join(name for name in models if name != info.model),
         "layers": f"{info.n_layers} (0..{info.n_layers - 1}), d_model {info.d_model}",
+        "chat template": _template(info),
         "precision": f"{info.dtype}, {info.quantization or 'not quantized'}",
         "residual norm": _norms(info.residual_norms),
         "vectors": ", ".join(vector.name for vector in registered) or "none: see `trait-client vectors put --help`",
@@ -57,6 +58,12 @@ def _page(
         "versions": ", ".join(f"{name} {version}" for name, version in info.versions.items()),
     }
     return {label: value for label, value in rows.items() if value}
+
+
+def _template(info: ServiceInfo) -> str:
+    if not info.has_chat_template:
+        return "none: a base model, which takes raw text (--raw)"
+    return f"variables: {', '.join(info.chat_template_variables)}" if info.chat_template_variables else ""
 
 
 def _norms(norms: list[float]) -> str:
