@@ -3,6 +3,7 @@
 import io
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -228,6 +229,18 @@ def test_vectors_are_listed_with_whole_hashes_in_a_pipe(cli, url, monkeypatch):
     heading, row = cli("vectors", "list", "--url", url)[1].splitlines()
     assert heading == "name\ttrait\tmethod\tpositions\tlayer\tAUC\tsha256"
     assert row == f"refusal.md\trefusal\tmean_diff\tresponse[:]\t13\t0.97\t{SHA256}"
+
+
+def test_a_dashboard_on_a_port_in_use_is_one_line(cli):
+    """Before the page is announced."""
+    pytest.importorskip("uvicorn")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        code, stdout, stderr = cli("dashboard", "--port", str(port))
+    assert (code, stdout, stderr.count("\n")) == (1, "", 1)
+    assert stderr.startswith(f"error: port {port} of 127.0.0.1 is used by another program")
 
 
 def test_an_unknown_vector_exits_1_and_a_wrong_name_2(cli, url):
