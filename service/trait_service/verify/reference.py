@@ -3,7 +3,8 @@
 Nothing here is shared with the engine's arithmetic.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -41,8 +42,9 @@ class Reference:
         try:
             config = AutoConfig.from_pretrained(model)
             loader = _loader(config)
-            _check_weights(config, loader)
-            self._model = loader.from_pretrained(model, dtype=torch.float32).eval()
+            with _plain_transformers(model):
+                _check_weights(config, loader)
+                self._model = loader.from_pretrained(model, dtype=torch.float32).eval()
             self._layers = dict(enumerate(decoder_blocks(self._model, n_layers)))
             self.streams([0, 1, 2, 3])
         except NoReferenceError:
@@ -92,6 +94,28 @@ def reference_or_why_not(model: str, n_layers: int) -> Reference | NoReferenceEr
         return Reference(model, n_layers)
     except NoReferenceError as error:
         return error
+
+
+@contextmanager
+def _plain_transformers(model: str) -> Iterator[None]:
+    """Let transformers make its own model, uncompiled, in a process whose engine runs on the same classes.
+
+    vLLM's Transformers backend changes the class itself, so that every instance asks for a configuration of vLLM's.
+    """
+    from vllm.config import (  # noqa: PLC0415 - heavy
+        CompilationConfig,
+        CompilationMode,
+        ModelConfig,
+        VllmConfig,
+        set_current_vllm_config,
+    )
+
+    config = VllmConfig(
+        model_config=ModelConfig(model=model, dtype="float32", skip_tokenizer_init=True),
+        compilation_config=CompilationConfig(mode=CompilationMode.NONE),
+    )
+    with set_current_vllm_config(config):
+        yield
 
 
 def _loader(config: Any) -> Any:
