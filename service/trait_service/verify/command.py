@@ -101,7 +101,7 @@ def verify(
         precision_of(engine.dtype, quantised=bool(engine.info["quantization"])),
         quick=quick,
         subject=_subject(model, engine, cuda=cuda, eager=eager),
-        say=lambda name: errors.print(f"checking: {name}", markup=False),
+        say=lambda line: errors.print(line, markup=False, highlight=False, soft_wrap=True),
     )
     if as_json:
         typer.echo(report.model_dump_json(indent=2))

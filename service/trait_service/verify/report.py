@@ -163,7 +163,7 @@ def verify_engine(
         precision: Limits for the engine's dtype.
         quick: Fewer and smaller runs.
         subject: Description of the engine for the report.
-        say: Receives the name of each check as it starts.
+        say: Receives a line as each check starts, and its finding as it ends: a run that is cut short has said what it found.
         checks: Name -> check.
     """
     measured, findings = None, {}
@@ -175,11 +175,12 @@ def verify_engine(
         scale = bench.scale
         measured = Measured(noise=scale.noise, spread=scale.spread, share=scale.share, dose=bench.dose)
         for name, check in checks.items():
-            say(name)
+            say(f"checking: {name}")
             try:
                 findings[name] = without_folders(check(bench))
             except Exception as error:  # noqa: BLE001 - a check that cannot finish has failed, and says why
                 findings[name] = _broken(error)
+            say(f"  {findings[name].status}: {findings[name].detail}")
     none = isinstance(reference, NoReferenceError)
     return Report(
         passed=all(finding.status != "failed" for finding in findings.values()),
