@@ -23,7 +23,7 @@ def in_terminal(
     answers: Mapping[str, str] | None = None,
     environment: Mapping[str, str] | None = None,
     columns: int = 80,
-    seconds: float = 120,
+    seconds: float = 500,
 ) -> tuple[int, str]:
     """`(exit code, what the screen shows)`.
 
