@@ -184,6 +184,10 @@ def test_every_setting_of_the_service_and_the_engine_is_an_option():
         (["--terms-per-layer", "3"], EngineSettings(terms_per_layer=3)),
         (["--capture-rows", "17", "--max-spool-bytes", "1000"], EngineSettings(capture_rows=17, max_spool_bytes=1000)),
         (["--bank-rows=2", "--max-results-waiting=5"], EngineSettings(bank_rows=2, max_results_waiting=5)),
+        (
+            ["--layer-rule", "mine.A=pair", "--layer-rule=mine.B=first"],
+            EngineSettings(layer_rule=["mine.A=pair", "mine.B=first"]),
+        ),
     ],
 )
 def test_the_engines_options_reach_its_workers(given, settings, served_with):
@@ -217,12 +221,19 @@ def test_the_keys_file_may_come_from_the_environment(served_with, tmp_path, monk
         (["--terms-per-layer", "33"], "'--terms-per-layer'.*less than or equal to 32"),
         (["--max-relative-dose", "inf"], "--max-relative-dose.*finite number"),
         (["--drain-seconds", "nan"], "'--drain-seconds'.*greater than or equal to 0"),
+        (["--layer-rule", "Layer=both"], "--layer-rule.*'module.Class=rule' with one of the rules pair, first, single"),
     ],
 )
 def test_a_setting_outside_its_range_is_refused_with_its_option(given, named):
     result = CliRunner().invoke(cli.app, ["serve", "some/model", *given])
     assert result.exit_code == 2
     assert re.search(named, " ".join(result.output.replace("│", " ").split()))
+
+
+def test_verify_refuses_a_layer_rule_as_serve_does():
+    result = CliRunner().invoke(cli.app, ["verify", "some/model", "--layer-rule", "Layer=both"])
+    assert result.exit_code == 2
+    assert "--layer-rule" in result.output
 
 
 def test_a_folder_that_does_not_exist_is_refused_with_the_bundled_models():

@@ -31,8 +31,8 @@ def attach(layers: dict[int, nn.Module], state: "SteeringState") -> None:
     """Put the operation at the output of each layer; `state` is to check the outputs in the first forward pass.
 
     Raises:
-        UnsupportedModelError: What a layer returns is not known, or known to be nothing that can be steered; or a
-            `--layer-rule` names none of the layers.
+        UnsupportedModelError: A layer's class is in no table, or in that of the refused ones; or a `--layer-rule` names no
+            layer.
     """
     from vllm.utils.torch_utils import LayerName  # noqa: PLC0415 - heavy, for who only finds layers
 
@@ -89,7 +89,7 @@ def reader(layer: nn.Module, given: Mapping[str, Rule]) -> Callable[[Any], Strea
         given: Rules of `--layer-rule`, by class.
 
     Raises:
-        UnsupportedModelError: What the class returns is not known, or known to be nothing that can be steered.
+        UnsupportedModelError: The class is in no table, or in that of the refused ones.
     """
     kind = type(layer)
     name = class_name(kind)
@@ -110,9 +110,11 @@ def reader(layer: nn.Module, given: Mapping[str, Rule]) -> Callable[[Any], Strea
 
 
 def _pair(output: Any) -> Stream | None:
-    if isinstance(output, tuple) and len(output) == 2 and all(isinstance(half, torch.Tensor) for half in output):
-        return output[1], output[0]
-    return None
+    if not isinstance(output, tuple) or len(output) != 2:
+        return None
+    hidden, residual = output
+    both = isinstance(hidden, torch.Tensor) and isinstance(residual, torch.Tensor)
+    return (residual, hidden) if both else None
 
 
 def _first(output: Any) -> Stream | None:

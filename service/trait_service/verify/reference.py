@@ -42,6 +42,7 @@ class Reference:
         try:
             config = AutoConfig.from_pretrained(model)
             loader = _loader(config)
+            _check_unquantised(config)
             with _plain_transformers(model):
                 _check_weights(config, loader)
                 self._model = loader.from_pretrained(model, dtype=torch.float32).eval()
@@ -125,9 +126,12 @@ def _loader(config: Any) -> Any:
     return AutoModelForCausalLM if causal else AutoModelForImageTextToText
 
 
-def _check_weights(config: Any, loader: Any) -> None:
+def _check_unquantised(config: Any) -> None:
     if getattr(config, "quantization_config", None) is not None:
         raise NoReferenceError("the checkpoint is quantised: float32 weights are not those that are served")
+
+
+def _check_weights(config: Any, loader: Any) -> None:
     with torch.device("meta"):
         empty = loader.from_config(config)
     needed = BYTES_PER_WEIGHT * sum(weight.numel() for weight in empty.parameters()) + SPARE_BYTES
