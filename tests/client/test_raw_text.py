@@ -25,6 +25,7 @@ from trait_core.errors import ChatTemplateError, DatasetError, InvalidRequestErr
 
 SMALL = {"coefficients": [1.0], "layers": [1], "n_prompts": 2, "control": {"random_directions": 1}}
 THINKING = {"enable_thinking": False}
+SWITCH = {"chat_template_variables": ["enable_thinking"]}
 
 
 class Base(MemoryService):
@@ -121,7 +122,7 @@ def test_variables_of_the_template_are_sent_and_the_reply_is_read_back_with_them
     ],
 )
 def test_variables_that_would_do_nothing_are_refused(cli, options, message):
-    service = MemoryService(chat_template_variables=["enable_thinking"])
+    service = MemoryService(**SWITCH)
     with on_a_port(service.answer) as url:
         code, _, err = cli("steer", "-t", "shouting", "-c", "1", "Hi", *options, "--url", url)
     assert (code, sent(service)) == (2, (0, 0, 0))
@@ -129,9 +130,9 @@ def test_variables_that_would_do_nothing_are_refused(cli, options, message):
 
 
 def test_a_service_that_does_not_know_its_variables_takes_any():
-    require_template(service_info(), {"anything": 1})
+    require_template(service_info(chat_template_variables=None), {"anything": 1})
     with pytest.raises(ChatTemplateError, match="it uses no variable"):
-        require_template(service_info(chat_template_variables=[]), {"anything": 1})
+        require_template(service_info(), {"anything": 1})
 
 
 def test_a_chat_goes_on_after_an_empty_reply_though_roles_must_take_turns():
@@ -163,7 +164,7 @@ def test_a_raw_sweep_sends_completions_and_is_scored_as_any_other(folder):
 
 
 def test_raw_text_and_variables_make_other_cells_than_a_plain_chat(folder):
-    plain, raw, without = MemoryService(), MemoryService(), MemoryService()
+    plain, raw, without = MemoryService(), MemoryService(), MemoryService(**SWITCH)
     sweep(folder, plain)
     sweep(folder, raw, raw=True)
     sweep(folder, without, chat_template_kwargs=THINKING)
@@ -273,7 +274,7 @@ def test_a_capture_of_chats_that_the_template_refuses_reads_nothing(cli, tmp_pat
 
 def test_variables_are_part_of_a_captures_identity_and_older_shards_stay_valid(cli, tmp_path):
     (tmp_path / "p.txt").write_text("Hello there\n")
-    service = MemoryService()
+    service = MemoryService(**SWITCH)
     with on_a_port(service.answer) as url:
         assert cli(*capture(url))[0] == 0
         code, _, err = cli(*capture(url, "--template-kwargs", "enable_thinking=false"))
@@ -287,7 +288,7 @@ def test_variables_are_part_of_a_captures_identity_and_older_shards_stay_valid(c
 
 def test_variables_change_the_tokens_that_are_projected_and_the_reading(cli, tmp_path):
     (tmp_path / "p.txt").write_text("Hello there\n")
-    service = FakeService(vector_file(), chat_template_variables=["enable_thinking"])
+    service = FakeService(vector_file(), **SWITCH)
     with on_a_port(service.answer) as url:
         project = (
             "project",

@@ -40,7 +40,8 @@ def test_a_file_is_made_again_for_other_variables_only(trait_folder, gaussians, 
     dataset = load_trait(trait_folder())
 
     def reused(settings):
-        return [each.reused for each in run(gaussians(), [(dataset, settings)], ["mean_diff"], tmp_path)]
+        client = gaussians(chat_template_variables=["enable_thinking"])
+        return [each.reused for each in run(client, [(dataset, settings)], ["mean_diff"], tmp_path)]
 
     assert [reused(PLAIN), reused(PLAIN), reused(OFF), reused(OFF)] == [[False], [True], [False], [True]]
 

@@ -53,6 +53,9 @@ CALLS: dict[str, tuple[str, str, Any]] = {
     "a steered and monitored completion": ("POST", COMPLETIONS, {"prompt": [5, 6, 7], "max_tokens": 2} | STEERED | MONITORED),
     "tokens of a text": ("POST", "/tokenize", {"prompt": "one two", "add_special_tokens": True}),
     "tokens of a chat": ("POST", "/tokenize", {"messages": CHAT, "add_generation_prompt": True}),
+    "tokens of a chat with a variable that is not used": (
+        "POST", "/tokenize", {"messages": CHAT, "add_generation_prompt": True, "chat_template_kwargs": {"no": 1}},
+    ),
     "activations": ("POST", ACTIVATIONS, READ | {"positions": ["all[:]", "prompt[-1]"]}),
     "activations at each position": ("POST", ACTIVATIONS, READ | {"positions": ["all[:]"], "pooling": "none"}),
     "activations with the likelihood": (

@@ -34,6 +34,7 @@ LIMITS = {
 }  # fmt: skip
 INFO: dict[str, Any] = {
     "model": "m", "config_digest": "c", "weights_digest": "w", "checkpoint_digest": "w", "chat_template_digest": "t",
+    "chat_template_variables": [],
     "n_layers": 4, "d_model": 8, "dtype": "float32", "quantization": None, "weights": {"float32": 1.0},
     "operations": ["add", "ablate", "set", "scale", "floor", "ceiling"], "versions": {"service": "1"},
     "scopes": ["all", "prompt", "generated", "last_prompt", "positions"], "units": ["dose", "separation", "raw"],
