@@ -9,6 +9,7 @@ and reports; captures are beside it as safetensors, the output of the process in
 import asyncio
 import gc
 import json
+import operator
 import os
 import signal
 import sys
@@ -74,6 +75,8 @@ def run_job(folder: Path) -> None:
     asynchronous = engine_forms.current() != engine_forms.V1_SYNC
     device = engine_forms.CUDA_OPTIONS if engine_forms.CUDA else {}
     options = {"dtype": "float32", "async_scheduling": asynchronous, **device, **job["options"]}
+    if not engine_forms.CUDA:
+        start_quickly(eager=options.get("enforce_eager", False))
     if job["plugin"]:
         settings = EngineSettings(**job["settings"])
         options = {**engine_args(settings, cuda=engine_forms.CUDA, asynchronous=asynchronous), **options}
@@ -112,8 +115,37 @@ def run_job(folder: Path) -> None:
     if not options.get("disable_log_stats", True):
         stats["preemptions"] = sum(m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions")
     info = asyncio.run(workers.info()) if job["plugin"] else {}
-    document = {"batches": result, "stats": stats, "info": info, "compilation": compilation and compilation.described()}
+    document = {
+        "batches": result,
+        "stats": stats,
+        "info": info,
+        "layers": [] if "distributed_executor_backend" in options else llm.apply_model(layer_classes)[0],
+        "compilation": compilation and compilation.described(),
+    }
     (folder / "result.json").write_text(json.dumps(document))
+
+
+def start_quickly(eager: bool) -> None:
+    """Leave out what vLLM does for a GPU's sake, and what takes longer than these engines run."""
+    import torch
+    from vllm.model_executor.models import registry
+
+    # vLLM looks at a model's class in a process of its own, which imports it all again, to keep CUDA out of this one.
+    registry._run_in_subprocess = operator.call
+    torch._dynamo.config.disable = eager  # parts of the sampler are compiled even so
+
+
+def layer_classes(model) -> list[str]:
+    """The classes of the layers that are steered, as the tables of `layer_rules` name them."""
+    from trait_service.engine import layers
+
+    steered = (
+        type(module)
+        for module in model.modules()
+        for hook in module._forward_hooks.values()
+        if getattr(hook, "func", None) is layers._after_layer
+    )
+    return sorted({layers.class_name(kind) for kind in steered})
 
 
 def tensors_of(found) -> dict:
