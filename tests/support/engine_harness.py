@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import numpy as np
 import safetensors.numpy
 import torch
 
+BLOCKS = ("layers", "h", "blocks")
+"""Names of the list of decoder blocks in transformers' models."""
 DRIVER = Path(__file__).with_name("engine_driver.py")
 ENGINE_OPTIONS = {"max_model_len": 512, "max_num_seqs": 64, "enable_prefix_caching": True}
 
@@ -86,6 +89,7 @@ class EngineResult:
         self.reports = [batch["reports"] for batch in document["batches"]]
         self.stats = document["stats"]
         self.info = document["info"]
+        self.layers = document["layers"]
         self.compilation = document["compilation"]
         self.folder = folder
 
@@ -160,6 +164,13 @@ class Reference:
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
         config = self.model.config.get_text_config()
         self.n_layers, self.d_model = config.num_hidden_layers, config.hidden_size
+        (self.blocks,) = (
+            module
+            for name, module in self.model.named_modules()
+            if isinstance(module, torch.nn.ModuleList)
+            and name.rpartition(".")[2] in BLOCKS
+            and len(module) == self.n_layers
+        )
 
     @torch.no_grad()
     def greedy(self, token_ids, n, changes=None):
@@ -167,20 +178,32 @@ class Reference:
 
         `changes[layer](stream, positions)` returns the new stream `(n_tokens, d_model)` at the output of a block.
         """
-        handles = [
-            self.model.model.layers[layer].register_forward_hook(_changing(change))
-            for layer, change in (changes or {}).items()
-        ]
         ids, logprobs = list(token_ids), []
-        try:
+        with self.changed(changes):
             for _ in range(n):
                 logits = self.model(torch.tensor([ids]), use_cache=False).logits[0, -1]
                 logprobs.append(torch.log_softmax(logits.float(), -1))
                 ids.append(int(logits.argmax()))
+        return ids[len(token_ids) :], torch.stack(logprobs)
+
+    @torch.no_grad()
+    def next_logprobs(self, prompt, generated, changes=None):
+        """Log-probabilities of what follows the prompt and each generated token, `(1 + len(generated), vocabulary)`."""
+        with self.changed(changes):
+            logits = self.model(torch.tensor([[*prompt, *generated]]), use_cache=False).logits[0]
+        return torch.log_softmax(logits[len(prompt) - 1 :].float(), -1)
+
+    @contextmanager
+    def changed(self, changes):
+        """Steer at the output of blocks while it is entered; see `greedy`."""
+        handles = [
+            self.blocks[layer].register_forward_hook(_changing(change)) for layer, change in (changes or {}).items()
+        ]
+        try:
+            yield
         finally:
             for handle in handles:
                 handle.remove()
-        return ids[len(token_ids) :], torch.stack(logprobs)
 
     @torch.no_grad()
     def logprobs_of(self, token_ids):
@@ -199,7 +222,7 @@ class Reference:
 
             return hook
 
-        handles = [layer.register_forward_hook(keep(i)) for i, layer in enumerate(self.model.model.layers)]
+        handles = [layer.register_forward_hook(keep(i)) for i, layer in enumerate(self.blocks)]
         try:
             self.model(torch.tensor([list(token_ids)]), use_cache=False)
         finally:
