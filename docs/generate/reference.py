@@ -5,6 +5,7 @@ from pathlib import Path
 import command_lines
 import experiment_keys
 import http_routes
+import known_models
 import not_run
 import sql_schema
 
@@ -18,5 +19,6 @@ def pages() -> dict[str, str]:
         "http.md": http_routes.page(),
         "experiment.md": experiment_keys.page(),
         "sql.md": sql_schema.page(),
+        "models.md": known_models.page(),
         "not-run.md": not_run.page(),
     }
