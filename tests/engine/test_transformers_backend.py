@@ -16,17 +16,14 @@ LAYER, VALUE, N_TOKENS = 1, 6.0, 6
 SCOPE = [2, 4]
 
 
-@pytest.fixture(scope="module", params=["olmo2", "gpt_neox"])
+@pytest.fixture(scope="module", params=["Olmo2ForCausalLM", "GPTNeoXForCausalLM"])
 def model(request, smollm2_path, tmp_path_factory):
-    return tiny_models._make(request.param, {}, tmp_path_factory.mktemp(request.param), smollm2_path)
+    return tiny_models.make(request.param, tmp_path_factory.mktemp(request.param), smollm2_path)
 
 
 @pytest.fixture(scope="module")
 def hooked(reference, model):
-    """The reference of the model, which has its blocks at `model.layers`, whatever transformers calls them."""
-    found = reference(model)
-    found.model.model = found.model.base_model
-    return found
+    return reference(model)
 
 
 @pytest.fixture(scope="module", params=["eager", "compiled"])
