@@ -28,6 +28,8 @@ class TraitError(Exception):
         ├── SteeringFailedError     the engine could not steer as requested; the request has no text
         ├── ResultsError            a result database is missing, unreadable or locked (trait_client.results)
         │   └── ResultsMissingError
+        ├── PortError               a server cannot listen on its address
+        ├── UnsupportedPlatformError  this platform lacks what a command needs
         └── JudgeError              the judge gave no score (trait_client.judge)
             ├── JudgeEndpointError  no usable answer
             ├── JudgeAnswerError    the answer holds no number of the scale

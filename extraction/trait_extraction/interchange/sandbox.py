@@ -77,7 +77,7 @@ def read_apart(kind: str, paths: Sequence[Path]) -> list[ForeignVectors]:
 
 
 def warning() -> str | None:
-    """What a reader should know of the limits here; None where they hold."""
+    """A note on the limits that this machine lacks; None where all hold."""
     if resource is not None:
         return None
     return (
