@@ -40,7 +40,7 @@ LATENT = {  # multi-head latent attention, as DeepSeek's
     "qk_rope_head_dim": 64,
     "v_head_dim": 32,
 }
-# vLLM's rotary kernel for CPUs is wrong for the strided halves of latent attention: these run without it.
+# With vLLM's own operations for the CPU their logits differ from transformers', with these in torch they do not.
 IN_TORCH = {"compilation_config": {"custom_ops": ["none"]}}
 SLIDING = {"sliding_window": 128, "head_dim": 32}
 GRANITE = {

@@ -35,7 +35,7 @@ def _of_transformers(kind: str, layer: str, quirk: str = "") -> Architecture:
     return Architecture((f"transformers.models.{kind}.modeling_{kind}.{layer}",), quirk=quirk)
 
 
-_ROTARY = "vLLM's rotary kernel for a CPU is wrong for it: there, start with -cc.custom_ops='[\"none\"]'"
+_ROTARY = "on a CPU, vLLM's own operations give other logits than transformers, steered or not: start with -cc.custom_ops='[\"none\"]'"
 _LATENT = f"refused in float16; {_ROTARY}"
 _UNLIKE = "a tiny model of it differs between vLLM's CPU build and transformers even unsteered, and without the plugin"
 _NO_SCAN = "vLLM has no selective scan (Mamba 1) for a CPU"
@@ -107,7 +107,7 @@ ARCHITECTURES = {
     "MellumForCausalLM": _of_transformers("mellum", "MellumDecoderLayer"),
     "MiniCPM3ForCausalLM": Architecture(("minicpm.MiniCPMDecoderLayer",)),
     "MiniMaxM2ForCausalLM": Architecture(
-        ("minimax_m2.MiniMaxM2DecoderLayer",), ("read",), "vLLM's CPU build does not start it"
+        ("minimax_m2.MiniMaxM2DecoderLayer",), ("read",), "vLLM's CPU build starts it and fails when it runs"
     ),
     "Ministral3ForCausalLM": Architecture(("mistral.MistralDecoderLayer",)),
     "MistralForCausalLM": Architecture(("mistral.MistralDecoderLayer",)),
@@ -131,7 +131,9 @@ ARCHITECTURES = {
     "OlmoeForCausalLM": Architecture(("olmoe.OlmoeDecoderLayer",)),
     "Phi3ForCausalLM": Architecture(("llama.LlamaDecoderLayer",)),
     "PhiForCausalLM": _of_transformers("phi", "PhiDecoderLayer"),
-    "PhiMoEForCausalLM": Architecture(("phimoe.PhiMoEDecoderLayer",), ("read",), _UNLIKE),
+    "PhiMoEForCausalLM": Architecture(
+        ("phimoe.PhiMoEDecoderLayer",), ("read",), "a tiny model of it gives no finite logits on a CPU"
+    ),
     "Qwen2ForCausalLM": Architecture(("qwen2.Qwen2DecoderLayer",), ("parity", "weights")),
     "Qwen2MoeForCausalLM": Architecture(("qwen2_moe.Qwen2MoeDecoderLayer",)),
     "Qwen3ForCausalLM": Architecture(("qwen3.Qwen3DecoderLayer",)),
