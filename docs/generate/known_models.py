@@ -2,7 +2,12 @@
 
 from page_parts import document, table
 
-EVIDENCE = {"parity": "parity test", "weights": "`verify` on real weights", "read": "read only"}
+EVIDENCE = {
+    "parity": "parity test",
+    "images": "parity test with an image",
+    "weights": "`verify` on real weights",
+    "read": "read only",
+}
 
 
 def page() -> str:
@@ -40,7 +45,8 @@ def page() -> str:
         (
             f"*Parity test* ({n_parity} architectures): a tiny random model in vLLM, on a CPU, in float32 unless said, equals "
             "transformers with a hook on the same block, at the first, a middle and the last layer, by `add` and by `ablate`, and "
-            "so does a capture of all layers (`tests/engine/test_engine_architectures_*.py`). *`verify` on real weights*: "
+            "so does a capture of all layers (`tests/engine/test_engine_architectures_*.py`). *With an image*: the same with an image in the prompt "
+            "(`tests/engine/test_engine_images.py`). *`verify` on real weights*: "
             "`trait-service verify` passed. *Read only*: the source was read, and the last column says why there is no parity test. "
             "No GPU has run these tests yet."
         ),

@@ -197,7 +197,10 @@ def run_stepwise(llm, workers, batch: list[dict]) -> list:
 
 
 def prompt_of(r: dict) -> dict:
-    return {"prompt_token_ids": r["token_ids"], **({"cache_salt": r["salt"]} if r["salt"] else {})}
+    from PIL import Image
+
+    image = {"multi_modal_data": {"image": Image.open(r["image"])}} if r["image"] else {}
+    return {"prompt_token_ids": r["token_ids"], **({"cache_salt": r["salt"]} if r["salt"] else {}), **image}
 
 
 def params_of(r: dict):
@@ -242,6 +245,7 @@ def described(output) -> dict:
     prompt = [entry[token].logprob for token, entry in entries if entry]
     return {
         **completions[0],
+        "prompt_token_ids": list(output.prompt_token_ids),
         "cached": output.num_cached_tokens or 0,
         "completions": completions,
         "prompt_logprobs": prompt,

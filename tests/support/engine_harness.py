@@ -42,7 +42,7 @@ class Req:
 
     `joins_at`, `leaves_at`: the engine steps before which it is added and aborted; left alone, all requests of a batch
     are submitted together. `lora`: an adapter's folder. `continues`: batch and index of an earlier request, whose reply
-    follows `token_ids`.
+    follows `token_ids`. `image`: a file that takes the place of the image token.
     """
 
     token_ids: list[int]
@@ -62,6 +62,7 @@ class Req:
     stop_token_ids: list[int] | None = None
     min_tokens: int = 0
     json_schema: dict | None = None
+    image: str | None = None
 
 
 @dataclass

@@ -7,10 +7,11 @@ classes that a running engine has, and to the parity tests. `docs/reference/mode
 from dataclasses import dataclass
 from typing import Literal
 
-Evidence = Literal["parity", "weights", "read"]
+Evidence = Literal["parity", "images", "weights", "read"]
 """How a model is known.
 
 - `parity`: a tiny random model of it, in vLLM on a CPU and in float32, equals transformers with a hook on the same block;
+- `images`: the same with an image in the prompt, at the positions of the image too;
 - `weights`: `trait-service verify` passed on real weights;
 - `read`: its source was read; `quirk` says why there is no parity test.
 """
@@ -88,6 +89,9 @@ ARCHITECTURES = {
     "HeliumForCausalLM": _of_transformers("helium", "HeliumDecoderLayer"),
     "HunYuanDenseV1ForCausalLM": _of_transformers("hunyuan_v1_dense", "HunYuanDenseV1DecoderLayer"),
     "HyperCLOVAXForCausalLM": Architecture(("hyperclovax.HyperCLOVAXDecoderLayer",)),
+    "Idefics3ForConditionalGeneration": Architecture(
+        ("llama.LlamaDecoderLayer",), ("images",), "a scope by position counts the tokens that an image becomes"
+    ),
     "Jais2ForCausalLM": _of_transformers("jais2", "Jais2DecoderLayer"),
     "JambaForCausalLM": Architecture(
         ("jamba.JambaAttentionDecoderLayer", "jamba.JambaMambaDecoderLayer"), ("read",), _NO_SCAN
