@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import subprocess
 import sys
 
@@ -93,8 +94,11 @@ def test_a_folder_that_is_a_file_is_one_line(trait_extract, tmp_path):
 
 
 def test_a_run_and_the_python_call_say_which_pairs_are_left_out_and_use_the_others(
-    trait_extract, trait_folder, serve, gaussians, tmp_path, caplog
+    trait_extract, trait_folder, serve, gaussians, tmp_path, caplog, monkeypatch
 ):
+    # An earlier test of the process may have left logging switched off.
+    monkeypatch.setattr(logging.getLogger("trait_steering.extraction"), "disabled", False)
+    caplog.set_level("WARNING", logger="trait_steering.extraction")
     sides = [[f"{word} {i} of it all" for i in range(16)] for word in ("YES", "NO")]
     sides[1][4] = sides[0][4]
     folder = trait_folder(*sides, name="raw", suffix=".txt")
