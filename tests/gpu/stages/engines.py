@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
+import psutil
 from asking import Answer, Request, Shape
 from stage import Context
 
@@ -71,12 +72,19 @@ class Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # vLLM's engine core and workers outlive a killed parent, with its memory and its pipes.
+        descendants: list[psutil.Process] = []
+        with suppress(psutil.Error):
+            descendants = psutil.Process(self._process.pid).children(recursive=True)
         with suppress(OSError):
             self._pipe.send(None)
         self._process.join(15)
         if self._process.is_alive():
             self._process.kill()
             self._process.join(15)
+        for process in descendants:
+            with suppress(psutil.Error):
+                process.kill()
         self._caches.cleanup()
 
     @property
