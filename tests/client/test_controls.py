@@ -4,26 +4,16 @@ import json
 
 import pytest
 from loopback import on_a_port
-from sweep_fixtures import MemoryService
+from sweep_fixtures import MemoryService, write_experiment
 from trait_client.http import TraitClient
 from trait_core.vectors.controls import is_control
-
-EXPERIMENT = """
-name = "x"
-traits = ["shouting"]
-datasets = "datasets"
-coefficients = [1.0]
-layers = [1]
-n_prompts = 2
-control = {random_directions = 3}
-"""
 
 
 @pytest.fixture
 def swept(cli, folder, monkeypatch):
     """`(service, url)` after a sweep with three random directions."""
     monkeypatch.chdir(folder)
-    (folder / "experiment.toml").write_text(EXPERIMENT)
+    write_experiment(folder, random_directions=3)
     service = MemoryService()
     with on_a_port(service.answer) as url:
         code, _, stderr = cli("sweep", "experiment.toml", "--db", "r.duckdb", "--url", url)

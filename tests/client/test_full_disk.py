@@ -3,17 +3,8 @@
 import pytest
 from loopback import on_a_port
 from small_disk import make_read_only, small_disk
-from sweep_fixtures import MemoryService
+from sweep_fixtures import MemoryService, write_experiment
 
-EXPERIMENT = """
-name = "x"
-traits = ["shouting"]
-datasets = "datasets"
-coefficients = [1.0]
-layers = [1]
-n_prompts = 6
-control = {random_directions = 1}
-"""
 FULL = "the disk is full: make room, or choose a place on another disk"
 READ_ONLY = "the file system is read-only: choose a place that can be written"
 
@@ -28,7 +19,7 @@ def disk(tmp_path):
 def refused(cli, folder, monkeypatch):
     """Runs a command that fails with exit code 1; gives its one line."""
     monkeypatch.chdir(folder)
-    (folder / "experiment.toml").write_text(EXPERIMENT)
+    write_experiment(folder, n_prompts=6)
     (folder / "prompts.txt").write_text("\n".join(f"Question {i}?" for i in range(100)))
     with on_a_port(MemoryService().answer) as url:
 

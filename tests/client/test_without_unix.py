@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from loopback import on_a_port
-from sweep_fixtures import MemoryService
+from sweep_fixtures import MemoryService, write_experiment
 from vector_fixtures import made_vector
 from windows_harness import PACKAGES, ROOT, run_without_unix
 
@@ -53,15 +53,6 @@ with locked(Path("lock")):
 thread.join()
 print(*order)
 """
-EXPERIMENT = """
-name = "x"
-traits = ["shouting"]
-datasets = "datasets"
-coefficients = [1.0]
-layers = [1]
-n_prompts = 2
-control = {random_directions = 1}
-"""
 UNIX_ONLY = {
     "os": {
         "O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "O_TMPFILE", "chown", "fchmod", "fchown", "fork", "getegid", "geteuid",
@@ -93,7 +84,7 @@ def test_the_lock_of_windows_is_exclusive_and_can_be_waited_for(tmp_path):
 
 
 def test_a_sweep_runs_and_can_be_queried(folder, url):
-    (folder / "experiment.toml").write_text(EXPERIMENT)
+    write_experiment(folder)
     code, _, stderr = run_without_unix(folder, CLIENT, "sweep", "experiment.toml", "--db", "r.duckdb", "--url", url)
     assert (code, stderr) == (0, "")
     query = "select count(*) as n from trials where status = 'done'"
@@ -146,7 +137,7 @@ def test_a_foreign_vector_is_imported_with_a_note_on_the_missing_limit(tmp_path)
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_characters_that_the_output_cannot_hold_are_escaped(folder, url, monkeypatch, encoding):
-    (folder / "experiment.toml").write_text(EXPERIMENT)
+    write_experiment(folder)
     assert run_without_unix(folder, CLIENT, "sweep", "experiment.toml", "--db", "r.duckdb", "--url", url)[0] == 0
     monkeypatch.setenv("PYTHONIOENCODING", encoding)
     query = ["sql", "select '日 → é' as text", "--db", "r.duckdb"]

@@ -60,6 +60,19 @@ def write_datasets(folder: Path, traits: Sequence[str] = ("shouting",), metric: 
         (place / "steering.json").write_text(json.dumps(values))
 
 
+def write_experiment(folder: Path, *, n_prompts: int = 2, random_directions: int = 1) -> None:
+    """`experiment.toml` of one layer at one coefficient, as a user would write it."""
+    (folder / "experiment.toml").write_text(f"""
+name = "x"
+traits = ["shouting"]
+datasets = "datasets"
+coefficients = [1.0]
+layers = [1]
+n_prompts = {n_prompts}
+control = {{random_directions = {random_directions}}}
+""")
+
+
 def experiment_of(folder: Path, **values: Any) -> Experiment:
     """Two layers at two coefficients, with two controls, unless `values` say otherwise."""
     defaults = {
