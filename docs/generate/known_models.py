@@ -43,9 +43,9 @@ def page() -> str:
         ),
         "## Architectures",
         (
-            f"*Parity test* ({n_parity} architectures): a tiny random model in vLLM, on a CPU, in float32 unless said, equals "
-            "transformers with a hook on the same block, at the first, a middle and the last layer, by `add` and by `ablate`, and "
-            "so does a capture of all layers (`tests/engine/test_engine_architectures_*.py`). *With an image*: the same with an image in the prompt "
+            f"*Parity test* ({n_parity} architectures): vLLM runs a tiny random model of it on a CPU, in float32. `add` and `ablate` "
+            "at the first, a middle and the last layer give what transformers gives with a hook on the same block. A capture of all "
+            "layers does too (`tests/engine/test_engine_architectures_*.py`). *With an image*: the same with an image in the prompt "
             "(`tests/engine/test_engine_images.py`). *`verify` on real weights*: "
             "`trait-service verify` passed. *Read only*: the source was read, and the last column says why there is no parity test. "
             "No GPU has run these tests yet."

@@ -92,7 +92,7 @@ def make_vector(
     """Offer to make the vector of a trait, and make it.
 
     Raises:
-        UnknownVectorError: It was not made, since there is no such trait, no terminal, no extraction, or no consent.
+        UnknownVectorError: There is no such trait, extraction is not installed, or there is no terminal to ask in.
     """
     extraction = Extraction.of(trait, url, datasets, raw=raw)
     if extraction is None:
