@@ -105,7 +105,7 @@ async def stream_with_report(
     """The stream of vLLM, each chunk with its tokens' projections if they are monitored.
 
     The steering report is in the last chunk that has a choice, which is the one with the finish reason: many clients
-    read `choices[0]` of every chunk. After an error chunk there is no report.
+    read `choices[0]` of every chunk. No report follows a chunk with an error.
     """
     held: dict[str, Any] | None = None
     waits, failed = run.steering is not None, False
