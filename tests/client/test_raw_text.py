@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from importlib import resources
+from pathlib import Path
 
 import duckdb
 import httpx
@@ -19,7 +19,6 @@ from trait_client.http.template_check import require_template
 from trait_client.prompt_sets import CaptureOptions, read_prompts
 from trait_client.prompt_sets.manifest import CaptureIdentity
 from trait_client.results import ResultStore
-from trait_client.results.layout import VERSION
 from trait_client.sweeps import run_sweep
 from trait_core.errors import ChatTemplateError, DatasetError, InvalidRequestError
 
@@ -199,13 +198,13 @@ def test_raw_goes_with_no_system_prompt_and_no_variables(folder):
 def test_a_database_from_before_raw_text_is_continued(folder):
     sweep(folder, MemoryService())
     (folder / "r.duckdb").rename(folder / "now.duckdb")
-    tables = resources.files("trait_client.results").joinpath("tables.sql").read_text()
+    tables = (Path(__file__).parent.parent / "data" / "results_version_9.sql").read_text(encoding="utf-8")
     tables = re.sub(r",( +-- [^\n]*)?\n +(raw|chat_template_kwargs) +(BOOLEAN|JSON)", "", tables)
     tables = re.sub(r",\n +chat_template_kwargs +JSON", "", tables)
     with duckdb.connect(folder / "r.duckdb") as old:
         old.execute(tables)
         assert "raw" not in {name for name, *_ in old.execute("DESCRIBE cells").fetchall()}
-        old.execute(f"INSERT INTO schema_version VALUES ({VERSION}, 'older'); ATTACH '{folder}/now.duckdb' AS now")
+        old.execute(f"INSERT INTO schema_version VALUES (9, 'older'); ATTACH '{folder}/now.duckdb' AS now")
         for table in ("runs", "prompts", "vectors", "cells", "trials", "scores", "projections", "run_cells"):
             columns = ", ".join(name for name, *_ in old.execute(f"DESCRIBE {table}").fetchall())
             old.execute(f"INSERT INTO {table} SELECT {columns} FROM now.{table}")

@@ -1,4 +1,4 @@
-"""Tables, views and macros of a result database. The first writer creates them; every writer replaces the views."""
+"""Tables, views and macros of a result database: the first writer creates them, every writer brings them up to date."""
 
 import re
 from functools import cache
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import duckdb
 
-from trait_client.results import summaries
+from trait_client.results import summaries, upgrades
 from trait_client.results.reader import ResultReader, ResultsError
 from trait_core.model_identity import digest
 
-VERSION = 9
-"""Version of the tables. Versions 1 to 8 were written before 0.2 and are not read."""
+VERSION = upgrades.FIRST + len(upgrades.STEPS)
+"""Version of the tables. Versions 1 to 8 were written before 0.2 and are not read; later ones are brought up to date."""
 
 _KINDS = """
 SELECT count(*) FILTER (table_name = 'schema_version') > 0, count(*) FILTER (table_name = 'migrations') > 0
@@ -22,12 +22,12 @@ _RECORDED = "SELECT version, views FROM schema_version"
 
 
 def prepare(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Create the tables if the database is new, and replace its views, in one transaction.
+    """Create the tables if the database is new, else bring them up to date; replace the views; all in one transaction.
 
     Stored summaries are no longer read if the views that computed them have changed.
 
     Raises:
-        ResultsError: Another version wrote the tables.
+        ResultsError: A version before 0.2 or a later version wrote the tables; the file is left as it is.
     """
     connection.begin()
     try:
@@ -47,6 +47,7 @@ def _make(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
         connection.execute("INSERT INTO schema_version VALUES (?, ?)", [VERSION, _views_digest()])
     ((version, views),) = connection.execute(_RECORDED).fetchall()
     _check_version(version, path)
+    upgrades.apply(connection, version)
     connection.execute(_sql("views.sql"))
     if views != _views_digest():
         summaries.read_live(connection)
@@ -64,18 +65,23 @@ def check(reader: ResultReader, path: Path) -> None:
         raise _older(path) if is_older else ResultsError(f"{path} is a DuckDB file without results: a sweep makes one")
     ((version, views),) = reader.query(_RECORDED).rows
     _check_version(version, path)
-    if views != _views_digest():
+    if version != VERSION or views != _views_digest():
+        what = (
+            f"tables of {path} are of version {version}, not {VERSION}"
+            if version != VERSION
+            else f"views of {path} are old"
+        )
         raise ResultsError(
-            f"the views of {path} are those of another version: the next sweep into it, or `trait-client rescore` of a "
-            "run in it, brings them up to date"
+            f"the {what}: the next sweep into it, or `trait-client rescore` of a run in it, brings them up to date; "
+            "nothing is lost"
         )
 
 
 def _check_version(version: int, path: Path) -> None:
-    if version != VERSION:
+    if not upgrades.FIRST <= version <= VERSION:
         raise ResultsError(
-            f"{path} was written by another version (schema {version}; this one knows {VERSION}): read it with that version, "
-            "or start a new file"
+            f"{path} was written by another version (schema {version}; this one knows {upgrades.FIRST} to {VERSION}): "
+            "read it with that version, or start a new file"
         )
 
 

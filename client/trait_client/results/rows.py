@@ -258,7 +258,7 @@ class SearchRow:
 
 @dataclass(frozen=True)
 class ReadingRow:
-    """One prompt of a prompt set with its reply, token by token; `messages` is JSON, None for raw text."""
+    """One prompt of a prompt set with its reply, token by token; `messages` and `metadata` are JSON, None for none."""
 
     table: ClassVar = "readings"
     reading_id: str
@@ -279,11 +279,13 @@ class ReadingRow:
     config_digest: str
     finished_at: datetime
     chat_template_kwargs: str | None = None
+    prompt_set: str | None = None
+    metadata: str | None = None
 
 
 @dataclass(frozen=True)
 class ReadingProjectionRow:
-    """Projections of a reading's positions on one direction, minus `centre`, residual units."""
+    """Projections of a reading's positions on one direction, minus `centre`, residual units; their cosines if asked for."""
 
     table: ClassVar = "reading_projections"
     reading_id: str
@@ -291,6 +293,7 @@ class ReadingProjectionRow:
     layer: int
     centre: float
     projected: list[float]
+    cosines: list[float] | None = None
 
 
 Row = (

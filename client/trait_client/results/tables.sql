@@ -1,4 +1,5 @@
--- Tables of a result database; made once, when the first writer opens the file. The views over them are in views.sql.
+-- Tables of a result database; made once, when the first writer opens the file. The views over them are in views.sql; a
+-- change goes into upgrades.py as well, for the databases that exist.
 -- An id is a digest of everything that affects the output, so that nothing is stored twice. Times are UTC.
 
 CREATE TABLE schema_version (
@@ -225,7 +226,9 @@ CREATE TABLE readings (
     model          VARCHAR NOT NULL,
     config_digest  VARCHAR NOT NULL,
     finished_at    TIMESTAMP NOT NULL,
-    chat_template_kwargs  JSON              -- variables of the chat template; NULL for none
+    chat_template_kwargs  JSON,             -- variables of the chat template; NULL for none
+    prompt_set     VARCHAR,                 -- name of its file without the ending
+    metadata       JSON                     -- the prompt's further fields, from the last run's prompt set; NULL for none
 );
 
 -- Projections of a reading on one direction, minus the vector file's centre; residual units.
@@ -235,5 +238,6 @@ CREATE TABLE reading_projections (
     layer       INTEGER NOT NULL,
     centre      DOUBLE NOT NULL,
     projected   FLOAT[] NOT NULL,           -- by position; a response's last token is not read
+    cosines     FLOAT[],                    -- uncentred projection / norm of the stream, by position; NULL if not asked for
     PRIMARY KEY (reading_id, sha256, layer)
 );

@@ -6,11 +6,6 @@ CREATE OR REPLACE MACRO cohens_d(a, b) AS
     (avg(a) - avg(b)) / nullif(sqrt(
         ((count(a) - 1) * var_samp(a) + (count(b) - 1) * var_samp(b)) / nullif(count(a) + count(b) - 2, 0)), 0);
 
--- Columns that these tables have gained; a new database has them already.
-ALTER TABLE cells ADD COLUMN IF NOT EXISTS raw BOOLEAN;
-ALTER TABLE cells ADD COLUMN IF NOT EXISTS chat_template_kwargs JSON;
-ALTER TABLE readings ADD COLUMN IF NOT EXISTS chat_template_kwargs JSON;
-
 -- The bootstrap of trait_core.statistics, number for number: Murmur3's finaliser of a counter is the random source,
 -- so that the interval of the same deltas is the same everywhere and follows the rows as they are added.
 CREATE OR REPLACE MACRO xor_shift(x, bits) AS xor(x, x >> bits);
