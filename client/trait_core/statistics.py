@@ -81,13 +81,58 @@ def bootstrap_interval(deltas: Sequence[float] | Floats) -> Interval | None:
         InvalidRequestError: More than 65536 values.
     """
     values = np.asarray(deltas, dtype=np.float64)
-    n = len(values)
-    if n < 2:
-        return None
-    if n > MAX_VALUES:
-        raise InvalidRequestError(f"{n} values are too many for one interval: at most {MAX_VALUES}")
-    counters = 1 + MAX_VALUES * np.arange(REPLICATES, dtype=np.uint64)[:, None] + np.arange(n, dtype=np.uint64)
-    return percentile_interval(values[(_mix32(counters) % np.uint64(n)).astype(np.int64)].mean(axis=1))
+    return percentile_interval(values[_picks(len(values))].mean(axis=1)) if len(values) > 1 else None
+
+
+@dataclass(frozen=True)
+class PairedShift:
+    """Mean and standardised mean of paired differences, with 95 per cent bootstrap intervals.
+
+    Attributes:
+        n: Pairs.
+        mean: Mean difference.
+        interval: Interval of `mean`; None for fewer than two pairs.
+        dz: `mean / sd`, Cohen's d_z (Lakens 2013, formula 7); None if the differences have no spread.
+        dz_interval: Interval of `dz` over the replicates that have a spread; None where `dz` is.
+    """
+
+    n: int
+    mean: float
+    interval: Interval | None
+    dz: float | None
+    dz_interval: Interval | None
+
+
+def paired_shift(differences: Sequence[float] | Floats) -> PairedShift:
+    """Mean and d_z of paired differences, both intervals from the resamples of `bootstrap_interval`.
+
+    Raises:
+        InvalidRequestError: No differences, or more than 65536.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if len(values) == 0:
+        raise InvalidRequestError("there are no differences: give at least one pair")
+    dz = standardised_means(values[:, None])[0]
+    if not np.isfinite(dz):
+        return PairedShift(len(values), float(values.mean()), bootstrap_interval(values), None, None)
+    replicates = standardised_means(values[_picks(len(values))].T)
+    return PairedShift(
+        n=len(values),
+        mean=float(values.mean()),
+        interval=bootstrap_interval(values),
+        dz=float(dz),
+        dz_interval=percentile_interval(replicates[np.isfinite(replicates)]),
+    )
+
+
+def standardised_means(columns: Floats) -> Floats:
+    """Mean over standard deviation (n - 1) of each column of `(n, n_columns)`; NaN for a column without spread."""
+    if len(columns) < 2:
+        return np.full(columns.shape[1], np.nan)
+    spread = columns.std(axis=0, ddof=1)
+    spread[spread <= np.finfo(np.float64).eps * np.abs(columns).max(axis=0)] = np.nan  # rounding of equal values
+    means: Floats = columns.mean(axis=0) / spread
+    return means
 
 
 def percentile_interval(samples: Sequence[float] | Floats) -> Interval:
@@ -163,6 +208,14 @@ def average_ranks(values: Floats) -> Floats:
     last = np.cumsum(counts)
     ranks: Floats = (last - (counts + 1) / 2)[place]
     return ranks
+
+
+def _picks(n: int) -> npt.NDArray[np.int64]:
+    """Positions that each replicate draws, `(REPLICATES, n)`."""
+    if n > MAX_VALUES:
+        raise InvalidRequestError(f"{n} values are too many for one interval: at most {MAX_VALUES}")
+    counters = 1 + MAX_VALUES * np.arange(REPLICATES, dtype=np.uint64)[:, None] + np.arange(n, dtype=np.uint64)
+    return (_mix32(counters) % np.uint64(n)).astype(np.int64)
 
 
 def _mix32(counters: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -3,7 +3,17 @@ import math
 import numpy as np
 import pytest
 from trait_core.errors import InvalidRequestError
-from trait_core.statistics import auc, average_ranks, bootstrap_interval, cohens_d, is_effect, paired_delta, wins
+from trait_core.statistics import (
+    auc,
+    average_ranks,
+    bootstrap_interval,
+    cohens_d,
+    is_effect,
+    paired_delta,
+    paired_shift,
+    standardised_means,
+    wins,
+)
 
 
 def test_deltas_are_paired_by_prompt():
@@ -37,6 +47,28 @@ def test_the_interval_approaches_the_normal_one():
     half = 1.96 * values.std() / math.sqrt(400)
     assert low == pytest.approx(values.mean() - half, abs=0.03)
     assert high == pytest.approx(values.mean() + half, abs=0.03)
+
+
+def test_a_shift_has_the_mean_over_its_spread_and_both_intervals():
+    values = np.random.default_rng(3).normal(1.0, 2.0, size=60)
+    found = paired_shift(values)
+    assert (found.n, found.mean) == (60, pytest.approx(values.mean()))
+    assert found.interval == bootstrap_interval(values)
+    assert found.dz == pytest.approx(values.mean() / values.std(ddof=1))
+    assert found.dz_interval[0] < found.dz < found.dz_interval[1]
+
+
+@pytest.mark.parametrize("values", [[0.0] * 4, [0.1] * 7, [3.0]])
+def test_equal_differences_have_no_standardised_mean(values):
+    """Nor does rounding give them one: seven times 0.1 has a tiny spread in floating point."""
+    found = paired_shift(values)
+    assert (found.mean, found.dz, found.dz_interval) == (pytest.approx(values[0]), None, None)
+    assert np.isnan(standardised_means(np.array(values)[:, None])).all()
+
+
+def test_no_differences_are_an_error():
+    with pytest.raises(InvalidRequestError, match="at least one pair"):
+        paired_shift([])
 
 
 def test_the_interval_covers_the_mean_about_as_often_as_it_says():
