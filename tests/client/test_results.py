@@ -72,6 +72,11 @@ def test_a_new_database_has_all_tables_and_the_version_of_their_schema(store):
         "stored_setting_deltas",
         "stored_setting_quality",
         "trials",
+        "variant_clause_bounds",
+        "variant_comparisons",
+        "variant_effects",
+        "variant_spans",
+        "variant_texts",
         "vectors",
     ]
 

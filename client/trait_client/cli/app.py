@@ -11,6 +11,7 @@ from trait_client import __version__
 from trait_client.cli import (
     capture,
     chat,
+    compare_variants,
     dashboard,
     judge,
     project,
@@ -40,6 +41,7 @@ app.command("status")(status.status)
 app.add_typer(vectors.app, name="vectors")
 app.command("capture")(capture.capture)
 app.command("project")(project.project)
+app.command("compare-variants")(compare_variants.compare_variants)
 app.command("sweep")(sweep.sweep)
 app.command("search")(search.search)
 app.command("rescore")(rescore.rescore)

@@ -111,7 +111,7 @@ async def run_project(
     """
     info = await client.info()
     vectors = {vector.sha256: vector for vector in [await client.vector(name) for name in options.vectors]}
-    directions = _directions(vectors.values(), options.layers)
+    directions = directions_of(vectors.values(), options.layers)
     demand_chats(prompts, options.chat_template_kwargs)
     chats = [prompt.messages for prompt in prompts if prompt.messages is not None]
     await check_template(client, info, chats, options.chat_template_kwargs)
@@ -126,7 +126,12 @@ async def run_project(
     return outcome
 
 
-def _directions(vectors: Iterable[VectorInfo], layers: list[int] | None) -> list[Direction]:
+def directions_of(vectors: Iterable[VectorInfo], layers: list[int] | None) -> list[Direction]:
+    """The directions of vectors on layers; None takes each vector file's recommended layer.
+
+    Raises:
+        InvalidRequestError: A vector lacks a layer, or there are too many directions for one request.
+    """
     directions = []
     for vector in vectors:
         meta = vector.metadata

@@ -50,6 +50,8 @@ class PromptReader:
         layers: 0-based decoder blocks; None uses each vector file's recommended layer.
         max_tokens: Maximum tokens of a reply that is generated where none is given; None reads the prompt alone.
         chat_template_kwargs: Variables of the chat template.
+        adapter: LoRA adapter that reads; None is the service's base model.
+        tokeniser: Service that renders and tokenises prompts, if it is another one.
     """
 
     def __init__(
@@ -61,8 +63,12 @@ class PromptReader:
         layers: list[int] | None,
         max_tokens: int | None,
         chat_template_kwargs: dict[str, Any] | None = None,
+        adapter: str | None = None,
+        tokeniser: AsyncTraitClient | None = None,
     ) -> None:
         self._client = client
+        self._adapter = adapter
+        self._tokeniser = tokeniser or client
         self._info = info
         self._run_id = run_id
         self._layers = layers
@@ -95,23 +101,38 @@ class PromptReader:
             read = await self._read_generated(reading_id, prompt, monitor, self._max_tokens)
         else:
             read = await self._read_given(reading_id, prompt, monitor)
-        columns = {Direction(d.sha256, d.layer): (i, d.centre) for i, d in enumerate(read.report.directions)}
-        if not columns.keys() >= set(missing):
-            raise ServiceError(f"the service projected on {sorted(columns)}, and not on {sorted(missing)}")
-        projections = [
-            ReadingProjectionRow(
-                reading_id=reading_id,
-                sha256=direction.sha256,
-                layer=direction.layer,
-                centre=columns[direction][1],
-                projected=[row[columns[direction][0]] for row in read.rows],
-            )
-            for direction in missing
-        ]
-        return [*([read.row] if read.row is not None else []), *projections]
+        return [*([read.row] if read.row is not None else []), *_projections(reading_id, missing, read)]
+
+    async def read_same(self, reading_id: str, of: ReadingRow, missing: Sequence[Direction]) -> list[Row]:
+        """Rows of a reading of the tokens of another model's reading.
+
+        Args:
+            reading_id: Id of the new reading.
+            of: The other model's reading.
+            missing: Directions to project on.
+
+        Raises:
+            ServiceError: The service refuses the tokens, or its answer does not fit the request.
+        """
+        vectors = list(dict.fromkeys(direction.sha256 for direction in missing))
+        monitor = Monitor(vectors=vectors, layers=self._layers, bounds=[])
+        read = await self._read_again(StoredReading(of.n_response, of.token_ids, set()), monitor)
+        row = dataclasses.replace(of, reading_id=reading_id, run_id=self._run_id, **self._reader_fields())
+        return [row, *_projections(reading_id, missing, read)]
+
+    def _reader_fields(self) -> dict[str, Any]:
+        """Columns that say which model read, and when."""
+        info, adapter = self._info, self._adapter
+        return {
+            "model": info.model,
+            "config_digest": info.config_digest,
+            "adapter": adapter,
+            "weights_digest": info.checkpoint_digest if adapter is None else info.adapters.get(adapter),
+            "finished_at": utc_now(),
+        }
 
     async def _read_again(self, stored: StoredReading, monitor: Monitor) -> _Read:
-        result = await self._client.complete(stored.token_ids, monitor=monitor, max_tokens=1)
+        result = await self._client.complete(stored.token_ids, monitor=monitor, max_tokens=1, model=self._adapter)
         choice, report = _monitored(result)
         return _Read(None, _aligned(choice.prompt, len(stored.token_ids), stored.n_response), report)
 
@@ -120,9 +141,9 @@ class PromptReader:
         prompt_ids = await self._prompt_ids(prompt)
         response_ids = []
         if prompt.response is not None:
-            response_ids = await self._client.tokenize(prompt.response, add_special_tokens=False)
+            response_ids = await self._tokeniser.tokenize(prompt.response, add_special_tokens=False)
         ids = [*prompt_ids, *response_ids]
-        result = await self._client.complete(ids, monitor=monitor, max_tokens=1)
+        result = await self._client.complete(ids, monitor=monitor, max_tokens=1, model=self._adapter)
         choice, report = _monitored(result)
         row = self._row(reading_id, prompt, prompt.response, len(prompt_ids), ids, choice.prompt_tokens)
         return _Read(row, _aligned(choice.prompt, len(ids), len(response_ids)), report)
@@ -130,7 +151,9 @@ class PromptReader:
     async def _read_generated(self, reading_id: str, prompt: SetPrompt, monitor: Monitor, max_tokens: int) -> _Read:
         """Read a prompt and generate its reply."""
         prompt_ids = await self._prompt_ids(prompt)
-        result = await self._client.complete(prompt_ids, monitor=monitor, max_tokens=max_tokens, token_ids=True)
+        result = await self._client.complete(
+            prompt_ids, monitor=monitor, max_tokens=max_tokens, token_ids=True, model=self._adapter
+        )
         choice, report = _monitored(result)
         response_ids = result.choices[0].token_ids
         if response_ids is None or len(response_ids) != len(choice.generated):
@@ -147,8 +170,8 @@ class PromptReader:
 
     async def _prompt_ids(self, prompt: SetPrompt) -> list[int]:
         if prompt.text is not None:
-            return await self._client.tokenize(prompt.text)
-        return await self._client.tokenize(prompt.messages or (), chat_template_kwargs=self._template_kwargs)
+            return await self._tokeniser.tokenize(prompt.text)
+        return await self._tokeniser.tokenize(prompt.messages or (), chat_template_kwargs=self._template_kwargs)
 
     def _row(
         self,
@@ -177,11 +200,26 @@ class PromptReader:
             n_response=len(ids) - n_prompt,
             token_ids=ids,
             tokens=tokens,
-            model=self._info.model,
-            config_digest=self._info.config_digest,
-            finished_at=utc_now(),
             chat_template_kwargs=None if messages is None else kwargs_text(self._template_kwargs),
+            **self._reader_fields(),
         )
+
+
+def _projections(reading_id: str, missing: Sequence[Direction], read: _Read) -> list[ReadingProjectionRow]:
+    """Rows of the projections; the columns of the report are found by vector and layer."""
+    columns = {Direction(d.sha256, d.layer): (i, d.centre) for i, d in enumerate(read.report.directions)}
+    if not columns.keys() >= set(missing):
+        raise ServiceError(f"the service projected on {sorted(columns)}, and not on {sorted(missing)}")
+    return [
+        ReadingProjectionRow(
+            reading_id=reading_id,
+            sha256=direction.sha256,
+            layer=direction.layer,
+            centre=columns[direction][1],
+            projected=[row[columns[direction][0]] for row in read.rows],
+        )
+        for direction in missing
+    ]
 
 
 def _monitored(result: ChatResult) -> tuple[MonitoredChoice, MonitorReport]:

@@ -228,7 +228,10 @@ CREATE TABLE readings (
     finished_at    TIMESTAMP NOT NULL,
     chat_template_kwargs  JSON,             -- variables of the chat template; NULL for none
     prompt_set     VARCHAR,                 -- name of its file without the ending
-    metadata       JSON                     -- the prompt's further fields, from the last run's prompt set; NULL for none
+    metadata       JSON,                    -- the prompt's further fields, from the last run's prompt set; NULL for none
+    adapter        VARCHAR,                 -- LoRA adapter that read; NULL is the base model
+    weights_digest VARCHAR,                 -- of a sample of the bytes of the adapter's files, or of the model's; NULL if unknown
+    read_for       VARCHAR                  -- 'comparison' of two models; NULL: the prompt set itself
 );
 
 -- Projections of a reading on one direction, minus the vector file's centre; residual units.
@@ -240,4 +243,80 @@ CREATE TABLE reading_projections (
     projected   FLOAT[] NOT NULL,           -- by position; a response's last token is not read
     cosines     FLOAT[],                    -- uncentred projection / norm of the stream, by position; NULL if not asked for
     PRIMARY KEY (reading_id, sha256, layer)
+);
+
+-- Two models that read the same tokens of a prompt set. Identity: prompt set, both models, length of generated replies.
+CREATE TABLE variant_comparisons (
+    comparison_id     VARCHAR PRIMARY KEY,
+    run_id            VARCHAR NOT NULL,        -- the first run of it
+    name              VARCHAR NOT NULL,        -- of the prompt set
+    base_model        VARCHAR NOT NULL,
+    variant_model     VARCHAR NOT NULL,
+    base_identity     JSON NOT NULL,           -- model, adapter, digests
+    variant_identity  JSON NOT NULL,
+    max_tokens        INTEGER,                 -- of a generated reply
+    compared_at       TIMESTAMP NOT NULL
+);
+
+-- A prompt with one reply, read by both models on the same token ids.
+CREATE TABLE variant_texts (
+    comparison_id       VARCHAR NOT NULL REFERENCES variant_comparisons (comparison_id),
+    prompt_id           VARCHAR NOT NULL,
+    text                VARCHAR NOT NULL CHECK (text IN ('base', 'variant', 'given')), -- whose reply it is; given: the set's
+    base_reading_id     VARCHAR NOT NULL REFERENCES readings (reading_id),
+    variant_reading_id  VARCHAR NOT NULL REFERENCES readings (reading_id),
+    PRIMARY KEY (comparison_id, prompt_id, text)
+);
+
+-- Clauses of a prompt (text = 'prompt') or a reply: tokens [start, stop), positions in the sequence.
+CREATE TABLE variant_clause_bounds (
+    comparison_id  VARCHAR NOT NULL REFERENCES variant_comparisons (comparison_id),
+    prompt_id      VARCHAR NOT NULL,
+    text           VARCHAR NOT NULL,
+    clause         INTEGER NOT NULL,
+    start          INTEGER NOT NULL,
+    stop           INTEGER NOT NULL,
+    words          VARCHAR NOT NULL,
+    PRIMARY KEY (comparison_id, prompt_id, text, clause)
+);
+
+-- Variant minus base, paired by prompt: means over the tokens of the prompt (text = 'prompt'), of the base's, the variant's or
+-- the given reply, which both read; or over each model's own reply (text = 'own'). Intervals are 95 per cent bootstrap.
+CREATE TABLE variant_effects (
+    comparison_id  VARCHAR NOT NULL REFERENCES variant_comparisons (comparison_id),
+    text           VARCHAR NOT NULL,
+    sha256         VARCHAR NOT NULL REFERENCES vectors (sha256),
+    layer          INTEGER NOT NULL,
+    n              INTEGER NOT NULL,           -- prompts
+    base           DOUBLE NOT NULL,            -- mean projection minus the vector file's centre, residual units
+    variant        DOUBLE NOT NULL,
+    difference     DOUBLE NOT NULL,
+    low            DOUBLE,
+    high           DOUBLE,
+    separations    DOUBLE,                     -- difference / separation of the vector's classes
+    dz             DOUBLE,                     -- mean / standard deviation of the differences
+    dz_low         DOUBLE,
+    dz_high        DOUBLE,
+    random_dz      DOUBLE,                     -- |d_z| that 95 per cent of random directions on the layer stay below
+    beyond_random  DOUBLE,                     -- share of random directions with a smaller |d_z|
+    verdict        VARCHAR NOT NULL,           -- found; not beyond random; no difference; too few prompts
+    PRIMARY KEY (comparison_id, text, sha256, layer)
+);
+
+-- Windows with the largest mean |difference| of a direction, that do not overlap; rank 1 is the largest.
+CREATE TABLE variant_spans (
+    comparison_id  VARCHAR NOT NULL REFERENCES variant_comparisons (comparison_id),
+    text           VARCHAR NOT NULL,
+    sha256         VARCHAR NOT NULL REFERENCES vectors (sha256),
+    layer          INTEGER NOT NULL,
+    rank           INTEGER NOT NULL,
+    prompt_id      VARCHAR NOT NULL,
+    start          INTEGER NOT NULL,           -- tokens [start, stop), positions in the sequence
+    stop           INTEGER NOT NULL,
+    words          VARCHAR NOT NULL,
+    base           DOUBLE NOT NULL,            -- means of the span's tokens, residual units
+    variant        DOUBLE NOT NULL,
+    difference     DOUBLE NOT NULL,
+    size           DOUBLE NOT NULL,            -- mean |difference|
+    PRIMARY KEY (comparison_id, text, sha256, layer, rank)
 );

@@ -17,6 +17,77 @@ STEPS: tuple[str, ...] = (
     ALTER TABLE readings ADD COLUMN metadata JSON;
     ALTER TABLE reading_projections ADD COLUMN cosines FLOAT[];
     """,
+    # 11: comparisons of two models.
+    """
+    ALTER TABLE readings ADD COLUMN adapter VARCHAR;
+    ALTER TABLE readings ADD COLUMN weights_digest VARCHAR;
+    ALTER TABLE readings ADD COLUMN read_for VARCHAR;
+    CREATE TABLE variant_comparisons (
+        comparison_id VARCHAR PRIMARY KEY,
+        run_id VARCHAR NOT NULL,
+        name VARCHAR NOT NULL,
+        base_model VARCHAR NOT NULL,
+        variant_model VARCHAR NOT NULL,
+        base_identity JSON NOT NULL,
+        variant_identity JSON NOT NULL,
+        max_tokens INTEGER,
+        compared_at TIMESTAMP NOT NULL
+    );
+    CREATE TABLE variant_texts (
+        comparison_id VARCHAR NOT NULL REFERENCES variant_comparisons (comparison_id),
+        prompt_id VARCHAR NOT NULL,
+        text VARCHAR NOT NULL CHECK (text IN ('base', 'variant', 'given')),
+        base_reading_id VARCHAR NOT NULL REFERENCES readings (reading_id),
+        variant_reading_id VARCHAR NOT NULL REFERENCES readings (reading_id),
+        PRIMARY KEY (comparison_id, prompt_id, text)
+    );
+    CREATE TABLE variant_clause_bounds (
+        comparison_id VARCHAR NOT NULL REFERENCES variant_comparisons (comparison_id),
+        prompt_id VARCHAR NOT NULL,
+        text VARCHAR NOT NULL,
+        clause INTEGER NOT NULL,
+        start INTEGER NOT NULL,
+        stop INTEGER NOT NULL,
+        words VARCHAR NOT NULL,
+        PRIMARY KEY (comparison_id, prompt_id, text, clause)
+    );
+    CREATE TABLE variant_effects (
+        comparison_id VARCHAR NOT NULL REFERENCES variant_comparisons (comparison_id),
+        text VARCHAR NOT NULL,
+        sha256 VARCHAR NOT NULL REFERENCES vectors (sha256),
+        layer INTEGER NOT NULL,
+        n INTEGER NOT NULL,
+        base DOUBLE NOT NULL,
+        variant DOUBLE NOT NULL,
+        difference DOUBLE NOT NULL,
+        low DOUBLE,
+        high DOUBLE,
+        separations DOUBLE,
+        dz DOUBLE,
+        dz_low DOUBLE,
+        dz_high DOUBLE,
+        random_dz DOUBLE,
+        beyond_random DOUBLE,
+        verdict VARCHAR NOT NULL,
+        PRIMARY KEY (comparison_id, text, sha256, layer)
+    );
+    CREATE TABLE variant_spans (
+        comparison_id VARCHAR NOT NULL REFERENCES variant_comparisons (comparison_id),
+        text VARCHAR NOT NULL,
+        sha256 VARCHAR NOT NULL REFERENCES vectors (sha256),
+        layer INTEGER NOT NULL,
+        rank INTEGER NOT NULL,
+        prompt_id VARCHAR NOT NULL,
+        start INTEGER NOT NULL,
+        stop INTEGER NOT NULL,
+        words VARCHAR NOT NULL,
+        base DOUBLE NOT NULL,
+        variant DOUBLE NOT NULL,
+        difference DOUBLE NOT NULL,
+        size DOUBLE NOT NULL,
+        PRIMARY KEY (comparison_id, text, sha256, layer, rank)
+    );
+    """,
 )
 """SQL of each step; the first leads from version 9 to 10."""
 

@@ -264,8 +264,56 @@ WITH rows AS (
            unnest(list_concat(p.projected[:r.n_prompt], p.projected[r.n_prompt:len(r.tokens) - 1])) AS value
     FROM reading_projections p
     JOIN readings r ON r.reading_id = p.reading_id
+    WHERE r.read_for IS NULL
 )
 SELECT t.prompt_id, t.outcome, CASE WHEN t.position < t.n_prompt THEN 'prompt' ELSE 'response' END AS part,
        t.position, t.token, v.trait, v.name AS vector, t.layer, t.value, t.model, t.sha256, t.reading_id
 FROM rows t
 JOIN vectors v ON v.sha256 = t.sha256;
+
+-- Projections by token, as in `token_projections`: a response's token has the value of the position before it.
+CREATE OR REPLACE MACRO by_token(projected, n_prompt, n_tokens) AS
+    list_concat(projected[:n_prompt], projected[n_prompt:n_tokens - 1]);
+
+-- Texts that two models read, with both models' values by token. A prompt that several texts begin with is `shown` once.
+CREATE OR REPLACE VIEW variant_readings AS
+SELECT t.comparison_id, t.prompt_id, t.text, t.text = min(t.text) OVER (PARTITION BY t.comparison_id, t.prompt_id, p.sha256, p.layer)
+       AS shows_prompt, r.n_prompt, r.tokens, p.sha256, p.layer,
+       by_token(p.projected, r.n_prompt, len(r.tokens)) AS base, by_token(q.projected, r.n_prompt, len(r.tokens)) AS variant,
+       t.base_reading_id, t.variant_reading_id
+FROM variant_texts t
+JOIN readings r ON r.reading_id = t.base_reading_id
+JOIN reading_projections p ON p.reading_id = t.base_reading_id
+JOIN reading_projections q ON q.reading_id = t.variant_reading_id AND q.sha256 = p.sha256 AND q.layer = p.layer;
+
+-- One row for each token that two models read, and direction. `text` is 'prompt', or whose reply the token is of.
+CREATE OR REPLACE VIEW variant_differences AS
+WITH rows AS (
+    SELECT comparison_id, prompt_id, text, shows_prompt, n_prompt, sha256, layer, unnest(range(len(tokens))) AS position,
+           unnest(tokens) AS token, unnest(base) AS base, unnest(variant) AS variant
+    FROM variant_readings
+)
+SELECT c.name, c.base_model, c.variant_model, r.prompt_id, CASE WHEN r.position < r.n_prompt THEN 'prompt' ELSE r.text END AS text,
+       r.position, r.token, v.trait, v.name AS vector, r.layer, r.base, r.variant, r.variant - r.base AS difference,
+       (r.variant - r.base) / nullif((v.metadata->>('$.layers."' || r.layer || '".separation'))::DOUBLE, 0) AS separations,
+       r.sha256, r.comparison_id
+FROM rows r
+JOIN variant_comparisons c USING (comparison_id)
+JOIN vectors v ON v.sha256 = r.sha256
+WHERE r.position >= r.n_prompt OR r.shows_prompt;
+
+-- Means of each clause that two models read.
+CREATE OR REPLACE VIEW variant_clauses AS
+WITH rows AS (
+    SELECT b.*, r.sha256, r.layer, list_avg(r.base[b.start + 1:b.stop]) AS base, list_avg(r.variant[b.start + 1:b.stop]) AS variant
+    FROM variant_clause_bounds b
+    JOIN variant_readings r ON r.comparison_id = b.comparison_id AND r.prompt_id = b.prompt_id
+                           AND (r.text = b.text OR (b.text = 'prompt' AND r.shows_prompt))
+)
+SELECT c.name, c.base_model, c.variant_model, r.prompt_id, r.text, r.clause, r.start, r.stop, r.words, v.trait, v.name AS vector,
+       r.layer, r.base, r.variant, r.variant - r.base AS difference,
+       (r.variant - r.base) / nullif((v.metadata->>('$.layers."' || r.layer || '".separation'))::DOUBLE, 0) AS separations,
+       r.sha256, r.comparison_id
+FROM rows r
+JOIN variant_comparisons c USING (comparison_id)
+JOIN vectors v ON v.sha256 = r.sha256;

@@ -146,6 +146,22 @@ class ResultWriter:
         )
         self._dirty = True
 
+    def clear_comparison(self, comparison_id: str, texts: Sequence[str], directions: Sequence[tuple[str, int]]) -> None:
+        """Delete the effects and spans of a comparison for texts and directions, before they are measured again.
+
+        Args:
+            comparison_id: The comparison.
+            texts: Values of the column `text`.
+            directions: Vectors' hashes and layers.
+        """
+        for table in ("variant_effects", "variant_spans"):
+            self._connection.execute(
+                f"DELETE FROM {table} WHERE comparison_id = ? AND text IN (SELECT unnest(?::VARCHAR[])) "  # noqa: S608 - our own names
+                "AND (sha256, layer) IN (SELECT unnest(?::VARCHAR[]), unnest(?::INTEGER[]))",
+                [comparison_id, list(texts), [sha for sha, _ in directions], [layer for _, layer in directions]],
+            )
+        self._dirty = True
+
     def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Query the committed rows; parameters by place (`?`) or by name (`$name`)."""
         values = dict(parameters) if isinstance(parameters, Mapping) else list(parameters)
