@@ -106,6 +106,23 @@ def test_a_shard_is_an_activations_file_that_the_manifest_vouches_for(cli, tmp_p
         assert len(Activations.from_bytes(data)) == entry["n_prompts"]
 
 
+def test_the_manifest_keeps_the_further_fields_of_the_prompts_and_a_later_run_updates_them(cli, tmp_path):
+    """Nothing is captured again for them; several sets make one capture."""
+    (tmp_path / "q.json").write_text(json.dumps([{"id": 1, "text": "a b", "note": "warm"}, {"id": 2, "text": "c"}]))
+    service = reading()
+    with on_a_port(service.answer) as url:
+        assert cli(*capture(url, "--prompts", "p.txt", prompts="q.json"))[0] == 0
+        manifest = read_capture(tmp_path / "c").manifest
+        assert manifest.ids[:2] == ["q/1", "q/2"]
+        assert manifest.metadata == [{"note": "warm"}] + [{}] * 11
+        assert manifest.prompt_sets == ["q"] * 2 + ["p"] * 10
+        (tmp_path / "q.json").write_text(json.dumps([{"id": 1, "text": "a b"}, {"id": 2, "text": "c", "n": 3}]))
+        service.requests[ACTIVATIONS].clear()
+        assert cli(*capture(url, "--prompts", "p.txt", prompts="q.json"))[0] == 0
+    assert service.requests[ACTIVATIONS] == []
+    assert read_capture(tmp_path / "c").manifest.metadata[:2] == [{}, {"n": 3}]
+
+
 def test_replies_are_generated_where_none_is_given(cli, tmp_path):
     """In one capture with given ones; the generated texts are kept."""
     lines = [{"prompt": "a b", "response": "c d e"}, {"prompt": "f"}, {"text": "g h", "response": "i"}]
@@ -191,7 +208,7 @@ def test_a_valid_shard_is_kept_and_a_damaged_one_is_captured_again(cli, tmp_path
 )
 def test_another_capture_in_the_same_folder_is_refused(cli, tmp_path, options, info, message):
     """What differs is said, and nothing is touched."""
-    (tmp_path / "q.txt").write_text("\n".join(PROMPTS[:9]))
+    (tmp_path / "q.txt").write_text("one prompt more")
     with on_a_port(reading().answer) as url:
         cli(*capture(url))
     before = folder_bytes(tmp_path / "c")

@@ -158,6 +158,101 @@ def test_another_vector_is_read_on_the_tokens_that_are_stored(cli, tmp_path, ser
     assert rows(tmp_path, "select count(*) from readings") == [(3,)]
 
 
+def test_more_directions_than_a_request_can_hold_are_read_in_passes_over_the_same_tokens(
+    cli, tmp_path, service, monkeypatch
+):
+    """Two vectors on two layers, two directions a request: each reply is generated once, and read once more."""
+    monkeypatch.setattr("trait_client.prompt_sets.project.MAX_MONITORED", 2)
+    with on_a_port(service.answer) as url:
+        code, stdout, _ = cli(*project(url, "--layer", "1", "--layer", "2", "--max-tokens", "8", "--json", vector="*"))
+        assert (code, json.loads(stdout)["n_projected"], json.loads(stdout)["n_directions"]) == (0, 3, 4)
+        bodies = service.requests[COMPLETIONS]
+        assert sorted(len(body["monitor"]["vectors"]) * len(body["monitor"]["layers"]) for body in bodies) == [2] * 6
+        assert sorted(body["max_tokens"] for body in bodies) == [1, 1, 1, 1, 1, 8]
+        for prompt_id in TOKENS:
+            for name, centre in (("kind", 0.5), ("rude", 3.0)):
+                for layer in (1, 2):
+                    assert stored(tmp_path, prompt_id, name, layer) == expected(service, prompt_id, name, layer, centre)
+        bodies.clear()
+        again = cli(*project(url, "--layer", "1", "--layer", "2", "--max-tokens", "8", "--json", vector="*"))[1]
+    assert (bodies, json.loads(again)["n_resumed"]) == ([], 3)
+
+
+def test_a_prompt_that_fails_in_a_pass_is_finished_by_the_next_run(cli, tmp_path, service, monkeypatch):
+    """What the first pass stored stays."""
+    monkeypatch.setattr("trait_client.prompt_sets.project.MAX_MONITORED", 1)
+    second = service.entry("rude").sha256
+    service.fails[COMPLETIONS] = lambda body: (
+        refusal(400, "no") if second in body["monitor"]["vectors"] and len(body["prompt"]) == 7 else None
+    )
+    with on_a_port(service.answer) as url:
+        code, stdout, _ = cli(*project(url, "--vector", "rude", "--json"))
+        document = json.loads(stdout)
+        assert (code, document["status"], document["n_projected"], document["n_failed"]) == (3, "partial", 2, 1)
+        assert stored(tmp_path, "given", "kind", 2) == expected(service, "given", "kind", 2, 0.5)
+        del service.fails[COMPLETIONS]
+        service.requests[COMPLETIONS].clear()
+        assert json.loads(cli(*project(url, "--vector", "rude", "--json"))[1])["n_projected"] == 1
+    assert len(service.requests[COMPLETIONS]) == 1
+    assert stored(tmp_path, "given", "rude", 2) == expected(service, "given", "rude", 2, 3.0)
+
+
+def test_a_pattern_that_fits_no_vector_names_those_that_are_registered(cli, service):
+    with on_a_port(service.answer) as url:
+        code, _, stderr = cli(*project(url, vector="tonal.*"))
+    assert code == 2
+    assert "no vector fits 'tonal.*': registered are kind, rude" in stderr
+
+
+def test_cosines_are_stored_where_they_are_asked_for_and_added_to_what_is_stored(cli, tmp_path, service):
+    """They take one more reading of the same tokens."""
+    with on_a_port(service.answer) as url:
+        cli(*project(url, "--max-tokens", "8"))
+        assert rows(tmp_path, "select count(cosines) from reading_projections") == [(0,)]
+        before = rows(tmp_path, "select reading_id, centre, projected from reading_projections order by all")
+        service.requests[COMPLETIONS].clear()
+        assert cli(*project(url, "--max-tokens", "8", "--cosine"))[0] == 0
+        assert sorted(body["monitor"]["cosine"] for body in service.requests[COMPLETIONS]) == [False] * 3 + [True] * 3
+        service.requests[COMPLETIONS].clear()
+        assert "3 found in the database" in cli(*project(url, "--max-tokens", "8", "--cosine"))[1]
+        assert service.requests[COMPLETIONS] == []
+    assert rows(tmp_path, "select reading_id, centre, projected from reading_projections order by all") == before
+    ((worst, n),) = rows(
+        tmp_path,
+        "select max(abs(c * 256 - (v + centre))), count(*) from "
+        "(select unnest(cosines) as c, unnest(projected) as v, centre from reading_projections)",
+    )
+    assert worst < 1e-3
+    assert n == sum(len(prompt) + len(response) - 1 for prompt, response in TOKENS.values())
+
+
+def test_further_fields_of_a_prompt_are_kept_and_a_later_run_updates_them(cli, tmp_path, service):
+    """They are no part of its identity: nothing is read again. Sets of a folder are told apart."""
+    folder = tmp_path / "sets"
+    folder.mkdir()
+    greet = {"system_prompt": "brief", "prompts": [{"id": 1, "text": "hi there", "note": "warm", "tags": ["a", "b"]}]}
+    (folder / "greet.json").write_text(json.dumps(greet))
+    (folder / "other.txt").write_text("may I\n")
+    (folder / "broken.json").write_text("{}")
+    options = ("project", "--prompts", "sets", "--vector", "kind", "--db", "r.duckdb", "--json")
+    sql = "select prompt_id, prompt_set, metadata->>'note', metadata->>'$.tags[1]' from readings order by prompt_set"
+    with on_a_port(service.answer) as url:
+        code, stdout, stderr = cli(*options, "--url", url)
+        assert (code, json.loads(stdout)["status"]) == (3, "ok")
+        assert "left out: sets/broken.json: holds no prompts" in stderr
+        first, second = rows(tmp_path, sql)
+        assert first == ("greet/1", "greet", "warm", "b")
+        assert second[1:] == ("other", None, None)
+        (folder / "broken.json").unlink()
+        greet["prompts"][0]["note"] = "cold"
+        (folder / "greet.json").write_text(json.dumps(greet))
+        service.requests[COMPLETIONS].clear()
+        assert cli(*options, "--url", url)[0] == 0
+    assert service.requests[COMPLETIONS] == []
+    assert rows(tmp_path, sql)[0] == ("greet/1", "greet", "cold", "b")
+    assert rows(tmp_path, "select distinct experiment from runs") == [("sets",)]
+
+
 def test_a_prompt_that_fails_leaves_the_others_and_is_tried_again(cli, tmp_path, service):
     """Exit code 3, or 1 where all fail; the service's words are on stderr and in the run's row."""
     too_long = refusal(400, "too long")

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from trait_client.prompt_sets.prompts import digest_of, read_prompts
+from trait_client.prompt_sets import read_prompts
+from trait_client.prompt_sets.prompts import digest_of
 from trait_core.errors import DatasetError
 from trait_core.schema import Message
 
@@ -71,7 +72,6 @@ def test_a_text_file_holds_a_user_turn_a_line(tmp_path):
         ({}, "exactly one of prompt, messages, text (got none)"),
         ({"prompt": "a", "text": "b"}, "got prompt and text"),
         ({"prompt": ""}, "prompt: "),
-        ({"prompt": "a", "respnse": "b"}, "respnse: "),
         ({"prompt": "a", "response": ""}, "response: "),
         ({"messages": [{"role": "", "content": "a"}]}, "messages.0.role: "),
         ({"messages": [{"content": "a"}]}, "messages.0.role: "),

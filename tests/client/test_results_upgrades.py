@@ -5,7 +5,7 @@ from pathlib import Path
 import duckdb
 import pytest
 from trait_client.results import ResultsError, ResultStore, layout, upgrades
-from trait_client.results.rows import ReadingProjectionRow, ReadingRow, VectorRow, utc_now
+from trait_client.results.rows import ReadingLabels, ReadingProjectionRow, ReadingRow, VectorRow, utc_now
 
 TABLES_OF_9 = (Path(__file__).parent.parent / "data" / "results_version_9.sql").read_text(encoding="utf-8")
 """tables.sql as release 0.2 had it."""
@@ -67,7 +67,7 @@ def test_an_old_database_takes_new_rows_once_it_is_up_to_date(store):
         )  # fmt: skip
         vector = VectorRow("f01", "cold", "warmth", "pca", "m", "c", 3, "{}")
         writer.write([vector, reading, ReadingProjectionRow("r1", "f01", 3, 0.0, [1.0, 1.0])])
-        writer.label_readings({"r1": "met"})
+        writer.label_readings({"r1": ReadingLabels("met", None, None)})
     with store.writer():  # an up-to-date database is left as it is
         pass
     assert store.query("SELECT reading_id, outcome, metadata->>'note' FROM readings ORDER BY 1").rows == [

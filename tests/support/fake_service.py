@@ -55,6 +55,10 @@ class Pool(NamedTuple):
     count: int
 
 
+STREAM_NORM = 256.0
+"""Norm of the stream at every position, by which cosines are divided."""
+
+
 class FakeService(FakeRegistry):
     """Answers as a trait-service, over `httpx.MockTransport(service.answer)`, or on a port (`on_a_port`).
 
@@ -309,8 +313,10 @@ class FakeService(FakeRegistry):
         choices = []
         for index, reply in enumerate(replies):
             ids, n = [*prompt, *self.ids(reply)], len(prompt)
+            norm = STREAM_NORM if monitor.cosine else 1.0
             rows = [
-                [self.projection(ids, p, c.sha256, c.layer) - c.centre for c in columns] for p in range(len(ids) - 1)
+                [self.projection(ids, p, c.sha256, c.layer) / norm - c.centre for c in columns]
+                for p in range(len(ids) - 1)
             ]
             with_prompt = monitor.prompt and index == 0
             choice = MonitoredChoice(index=index, prompt=rows[:n] if with_prompt else [], generated=rows[n - 1 :])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from trait_client.cli.judge_options import JudgeOptions
 from trait_client.judge.labels import read_labels
-from trait_client.prompt_sets.prompts import read_prompts
+from trait_client.prompt_sets import read_prompts
 from trait_client.sweeps.experiment import Experiment
 from trait_core.errors import DatasetError, TraitError
 from trait_core.text_files import one_line, read_lines, read_text

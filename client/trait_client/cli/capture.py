@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trait_client.cli.console import PromptSet, Url, checked
-from trait_client.cli.outcome import print_errors, print_outcome, resumable
+from trait_client.cli.console import PromptSetPaths, Url, checked
+from trait_client.cli.outcome import print_errors, print_left_out, print_outcome, resumable
 from trait_client.cli.prompt_set_bar import prompt_set_bar
 from trait_client.cli.template_options import Raw, TemplateKwargs, parsed_kwargs
 from trait_client.http import AsyncTraitClient
@@ -24,7 +24,7 @@ from trait_core.console import (
 from trait_core.schema import Generation
 
 if TYPE_CHECKING:  # commands that need no numbers start without them
-    from trait_client.prompt_sets import CaptureOptions, CaptureOutcome, SetPrompt
+    from trait_client.prompt_sets import CaptureOptions, CaptureOutcome, PromptSets
 
 BATCH_TIMEOUT = 3600.0
 """Seconds for one request: enough for hundreds of prompts on a slow machine."""
@@ -32,7 +32,7 @@ BATCH_TIMEOUT = 3600.0
 
 def capture(
     *,
-    prompts: PromptSet,
+    prompts: PromptSetPaths,
     to: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="Folder of the shards.")],
     positions: Annotated[
         list[str],
@@ -55,11 +55,11 @@ def capture(
     """Capture pooled activations of thousands of prompts.
 
     Prompts that the folder already holds are not captured again: after an interruption, run the same command. Exit
-    code 3 if some prompts are missing.
+    code 3 if some prompts are missing, or a file of a folder could not be read.
 
     Example: `trait-client capture --prompts prompts.jsonl --layers 8-20 --positions "response[:]" --out captured`
     """
-    from trait_client.prompt_sets import CaptureOptions, parse_layers, read_prompts  # noqa: PLC0415
+    from trait_client.prompt_sets import CaptureOptions, parse_layers, read_prompt_sets  # noqa: PLC0415
 
     options = checked(
         CaptureOptions,
@@ -69,25 +69,26 @@ def capture(
         shard_size=shard_size,
         chat_template_kwargs=parsed_kwargs(template_kwargs, raw=raw),
     )
-    corpus = read_prompts(prompts, raw=raw)
+    sets = read_prompt_sets(prompts, raw=raw)
     with resumable(f"finished shards are in {to}"):
-        outcome = asyncio.run(_run(corpus, options, to, url, api_key))
+        outcome = asyncio.run(_run(sets, options, to, url, api_key))
     if as_json:
-        print_json(dataclasses.asdict(outcome) | {"out": str(to)})
+        print_json(dataclasses.asdict(outcome) | {"out": str(to), "left_out": sets.left_out})
     else:
         print_outcome(outcome, f"{outcome.n_shards} shards are in {to}: read_capture({str(to)!r}) reads them")
     for name in outcome.damaged:
         complain(f"{to / name} was damaged and has been captured again")
     print_errors(outcome)
-    if outcome.status == "partial":
+    print_left_out(sets.left_out)
+    if outcome.status == "partial" or sets.left_out:
         raise typer.Exit(EXIT_PARTIAL if outcome.n_resumed + outcome.n_captured else EXIT_FAILED)
 
 
 async def _run(
-    prompts: "list[SetPrompt]", options: "CaptureOptions", folder: Path, url: str, api_key: str | None
+    sets: "PromptSets", options: "CaptureOptions", folder: Path, url: str, api_key: str | None
 ) -> "CaptureOutcome":
     from trait_client.prompt_sets import run_capture  # noqa: PLC0415
 
     with prompt_set_bar() as progress:
         async with AsyncTraitClient(url, api_key, timeout=BATCH_TIMEOUT) as client:
-            return await run_capture(prompts, options, client, folder, progress)
+            return await run_capture(sets.prompts, options, client, folder, progress)

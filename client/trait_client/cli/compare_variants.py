@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from trait_client.cli.console import Database, PromptSet, Url, progress_bar
-from trait_client.cli.outcome import print_errors, print_outcome, resumable
+from trait_client.cli.console import Database, PromptSetPaths, Url, progress_bar
+from trait_client.cli.outcome import print_errors, print_left_out, print_outcome, resumable
 from trait_client.cli.template_options import Raw, TemplateKwargs, parsed_kwargs
 from trait_client.http.settings import DEFAULT_DATABASE, DEFAULT_URL
 from trait_core.console import EXIT_FAILED, EXIT_PARTIAL, ApiKey, AsJson, out, plain, print_json, print_table
@@ -33,7 +33,7 @@ TEXTS = {
 
 def compare_variants(
     *,
-    prompts: PromptSet,
+    prompts: PromptSetPaths,
     vector: Annotated[list[str], typer.Option("--vector", "-v", help="Vector of the base; may be repeated.")],
     variant: Annotated[
         str, typer.Option("--variant", help="The other model: NAME (an adapter) at --url, URL, or URL#NAME.")
@@ -68,11 +68,12 @@ def compare_variants(
     """Compare two models on the same tokens: projections token by token, effects beside random directions, largest spans.
 
     An effect is `found` if its interval excludes 0 and its d_z lies beyond 95 % of random directions on the same layer.
-    Readings that the database holds are not taken again. Exit code 3 if some failed.
+    Readings that the database holds are not taken again. Exit code 3 if some failed,
+    or a file of a folder could not be read.
 
     Example: `trait-client compare-variants --prompts prompts.jsonl --vector refusal --variant my-adapter --db results.duckdb`
     """
-    from trait_client.prompt_sets import read_prompts  # noqa: PLC0415
+    from trait_client.prompt_sets import read_prompt_sets  # noqa: PLC0415
     from trait_client.results import ResultStore  # noqa: PLC0415
     from trait_client.results.json_values import json_value  # noqa: PLC0415
     from trait_client.variants import CompareOptions, read_comparison  # noqa: PLC0415
@@ -80,9 +81,9 @@ def compare_variants(
     variables = parsed_kwargs(template_kwargs, raw=raw)
     layers = sorted(set(layer)) if layer else None
     options = CompareOptions(vector, layers, _choice(responses_from), max_tokens, variables)
-    corpus = read_prompts(prompts, raw=raw)
+    sets = read_prompt_sets(prompts, raw=raw)
     with resumable(f"finished readings are in {db}"):
-        outcome = asyncio.run(_run(corpus, options, (base, variant), db, prompts.name, url, api_key))
+        outcome = asyncio.run(_run(sets.prompts, options, (base, variant), db, sets.name, url, api_key))
     with ResultStore(db).reader() as reader:
         stored = read_comparison(reader, outcome.comparison_id, most_spans=20 if as_json else SPANS_SHOWN)
     if as_json:
@@ -92,7 +93,8 @@ def compare_variants(
         _print(stored)
         print_outcome(outcome, f'trait-client sql "{EXAMPLE_QUERY}" --db {db}')
     print_errors(outcome)
-    if outcome.status == "partial":
+    print_left_out(sets.left_out)
+    if outcome.status == "partial" or sets.left_out:
         raise typer.Exit(EXIT_PARTIAL if outcome.n_compared else EXIT_FAILED)
 
 

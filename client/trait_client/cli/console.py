@@ -29,14 +29,14 @@ Datasets = Annotated[
         help="Folder of `<category>/<trait>`. Default: ./datasets/traits if it exists, else the installed traits.",
     ),
 ]
-PromptSet = Annotated[
-    Path,
+PromptSetPaths = Annotated[
+    list[Path],
     typer.Option(
         "--prompts",
         "-p",
         exists=True,
-        dir_okay=False,
-        help="Prompt set: .jsonl (prompt, messages or text; response, id, outcome) or .txt (one user turn per line).",
+        help="Prompt set, or a folder of them; may be repeated. A .json file (prompts with id, text and further fields), .jsonl "
+        "(prompt, messages or text; response, id, outcome) or .txt (one user turn per line).",
     ),
 ]
 

@@ -1,7 +1,7 @@
 """The end of a long command: its interruption, its outcome on stdout, its errors on stderr."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from trait_core.console import EXIT_INTERRUPTED, complain, fail, out, plain
@@ -32,3 +32,9 @@ def print_errors(outcome: "Outcome", label: str = "") -> None:
     """Print each distinct error with its count on stderr."""
     for message, count in outcome.errors:
         complain(f"{label}{count} x {message}")
+
+
+def print_left_out(reasons: Sequence[str]) -> None:
+    """Print each file of a folder that could not be read, with its reason, on stderr."""
+    for reason in reasons:
+        complain(f"left out: {reason}")

@@ -3,8 +3,9 @@
 from trait_client.prompt_sets.capture import CaptureOutcome, run_capture
 from trait_client.prompt_sets.manifest import CaptureOptions, parse_layers
 from trait_client.prompt_sets.progress import ProgressCallback, PromptSetProgress
-from trait_client.prompt_sets.prompts import SetPrompt, read_prompts
+from trait_client.prompt_sets.prompts import SetPrompt
 from trait_client.prompt_sets.reader import Capture, read_capture
+from trait_client.prompt_sets.sets import PromptSets, read_prompt_sets, read_prompts
 
 __all__ = [
     "Capture",
@@ -12,9 +13,11 @@ __all__ = [
     "CaptureOutcome",
     "ProgressCallback",
     "PromptSetProgress",
+    "PromptSets",
     "SetPrompt",
     "parse_layers",
     "read_capture",
+    "read_prompt_sets",
     "read_prompts",
     "run_capture",
 ]

@@ -55,6 +55,8 @@ class CaptureFolder:
             **identity.model_dump(),
             ids=[prompt.prompt_id for prompt in prompts],
             outcomes=[prompt.outcome for prompt in prompts],
+            prompt_sets=[prompt.prompt_set for prompt in prompts],
+            metadata=[dict(prompt.metadata) for prompt in prompts],
             shards=[],
         )
         entries: dict[str, ShardEntry] = {}

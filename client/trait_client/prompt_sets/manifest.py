@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from trait_client.prompt_sets.prompts import SetPrompt, demand_chats, digest_of
 from trait_core.errors import DatasetError, InvalidRequestError, first_fault
@@ -132,6 +132,8 @@ class Manifest(CaptureIdentity):
     Attributes:
         ids: Ids of all prompts, in order: row i of the capture is prompt i.
         outcomes: Labels of the prompts, from the last run's prompt set.
+        prompt_sets: Names of the sets that the prompts are of, from the last run; None in an older manifest.
+        metadata: Further fields of each prompt, from the last run's prompt set; None in an older manifest.
         shards: Written shards, in order.
         complete: True if every prompt was read.
     """
@@ -139,6 +141,8 @@ class Manifest(CaptureIdentity):
     schema_version: int = 1
     ids: list[str]
     outcomes: list[str | None]
+    prompt_sets: list[str | None] | None = None
+    metadata: list[dict[str, JsonValue]] | None = None
     shards: list[ShardEntry]
     complete: bool = False
 

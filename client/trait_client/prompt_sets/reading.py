@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from trait_client.http import AsyncTraitClient
 from trait_client.http.replies import ChatResult
+from trait_client.prompt_sets.directions import Direction
 from trait_client.prompt_sets.prompts import SetPrompt
 from trait_client.results.rows import ReadingProjectionRow, ReadingRow, Row, utc_now
 from trait_core.chat_templates import kwargs_text
@@ -14,15 +15,8 @@ from trait_core.errors import ServiceError
 from trait_core.schema import Monitor, MonitoredChoice, MonitorReport, ServiceInfo
 
 
-class Direction(NamedTuple):
-    """A vector on a layer."""
-
-    sha256: str
-    layer: int
-
-
 class StoredReading(NamedTuple):
-    """The stored part of a reading."""
+    """The stored part of a reading; `directions` are those that have all that is asked for."""
 
     n_response: int
     token_ids: list[int]
@@ -30,11 +24,24 @@ class StoredReading(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """A new reading: its row, the projections by position, and the report that names their columns."""
+    """A reading: its row if it is new, its tokens, the projections by position, and the report that names their columns."""
 
     row: ReadingRow | None
+    token_ids: list[int]
+    n_response: int
     rows: list[list[float]]
     report: MonitorReport
+
+    def columns(self, wanted: Sequence[Direction]) -> dict[Direction, tuple[list[float], float]]:
+        """Direction -> its values by position, and its centre.
+
+        Raises:
+            ServiceError: A direction is missing.
+        """
+        places = {Direction(d.sha256, d.layer): (i, d.centre) for i, d in enumerate(self.report.directions)}
+        if not places.keys() >= set(wanted):
+            raise ServiceError(f"the service projected on {sorted(places)}, and not on {sorted(wanted)}")
+        return {each: ([row[places[each][0]] for row in self.rows], places[each][1]) for each in wanted}
 
 
 class PromptReader:
@@ -52,6 +59,7 @@ class PromptReader:
         chat_template_kwargs: Variables of the chat template.
         adapter: LoRA adapter that reads; None is the service's base model.
         tokeniser: Service that renders and tokenises prompts, if it is another one.
+        cosine: Read the tokens once more for their cosines.
     """
 
     def __init__(
@@ -65,6 +73,7 @@ class PromptReader:
         chat_template_kwargs: dict[str, Any] | None = None,
         adapter: str | None = None,
         tokeniser: AsyncTraitClient | None = None,
+        cosine: bool = False,
     ) -> None:
         self._client = client
         self._adapter = adapter
@@ -74,6 +83,7 @@ class PromptReader:
         self._layers = layers
         self._max_tokens = max_tokens
         self._template_kwargs = chat_template_kwargs
+        self._cosine = cosine
 
     async def read(
         self, reading_id: str, prompt: SetPrompt, missing: Sequence[Direction], stored: StoredReading | None
@@ -91,17 +101,22 @@ class PromptReader:
         """
         monitor = Monitor(
             vectors=list(dict.fromkeys(direction.sha256 for direction in missing)),
-            layers=self._layers,
+            layers=None if self._layers is None else sorted({direction.layer for direction in missing}),
             tokens=stored is None,
             bounds=[],
         )
         if stored is not None:
-            read = await self._read_again(stored, monitor)
+            read = await self._read_again(stored.token_ids, stored.n_response, monitor)
         elif prompt.response is None and self._max_tokens is not None:
             read = await self._read_generated(reading_id, prompt, monitor, self._max_tokens)
         else:
             read = await self._read_given(reading_id, prompt, monitor)
-        return [*([read.row] if read.row is not None else []), *_projections(reading_id, missing, read)]
+        cosines = None
+        if self._cosine:
+            again = monitor.model_copy(update={"cosine": True, "tokens": False})
+            cosines = await self._read_again(read.token_ids, read.n_response, again)
+        rows = _projections(reading_id, missing, read, cosines)
+        return [*([read.row] if read.row is not None else []), *rows]
 
     async def read_same(self, reading_id: str, of: ReadingRow, missing: Sequence[Direction]) -> list[Row]:
         """Rows of a reading of the tokens of another model's reading.
@@ -116,7 +131,7 @@ class PromptReader:
         """
         vectors = list(dict.fromkeys(direction.sha256 for direction in missing))
         monitor = Monitor(vectors=vectors, layers=self._layers, bounds=[])
-        read = await self._read_again(StoredReading(of.n_response, of.token_ids, set()), monitor)
+        read = await self._read_again(of.token_ids, of.n_response, monitor)
         row = dataclasses.replace(of, reading_id=reading_id, run_id=self._run_id, **self._reader_fields())
         return [row, *_projections(reading_id, missing, read)]
 
@@ -131,10 +146,11 @@ class PromptReader:
             "finished_at": utc_now(),
         }
 
-    async def _read_again(self, stored: StoredReading, monitor: Monitor) -> _Read:
-        result = await self._client.complete(stored.token_ids, monitor=monitor, max_tokens=1, model=self._adapter)
+    async def _read_again(self, token_ids: list[int], n_response: int, monitor: Monitor) -> _Read:
+        """Read tokens that are known."""
+        result = await self._client.complete(token_ids, monitor=monitor, max_tokens=1, model=self._adapter)
         choice, report = _monitored(result)
-        return _Read(None, _aligned(choice.prompt, len(stored.token_ids), stored.n_response), report)
+        return _Read(None, token_ids, n_response, _aligned(choice.prompt, len(token_ids), n_response), report)
 
     async def _read_given(self, reading_id: str, prompt: SetPrompt, monitor: Monitor) -> _Read:
         """Read a prompt with the response that the prompt set gives."""
@@ -146,7 +162,7 @@ class PromptReader:
         result = await self._client.complete(ids, monitor=monitor, max_tokens=1, model=self._adapter)
         choice, report = _monitored(result)
         row = self._row(reading_id, prompt, prompt.response, len(prompt_ids), ids, choice.prompt_tokens)
-        return _Read(row, _aligned(choice.prompt, len(ids), len(response_ids)), report)
+        return _Read(row, ids, len(response_ids), _aligned(choice.prompt, len(ids), len(response_ids)), report)
 
     async def _read_generated(self, reading_id: str, prompt: SetPrompt, monitor: Monitor, max_tokens: int) -> _Read:
         """Read a prompt and generate its reply."""
@@ -166,7 +182,8 @@ class PromptReader:
             finish_reason=result.finish_reason,
         )
         # The first generated row repeats the last prompt position.
-        return _Read(row, _aligned([*choice.prompt, *choice.generated[1:]], len(ids), len(response_ids)), report)
+        rows = _aligned([*choice.prompt, *choice.generated[1:]], len(ids), len(response_ids))
+        return _Read(row, ids, len(response_ids), rows, report)
 
     async def _prompt_ids(self, prompt: SetPrompt) -> list[int]:
         if prompt.text is not None:
@@ -201,22 +218,24 @@ class PromptReader:
             token_ids=ids,
             tokens=tokens,
             chat_template_kwargs=None if messages is None else kwargs_text(self._template_kwargs),
+            prompt_set=prompt.prompt_set,
+            metadata=prompt.metadata_json,
             **self._reader_fields(),
         )
 
 
-def _projections(reading_id: str, missing: Sequence[Direction], read: _Read) -> list[ReadingProjectionRow]:
-    """Rows of the projections; the columns of the report are found by vector and layer."""
-    columns = {Direction(d.sha256, d.layer): (i, d.centre) for i, d in enumerate(read.report.directions)}
-    if not columns.keys() >= set(missing):
-        raise ServiceError(f"the service projected on {sorted(columns)}, and not on {sorted(missing)}")
+def _projections(
+    reading_id: str, missing: Sequence[Direction], read: _Read, cosines: _Read | None = None
+) -> list[ReadingProjectionRow]:
+    projected, as_cosines = read.columns(missing), None if cosines is None else cosines.columns(missing)
     return [
         ReadingProjectionRow(
             reading_id=reading_id,
             sha256=direction.sha256,
             layer=direction.layer,
-            centre=columns[direction][1],
-            projected=[row[columns[direction][0]] for row in read.rows],
+            centre=projected[direction][1],
+            projected=projected[direction][0],
+            cosines=None if as_cosines is None else as_cosines[direction][0],
         )
         for direction in missing
     ]

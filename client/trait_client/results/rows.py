@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, NamedTuple, Self
 
 from trait_core.schema import NO_ADAPTER, VectorMetadata
 
@@ -284,6 +284,14 @@ class ReadingRow:
     adapter: str | None = None
     weights_digest: str | None = None
     read_for: str | None = None
+
+
+class ReadingLabels(NamedTuple):
+    """Labels of a reading, which a later run of its prompt set updates; `metadata` is JSON."""
+
+    outcome: str | None
+    prompt_set: str | None
+    metadata: str | None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from trait_client.results.rows import (
     ROW_TYPES,
     AgreementRow,
     ProjectionRow,
+    ReadingLabels,
+    ReadingProjectionRow,
     Row,
     RunStatus,
     ScoreRow,
@@ -34,6 +36,8 @@ _CONFLICT = {
     ScoreRow: "(trial_id, trait, name) DO UPDATE SET {assignments}",
     ProjectionRow: "(trial_id, sha256, layer, positions) DO UPDATE SET {assignments}",
     AgreementRow: "(definition, labels) DO UPDATE SET {assignments}",
+    # A projection is final; its cosines may be asked for later.
+    ReadingProjectionRow: "(reading_id, sha256, layer) DO UPDATE SET cosines = excluded.cosines WHERE excluded.cosines IS NOT NULL",
 }
 
 _COPY = "import shutil, sys; shutil.copyfile(*sys.argv[1:])"
@@ -136,13 +140,16 @@ class ResultWriter:
         self._connection.execute("UPDATE runs SET n_trials = n_trials + ? WHERE run_id = ?", [n_trials, run_id])
         self._dirty = True
 
-    def label_readings(self, outcomes: Mapping[str, str | None]) -> None:
-        """Set the outcomes of stored readings, by reading id."""
+    def label_readings(self, labels: Mapping[str, ReadingLabels]) -> None:
+        """Set the labels of stored readings, by reading id."""
+        columns = [list(column) for column in zip(*labels.values(), strict=True)] or [[], [], []]
         self._connection.execute(
-            "UPDATE readings SET outcome = new.outcome "
-            "FROM (SELECT unnest(?::VARCHAR[]) AS reading_id, unnest(?::VARCHAR[]) AS outcome) new "
-            "WHERE new.reading_id = readings.reading_id AND new.outcome IS DISTINCT FROM readings.outcome",
-            [list(outcomes), list(outcomes.values())],
+            "UPDATE readings SET outcome = new.outcome, prompt_set = new.prompt_set, metadata = new.metadata "
+            "FROM (SELECT unnest(?::VARCHAR[]) AS reading_id, unnest(?::VARCHAR[]) AS outcome, "
+            "unnest(?::VARCHAR[]) AS prompt_set, unnest(?::VARCHAR[]) AS metadata) new "
+            "WHERE new.reading_id = readings.reading_id AND (new.outcome, new.prompt_set, new.metadata) "
+            "IS DISTINCT FROM (readings.outcome, readings.prompt_set, readings.metadata)",
+            [list(labels), *columns],
         )
         self._dirty = True
 

@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from trait_client.prompt_sets.directions import Direction
 from trait_client.prompt_sets.prompts import SetPrompt
-from trait_client.prompt_sets.reading import Direction, PromptReader, StoredReading
+from trait_client.prompt_sets.reading import PromptReader, StoredReading
 from trait_client.results import ResultWriter
 from trait_client.results.recorder import Recorder
 from trait_client.results.rows import ReadingProjectionRow, ReadingRow, Row

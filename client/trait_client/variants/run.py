@@ -14,9 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from trait_client.http.template_check import check_template
-from trait_client.prompt_sets.project import directions_of
+from trait_client.prompt_sets.directions import Direction, demand_one_request, directions_of
 from trait_client.prompt_sets.prompts import SetPrompt, demand_chats, digest_of
-from trait_client.prompt_sets.reading import Direction
 from trait_client.results import ResultStore, ResultWriter
 from trait_client.results.rows import (
     Row,
@@ -144,6 +143,7 @@ async def run_comparison(
     texts = options.texts(prompts)
     vectors = {vector.sha256: vector for vector in [await base.client.vector(name) for name in options.vectors]}
     directions = directions_of(vectors.values(), options.layers)
+    demand_one_request(directions)
     demand_chats(prompts, options.chat_template_kwargs)
     chats = [prompt.messages for prompt in prompts if prompt.messages is not None]
     await check_template(base.client, base.info, chats, options.chat_template_kwargs)
