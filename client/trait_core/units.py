@@ -4,12 +4,14 @@
     separation   a = coefficient * separation
     raw          a = coefficient
 
-`add`, `set`, `floor` and `ceiling` take a unit; `ablate` and `scale` do not.
+`add`, `set`, `floor`, `ceiling` and `replace` take a unit; `ablate`, `scale` and `rotate` do not.
 """
+
+import math
 
 from trait_core.schema import LayerEvidence, Operation, Unit
 
-UNITLESS: frozenset[Operation] = frozenset({"ablate", "scale"})
+UNITLESS: frozenset[Operation] = frozenset({"ablate", "scale", "rotate"})
 
 
 def residual_units(coefficient: float, unit: Unit, evidence: LayerEvidence) -> float:
@@ -21,3 +23,20 @@ def residual_units(coefficient: float, unit: Unit, evidence: LayerEvidence) -> f
             return coefficient * evidence.separation
         case "raw":
             return coefficient
+
+
+def relative_dose(operation: Operation, value: float, residual_norm: float) -> float:
+    """The size of a change, relative to the layer's residual norm.
+
+    Args:
+        operation: The operation.
+        value: Its number, residual units; `rotate`: the angle in degrees.
+        residual_norm: Mean norm of the layer's residual stream, above 0.
+
+    Returns:
+        `|value| / residual_norm`; `rotate`: the distance that the angle moves a stream, over its norm, at most 2; 0 for
+        `ablate` and `scale`, whose change depends on the stream alone.
+    """
+    if operation == "rotate":
+        return 2 * abs(math.sin(math.radians(value) / 2))
+    return 0.0 if operation in UNITLESS else abs(value) / residual_norm

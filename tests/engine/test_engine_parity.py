@@ -21,6 +21,14 @@ TEXTS = [
 CAPTURED = ["prompt[:]", "prompt[-1]", "response[:]", "response[:5]", "all[4:]"]
 
 
+def turned(h: torch.Tensor, d: torch.Tensor, degrees: float) -> torch.Tensor:
+    """Each row turned towards d, written with two orthonormal vectors."""
+    angle = torch.tensor(degrees).deg2rad()
+    first = torch.nn.functional.normalize(h, dim=-1)
+    second = torch.nn.functional.normalize(d - (first @ d)[:, None] * first, dim=-1)
+    return h.norm(dim=-1, keepdim=True) * (angle.cos() * first + angle.sin() * second)
+
+
 class Lab:
     """One engine's run over every parity case, and the reference beside it."""
 
@@ -86,6 +94,8 @@ class Lab:
             "scale": ([term("scale", 0.2)], {middle: along(lambda x: -0.8 * x)}),
             "floor": ([term("floor", 1.1 * p)], {middle: along(lambda x: torch.clamp(1.1 * p - x, min=0))}),
             "ceiling": ([term("ceiling", 0.5 * p)], {middle: along(lambda x: torch.clamp(0.5 * p - x, max=0))}),
+            "replace": ([term("replace", 4 * p)], {middle: lambda h, _: (4 * p * d).expand_as(h)}),
+            "rotate": ([term("rotate", 25.0)], {middle: lambda h, _: turned(h, d, 25.0)}),
             "preserve_norm": ([term("add", -p, preserve_norm=True)], {middle: kept_norm}),
             "three terms on one layer, in order, each with its own scope": (
                 [
@@ -119,6 +129,8 @@ class Lab:
             "scale": (0.2, lambda h: h - 0.8 * (h @ d)[:, None] * d),
             "floor": (1.3 * p, lambda h: h + torch.clamp(1.3 * p - h @ d, min=0)[:, None] * d),
             "ceiling": (0.5 * p, lambda h: h + torch.clamp(0.5 * p - h @ d, max=0)[:, None] * d),
+            "replace": (4 * p, (4 * p * d).expand_as),
+            "rotate": (-25.0, lambda h: turned(h, d, -25.0)),
         }
 
         def within(mask, moved):

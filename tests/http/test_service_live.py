@@ -70,7 +70,7 @@ def message_of(response: httpx.Response, status: int) -> str:
 def test_the_service_says_what_it_is(info):
     assert (info.n_layers, info.d_model) == (30, 576)
     assert len(info.residual_norms) == 30
-    assert info.operations == ["add", "ablate", "set", "scale", "floor", "ceiling"]
+    assert info.operations == ["add", "ablate", "set", "scale", "floor", "ceiling", "replace", "rotate"]
 
 
 def test_an_unsteered_answer_is_the_models_own(http):

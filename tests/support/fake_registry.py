@@ -22,7 +22,7 @@ from trait_core.schema import (
     is_name,
 )
 from trait_core.storage import sha256_of
-from trait_core.units import UNITLESS, residual_units
+from trait_core.units import UNITLESS, relative_dose, residual_units
 from trait_core.vectors.controls import controls_of, is_control
 from trait_core.vectors.file import VectorFile
 from trait_core.vectors.transfer import is_of_another_model
@@ -36,7 +36,7 @@ INFO: dict[str, Any] = {
     "model": "m", "config_digest": "c", "weights_digest": "w", "checkpoint_digest": "w", "chat_template_digest": "t",
     "chat_template_variables": [],
     "n_layers": 4, "d_model": 8, "dtype": "float32", "quantization": None, "weights": {"float32": 1.0},
-    "operations": ["add", "ablate", "set", "scale", "floor", "ceiling"], "versions": {"service": "1"},
+    "operations": ["add", "ablate", "set", "scale", "floor", "ceiling", "replace", "rotate"], "versions": {"service": "1"},
     "scopes": ["all", "prompt", "generated", "last_prompt", "positions"], "units": ["dose", "separation", "raw"],
 }  # fmt: skip
 
@@ -142,7 +142,7 @@ class FakeRegistry:
                 applied.append(
                     AppliedTerm(
                         vector=name, sha256=sha256_of(self.files[name]), layer=layer, a=value,
-                        relative_dose=0.0 if free else abs(value) / norm,
+                        relative_dose=relative_dose(term.operation, value, norm),
                         **term.model_dump(include={"operation", "unit", "coefficient", "scope"}),
                     )
                 )  # fmt: skip

@@ -58,6 +58,40 @@ def test_floor_and_ceiling_move_only_the_tokens_beyond_the_limit(tokens):
     torch.testing.assert_close(projection(apply(stream, d, "ceiling", 0.3), d), before.clamp(max=0.3))
 
 
+def test_replace_makes_every_stream_the_same(tokens):
+    stream, d = tokens
+    torch.testing.assert_close(apply(stream, d, "replace", -2.5), -2.5 * d)
+    kept = apply(stream, d, "replace", -2.5, preserve_norm=True)
+    torch.testing.assert_close(kept, -stream.norm(dim=-1, keepdim=True) * d)
+
+
+@pytest.mark.parametrize("angle", [0.0, 25.0, -40.0, 90.0, 180.0])
+def test_rotate_turns_by_the_angle_in_the_plane_of_stream_and_direction(tokens, angle):
+    stream, d = tokens
+    after = apply(stream, d, "rotate", angle)
+    torch.testing.assert_close(after.norm(dim=-1), stream.norm(dim=-1))
+    between = torch.nn.functional.cosine_similarity(after, stream)
+    torch.testing.assert_close(between, torch.full((5,), angle).deg2rad().cos(), atol=1e-5, rtol=0)
+    outside = torch.stack(
+        [
+            torch.linalg.lstsq(torch.stack([s, v], 1), t[:, None]).residuals
+            for s, v, t in zip(stream, d, after, strict=True)
+        ]
+    )
+    torch.testing.assert_close(outside, torch.zeros_like(outside), atol=1e-4, rtol=0)
+    nearer = torch.nn.functional.cosine_similarity(after, d) > torch.nn.functional.cosine_similarity(stream, d)
+    if 0 < angle < 60:
+        assert nearer.all()
+    if -60 < angle < 0:
+        assert not nearer.any()
+
+
+def test_a_stream_along_the_direction_is_not_turned(tokens):
+    _, d = tokens
+    for stream in (3.0 * d, -3.0 * d, torch.zeros_like(d)):
+        torch.testing.assert_close(apply(stream, d, "rotate", 45.0), stream)
+
+
 def test_preserve_norm_turns_the_stream_without_stretching_it(tokens):
     stream, d = tokens
     after = apply(stream, d, "add", 4.0, preserve_norm=True)

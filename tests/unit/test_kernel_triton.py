@@ -25,7 +25,7 @@ from trait_service.engine.requests import MONITORED, TERM, LiveRequest
 from trait_service.engine.spec import RequestSpec, TermSpec
 
 N_LAYERS, N_ROWS, N_POOLS, N_DIRECTIONS, MAX_TOKENS = 3, 6, 12, 5, 64
-OPERATIONS = ("add", "ablate", "set", "scale", "floor", "ceiling")
+OPERATIONS = ("add", "ablate", "set", "scale", "floor", "ceiling", "replace", "rotate")
 CPU = torch.device("cpu")
 SPEC = RequestSpec(key="k", terms=[TermSpec(layer=0, direction="0" * 64)])
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}

@@ -78,7 +78,7 @@ def steer(
         ),
     ] = None,
     unit: Annotated[str, typer.Option(help="Unit of --coef: dose, separation or raw.")] = "dose",
-    operation: Annotated[str, typer.Option(help="add, ablate, set, scale, floor or ceiling.")] = "add",
+    operation: Annotated[str, typer.Option(help="add, ablate, set, scale, floor, ceiling, replace or rotate.")] = "add",
     scope: Annotated[str, typer.Option(help="all, prompt, generated, last_prompt, or FROM:TO.")] = "all",
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, tokens.")] = 96,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 0.0,

@@ -23,7 +23,7 @@ MAX_TERMS = 32
 MAX_LAYERS = 512
 
 Unit = Literal["dose", "separation", "raw"]
-Operation = Literal["add", "ablate", "set", "scale", "floor", "ceiling"]
+Operation = Literal["add", "ablate", "set", "scale", "floor", "ceiling", "replace", "rotate"]
 NamedScope = Literal["all", "prompt", "generated", "last_prompt"]
 
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]

@@ -39,12 +39,15 @@ class SteeringTerm(Request):
 
     Attributes:
         vector: A registered name, or `sha256:...` of a vector file.
-        coefficient: Signed number in `unit`. `scale`: the factor, -10..10, without a unit. `ablate` ignores it.
+        coefficient: Signed number in `unit`. Without a unit: `scale`, the factor, -10..10; `rotate`, the angle in degrees,
+            -180..180. `ablate` ignores it.
         unit: `dose`: a = coefficient * residual_norm / 10. `separation`: a = coefficient * separation.
             `raw`: a = coefficient, in residual units.
         layers: 0-based decoder blocks whose output is changed; None: the vector file's chosen layer.
         operation: `add` (activation addition), `ablate` (the projection becomes 0), `set` (becomes the value), `scale`
-            (is multiplied by the factor), `floor` and `ceiling` (stays at or above, at or below the limit).
+            (is multiplied by the factor), `floor` and `ceiling` (stays at or above, at or below the limit). Two change the
+            whole stream: `replace` (activation patching: it becomes a times the direction) and `rotate` (angular steering: it is
+            turned towards the direction by the angle and keeps its norm; parallel to the direction it stays as it is).
         scope: Token positions that are steered. `generated` includes the last prompt position, which produces the
             first generated token.
         preserve_norm: Rescale the residual stream to its norm before the change.
@@ -70,8 +73,9 @@ class AppliedTerm(Response):
 
     Attributes:
         a: The operation's number, residual units: added along the unit direction (`add`), the projection's value or
-            limit (`set`, `floor`, `ceiling`), the factor (`scale`), 0 (`ablate`).
-        relative_dose: `|a| / residual_norm` of the layer.
+            limit (`set`, `floor`, `ceiling`), the stream's new length (`replace`), the factor (`scale`), degrees (`rotate`),
+            0 (`ablate`).
+        relative_dose: `|a| / residual_norm` of the layer; `rotate`: 2 sin(|angle| / 2); 0 for `ablate` and `scale`.
     """
 
     vector: str

@@ -11,10 +11,19 @@
 | `floor` | limit | | adds max(limit - <h, d>, 0): the projection is kept at or above the limit |
 | `ceiling` | limit | | adds min(limit - <h, d>, 0): activation capping |
 
+Two operations change the whole stream:
+
+| `replace` | length | | h becomes a d: activation patching, arXiv:2202.05262, where d and a are another run's stream |
+| `rotate` | sine | cosine | h becomes b h + a n u, with n the norm of h: angular steering (arXiv:2510.26243 turns in a fixed plane) |
+
+Here u is the unit vector of d - <h, d> h / n^2, the part of d that is orthogonal to h. A stream that is parallel to d up to
+`PARALLEL` has no such part, and stays as it is.
+
 `preserve_norm` rescales h afterwards to its norm before the change. Terms on one layer act in the order given. All
 arithmetic is float32; the result is added to the stream in the stream's own dtype.
 """
 
+import math
 from functools import lru_cache
 from typing import NamedTuple, assert_never
 
@@ -23,13 +32,16 @@ from trait_core.schema import Operation
 
 from trait_service.engine.spec import TermSpec
 
-LINEAR, FLOOR, CEILING = 0, 1, 2
-"""Forms of a term: the two lowest bits of its mode."""
+LINEAR, FLOOR, CEILING, REPLACE, ROTATE = range(5)
+"""Forms of a term: the three lowest bits of its mode."""
 
-FORM = 3
+FORM = 7
 """Mask of a mode's form."""
 
-PRESERVE_NORM = 4
+PARALLEL = 1e-5
+"""Sine of the angle between stream and direction below which they count as parallel; float32 gives no better."""
+
+PRESERVE_NORM = 8
 """Bit of a mode: the norm is preserved. Further flags of a term are further bits, which everything but the arithmetic passes on."""
 
 
@@ -48,22 +60,31 @@ def coefficients(term: TermSpec) -> Coefficients:
 
 @lru_cache(maxsize=4096)
 def _coefficients(operation: Operation, value: float, preserve_norm: bool) -> Coefficients:
-    flags = PRESERVE_NORM * preserve_norm
+    form, a, b = _form(operation, value)
+    return Coefficients(form | PRESERVE_NORM * preserve_norm, a, b)
+
+
+def _form(operation: Operation, value: float) -> tuple[int, float, float]:
     match operation:
         case "add":
-            return Coefficients(LINEAR | flags, value, 0.0)
+            found = (LINEAR, value, 0.0)
         case "ablate":
-            return Coefficients(LINEAR | flags, 0.0, -1.0)
+            found = (LINEAR, 0.0, -1.0)
         case "set":
-            return Coefficients(LINEAR | flags, value, -1.0)
+            found = (LINEAR, value, -1.0)
         case "scale":
-            return Coefficients(LINEAR | flags, 0.0, value - 1.0)
+            found = (LINEAR, 0.0, value - 1.0)
         case "floor":
-            return Coefficients(FLOOR | flags, value, 0.0)
+            found = (FLOOR, value, 0.0)
         case "ceiling":
-            return Coefficients(CEILING | flags, value, 0.0)
+            found = (CEILING, value, 0.0)
+        case "replace":
+            found = (REPLACE, value, 0.0)
+        case "rotate":
+            found = (ROTATE, math.sin(math.radians(value)), math.cos(math.radians(value)))
         case _:
             assert_never(operation)
+    return found
 
 
 def delta(
@@ -94,6 +115,11 @@ def delta(
         torch.where(form == FLOOR, gap.clamp(min=0.0), gap.clamp(max=0.0)),
     )
     added = amount.unsqueeze(-1) * direction
+    if bool((form >= REPLACE).any()):
+        replaced = a.unsqueeze(-1) * direction - stream
+        rotated = _rotation(stream, direction, projection, a, b)
+        added = torch.where((form == REPLACE).unsqueeze(-1), replaced, added)
+        added = torch.where((form == ROTATE).unsqueeze(-1), rotated, added)
     if bool(preserve_norm.any()):
         changed = stream + added
         before = stream.norm(dim=-1, keepdim=True)
@@ -101,3 +127,15 @@ def delta(
         rescaled = changed * (before / after) - stream
         added = torch.where(preserve_norm.unsqueeze(-1), rescaled, added)
     return added
+
+
+def _rotation(
+    stream: torch.Tensor, direction: torch.Tensor, projection: torch.Tensor, sine: torch.Tensor, cosine: torch.Tensor
+) -> torch.Tensor:
+    """`(n, d_model)`: what turns each stream towards its direction. With s = |h - <h, d> d|, u = (|h|^2 d - <h, d> h) / (s |h|)."""
+    across = (stream - projection.unsqueeze(-1) * direction).norm(dim=-1)
+    squared = projection * projection + across * across
+    turns = across > PARALLEL * squared.sqrt()
+    slope = torch.where(turns, sine / across, 0.0)
+    of_stream = torch.where(turns, cosine - 1 - slope * projection, 0.0)
+    return of_stream.unsqueeze(-1) * stream + (slope * squared).unsqueeze(-1) * direction

@@ -12,7 +12,7 @@ import triton.language as tl
 from trait_core.schema import MAX_MONITORED, MAX_POSITIONS
 
 from trait_service.engine.active_tokens import CAPTURE, DEFER
-from trait_service.engine.arithmetic import FLOOR, FORM, LINEAR, PRESERVE_NORM
+from trait_service.engine.arithmetic import FLOOR, FORM, LINEAR, PARALLEL, PRESERVE_NORM, REPLACE
 from trait_service.engine.buffers import KernelBuffers
 from trait_service.engine.capture_rows import NORM_WORDS
 from trait_service.engine.request_table import (
@@ -34,6 +34,7 @@ MAX_REGISTERS = 128
 
 _CAPTURE, _DEFER = tl.constexpr(CAPTURE), tl.constexpr(DEFER)
 _LINEAR, _FLOOR, _FORM = tl.constexpr(LINEAR), tl.constexpr(FLOOR), tl.constexpr(FORM)
+_REPLACE, _PARALLEL = tl.constexpr(REPLACE), tl.constexpr(PARALLEL)
 _PRESERVE_NORM = tl.constexpr(PRESERVE_NORM)
 _POOL, _MONITORED, _TERM = tl.constexpr(POOL_WORDS), tl.constexpr(MONITORED_WORDS), tl.constexpr(TERM_WORDS)
 _NORM = tl.constexpr(NORM_WORDS)
@@ -65,7 +66,20 @@ def _delta(kept, hidden, direction, mode, a, b, columns, inside, has_hidden: tl.
         projection = tl.sum(stream * direction)
         gap = a - projection
         bounded = tl.where(form == _FLOOR, tl.maximum(gap, 0.0), tl.minimum(gap, 0.0))
-        added = tl.where(form == _LINEAR, a + b * projection, bounded) * direction
+        along = tl.where(form == _LINEAR, a + b * projection, bounded)
+        # Every change is a share of the stream, and so much along the direction: only two numbers differ.
+        share = 0.0
+        if form == _REPLACE:
+            along = a
+            share = -1.0
+        elif form > _REPLACE:
+            across = tl.sqrt(tl.sum((stream - projection * direction) * (stream - projection * direction)))
+            squared = projection * projection + across * across
+            turns = across > tl.sqrt(squared) * _PARALLEL
+            slope = tl.where(turns, a / tl.maximum(across, _TINY), 0.0)
+            along = slope * squared
+            share = tl.where(turns, b - 1.0 - slope * projection, 0.0)
+        added = share * stream + along * direction
         if (mode & _PRESERVE_NORM) != 0:
             after = stream + added
             ratio = tl.sqrt(tl.sum(stream * stream)) / tl.maximum(tl.sqrt(tl.sum(after * after)), _TINY)

@@ -52,7 +52,7 @@ class TermSpec(_Strict):
     Attributes:
         direction: sha256 (hex) of the direction's float32 bytes: its row in the vector bank.
         value: The operation's number, in residual units: `add`: a; `set`: the projection's new value; `scale`: the
-            factor; `floor`, `ceiling`: the limit. `ablate` ignores it.
+            factor; `floor`, `ceiling`: the limit; `replace`: the stream's new length. `rotate`: degrees. `ablate` ignores it.
         scope: A name, or absolute positions `[from, to)`.
     """
 

@@ -1,7 +1,8 @@
 """Resolves a request (names, units, chosen layers) to what the engine applies (directions, residual units).
 
 Units are those of `trait_core.units`: for `add` a is what is added, for `set`, `floor` and `ceiling` the projection's
-value or limit. `ablate` takes no number and `scale` no unit: its factor is the coefficient itself.
+value or limit, for `replace` the stream's new length. `ablate` takes no number; `scale` and `rotate` take no unit: the
+coefficient is the factor, and the angle in degrees.
 """
 
 import math
@@ -15,7 +16,7 @@ import numpy as np
 from pydantic import Field
 from trait_core.errors import InvalidRequestError, UnknownVectorError
 from trait_core.schema import AppliedTerm, LayerEvidence, Operation, PositionScope, Steering, SteeringTerm
-from trait_core.units import UNITLESS, residual_units
+from trait_core.units import UNITLESS, relative_dose, residual_units
 from trait_core.vectors.file import layer_ranges
 
 from trait_service.engine.spec import TermSpec
@@ -23,6 +24,9 @@ from trait_service.registry.registry import RegisteredVector
 
 MAX_FACTOR = 10.0
 """Largest factor of `scale`; beyond it projections are far outside the model's usual range."""
+
+MAX_ANGLE = 180.0
+"""Largest angle of `rotate`, degrees."""
 
 
 class ResolvedTerm(AppliedTerm):
@@ -188,9 +192,10 @@ class Resolver:
 
 
 def _value(term: SteeringTerm, evidence: LayerEvidence, layer: int, where: str) -> tuple[float, float]:
-    """The operation's number in residual units (the factor of `scale`), and its relative dose."""
+    """The operation's number in residual units (the factor of `scale`, the angle of `rotate`), and its relative dose."""
     if term.operation in UNITLESS:
-        return _factor(term, where), 0.0
+        value = _unitless(term, where)
+        return value, relative_dose(term.operation, value, evidence.residual_norm)
     if evidence.residual_norm <= 0:
         raise InvalidRequestError(
             f"vector {term.vector!r} states a residual norm of {evidence.residual_norm} on layer {layer}; it must be above 0",
@@ -207,15 +212,16 @@ def _value(term: SteeringTerm, evidence: LayerEvidence, layer: int, where: str) 
             f"float32 (separation there: {evidence.separation}, residual norm: {evidence.residual_norm})",
             param=where,
         )
-    return value, abs(value) / evidence.residual_norm
+    return value, relative_dose(term.operation, value, evidence.residual_norm)
 
 
-def _factor(term: SteeringTerm, where: str) -> float:
-    """The factor of `scale`; 0 for `ablate`, which takes no number."""
+def _unitless(term: SteeringTerm, where: str) -> float:
+    """The factor of `scale`, the angle of `rotate`; 0 for `ablate`, which takes no number."""
     if term.operation == "ablate":
         return 0.0
-    if abs(term.coefficient) > MAX_FACTOR:
+    name, limit = ("angle", MAX_ANGLE) if term.operation == "rotate" else ("factor", MAX_FACTOR)
+    if abs(term.coefficient) > limit:
         raise InvalidRequestError(
-            f"the factor of scale is {term.coefficient:g}; allowed: {-MAX_FACTOR:g}..{MAX_FACTOR:g}", param=where
+            f"the {name} of {term.operation} is {term.coefficient:g}; allowed: {-limit:g}..{limit:g}", param=where
         )
     return term.coefficient

@@ -56,6 +56,8 @@ def cases_of(bench: Bench) -> dict[str, list[TermSpec]]:
         "scale": [bench.term("scale", 1 - reach / p)],
         "floor": [bench.term("floor", p + reach)],
         "ceiling": [bench.term("ceiling", p - reach)],
+        "replace": [bench.term("replace", float(bench.norms[layer]), scope="generated")],
+        "rotate": [bench.term("rotate", 20.0)],
         "add, norm kept": [push(layer, preserve_norm=True)],
         "scope prompt": [push(layer, 2, scope="prompt")],
         "scope generated": [push(layer, scope="generated")],

@@ -3,6 +3,7 @@
 Nothing here is shared with the engine's arithmetic.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -155,7 +156,12 @@ def change_of(term: TermSpec, d: torch.Tensor, n_prompt: int) -> Change:
             "floor": (term.value - along).clamp(min=0),
             "ceiling": (term.value - along).clamp(max=0),
         }
-        moved = h + amounts[term.operation][:, None] * d
+        if term.operation == "replace":
+            moved = (term.value * d).expand_as(h)
+        elif term.operation == "rotate":
+            moved = _rotated(h, d, math.radians(term.value))
+        else:
+            moved = h + amounts[term.operation][:, None] * d
         if term.preserve_norm:
             moved = moved * h.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True)
         at = torch.arange(len(h))
@@ -170,6 +176,14 @@ def change_of(term: TermSpec, d: torch.Tensor, n_prompt: int) -> Change:
         return torch.where(inside[:, None], moved, h)
 
     return change
+
+
+def _rotated(h: torch.Tensor, d: torch.Tensor, angle: float) -> torch.Tensor:
+    """Each row turned by an angle in the plane of itself and d, from two orthonormal vectors of that plane."""
+    length = h.norm(dim=-1, keepdim=True)
+    first = h / length
+    second = torch.nn.functional.normalize(d - (first @ d)[:, None] * first, dim=-1)
+    return length * (math.cos(angle) * first + math.sin(angle) * second)
 
 
 def available_bytes() -> int:

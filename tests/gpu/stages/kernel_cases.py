@@ -15,7 +15,7 @@ from trait_service.engine.cuda_step import CudaStep
 from trait_service.engine.requests import MONITORED, TERM, LiveRequest
 from trait_service.engine.spec import RequestSpec, TermSpec
 
-OPERATIONS = ("add", "ablate", "set", "scale", "floor", "ceiling")
+OPERATIONS = ("add", "ablate", "set", "scale", "floor", "ceiling", "replace", "rotate")
 N_LAYERS, N_DIRECTIONS, MOST_TERMS, N_PROMPT, PADDING = 6, 16, 4, 5, 3
 MOST_REQUESTS = 24
 CPU = torch.device("cpu")
