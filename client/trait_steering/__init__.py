@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         ActivationInput,
         ActivationsRequest,
         Generation,
+        InlineVector,
         Message,
         Monitor,
         ServiceInfo,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         VectorInfo,
     )
     from trait_core.vectors.file import VectorFile
+    from trait_core.vectors.inline import inline_vector
     from trait_steering.extraction import extract
     from trait_steering.local_engine import LocalEngine
     from trait_steering.models import model_folder
@@ -55,6 +57,7 @@ __all__ = [
     "ChatResult",
     "DatasetError",
     "Generation",
+    "InlineVector",
     "InvalidRequestError",
     "LocalEngine",
     "Message",
@@ -75,6 +78,7 @@ __all__ = [
     "VectorInfo",
     "__version__",
     "extract",
+    "inline_vector",
     "model_folder",
 ]
 
@@ -89,6 +93,7 @@ _FROM = {
     "TraitClient": "trait_client.http",
     "VectorFile": "trait_core.vectors.file",
     "extract": "trait_steering.extraction",
+    "inline_vector": "trait_core.vectors.inline",
     "model_folder": "trait_steering.models",
 } | dict.fromkeys((name for name in __all__ if name.endswith("Error")), "trait_core.errors")
 """Where a name is defined; those not listed are in `trait_core.schema`."""

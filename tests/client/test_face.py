@@ -19,6 +19,7 @@ EXPORTED = [
     "ChatResult",
     "DatasetError",
     "Generation",
+    "InlineVector",
     "InvalidRequestError",
     "LocalEngine",
     "Message",
@@ -39,6 +40,7 @@ EXPORTED = [
     "VectorInfo",
     "__version__",
     "extract",
+    "inline_vector",
     "model_folder",
 ]
 WITHOUT_EXTRAS = """

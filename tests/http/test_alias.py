@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import pytest
+from resolvers import resolver_of
 from trait_core.errors import InvalidRequestError, UnknownVectorError
 from trait_core.schema import Steering
 from trait_service.errors import NotServedError
 from trait_service.registry.registry import VectorRegistry
 from trait_service.resolving.alias import resolve_request, split_alias
-from trait_service.resolving.resolve import Resolver
 
 SERVED = ["org/model", "org/model+v2"]
 
@@ -17,7 +17,7 @@ SERVED = ["org/model", "org/model+v2"]
 def resolver(tmp_path, make_vector):
     registry = VectorRegistry(tmp_path / "vectors")
     registry.put("tone", make_vector(layers=(2, 3)).to_bytes())
-    return Resolver(registry.get, n_layers=6, operations=("add",), terms_per_layer=4, max_relative_dose=2.0)
+    return resolver_of(registry, operations=("add",))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from contextlib import aclosing
 from types import SimpleNamespace
 
 import pytest
+from resolvers import resolver_of
 from trait_core.errors import SteeringFailedError
 from trait_core.schema import Steering
 from trait_service.engine.spec import CaptureSpec, RequestSpec
@@ -17,7 +18,6 @@ from trait_service.errors import PromptRefusedError
 from trait_service.http.openai import stream_with_report
 from trait_service.registry.registry import VectorRegistry
 from trait_service.registry.uses import VectorUses
-from trait_service.resolving.resolve import Resolver
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 
@@ -63,7 +63,7 @@ class MemoryEngine:
 def steering(tmp_path, make_vector):
     registry = VectorRegistry(tmp_path / "vectors")
     registry.put("tone", make_vector().to_bytes())
-    resolver = Resolver(registry.get, n_layers=6, operations=("add",), terms_per_layer=4, max_relative_dose=2.0)
+    resolver = resolver_of(registry, operations=("add",))
 
     def make(coefficient: float = 1.0, **term: object):
         body = {"terms": [{"vector": "tone", "coefficient": coefficient, **term}]}

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from resolvers import resolver_of
 from trait_core.errors import InvalidRequestError, SteeringFailedError, UnknownVectorError
 from trait_core.schema import Monitor
 from trait_service.engine.spec import BoundHit
 from trait_service.registry.registry import VectorRegistry
 from trait_service.resolving.monitoring import MonitoredPrompt, TokenTexts, resolve_monitor, stop_reason
-from trait_service.resolving.resolve import Resolver
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def resolver(tmp_path, make_vector):
     registry = VectorRegistry(tmp_path / "vectors")
     registry.put("tone", make_vector(layers=(2, 4)).to_bytes())
     registry.put("other", make_vector(layers=(3,), seed=1).to_bytes())
-    return Resolver(registry.get, n_layers=6, operations=("add",), terms_per_layer=4, max_relative_dose=2.0)
+    return resolver_of(registry, operations=("add",))
 
 
 def resolved(resolver, **fields):

@@ -1,15 +1,17 @@
 """From names and units to directions and residual units; whatever is out of range is refused with value and range."""
 
+import base64
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import pytest
-from trait_core.errors import InvalidRequestError, UnknownVectorError
-from trait_core.schema import AppliedTerm, Operation, SteeredPositions, Steering, SteeringReport
+from pydantic import ValidationError
+from resolvers import D_MODEL, RESIDUAL_NORM, resolver_of
+from trait_core.errors import InvalidRequestError, UnknownVectorError, first_fault
+from trait_core.schema import AppliedTerm, SteeredPositions, Steering, SteeringReport
 from trait_core.storage import sha256_of
+from trait_core.vectors.inline import inline_vector
 from trait_service.registry.registry import VectorRegistry
-from trait_service.resolving.resolve import Resolver
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def registry(tmp_path, make_vector):
 
 @pytest.fixture
 def resolver(registry):
-    return Resolver(registry.get, n_layers=6, operations=get_args(Operation), terms_per_layer=2, max_relative_dose=2.0)
+    return resolver_of(registry, terms_per_layer=2)
 
 
 def steering(*terms: dict) -> Steering:
@@ -119,7 +121,7 @@ def test_the_number_of_each_operation(resolver, operation, coefficient, value, d
 
 
 def test_an_operation_that_the_engine_lacks_is_refused(registry):
-    old = Resolver(registry.get, n_layers=6, operations=("add",), terms_per_layer=2, max_relative_dose=2.0)
+    old = resolver_of(registry, operations=("add",))
     with pytest.raises(InvalidRequestError, match=r"'ablate'.*available: add"):
         old.resolve(steering({"operation": "ablate"}))
 
@@ -166,3 +168,97 @@ def test_the_total_dose_limit_holds_for_the_sum_over_layers(resolver):
     assert len(replace(resolver, max_total_dose=1.0).resolve(over_layers).terms) == 2
     with pytest.raises(InvalidRequestError, match=r"add up to 1; allowed: at most 0\.9"):
         replace(resolver, max_total_dose=0.9).resolve(over_layers)
+
+
+# ------------------------------------------------------------------------------------- inline vectors and subspaces
+
+
+def inline(array, dtype="float32") -> dict:
+    return inline_vector(array, dtype).model_dump()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_an_inline_vector_is_scaled_to_length_1_and_measured_by_the_models_residual_norms(resolver, dtype):
+    array = np.arange(1.0, 1.0 + D_MODEL)
+    (applied,) = resolver.resolve(steering({"vector": inline(array, dtype), "layers": [4], "coefficient": 3.0})).applied
+    assert (applied.vector, applied.layer, applied.sha256) == ("inline", 4, f"sha256:{applied.direction}")
+    assert applied.a == pytest.approx(0.3 * RESIDUAL_NORM)
+    tolerance = {"float32": 1e-6, "float16": 1e-3}[dtype]
+    np.testing.assert_allclose(np.frombuffer(applied.raw, "<f4"), array / np.linalg.norm(array), rtol=tolerance)
+
+
+def test_an_inline_vector_of_numbers_at_the_edge_of_a_type_is_the_same_direction(resolver):
+    array = np.arange(1.0, 1.0 + D_MODEL)
+    directions = {
+        resolver.resolve(steering({"vector": inline(scale * array), "layers": [1]})).applied[0].direction
+        for scale in (1.0, 2.0**60, 2.0**-1000)
+    }
+    assert len(directions) == 1
+
+
+def raw_inline(array) -> dict:
+    return {"inline": base64.b64encode(np.asarray(array, "<f4").tobytes()).decode()}
+
+
+@pytest.mark.parametrize(
+    ("term", "message", "param"),
+    [
+        ({"vector": raw_inline([1.0] * 7)}, r"28 bytes, which is 7 float32 values; .* have 8", "vector.inline"),
+        ({"vector": raw_inline([1.0] * 4) | {"dtype": "float16"}, "layers": None}, "give layers", "layers"),
+        ({"vector": {"inline": "not base64!"}}, "not base64", "vector.inline"),
+        ({"vector": raw_inline([0.0] * 8)}, "is zero", "vector.inline"),
+        ({"vector": raw_inline([1.0] * 7 + [float("nan")])}, "not finite, at index 7", "vector.inline"),
+        ({"vector": raw_inline([1.0] * 8), "layers": None}, r"give layers, such as \[3\] \(0\.\.5\)", "layers"),
+        ({"vector": raw_inline([1.0] * 8), "unit": "separation"}, "no separation.*dose or raw", "unit"),
+        (
+            {"vector": ["tone", "flat"], "operation": "add"},
+            "a subspace, which goes with the operation ablate",
+            "vector",
+        ),
+        ({"vector": ["tone", "tone"], "operation": "ablate", "layers": [2]}, "'tone'.*lies in the span", "vector[1]"),
+        (
+            {"vector": ["tone", "deep"], "operation": "ablate", "layers": None},
+            r"'tone' 2, 'deep' 4.*give layers",
+            "layers",
+        ),
+    ],
+)
+def test_a_given_vector_that_cannot_be_used_is_refused(resolver, registry, make_vector, term, message, param):
+    registry.put("deep", make_vector(seed=2, layers=(4,)).to_bytes())
+    with pytest.raises(InvalidRequestError, match=message) as caught:
+        resolver.resolve(steering({"layers": [2]} | term))
+    assert caught.value.param == f"steering.terms[0].{param}"
+
+
+@pytest.mark.parametrize(
+    "vector", [{"inline": "AAAA", "dtype": "float64"}, {"inline": "AAAA", "more": 1}, [], ["tone"] * 17, [["tone"]], 3]
+)
+def test_a_vector_of_another_form_is_refused_with_its_field(vector):
+    with pytest.raises(ValidationError) as caught:
+        steering({"vector": vector})
+    assert str(first_fault(caught.value)).startswith("terms.0.vector")
+
+
+def test_the_vectors_of_a_subspace_become_orthonormal_directions_that_span_it(registry):
+    vectors = ["tone", inline(np.ones(D_MODEL)), "flat"]
+    applied = (
+        resolver_of(registry)
+        .resolve(steering({"vector": vectors, "operation": "ablate", "layers": [2]}, {"layers": [3]}))
+        .applied
+    )
+    assert [(term.vector, term.layer) for term in applied] == [("tone", 2), ("inline", 2), ("flat", 2), ("tone", 3)]
+    basis = np.stack([np.frombuffer(term.raw, "<f4") for term in applied[:3]]).astype(np.float64)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(3), atol=1e-6)
+    tone, flat = (registry.get(name).file.directions[2].astype(np.float64) for name in ("tone", "flat"))
+    np.testing.assert_allclose(basis[0], tone, atol=1e-7)
+    for given in (tone, np.ones(D_MODEL) / np.sqrt(D_MODEL), flat):
+        np.testing.assert_allclose(basis.T @ (basis @ given), given, atol=1e-6)
+    assert basis[2] @ flat > 0
+
+
+def test_a_subspace_counts_as_its_directions_against_the_terms_of_a_layer(registry):
+    vectors = [inline(row) for row in np.eye(D_MODEL)[:3]]
+    with pytest.raises(InvalidRequestError, match="3 terms act on layer 2; at most 2"):
+        resolver_of(registry, terms_per_layer=2).resolve(
+            steering({"vector": vectors, "operation": "ablate", "layers": [2]})
+        )

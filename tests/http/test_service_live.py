@@ -14,6 +14,7 @@ import safetensors.numpy
 from trait_core.schema import ActivationsMetadata, ServiceInfo, SteeringReport, VectorInfo
 from trait_core.storage import sha256_of
 from trait_core.vectors.file import METADATA_KEY
+from trait_core.vectors.inline import inline_vector
 from vector_fixtures import random_vector
 
 pytestmark = pytest.mark.engine
@@ -93,6 +94,33 @@ def test_a_steered_answer_differs_and_brings_a_report(http, vector, info):
 
 
 def test_coefficient_zero_is_the_baseline(http, vector):
+    assert np.allclose(logprobs(chat(http, steering=terms(vector, 0.0))), logprobs(chat(http)), atol=1e-3)
+
+
+def test_an_inline_vector_steers_like_the_registered_one(http, vector, info):
+    direction = random_vector(info, 0).directions[LAYER]
+    sent = inline_vector(7 * direction).model_dump()
+    inline = chat(http, steering=terms(sent, 2.0, layers=[LAYER]))
+    assert np.allclose(logprobs(inline), logprobs(chat(http, steering=terms(vector))), atol=1e-3)
+    assert inline.json()["steering"]["applied"][0]["vector"] == "inline"
+    wrong = chat(http, steering=terms(inline_vector(np.ones(3)).model_dump(), layers=[LAYER]))
+    assert message_of(wrong, 400).startswith("the inline vector holds 12 bytes")
+
+
+def test_three_hundred_inline_vectors_in_a_row_leave_no_trace(http, vector, info):
+    before = http.get("/v1/vectors").json()
+    directions = np.random.default_rng(0).standard_normal((300, info.d_model))
+
+    def first_logprob(direction: np.ndarray) -> float:
+        steering = terms(inline_vector(direction, "float16").model_dump(), 2.0, layers=[LAYER])
+        return float(logprobs(chat(http, max_tokens=1, steering=steering))[0])
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(first_logprob, directions))
+    assert len(set(found)) > 250
+    assert found[17] == pytest.approx(first_logprob(directions[17]), abs=1e-3)
+    assert http.get("/v1/vectors").json() == before
+    assert 'trait_bank_rows{state="held"} 0.0' in http.get("/metrics").text
     assert np.allclose(logprobs(chat(http, steering=terms(vector, 0.0))), logprobs(chat(http)), atol=1e-3)
 
 
@@ -503,6 +531,26 @@ def test_steered_reading_moves_the_layer_by_exactly_a(http, vector, info):
     direction = random_vector(info, 0).directions[LAYER]
     assert np.allclose(delta[LAYER], 0.2 * info.residual_norms[LAYER] * direction, atol=1e-2)
     assert metadata.steering.applied[0].layer == LAYER
+
+
+def test_the_ablation_of_a_subspace_leaves_nothing_of_it(http, vector, info):
+    """Every vector of the list has no projection left, at any position; an ablation of one after another would leave some."""
+    spanning = [random_vector(info, 0).directions[LAYER].astype(np.float64)]
+    noise = np.random.default_rng(1).standard_normal((2, info.d_model)) / np.sqrt(info.d_model)
+    spanning += [spanning[0] + noise[0], spanning[0] - 0.5 * noise[0] + noise[1]]
+    vectors = [vector, *(inline_vector(row).model_dump() for row in spanning[1:])]
+    ablation = {"terms": [{"vector": vectors, "coefficient": 0.0, "operation": "ablate", "layers": [LAYER]}]}
+    body = {"inputs": [{"text": "The cat sat on", "response": " the mat."}], "layers": [LAYER]}
+    kept, metadata = read(http, **body, positions=["all[:]"], pooling="none", steering=ablation)
+    plain, _ = read(http, **body, positions=["all[:]"], pooling="none")
+    assert [term.vector for term in metadata.steering.applied] == [vector, "inline", "inline"]
+    for row in spanning:
+        along = row / np.linalg.norm(row)
+        assert np.abs(plain["each/all[:]"][:, 0] @ along).max() > 1
+        assert np.abs(kept["each/all[:]"][:, 0] @ along).max() < 1e-2
+    basis, _ = np.linalg.qr(np.stack(spanning, 1))
+    expected = plain["each/all[:]"][:, 0] - (plain["each/all[:]"][:, 0] @ basis) @ basis.T
+    assert np.allclose(kept["each/all[:]"][:, 0], expected, atol=2e-2)
 
 
 def test_a_chat_is_read_with_the_very_tokens_that_it_is_served_with(http):

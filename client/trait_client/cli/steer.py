@@ -114,7 +114,7 @@ def steer(
     try:
         done, failed = run()
     except UnknownVectorError as error:
-        make_vector(term.vector, url, api_key, datasets, error, raw=raw)
+        make_vector(term.reference, url, api_key, datasets, error, raw=raw)
         done, failed = run()
     _print(done, failed, as_json=as_json)
     if failed:
@@ -176,7 +176,10 @@ async def _steer_all(
         if not options.raw:
             require_template(await client.info(), options.template_kwargs)
         registered = find_vector(
-            await client.vectors(), reference=term.vector, trait=term.vector, choose="give one of them as --vector"
+            await client.vectors(),
+            reference=term.reference,
+            trait=term.reference,
+            choose="give one of them as --vector",
         )
         prompts = prompts or evaluation_questions(registered.metadata.trait, datasets)
         term = term.model_copy(update={"vector": registered.name})

@@ -4,7 +4,15 @@ import math
 from typing import NamedTuple
 
 from trait_core.errors import SteeringFailedError
-from trait_core.schema import SHA256_PREFIX, Monitor, MonitorReport, Steering, SteeringReport, SteeringTerm
+from trait_core.schema import (
+    SHA256_PREFIX,
+    InlineVector,
+    Monitor,
+    MonitorReport,
+    Steering,
+    SteeringReport,
+    SteeringTerm,
+)
 
 
 class Expected(NamedTuple):
@@ -35,24 +43,30 @@ class Expected(NamedTuple):
 
 def _check_terms(asked: Steering, report: SteeringReport) -> None:
     """Compare term by term and layer by layer; a model alias puts its own terms before the requested ones."""
-    expected: list[tuple[SteeringTerm, int | None]] = []
-    for term in asked.terms:
-        expected += [(term, layer) for layer in term.layers] if term.layers is not None else [(term, None)]
+    unnamed: list[int | None] = [None]
+    expected = [
+        (term, vector, layer) for term in asked.terms for layer in term.layers or unnamed for vector in _vectors(term)
+    ]
     applied = report.applied[-len(expected) :]
     if len(applied) < len(expected):
         raise SteeringFailedError(
             f"{len(expected)} steering terms were asked for and {len(applied)} applied: the text is discarded"
         )
-    for (term, layer), got in zip(expected, applied, strict=True):
+    for (term, vector, layer), got in zip(expected, applied, strict=True):
         _check_equal("operation", term.operation, got.operation)
         _check_equal("unit", term.unit, got.unit)
-        if term.vector.startswith(SHA256_PREFIX):
-            _check_equal("vector", term.vector, got.sha256)
+        if isinstance(vector, str) and vector.startswith(SHA256_PREFIX):
+            _check_equal("vector", vector, got.sha256)
         if layer is not None:
             _check_equal("layer", layer, got.layer)
         # Not bit-equal: vllm-router rewrites a request's JSON, which changes the last bit of one number in ten.
         if not math.isclose(term.coefficient, got.coefficient, rel_tol=1e-9):
             _check_equal("coefficient", term.coefficient, got.coefficient)
+
+
+def _vectors(term: SteeringTerm) -> list[str | InlineVector]:
+    """The vectors of a term, each of which is reported on each layer."""
+    return term.vector if isinstance(term.vector, list) else [term.vector]
 
 
 def _check_equal(what: str, asked: str | float, applied: str | float) -> None:

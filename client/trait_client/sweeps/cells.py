@@ -68,7 +68,7 @@ class Intervention:
     @property
     def sha256(self) -> str:
         """The vector file that is applied: the trait's, or a random one."""
-        return self.term.vector
+        return self.term.reference
 
     @property
     def is_control(self) -> bool:

@@ -32,6 +32,7 @@ from trait_core.schema.base import (
     VectorReference,
     is_name,
 )
+from trait_core.schema.given import MAX_SUBSPACE, InlineType, InlineVector, OneVector, SteeringVector
 from trait_core.schema.monitoring import (
     MAX_MONITORED,
     CrossedBound,
@@ -69,6 +70,7 @@ __all__ = [
     "MAX_LAYERS",
     "MAX_MONITORED",
     "MAX_POSITIONS",
+    "MAX_SUBSPACE",
     "MAX_TERMS",
     "NAME_PATTERN",
     "NO_ADAPTER",
@@ -86,6 +88,8 @@ __all__ = [
     "ExtractedOn",
     "FiniteFloat",
     "Generation",
+    "InlineType",
+    "InlineVector",
     "Layer",
     "LayerEvidence",
     "Message",
@@ -95,6 +99,7 @@ __all__ = [
     "MonitoredChoice",
     "MonitoredDirection",
     "NamedScope",
+    "OneVector",
     "Operation",
     "PositionScope",
     "Request",
@@ -106,6 +111,7 @@ __all__ = [
     "SteeringLimits",
     "SteeringReport",
     "SteeringTerm",
+    "SteeringVector",
     "Unit",
     "VectorInfo",
     "VectorList",

@@ -14,8 +14,8 @@ from trait_core.schema.base import (
     Request,
     Response,
     Unit,
-    VectorReference,
 )
+from trait_core.schema.given import SteeringVector
 
 
 class PositionScope(Request):
@@ -38,12 +38,14 @@ class SteeringTerm(Request):
     """One vector at one coefficient on one or more layers.
 
     Attributes:
-        vector: A registered name, or `sha256:...` of a vector file.
+        vector: A registered name, `sha256:...` of a vector file, or an inline vector. For `ablate` also a list of up to 16 of
+            them, which span a subspace: the projection on it becomes 0.
         coefficient: Signed number in `unit`. Without a unit: `scale`, the factor, -10..10; `rotate`, the angle in degrees,
             -180..180. `ablate` ignores it.
         unit: `dose`: a = coefficient * residual_norm / 10. `separation`: a = coefficient * separation.
             `raw`: a = coefficient, in residual units.
-        layers: 0-based decoder blocks whose output is changed; None: the vector file's chosen layer.
+        layers: 0-based decoder blocks whose output is changed; None: the vector file's chosen layer. An inline vector has none:
+            with it, layers are required.
         operation: `add` (activation addition), `ablate` (the projection becomes 0), `set` (becomes the value), `scale`
             (is multiplied by the factor), `floor` and `ceiling` (stays at or above, at or below the limit). Two change the
             whole stream: `replace` (activation patching: it becomes a times the direction) and `rotate` (angular steering: it is
@@ -53,13 +55,24 @@ class SteeringTerm(Request):
         preserve_norm: Rescale the residual stream to its norm before the change.
     """
 
-    vector: VectorReference
+    vector: SteeringVector
     coefficient: FiniteFloat
     unit: Unit = "dose"
     layers: Annotated[list[Layer], Field(min_length=1, max_length=MAX_LAYERS)] | None = None
     operation: Operation = "add"
     scope: Scope = "all"
     preserve_norm: bool = False
+
+    @property
+    def reference(self) -> str:
+        """The vector's registered name or hash.
+
+        Raises:
+            TypeError: The term has an inline vector or a subspace, which have neither.
+        """
+        if isinstance(self.vector, str):
+            return self.vector
+        raise TypeError("an inline vector or a subspace has neither a name nor a hash")
 
 
 class Steering(Request):
@@ -72,6 +85,9 @@ class AppliedTerm(Response):
     """One vector on one layer, as the engine applied it.
 
     Attributes:
+        vector: Its name; `inline` if it came with the request. Of a subspace, each vector after the first has only the part of
+            its direction that is orthogonal to those before it.
+        sha256: Hash of the vector file; for an inline vector, of its unit direction as float32.
         a: The operation's number, residual units: added along the unit direction (`add`), the projection's value or
             limit (`set`, `floor`, `ceiling`), the stream's new length (`replace`), the factor (`scale`), degrees (`rotate`),
             0 (`ablate`).

@@ -65,7 +65,8 @@ class TraitService:
         _hand_over(state, engine, client)
         reader = ActivationReader(client, state, shape, settings.max_activation_bytes)
         identity = await _identify(engine, state)
-        registry, resolver = _open_registry(settings, engine_settings, identity, shape, uses)
+        registry, norms = _open_registry(settings, identity, uses), await measure_residual_norms(reader)
+        resolver = _resolver(registry, norms, settings, engine_settings, shape)
         info = ServiceInfo(
             model=state.openai_serving_models.base_model_paths[0].name,
             **identity,
@@ -74,7 +75,7 @@ class TraitService:
             dtype=shape["dtype"],
             quantization=shape["quantization"],
             weights=shape["weights"],
-            residual_norms=await measure_residual_norms(reader),
+            residual_norms=norms,
             operations=list(shape["operations"]),
             scopes=[*get_args(NamedScope), "positions"],
             units=list(get_args(Unit)),
@@ -134,30 +135,35 @@ async def _identify(engine: Any, state: State) -> dict[str, Any]:
     }
 
 
-def _open_registry(
-    settings: ServiceSettings,
-    engine_settings: EngineSettings,
-    identity: dict[str, Any],
-    shape: dict[str, Any],
-    uses: VectorUses,
-) -> tuple[VectorRegistry, Resolver]:
-    """The model's vectors, and what resolves requests against them."""
-    registry = VectorRegistry(
+def _open_registry(settings: ServiceSettings, identity: dict[str, Any], uses: VectorUses) -> VectorRegistry:
+    """The model's vectors."""
+    return VectorRegistry(
         settings.vectors / registry_folder(identity["config_digest"], identity["weights_digest"]),
         max_vectors=settings.max_vectors,
         max_bytes=settings.max_vector_bytes,
         max_versions=settings.max_vector_versions,
         uses=uses,
     )
-    resolver = Resolver(
+
+
+def _resolver(
+    registry: VectorRegistry,
+    residual_norms: list[float],
+    settings: ServiceSettings,
+    engine_settings: EngineSettings,
+    shape: dict[str, Any],
+) -> Resolver:
+    """The resolver of requests against the model's vectors."""
+    return Resolver(
         lookup=registry.get,
         n_layers=shape["n_layers"],
+        d_model=shape["d_model"],
+        residual_norms=residual_norms,
         operations=tuple(shape["operations"]),
         terms_per_layer=engine_settings.terms_per_layer,
         max_relative_dose=settings.max_relative_dose,
         max_total_dose=settings.max_total_dose,
     )
-    return registry, resolver
 
 
 def _limits(settings: ServiceSettings, engine_settings: EngineSettings, shape: dict[str, Any]) -> SteeringLimits:

@@ -83,6 +83,11 @@ class RegisteredVector:
         """As `Content.directions`."""
         return self.content.directions
 
+    @property
+    def chosen_layer(self) -> int:
+        """The layer of a request that names none."""
+        return self.file.metadata.chosen_layer
+
     def info(self) -> VectorInfo:
         """The registry's answer for this vector."""
         return VectorInfo(

@@ -14,13 +14,14 @@ from typing import Annotated
 
 import numpy as np
 from pydantic import Field
-from trait_core.errors import InvalidRequestError, UnknownVectorError
-from trait_core.schema import AppliedTerm, LayerEvidence, Operation, PositionScope, Steering, SteeringTerm
+from trait_core.errors import InvalidRequestError, UnknownVectorError, VectorFileError
+from trait_core.schema import AppliedTerm, InlineVector, LayerEvidence, Operation, PositionScope, Steering, SteeringTerm
 from trait_core.units import UNITLESS, relative_dose, residual_units
 from trait_core.vectors.file import layer_ranges
 
 from trait_service.engine.spec import TermSpec
 from trait_service.registry.registry import RegisteredVector
+from trait_service.resolving.given import GivenVector, Layered, orthonormal
 
 MAX_FACTOR = 10.0
 """Largest factor of `scale`; beyond it projections are far outside the model's usual range."""
@@ -77,6 +78,8 @@ class Resolver:
     Args:
         lookup: A registered vector by name or hash; raises `UnknownVectorError`.
         n_layers: Layers of the served model.
+        d_model: Width of its residual stream.
+        residual_norms: `(n_layers,)` its residual norms, which scale inline vectors.
         operations: Operations that the engine has.
         terms_per_layer: Terms of one request on one layer.
         max_relative_dose: Largest sum of relative doses of one request on one layer.
@@ -85,6 +88,8 @@ class Resolver:
 
     lookup: Callable[[str], RegisteredVector]
     n_layers: int
+    d_model: int
+    residual_norms: Sequence[float]
     operations: Sequence[Operation]
     terms_per_layer: int
     max_relative_dose: float
@@ -111,15 +116,42 @@ class Resolver:
             InvalidRequestError: A value is outside its range; names the value, the range and the field.
         """
         self._check_operation(term, where)
-        vector = self.vector(term.vector, f"{where}.vector")
-        reported = {name: value for name, value in term if name in AppliedTerm.model_fields}
-        resolved = []
-        for layer in self.layers(term.layers, vector, f"{where}.layers"):
-            direction, raw = vector.directions[layer]
-            a, dose = _value(term, vector.file.evidence(layer), layer, f"{where}.coefficient")
-            found = {"vector": vector.name, "sha256": vector.sha256, "layer": layer, "a": a, "relative_dose": dose}
-            resolved.append(ResolvedTerm(**reported | found, asked=term, direction=direction, raw=raw))
-        return resolved
+        vectors = self._given(term, where)
+        return [
+            _resolved(term, vector, layer, where)
+            for layer in self._common_layers(term, vectors, where)
+            for vector in orthonormal(vectors, layer, f"{where}.vector")
+        ]
+
+    def _given(self, term: SteeringTerm, where: str) -> list[GivenVector]:
+        """The vectors of a term: one, or those that span a subspace."""
+        if not isinstance(term.vector, list):
+            return [self._one_vector(term.vector, f"{where}.vector")]
+        if term.operation != "ablate":
+            raise InvalidRequestError(
+                f"a list of vectors is a subspace, which goes with the operation ablate, not with {term.operation}: write a "
+                "term for each vector",
+                param=f"{where}.vector",
+            )
+        return [self._one_vector(vector, f"{where}.vector[{i}]") for i, vector in enumerate(term.vector)]
+
+    def _one_vector(self, vector: str | InlineVector, where: str) -> GivenVector:
+        if isinstance(vector, str):
+            return GivenVector.registered(self.vector(vector, where))
+        try:
+            return GivenVector.inline(vector, self.d_model, self.residual_norms)
+        except VectorFileError as error:
+            raise InvalidRequestError(str(error), param=f"{where}.inline") from error
+
+    def _common_layers(self, term: SteeringTerm, vectors: Sequence[GivenVector], where: str) -> list[int]:
+        """The layers asked for, which every vector has; or the one that all of them choose."""
+        each = [self.layers(term.layers, vector, f"{where}.layers") for vector in vectors]
+        if any(layers != each[0] for layers in each):
+            chosen = ", ".join(f"{vector.name!r} {layers[0]}" for vector, layers in zip(vectors, each, strict=True))
+            raise InvalidRequestError(
+                f"the vectors choose different layers ({chosen}): give layers", param=f"{where}.layers"
+            )
+        return each[0]
 
     def vector(self, name: str, where: str) -> RegisteredVector:
         """A registered vector; `where` is the field that names it.
@@ -132,20 +164,26 @@ class Resolver:
         except UnknownVectorError as error:
             raise UnknownVectorError(str(error), param=where) from None
 
-    def layers(self, asked: list[int] | None, vector: RegisteredVector, where: str) -> list[int]:
+    def layers(self, asked: list[int] | None, vector: Layered, where: str) -> list[int]:
         """The layers asked for, or the vector's own choice; `where` is the field that names them.
 
         Raises:
-            InvalidRequestError: A layer that the model or the vector does not have, or a layer named twice.
+            InvalidRequestError: A layer that the model or the vector does not have, a layer named twice, or no layer where the
+                vector chooses none.
         """
-        layers = [vector.file.metadata.chosen_layer] if asked is None else asked
+        if asked is None and vector.chosen_layer is None:
+            raise InvalidRequestError(
+                f"an inline vector has no layer of its own: give layers, such as [{self.n_layers // 2}] (0..{self.n_layers - 1})",
+                param=where,
+            )
+        layers = [vector.chosen_layer] if asked is None and vector.chosen_layer is not None else asked or []
         for layer in layers:
             if not 0 <= layer < self.n_layers:
                 raise InvalidRequestError(f"layer {layer} is out of range: 0..{self.n_layers - 1}", param=where)
             if layer not in vector.directions:
                 raise InvalidRequestError(
                     f"layer {layer} is not in vector {vector.name!r}: its file has the layers "
-                    f"{layer_ranges(vector.directions)} (chosen: {vector.file.metadata.chosen_layer})",
+                    f"{layer_ranges(vector.directions)} (chosen: {vector.chosen_layer})",
                     param=where,
                 )
         if len(set(layers)) < len(layers):
@@ -191,14 +229,27 @@ class Resolver:
             )
 
 
-def _value(term: SteeringTerm, evidence: LayerEvidence, layer: int, where: str) -> tuple[float, float]:
+def _resolved(term: SteeringTerm, vector: GivenVector, layer: int, where: str) -> ResolvedTerm:
+    reported = {name: value for name, value in term if name in AppliedTerm.model_fields}
+    direction, raw = vector.directions[layer]
+    if term.unit == "separation" and not vector.has_separation and term.operation not in UNITLESS:
+        raise InvalidRequestError(
+            "an inline vector has no separation, since nothing is known of its examples: use the unit dose or raw",
+            param=f"{where}.unit",
+        )
+    a, dose = _value(term, vector.name, vector.evidence[layer], layer, f"{where}.coefficient")
+    found = {"vector": vector.name, "sha256": vector.sha256, "layer": layer, "a": a, "relative_dose": dose}
+    return ResolvedTerm(**reported | found, asked=term, direction=direction, raw=raw)
+
+
+def _value(term: SteeringTerm, vector: str, evidence: LayerEvidence, layer: int, where: str) -> tuple[float, float]:
     """The operation's number in residual units (the factor of `scale`, the angle of `rotate`), and its relative dose."""
     if term.operation in UNITLESS:
         value = _unitless(term, where)
         return value, relative_dose(term.operation, value, evidence.residual_norm)
     if evidence.residual_norm <= 0:
         raise InvalidRequestError(
-            f"vector {term.vector!r} states a residual norm of {evidence.residual_norm} on layer {layer}; it must be above 0",
+            f"vector {vector!r} states a residual norm of {evidence.residual_norm} on layer {layer}; it must be above 0",
             param=where,
         )
     value = residual_units(term.coefficient, term.unit, evidence)
