@@ -13,8 +13,8 @@ from trait_core.schema import Elicitation, Generation, ServiceInfo
 from trait_extraction.data.datasets import TraitDataset
 from trait_extraction.data.split import Split, split_scenarios
 
-RESPONSE = Positions("response", None, None)
-PAST_SINKS = Positions("all", 4, None)
+RESPONSE = Positions.parse("response[:]")
+PAST_SINKS = Positions.parse("all[4:]")
 """All positions but the first four: those are attention sinks, whose norm is many times the usual one."""
 
 
@@ -98,7 +98,7 @@ class Plan:
     @property
     def needs_replies(self) -> bool:
         """True while the model has yet to write the replies that are read."""
-        return self.dataset.is_generated and self.settings.positions.part != "prompt"
+        return self.dataset.is_generated and self.settings.positions.parts != {"prompt"}
 
     @cached_property
     def splits(self) -> tuple[Split, ...]:
@@ -136,14 +136,14 @@ def _whole_text(dataset: TraitDataset) -> bool:
 
 def _check_positions(dataset: TraitDataset, positions: Positions) -> None:
     """Refuse positions that the dataset does not have, or at which its two sides cannot differ."""
-    if positions.part == "response" and _whole_text(dataset):
+    if positions.parts == {"response"} and _whole_text(dataset):
         raise InvalidRequestError(
             f"trait {dataset.trait!r} is raw text, which has no response to read at {positions}: use {PAST_SINKS}",
             param="positions",
         )
     pairs = zip(dataset.positive, dataset.negative, strict=True)
     same = sum((p.system_prompt, p.prompt) == (q.system_prompt, q.prompt) for p, q in pairs)
-    if same and (positions.part == "prompt" or dataset.is_generated):
+    if same and (positions.parts == {"prompt"} or dataset.is_generated):
         raise InvalidRequestError(
             f"trait {dataset.trait!r} has the same prompt on both sides in {same} of {dataset.n_scenarios} scenarios, "
             f"so nothing differs at {positions}: read response[:] of written replies, or write prompts that differ",

@@ -100,7 +100,7 @@ class TransformersService(KnownService):
         if self._last is None or self._last[0] != key:
             self._last = key, self._read_stream(item)
         stream, n_prompt = self._last[1]
-        span = stream[layers, slice(*Positions.parse(positions).interval(n_prompt, stream.shape[1]))]
+        span = stream[layers][:, Positions.parse(positions).indices(n_prompt, stream.shape[1])]
         return Pool(span.mean(1), np.linalg.norm(span, axis=-1).mean(1), span.shape[1])
 
     def _read_stream(self, item: ActivationInput):

@@ -49,9 +49,9 @@ class FakeOrganism(FakeService):
 
     def pool(self, item: ActivationInput, positions: str, layers: Sequence[int]) -> Pool:
         n_prompt, n_response = self.lengths(item)
-        start, stop = Positions.parse(positions).interval(n_prompt, n_prompt + n_response)
-        mean = [np.mean([self.stream(item.token_ids, p, layer) for p in range(start, stop)], 0) for layer in layers]
-        return Pool(np.array(mean), np.linalg.norm(mean, axis=-1), stop - start)
+        held = Positions.parse(positions).indices(n_prompt, n_prompt + n_response)
+        mean = [np.mean([self.stream(item.token_ids, p, layer) for p in held], 0) for layer in layers]
+        return Pool(np.array(mean), np.linalg.norm(mean, axis=-1), len(held))
 
     def _complete(self, body: dict) -> httpx.Response:
         self._asked.model = body["model"]

@@ -115,9 +115,9 @@ class FakeService(FakeRegistry):
     def pool(self, item: ActivationInput, positions: str, layers: Sequence[int]) -> Pool:
         """One text pooled over one entry of `positions`: it follows from text, layer and positions."""
         n_prompt, n_response = self.lengths(item)
-        start, stop = Positions.parse(positions).interval(n_prompt, n_prompt + n_response)
+        count = len(Positions.parse(positions).indices(n_prompt, n_prompt + n_response))
         mean = np.array([activation(last_text(item), layer, positions, self.info.d_model) for layer in layers])
-        return Pool(mean, np.linalg.norm(mean, axis=-1), max(0, stop - start))
+        return Pool(mean, np.linalg.norm(mean, axis=-1), count)
 
     def nll(self, item: ActivationInput) -> float:
         """Mean negative log-likelihood of a response, nats a token."""

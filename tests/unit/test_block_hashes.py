@@ -73,6 +73,10 @@ def shared(one: list, other: list) -> int:
         ([47, 50], 60, 47),
         ([48, 50], 60, 48),
         ([100, 101], 60, 100),
+        ("prompt[-4:]", 60, 56),
+        ("response[8::4]", 60, 68),
+        ("response[:] except response[:30]", 60, 90),
+        ("all[70:72], prompt[-1]", 60, 59),
     ],
 )
 @pytest.mark.parametrize("size", [8, 16, 32])
@@ -106,6 +110,8 @@ def test_equal_steering_of_equal_tokens_has_equal_hashes_however_the_tokens_came
         [term(operation="ablate")],
         [term(preserve_norm=True)],
         [term([0, 50])],
+        [term("all[::2]")],
+        [term("all[:] except all[100]")],
         [term("prompt")],
         [term(), term()],
         [term(direction=E), term()],
@@ -121,7 +127,8 @@ def test_the_order_of_terms_counts(hashes):
 
 
 def test_ways_to_say_the_same_share(hashes):
-    assert hashes(term("prompt")) == hashes(term([0, len(TOKENS)]))
+    assert hashes(term("prompt")) == hashes(term([0, len(TOKENS)])) == hashes(term("prompt[:]"))
+    assert hashes(term("generated"), n_prompt=60) == hashes(term("prompt[-1], response[:]"), n_prompt=60)
     assert hashes(term(operation="ablate", value=3.0)) == hashes(term(operation="set", value=0.0))
     assert hashes(term([9, 9])) == hashes()
 
@@ -162,5 +169,9 @@ def test_an_image_is_not_cut_in_two(hashes):
     assert shared(hashes(term([60, 70]), mm=[image]), hashes(mm=[image])) == 60 // SIZE
 
 
+def test_a_scope_that_cannot_be_told_shares_with_nobody(hashes):
+    assert shared(hashes(term("response[-4:]")), hashes()) == 0
+
+
 def test_nothing_touched_is_no_branch():
-    assert branch_of([term([4, 4]), term([9, 3])], 60) is None
+    assert branch_of([term([4, 4]), term([9, 3]), term("prompt[70:]")], 60) is None

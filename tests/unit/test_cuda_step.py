@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trait_core.positions import UNBOUNDED
+from trait_core.intervals import UNBOUNDED, Interval
 from trait_service.engine.batch import LiveBatch, Step
 from trait_service.engine.buffers import NO_ROW, VectorBank
 from trait_service.engine.capture_rows import CaptureRows
@@ -39,12 +39,12 @@ def cuda(pools) -> CudaStep:
     return CudaStep(bank, pools, n_layers=N_LAYERS, max_requests=4, max_tokens=16, terms_per_layer=2, device=CPU)
 
 
-def steered(layer=1, k=0, start=0, stop=UNBOUNDED, n_prompt=3) -> LiveRequest:
-    return LiveRequest(SPEC, n_prompt, terms=np.array([(layer, k, 1, 0, 2.0, 0.0, start, stop)], dtype=TERM))
+def steered(layer=1, k=0, start=0, stop=UNBOUNDED, n_prompt=3, step=1) -> LiveRequest:
+    return LiveRequest(SPEC, n_prompt, terms=np.array([(layer, k, 1, 0, 2.0, 0.0, start, stop, step)], dtype=TERM))
 
 
 def captured(rows, n_prompt=3, layers=(0, 2)) -> LiveRequest:
-    pools = [(0, UNBOUNDED), (n_prompt, UNBOUNDED)][: len(rows)]
+    pools = [[Interval(0, UNBOUNDED)], [Interval(n_prompt, UNBOUNDED)]][: len(rows)]
     return LiveRequest(SPEC, n_prompt, pools=pools, captured_layers=list(layers), capture_rows=rows)
 
 

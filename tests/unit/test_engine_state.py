@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
-from trait_core.positions import UNBOUNDED
+from trait_core.intervals import UNBOUNDED
 from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
@@ -95,6 +95,15 @@ def test_only_the_steered_layer_and_direction_change_and_neighbours_are_bit_equa
         ("generated", [3, 4, 5]),
         ("last_prompt", [3]),
         ([1, 5], [1, 2, 3, 4]),
+        ("prompt[-2:]", [2, 3]),
+        ("response[:1]", [4]),
+        ("response[1:]", [5]),
+        ("all[::3]", [0, 3]),
+        ("all[1::2]", [1, 3, 5]),
+        ("prompt[:1], response[1::4]", [0, 5]),
+        ("prompt[:2], all[1:3]", [0, 1, 2]),
+        ("all[:] except all[1:5]", [0, 5]),
+        ("all[:] except all[::2]", [1, 3, 5]),
     ],
 )
 def test_scopes_hold_on_absolute_positions_whatever_the_chunks(state, scope, steered):
@@ -153,6 +162,30 @@ def test_pools_read_the_positions_they_name_on_the_layers_asked_for(state):
     torch.testing.assert_close(captures["k/norm"][:, 1], torch.tensor([8.0, 11.0]))  # norm of (p + 1) in 4 columns
 
 
+def test_a_pool_of_several_intervals_is_the_mean_over_all_of_them_whatever_is_computed_twice():
+    positions = ("all[::2]", "prompt[:1], response[1::2]", "all[:] except all[1:5]", "prompt[1:3], all[2:4]")
+    held = [[0, 2, 4, 6], [0, 5], [0, 5, 6], [1, 2, 3]]
+    for asynchronous in (False, True):
+        state = SteeringState(EngineSettings(capture_rows=4), replace(SHAPE, asynchronous=asynchronous))
+        for start, n in [(0, 2), (2, 2), (4, 1), (0, 6), (6, 1)]:  # positions 0..6; 4, 5 and 6 are generated
+            step(state, {"plain": (None, 1, 0, 1), "r": (capture_spec(positions=positions), 4, start, n)})
+        captures = load(state.collect({"k": [4]})["captures"])
+        assert captures["k/count"].tolist() == [len(each) for each in held]
+        means = torch.tensor([sum(each) / len(each) + 1 for each in held])
+        torch.testing.assert_close(captures["k/mean"][:, 1], means[:, None].repeat(1, D_MODEL))
+
+
+def test_terms_on_overlapping_intervals_of_one_scope_act_once_and_count_as_intervals(state):
+    spec = steer_spec(scope="prompt[:3], all[1:4], response[1:]")
+    delta = step(state, {"r": (spec, 4, 0, 6)})[1]
+    torch.testing.assert_close(delta[:, 0], torch.tensor([2.0, 2.0, 2.0, 2.0, 0.0, 2.0]))
+    many = steer_spec("many", scope="prompt[0], prompt[2], response[0]")
+    step(state, {"m": (many, 4, 0, 4)})
+    reports = state.collect({"k": [], "many": []})["reports"]
+    assert (reports["k"]["steered_prompt"], reports["k"]["steered_generated"]) == (4, 1)
+    assert "3 terms act on layer 1, each interval of a scope counted; at most 2" in reports["many"]["error"]
+
+
 def test_under_asynchronous_scheduling_the_newest_generated_position_counts_only_below_the_limit():
     """The prompt in chunks, a preemption that computes generated positions again, and the one position too many."""
     state = SteeringState(EngineSettings(capture_rows=4), replace(SHAPE, asynchronous=True))
@@ -206,7 +239,7 @@ def test_a_request_that_cannot_be_steered_is_marked_and_leaves_its_neighbour_alo
     assert verdict(state) == StepVerdict(failed=["u", "t"])
     reports = state.collect({"u": [], "t": []})["reports"]
     assert "not in the vector bank" in reports["u"]["error"]
-    assert "more than 2 terms on layer 1" in reports["t"]["error"]
+    assert "3 terms act on layer 1, each interval of a scope counted; at most 2" in reports["t"]["error"]
 
 
 def test_rows_and_pools_come_back_however_a_request_ends(state):

@@ -13,7 +13,7 @@ pytest.importorskip("triton", reason="make test-triton runs these")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("make test-triton runs these", allow_module_level=True)
 
-from trait_core.positions import UNBOUNDED
+from trait_core.intervals import UNBOUNDED, Interval
 from trait_service.engine.arithmetic import coefficients
 from trait_service.engine.batch import LiveBatch, Step
 from trait_service.engine.buffers import VectorBank
@@ -31,10 +31,10 @@ SPEC = RequestSpec(key="k", terms=[TermSpec(layer=0, direction="0" * 64)])
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
 
-def term(layer, k, operation, value, bank_row, start=0, stop=UNBOUNDED, preserve_norm=False):
+def term(layer, k, operation, value, bank_row, start=0, stop=UNBOUNDED, preserve_norm=False, step=1):
     asked = TermSpec(layer=layer, direction="0" * 64, operation=operation, value=value, preserve_norm=preserve_norm)
     mode, a, b = coefficients(asked)
-    return (layer, k, bank_row, mode, a, b, start, stop)
+    return (layer, k, bank_row, mode, a, b, start, stop, step)
 
 
 class Sides:
@@ -108,7 +108,9 @@ def touched(batch, step, layer, n_tokens):
     for index, request in batch.live:
         for entry in request.terms[request.terms["layer"] == layer]:
             for i in range(int(step.n_scheduled[index])):
-                found[step.first_place[index] + i] |= bool(entry["start"] <= step.n_computed[index] + i < entry["stop"])
+                at = int(step.n_computed[index]) + i
+                inside = entry["start"] <= at < entry["stop"] and (at - entry["start"]) % entry["step"] == 0
+                found[step.first_place[index] + i] |= bool(inside)
     return found
 
 
@@ -188,6 +190,7 @@ def made_up(rng, sides):
                     start,
                     stop,
                     rng.random() < 0.3,
+                    int(rng.choice([1, 1, 2, 3])),
                 )
             )
     if rng.random() < 0.5:
@@ -198,7 +201,9 @@ def made_up(rng, sides):
         ]
     captured = [layer for layer in range(N_LAYERS) if rng.random() < 0.6]
     if captured and sides.pools[0].n_free >= 3:
-        pools = [(0, UNBOUNDED), (n_prompt, UNBOUNDED), (1, n_prompt)][: int(rng.integers(1, 4))]
+        union = [Interval(0, 2), Interval(n_prompt + 1, UNBOUNDED, 3), Interval(n_prompt + 2, UNBOUNDED, 3)]
+        kinds = [[Interval(0, UNBOUNDED)], [Interval(n_prompt, UNBOUNDED)], [Interval(1, n_prompt)], union]
+        pools = [kinds[i] for i in rng.permutation(len(kinds))[: int(rng.integers(1, 4))]]
     return LiveRequest(
         SPEC,
         n_prompt,
@@ -240,7 +245,7 @@ def test_the_terms_of_a_rows_last_request_are_gone():
 def test_a_layer_that_a_request_does_not_capture_is_left_out_for_it_alone():
     sides = Sides()
     requests = [
-        LiveRequest(SPEC, 2, pools=[(0, UNBOUNDED)], captured_layers=[layer], capture_rows=sides.take(1))
+        LiveRequest(SPEC, 2, pools=[[Interval(0, UNBOUNDED)]], captured_layers=[layer], capture_rows=sides.take(1))
         for layer in (0, 2)
     ]
     batch = LiveBatch(2, [(0, 0, requests[0]), (1, 1, requests[1])])
@@ -257,7 +262,11 @@ def test_a_long_prompt_is_summed_in_few_additions_and_a_wide_stream_one_token_at
     for d_model in (24, 8200):
         sides = Sides(d_model)
         request = LiveRequest(
-            SPEC, 30, pools=[(0, UNBOUNDED), (5, 20)], captured_layers=[1], capture_rows=sides.take(2)
+            SPEC,
+            30,
+            pools=[[Interval(0, UNBOUNDED)], [Interval(5, 20)]],
+            captured_layers=[1],
+            capture_rows=sides.take(2),
         )
         batch = LiveBatch(1, [(0, 3, request)])
         sides.regroup(batch)
@@ -273,7 +282,7 @@ def test_a_step_that_rests_changes_nothing_and_a_dummy_launches_all_the_same():
         SPEC,
         3,
         terms=np.array(terms, dtype=TERM),
-        pools=[(0, UNBOUNDED)],
+        pools=[[Interval(0, UNBOUNDED)]],
         captured_layers=[0, 1, 2],
         capture_rows=sides.take(1),
     )

@@ -11,7 +11,7 @@ from pydantic import Field, JsonValue, ValidationError
 from trait_client.prompt_sets.prompts import SetPrompt, demand_chats, digest_of
 from trait_core.errors import DatasetError, InvalidRequestError, first_fault
 from trait_core.model_identity import ANSWERING_FIELDS, digest
-from trait_core.positions import Positions
+from trait_core.positions import REPLY_PARTS, Positions
 from trait_core.schema import ChatTemplateKwargs, Generation, Request, Response, ServiceInfo
 from trait_core.storage import write_atomically
 
@@ -70,7 +70,7 @@ class CaptureIdentity(Response):
         positions = [str(Positions.parse(text)) for text in options.positions]
         if doubled := sorted({name for name in positions if positions.count(name) > 1}):
             raise InvalidRequestError(f"positions {doubled[0]} are given twice", param="positions")
-        wanting = next((name for name in positions if Positions.parse(name).part == "response"), None)
+        wanting = next((name for name in positions if Positions.parse(name).parts & REPLY_PARTS), None)
         silent = next((prompt for prompt in prompts if prompt.response is None), None)
         demand_chats(prompts, options.chat_template_kwargs)
         if options.generate is None and wanting is not None and silent is not None:

@@ -37,17 +37,33 @@ class Step:
 
 
 class Spans(NamedTuple):
-    """For each item: its first place in the step, and how many tokens of the step it holds on. Both `(n_items,)`."""
+    """For each item: its first place in the step, how many tokens of the step it holds on, and their distance, if not 1.
+
+    All `(n_items,)`.
+    """
 
     place: np.ndarray
     length: np.ndarray
+    step: np.ndarray | None = None
 
     def places(self) -> np.ndarray:
         """All places, item after item."""
         if (self.length == 1).all():
             return self.place
         before = np.cumsum(self.length) - self.length
-        return np.repeat(self.place - before, self.length) + np.arange(int(self.length.sum()))
+        if self.step is None:
+            return np.repeat(self.place - before, self.length) + np.arange(int(self.length.sum()))
+        index = np.arange(int(self.length.sum())) - np.repeat(before, self.length)
+        return np.repeat(self.place, self.length) + index * np.repeat(self.step, self.length)
+
+    @property
+    def last(self) -> np.ndarray:
+        """The last place of each item that holds on any."""
+        return self.place + (self.length - 1) * (1 if self.step is None else self.step)
+
+    def part(self, items: slice) -> "Spans":
+        """Those of some items."""
+        return Spans(self.place[items], self.length[items], None if self.step is None else self.step[items])
 
     def each(self, values: np.ndarray) -> np.ndarray:
         """`(n_items,)` values of the items, repeated for each of their places."""
@@ -56,17 +72,24 @@ class Spans(NamedTuple):
 
 @dataclass(frozen=True)
 class Intervals:
-    """Things that hold on absolute positions `[start, stop)` of the request at place `owner` of the batch."""
+    """Things that hold on absolute positions of the request at place `owner` of the batch.
+
+    Args:
+        owner: `(n_items,)`.
+        start: `(n_items,)` the first position.
+        stop: `(n_items,)` one past the last.
+        step: `(n_items,)` distance of two positions; None: 1 for all.
+    """
 
     owner: np.ndarray
     start: np.ndarray
     stop: np.ndarray
+    step: np.ndarray | None = None
 
     @classmethod
-    def of(cls, triples: Sequence[tuple[int, int, int]]) -> Self:
-        """From `(owner, start, stop)`."""
-        owner, start, stop = np.array(triples, dtype=np.int64).reshape(-1, 3).T
-        return cls(owner, start, stop)
+    def of(cls, owner: np.ndarray, start: np.ndarray, stop: np.ndarray, step: np.ndarray) -> Self:
+        """As the constructor; steps that are all 1 are dropped, since they cost time in each step."""
+        return cls(owner, start, stop, step if (step > 1).any() else None)
 
     def spans(self, step: Step, after: np.ndarray | None = None) -> Spans:
         """Where they lie in a step.
@@ -80,17 +103,21 @@ class Intervals:
         if after is not None:
             first = np.maximum(first, after[self.owner])
         last = np.minimum(computed + step.n_scheduled[self.owner], self.stop)
-        return Spans(step.first_place[self.owner] + first - computed, np.maximum(last - first, 0))
+        if self.step is None:
+            return Spans(step.first_place[self.owner] + first - computed, np.maximum(last - first, 0))
+        first += (self.start - first) % self.step
+        length = np.maximum(-((first - last) // self.step), 0)
+        return Spans(step.first_place[self.owner] + first - computed, length, self.step)
 
 
 @dataclass(frozen=True)
 class Pools:
-    """Pools of a batch.
+    """Pools of a batch, an entry for each of their intervals, which are disjoint.
 
     Args:
         intervals: Positions of each.
-        row: `(n_pools,)` its row of the running sums.
-        n_prompt: `(n_pools,)` its request's prompt length.
+        row: `(n_entries,)` its row of the running sums.
+        n_prompt: `(n_entries,)` its request's prompt length.
     """
 
     intervals: Intervals
@@ -109,7 +136,7 @@ class Pools:
             rows: The running sums.
 
         Returns:
-            The pools' new places in the step, and `(n_pools,)` bool: whether the last of them waits.
+            The entries' new places in the step, and `(n_entries,)` bool: whether the last of them waits.
         """
         fresh = self.intervals.spans(step, after=computed_to)
         rows.count(self.row, fresh.length)
@@ -118,7 +145,7 @@ class Pools:
         owner = self.intervals.owner
         end = step.n_scheduled[owner]
         position = step.n_computed[owner] + end - 1
-        holds_last = (fresh.length > 0) & (fresh.place + fresh.length == step.first_place[owner] + end)
+        holds_last = (fresh.length > 0) & (fresh.last + 1 == step.first_place[owner] + end)
         waits = holds_last & (position >= self.n_prompt)
         rows.defer(self.row[waits], position[waits])
         return fresh, waits

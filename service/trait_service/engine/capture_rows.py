@@ -81,8 +81,8 @@ class CaptureRows:
             heapq.heappush(self._free, row)
 
     def count(self, rows: np.ndarray, n_positions: np.ndarray) -> None:
-        """Note that a step adds positions to distinct pools; both `(n,)`."""
-        self.counts[rows] += n_positions
+        """Note that a step adds positions to pools; both `(n,)`, a pool as often as it has intervals."""
+        np.add.at(self.counts, rows, n_positions)
 
     def defer(self, rows: np.ndarray, positions: np.ndarray) -> None:
         """Note the absolute positions that wait from this step on; both `(n,)`."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from trait_core.positions import UNBOUNDED
+from trait_core.intervals import UNBOUNDED
 from trait_core.schema import MAX_MONITORED
 
 from trait_service.engine import kernel_torch
@@ -136,7 +136,7 @@ class _TermGroups:
         terms, owner = batch.terms
         order = np.lexsort((terms["k"], terms["layer"]))
         terms = terms[order]
-        self._intervals = Intervals(owner[order], terms["start"], terms["stop"])
+        self._intervals = Intervals.of(owner[order], terms["start"], terms["stop"], terms["step"])
         layers = terms["layer"].tolist()
         begins = np.flatnonzero(np.diff(terms["layer"], prepend=-1) | np.diff(terms["k"], prepend=-1)).tolist()
         self._groups = [(layers[a], slice(a, b)) for a, b in pairwise([*begins, len(terms)])]
@@ -159,7 +159,7 @@ class _TermGroups:
         assert self._spans is not None, "moved() comes first"
         made = []
         for layer, group in self._groups:
-            spans = Spans(self._spans.place[group], self._spans.length[group])
+            spans = self._spans.part(group)
             places = spans.places()
             if not len(places):
                 continue
@@ -192,25 +192,24 @@ class _PoolGroups:
     """The batch's pools, by their order in their request: most requests have one, so that places follow one another."""
 
     def __init__(self, batch: LiveBatch) -> None:
-        groups = defaultdict(list)
+        groups: dict[tuple[int, frozenset[int]], list[tuple[int, ...]]] = defaultdict(list)
         for index, request in batch.capturing_requests:
             layers = frozenset(request.captured_layers)
-            for order, (row, interval) in enumerate(zip(request.capture_rows, request.pools, strict=True)):
-                groups[order, layers].append((index, *interval, row, request.n_prompt))
+            for order, (row, intervals) in enumerate(zip(request.capture_rows, request.pools, strict=True)):
+                groups[order, layers] += [(index, *each, row, request.n_prompt) for each in intervals]
         self._groups = []
         for (_, layers), found in groups.items():
-            owner, start, stop, row, n_prompt = np.array(found, dtype=np.int64).T
-            self._groups.append((layers, Pools(Intervals(owner, start, stop), row, n_prompt)))
+            owner, start, stop, step, pool, n_prompt = np.array(found, dtype=np.int64).reshape(-1, 6).T
+            self._groups.append((layers, Pools(Intervals.of(owner, start, stop, step), pool, n_prompt)))
 
     def on_step(self, step: Step, computed_to: np.ndarray, rows: CaptureRows) -> list[_Assigned]:
         """Assign tokens to pools, and raise the pools' counts."""
         made = []
         for layers, pools in self._groups:
             fresh, waits = pools.note(step, computed_to, rows)
-            added = Spans(fresh.place, fresh.length - waits)
-            last = (fresh.place + fresh.length - 1)[waits]
+            added = fresh._replace(length=fresh.length - waits)
             pooled = _pooled(added.places(), np.repeat(pools.row, added.length))
-            made.append(_Assigned(layers, pooled, _pooled(last, pools.row[waits])))
+            made.append(_Assigned(layers, pooled, _pooled(fresh.last[waits], pools.row[waits])))
         return made
 
 

@@ -5,7 +5,7 @@ Not yet run on a GPU.
 
 import numpy as np
 import torch
-from trait_core.positions import UNBOUNDED
+from trait_core.intervals import UNBOUNDED
 from trait_core.schema import MAX_MONITORED
 
 from trait_service.engine.active_tokens import ActiveTokens
@@ -19,7 +19,8 @@ PROGRAMS_PER_MULTIPROCESSOR = 4
 """Programs of a launch over many tokens: each takes an equal run of the active ones."""
 
 
-NO_POOLS = Pools(Intervals.of([]), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+_NOTHING = np.empty(0, dtype=np.int64)
+NO_POOLS = Pools(Intervals(_NOTHING, _NOTHING, _NOTHING), _NOTHING, _NOTHING)
 
 
 class CudaStep:
@@ -81,8 +82,8 @@ class CudaStep:
             return NO_POOLS
         pools = self.table.pools[self._row]
         owner, order = np.nonzero(pools[:, :, 0] != NO_ROW)
-        row, start, stop = pools[owner, order].T
-        return Pools(Intervals(batch.places[owner], start, stop), row, n_prompt[owner])
+        row, start, stop, step = pools[owner, order].T
+        return Pools(Intervals.of(batch.places[owner], start, stop, step), row, n_prompt[owner])
 
     def prepare(self, step: Step, computed_to: np.ndarray) -> None:
         """List the active tokens; as `CpuStep.prepare`."""

@@ -3,6 +3,7 @@
 This needs the host at each layer of each step, which a captured CUDA graph does not allow.
 """
 
+import numpy as np
 import torch
 from trait_core.errors import SteeringFailedError
 
@@ -27,7 +28,7 @@ class Spools:
         self._writes = writes
         self._refusal = refusal
         self._held = 0
-        self._now: list[tuple[LiveRequest, slice]] = []
+        self._now: list[tuple[LiveRequest, torch.Tensor]] = []
 
     @property
     def active(self) -> bool:
@@ -51,13 +52,12 @@ class Spools:
         if not asking:
             self._now = []
             return
-        intervals = Intervals.of([(index, *request.pools[0]) for index, request in asking])
-        places, lengths = intervals.spans(step, after=batch.computed_to)
-        self._now = [
-            (request, slice(place, place + length))
-            for (_, request), place, length in zip(asking, places.tolist(), lengths.tolist(), strict=True)
-            if length
-        ]
+        self._now = []
+        for index, request in asking:
+            entries = np.array([(index, *each) for each in request.pools[0]], dtype=np.int64).reshape(-1, 4)
+            places = Intervals.of(*entries.T).spans(step, after=batch.computed_to).places()
+            if len(places):
+                self._now.append((request, torch.from_numpy(np.sort(places))))
 
     def rest(self) -> None:
         """Note that the next forward pass has nothing to keep."""
@@ -72,22 +72,23 @@ class Spools:
             layer: 0-based decoder block.
             before_steering: Serve the requests that ask for the stream before steering, or those after it.
         """
-        for request, span in self._now:
+        for request, places in self._now:
             capture, spool = request.spec.capture, request.spool
             if capture is None or spool is None or request.error or capture.before_steering != before_steering:
                 continue
             if layer not in request.captured_layers:
                 continue
-            size = (span.stop - span.start) * self._d_model * 4
+            size = len(places) * self._d_model * 4
             if self._held + size > self._max_bytes:
                 request.error = (
                     f"activations of every position would hold more than {self._max_bytes} bytes on disk: ask for fewer "
                     "layers, positions or texts at once, or start the service with a larger --max-spool-bytes"
                 )
                 continue
-            stream = residual[span].to(torch.float32)
+            at = places.to(residual.device)
+            stream = residual[at].to(torch.float32)
             if hidden is not None:
-                stream = stream + hidden[span]
+                stream = stream + hidden[at]
             spool.write(layer, stream.cpu().numpy())
             self._held += size
 

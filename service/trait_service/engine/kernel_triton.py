@@ -9,7 +9,7 @@ buffers that live as long as the engine.
 import torch
 import triton
 import triton.language as tl
-from trait_core.schema import MAX_MONITORED, MAX_POSITIONS
+from trait_core.schema import MAX_MONITORED
 
 from trait_service.engine.active_tokens import CAPTURE, DEFER
 from trait_service.engine.arithmetic import FLOOR, FORM, LINEAR, PARALLEL, PRESERVE_NORM, REPLACE
@@ -22,9 +22,11 @@ from trait_service.engine.request_table import (
     FIRST_SHIFT,
     MONITORED_WORDS,
     POOL_WORDS,
+    STEP_SHIFT,
     TERM_WORDS,
     Layout,
 )
+from trait_service.engine.requests import MAX_POOL_INTERVALS
 
 WIDEST_GATHER = 16384
 """Bytes of the widest stream for which the registers also hold the sum of several tokens."""
@@ -40,7 +42,7 @@ _POOL, _MONITORED, _TERM = tl.constexpr(POOL_WORDS), tl.constexpr(MONITORED_WORD
 _NORM = tl.constexpr(NORM_WORDS)
 _CAPTURED = tl.constexpr(CAPTURED_BIT)
 _COUNT_SHIFT, _COUNT_MASK = tl.constexpr(COUNT_SHIFT), tl.constexpr(COUNT_MASK)
-_FIRST_SHIFT = tl.constexpr(FIRST_SHIFT)
+_FIRST_SHIFT, _STEP_SHIFT = tl.constexpr(FIRST_SHIFT), tl.constexpr(STEP_SHIFT)
 
 # torch.finfo(torch.float32).tiny. A smaller number would be a double to Triton, and so would all that comes of it.
 _TINY = tl.constexpr(1.1754943508222875e-38)
@@ -93,7 +95,8 @@ def _pools_at(request, position, n_pools: tl.constexpr):
     holding = 0
     for pool in range(n_pools):
         entry = request + pool * _POOL
-        inside = (position >= tl.load(entry + 1)) & (position < tl.load(entry + 2))
+        start = tl.load(entry + 1)
+        inside = (position >= start) & (position < tl.load(entry + 2)) & ((position - start) % tl.load(entry + 3) == 0)
         holding |= ((tl.load(entry) >= 0) & inside).to(tl.int32) << pool
     return holding
 
@@ -227,11 +230,14 @@ def intervene_kernel(
         for k in range(used):
             term = request + at_terms + (k * n_layers + layer) * _TERM
             bank_row = tl.load(term)
-            if (bank_row >= 0) & (position >= tl.load(term + 2)) & (position < tl.load(term + 3)):
+            how = tl.load(term + 1)
+            start = tl.load(term + 2)
+            on_step = (position - start) % (how >> _STEP_SHIFT) == 0
+            if (bank_row >= 0) & (position >= start) & (position < tl.load(term + 3)) & on_step:
                 direction = tl.load(bank + bank_row.to(tl.int64) * d_model + columns, mask=inside, other=0.0)
                 a = tl.load(term + 4).to(tl.float32, bitcast=True)
                 b = tl.load(term + 5).to(tl.float32, bitcast=True)
-                added = _delta(kept, other, direction, tl.load(term + 1), a, b, columns, inside, has_hidden)
+                added = _delta(kept, other, direction, how, a, b, columns, inside, has_hidden)
                 # Rounded to the stream's dtype after each term, as the reference does.
                 kept = (kept + added).to(residual.dtype.element_ty).to(tl.float32)
                 changed = 1
@@ -339,7 +345,7 @@ def constants(
     return {
         "n_layers": layout.n_layers,
         "n_kinds": n_kinds,
-        "n_pools": MAX_POSITIONS,
+        "n_pools": MAX_POOL_INTERVALS,
         "n_columns": MAX_MONITORED,
         "at_layers": layout.layers,
         "at_monitored": layout.monitored,

@@ -6,16 +6,19 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from trait_core.positions import UNBOUNDED
-from trait_core.schema import MAX_MONITORED, MAX_POSITIONS
+from trait_core.intervals import UNBOUNDED
+from trait_core.schema import MAX_MONITORED
 
 from trait_service.engine.batch import joined
 from trait_service.engine.buffers import NO_ROW, Mirrored, on_device
-from trait_service.engine.requests import MONITORED, TERM, LiveRequest
+from trait_service.engine.requests import MAX_POOL_INTERVALS, MONITORED, TERM, LiveRequest
 
-POOL_WORDS, MONITORED_WORDS, TERM_WORDS = 3, 2, 6
-"""Words of an entry. Pool: row of the running sums (`NO_ROW`: none), start, stop. Monitored direction: bank row, its column
-twice plus 1 for the cosine. Term: bank row (`NO_ROW`: none), mode, start, stop, and the bits of a and b."""
+POOL_WORDS, MONITORED_WORDS, TERM_WORDS = 4, 2, 6
+"""Words of an entry. Interval of a pool: row of the running sums (`NO_ROW`: none), start, stop, step. Monitored direction: bank
+row, its column twice plus 1 for the cosine. Term: bank row (`NO_ROW`: none), mode and step, start, stop, and the bits of a and b."""
+
+STEP_SHIFT = 8
+"""Bits of a term's second word that hold its mode; above them is its step."""
 
 CAPTURED_BIT, COUNT_SHIFT, COUNT_MASK, FIRST_SHIFT = 1, 1, 63, 7
 """A layer's word: whether its pools take this layer; how many directions it monitors here, and which is the first."""
@@ -43,7 +46,7 @@ class Layout:
     @property
     def layers(self) -> int:
         """Word at which the layers' words begin."""
-        return POOL_WORDS * MAX_POSITIONS
+        return POOL_WORDS * MAX_POOL_INTERVALS
 
     @property
     def monitored(self) -> int:
@@ -71,7 +74,7 @@ class RequestTable:
         start: `(n_rows,)` first absolute position on which the row's request asks for something.
         stop: `(n_rows,)` one past the last.
         n_prompt: `(n_rows,)` its prompt's length.
-        pools: `(n_rows, MAX_POSITIONS, POOL_WORDS)` its pools.
+        pools: `(n_rows, MAX_POOL_INTERVALS, POOL_WORDS)` the intervals of its pools.
     """
 
     def __init__(self, n_layers: int, n_rows: int, n_terms: int, device: torch.device) -> None:
@@ -79,7 +82,7 @@ class RequestTable:
         self.tensor = torch.full((n_rows, self.layout.width(n_terms)), NO_ROW, dtype=torch.int32, device=device)
         self.flags = Mirrored((n_layers, 4), np.int32, device)
         self.start, self.stop, self.n_prompt = (np.zeros(n_rows, dtype=np.int64) for _ in range(3))
-        self.pools = np.full((n_rows, MAX_POSITIONS, POOL_WORDS), NO_ROW, dtype=np.int64)
+        self.pools = np.full((n_rows, MAX_POOL_INTERVALS, POOL_WORDS), NO_ROW, dtype=np.int64)
         self._requests: dict[int, LiveRequest] = {}
         self._asks = np.zeros((n_rows, n_layers, 4), dtype=np.int8)  # as `flags`, of each row
 
@@ -122,7 +125,7 @@ class _Entries(NamedTuple):
     captured_layer: np.ndarray
     captured_owner: np.ndarray
     pools: np.ndarray
-    """`(n_pools, 5)`: owner, order, row of the running sums, start, stop."""
+    """`(n_entries, 6)`: owner, order, row of the running sums, start, stop, step."""
 
     @classmethod
     def of(cls, requests: Sequence[LiveRequest]) -> "_Entries":
@@ -132,7 +135,9 @@ class _Entries(NamedTuple):
         pools = [
             (i, order, row, *interval)
             for i, request in capturing
-            for order, (row, interval) in enumerate(zip(request.capture_rows, request.pools, strict=True))
+            for order, (row, interval) in enumerate(
+                (row, each) for row, pool in zip(request.capture_rows, request.pools, strict=True) for each in pool
+            )
         ]
         captured = [np.array(request.captured_layers, dtype=np.int64) for _, request in capturing]
         return cls(
@@ -141,7 +146,7 @@ class _Entries(NamedTuple):
             *joined([(i, request.monitored) for i, request in working], MONITORED),
             np.concatenate([np.empty(0, dtype=np.int64), *captured]),
             np.repeat([i for i, _ in capturing], [len(layers) for layers in captured]).astype(np.int64),
-            np.array(pools, dtype=np.int64).reshape(-1, 5),
+            np.array(pools, dtype=np.int64).reshape(-1, 6),
         )
 
     def fill(self, words: np.ndarray, layout: Layout) -> None:
@@ -156,7 +161,8 @@ class _Entries(NamedTuple):
             self._fill_monitored(words, layout)
         terms = self.terms
         at = layout.terms + (terms["k"] * layout.n_layers + terms["layer"]) * TERM_WORDS
-        numbers = [terms[name].astype(np.int32) for name in ("bank_row", "mode", "start", "stop")]
+        how = terms["mode"] | terms["step"] << STEP_SHIFT
+        numbers = [each.astype(np.int32) for each in (terms["bank_row"], how, terms["start"], terms["stop"])]
         bits = [terms[name].astype(np.float32).view(np.int32) for name in ("a", "b")]
         words[self.term_owner[:, None], at[:, None] + np.arange(TERM_WORDS)] = np.stack([*numbers, *bits], axis=1)
 

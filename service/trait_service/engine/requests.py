@@ -1,14 +1,14 @@
 """One live request in the engine: its terms, pools and monitored directions, and its progress."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import torch
 from trait_core.errors import SteeringFailedError
-from trait_core.positions import UNBOUNDED
+from trait_core.intervals import UNBOUNDED, Interval, covered
 
 from trait_service.engine.arithmetic import coefficients
 from trait_service.engine.buffers import VectorBank
@@ -25,15 +25,20 @@ TERM = np.dtype(
         ("b", np.float32),
         ("start", np.int64),
         ("stop", np.int64),
+        ("step", np.int64),
     ]
 )
-"""One term of one request, as the operation reads it: `k` terms of the request act on the layer before it; mode, a and b as
-in `arithmetic`; it touches absolute positions `[start, stop)`."""
+"""One term of one request on one interval of its scope, as the operation reads it: `k` of them act on the layer before it;
+mode, a and b as in `arithmetic`; it touches absolute positions `start`, `start + step`, ... below `stop`."""
 
 MONITORED = np.dtype(
     [("layer", np.int64), ("bank_row", np.int64), ("column", np.int64), ("start", np.int64), ("cosine", np.bool_)]
 )
 """One monitored direction of one request: projected from position `start` on, into its column of the projections."""
+
+
+MAX_POOL_INTERVALS = 16
+"""Intervals of all pools of one request."""
 
 
 @dataclass
@@ -45,7 +50,7 @@ class LiveRequest:
         n_prompt: Length of its original prompt.
         completion: Which of the prompt's completions it is.
         terms: `(n_terms,)` of `TERM`.
-        pools: `(start, stop)` of each pool.
+        pools: Disjoint intervals of each pool.
         captured_layers: Layers of its pools.
         capture_rows: Row of each pool.
         spool: File for every position of its one pool, in place of a sum.
@@ -63,7 +68,7 @@ class LiveRequest:
     n_prompt: int
     completion: int = 0
     terms: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=TERM))
-    pools: list[tuple[int, int]] = field(default_factory=list)
+    pools: list[list[Interval]] = field(default_factory=list)
     captured_layers: list[int] = field(default_factory=list)
     capture_rows: list[int] = field(default_factory=list)
     spool: Spool | None = None
@@ -101,16 +106,14 @@ class LiveRequest:
         """The report of the positions so far that are below a limit."""
         if self.error is not None:
             return RequestReport(key=self.spec.key, n_prompt=self.n_prompt, error=self.error)
-        touched = union(
-            {(int(start), int(stop)) for start, stop in zip(self.terms["start"], self.terms["stop"], strict=True)}
-        )
+        touched = {Interval(*each) for each in self.terms[["start", "stop", "step"]].tolist()}
         computed_to, hit = min(self.computed_to, limit), self.bound_hit
         return RequestReport(
             key=self.spec.key,
             n_prompt=self.n_prompt,
-            steered_prompt=overlap(touched, 0, min(self.n_prompt, computed_to)),
-            steered_generated=overlap(touched, self.n_prompt, computed_to),
-            steered_cached=overlap(touched, 0, min(self.n_prompt, self.first_computed)),
+            steered_prompt=covered(touched, 0, min(self.n_prompt, computed_to)),
+            steered_generated=covered(touched, self.n_prompt, computed_to),
+            steered_cached=covered(touched, 0, min(self.n_prompt, self.first_computed)),
             bound_hits=() if hit is None or hit.position >= limit else (hit,),
         )
 
@@ -146,40 +149,45 @@ class LiveRequest:
 def term_array(
     terms: Sequence[TermSpec], n_prompt: int, n_layers: int, terms_per_layer: int, bank: VectorBank
 ) -> np.ndarray:
-    """A request's terms, `(n_terms,)` of `TERM`.
+    """A request's terms, `(n,)` of `TERM`: one for each interval of a term's scope.
 
     Raises:
         SteeringFailedError: A layer the model lacks, a direction that is not in the bank, or too many terms on a layer.
+        InvalidRequestError: A scope cannot be told yet.
     """
     rows = []
     used: dict[int, int] = defaultdict(int)
     for term in terms:
         layer = known_layer(term.layer, n_layers)
-        k = used[layer]
-        if k == terms_per_layer:
-            raise SteeringFailedError(
-                f"more than {terms_per_layer} terms on layer {layer}: start the service with a larger --terms-per-layer"
-            )
-        used[layer] = k + 1
         mode, a, b = coefficients(term)
-        start, stop = scope_interval(term, n_prompt)
-        rows.append((layer, k, bank.row(term.direction), mode, a, b, start, stop))
+        for interval in term.intervals(n_prompt):
+            rows.append((layer, used[layer], bank.row(term.direction), mode, a, b, *interval))
+            used[layer] += 1
+    for layer, n in used.items():
+        if n > terms_per_layer:
+            raise SteeringFailedError(
+                f"{n} terms act on layer {layer}, each interval of a scope counted; at most {terms_per_layer}: start the service "
+                "with a larger --terms-per-layer"
+            )
     return np.array(rows, dtype=TERM)
 
 
-def pool_intervals(capture: CaptureSpec, n_prompt: int, first_computed: int) -> list[tuple[int, int]]:
-    """Absolute `(start, stop)` of each pool.
+def pool_intervals(capture: CaptureSpec, n_prompt: int, first_computed: int) -> list[list[Interval]]:
+    """Disjoint intervals of each pool.
 
     Raises:
-        SteeringFailedError: A pool holds positions that came from the prefix cache.
+        SteeringFailedError: A pool holds positions that came from the prefix cache, or the pools have too many intervals.
+        InvalidRequestError: A pool cannot be told yet.
     """
-    intervals = capture.intervals(n_prompt)
-    for name, (start, stop) in zip(capture.positions, intervals, strict=True):
-        if start < min(stop, first_computed):
+    pools = capture.intervals(n_prompt)
+    for name, intervals in zip(capture.positions, pools, strict=True):
+        if any(each.below(first_computed) for each in intervals):
             raise SteeringFailedError(
                 f"positions {name} were read from the prefix cache: set skip_reading_prefix_cache"
             )
-    return intervals
+    if (n := sum(map(len, pools))) > MAX_POOL_INTERVALS:
+        raise SteeringFailedError(f"the positions come to {n} intervals; at most {MAX_POOL_INTERVALS} in one request")
+    return pools
 
 
 def monitored_array(
@@ -215,38 +223,3 @@ def known_layer(layer: int, n_layers: int) -> int:
     if layer >= n_layers:
         raise SteeringFailedError(f"layer {layer} is out of range: the model has layers 0..{n_layers - 1}")
     return layer
-
-
-def scope_interval(term: TermSpec, n_prompt: int) -> tuple[int, int]:
-    """Absolute positions `[start, stop)` of a term's scope.
-
-    `generated` starts at the last prompt position, since that one produces the first generated token.
-    """
-    match term.scope:
-        case "all":
-            return 0, UNBOUNDED
-        case "prompt":
-            return 0, n_prompt
-        case "generated":
-            return n_prompt - 1, UNBOUNDED
-        case "last_prompt":
-            return n_prompt - 1, n_prompt
-        case [start, stop]:
-            return start, stop
-    raise SteeringFailedError(f"unknown scope {term.scope!r}")
-
-
-def union(intervals: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Disjoint intervals that cover the same positions."""
-    merged: list[tuple[int, int]] = []
-    for start, stop in sorted(intervals):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
-        else:
-            merged.append((start, stop))
-    return merged
-
-
-def overlap(intervals: list[tuple[int, int]], start: int, stop: int) -> int:
-    """Positions of `[start, stop)` that disjoint intervals cover."""
-    return sum(max(0, min(b, stop) - max(a, start)) for a, b in intervals)

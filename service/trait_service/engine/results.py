@@ -51,7 +51,7 @@ class Finished:
             return {}
         tensors: Captured = {} if self.pooled is None else self.pooled.means(limit)
         if self.each is not None:
-            tensors["each"] = torch.from_numpy(self.each[: max(limit - request.pools[0][0], 0)])
+            tensors["each"] = torch.from_numpy(self.each[: sum(each.below(limit) for each in request.pools[0])])
         if self.projects:
             tensors[f"projections/{request.completion}"] = request.all_projections(limit)
         return tensors

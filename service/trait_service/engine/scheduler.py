@@ -17,7 +17,7 @@ from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
-from trait_core.errors import SteeringFailedError
+from trait_core.errors import InvalidRequestError, SteeringFailedError
 from vllm.utils.hashing import get_hash_fn_by_name
 from vllm.v1.core.kv_cache_utils import BlockHash, hash_block_tokens
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -28,7 +28,6 @@ from vllm.v1.request import Request
 
 from trait_service.engine.arithmetic import coefficients
 from trait_service.engine.errors import UnsupportedEngineError
-from trait_service.engine.requests import scope_interval
 from trait_service.engine.spec import EXTRA_ARGS_KEY, RequestSpec, TermSpec
 from trait_service.engine.step_output import verdict_of
 
@@ -210,7 +209,10 @@ def branch_of_request(request: Request) -> CacheBranch | None:
         return None
     if request.resumable:
         return CacheBranch.private()  # a session's prompt grows while its scopes stay
-    branch = branch_of(spec.terms, request.num_prompt_tokens)
+    try:
+        branch = branch_of(spec.terms, request.num_prompt_tokens)
+    except InvalidRequestError:
+        return CacheBranch.private()
     if branch is None:
         return None
     # Tokens of one image may attend to each other in both directions.
@@ -228,14 +230,18 @@ def branch_of(terms: Sequence[TermSpec], n_prompt: int) -> CacheBranch | None:
 
     Returns:
         None where no position is touched.
+
+    Raises:
+        InvalidRequestError: A scope cannot be told yet.
     """
     acting = []
     for term in terms:
-        start, stop = scope_interval(term, n_prompt)
-        if start < stop:
+        intervals = [tuple(each) for each in term.intervals(n_prompt) if each]
+        if intervals:
             mode, *numbers = coefficients(term)
             bits = np.array(numbers, dtype=np.float32).tobytes()  # as the request table holds them
-            acting.append((start, stop, term.layer, term.direction, mode, bits))
+            acting.append((intervals, term.layer, term.direction, mode, bits))
     if not acting:
         return None
-    return CacheBranch(min(start for start, *_ in acting), hashlib.sha256(repr(acting).encode()).digest())
+    first = min(start for intervals, *_ in acting for start, *_ in intervals)
+    return CacheBranch(first, hashlib.sha256(repr(acting).encode()).digest())

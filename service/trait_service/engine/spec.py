@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
 from trait_core.errors import InvalidRequestError, SteeringFailedError
+from trait_core.intervals import UNBOUNDED, Interval
 from trait_core.positions import Positions
 from trait_core.schema import MAX_LAYERS, MAX_MONITORED, MAX_POSITIONS, FiniteFloat, NamedScope, Operation
 
@@ -34,7 +35,8 @@ def _read_positions(value: object) -> Positions:
 WrittenPositions = Annotated[Positions, PlainValidator(_read_positions), PlainSerializer(str)]
 """Positions that travel in their written form and are parsed when the spec is read."""
 
-Interval = Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=2, max_length=2)]
+FromTo = Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=2, max_length=2)]
+"""Absolute positions `[from, to)`."""
 
 
 def reserved_key_message(field: str) -> str:
@@ -53,15 +55,38 @@ class TermSpec(_Strict):
         direction: sha256 (hex) of the direction's float32 bytes: its row in the vector bank.
         value: The operation's number, in residual units: `add`: a; `set`: the projection's new value; `scale`: the
             factor; `floor`, `ceiling`: the limit; `replace`: the stream's new length. `rotate`: degrees. `ablate` ignores it.
-        scope: A name, or absolute positions `[from, to)`.
+        scope: A name, absolute positions `[from, to)`, or a selector (`trait_core.positions`).
     """
 
     layer: Annotated[int, Field(ge=0, lt=MAX_LAYERS)]
     direction: Annotated[str, Field(pattern=DIRECTION_PATTERN)]
     operation: Operation = "add"
     value: FiniteFloat = 0.0
-    scope: NamedScope | Interval = "all"
+    scope: NamedScope | FromTo | WrittenPositions = "all"
     preserve_norm: bool = False
+
+    def intervals(self, n_prompt: int) -> list[Interval]:
+        """Absolute positions that it touches, disjoint; `n_prompt` is the request's own prompt length.
+
+        `generated` starts at the last prompt position, since that one produces the first generated token.
+
+        Raises:
+            InvalidRequestError: The scope counts from the end of a reply that is still being generated.
+        """
+        match self.scope:
+            case "all":
+                return [Interval(0, UNBOUNDED)]
+            case "prompt":
+                return [Interval(0, n_prompt)]
+            case "generated":
+                return [Interval(n_prompt - 1, UNBOUNDED)]
+            case "last_prompt":
+                return [Interval(n_prompt - 1, n_prompt)]
+            case Positions():
+                return self.scope.intervals(n_prompt, None)
+            case [start, stop]:
+                return [Interval(start, stop)]
+        raise SteeringFailedError(f"unknown scope {self.scope!r}")
 
 
 class CaptureSpec(_Strict):
@@ -83,10 +108,10 @@ class CaptureSpec(_Strict):
     each: bool = False
     before_steering: bool = False
 
-    def intervals(self, n_prompt: int) -> list[tuple[int, int]]:
-        """Absolute `[start, stop)` of each pool, given the request's own prompt length."""
+    def intervals(self, n_prompt: int) -> list[list[Interval]]:
+        """Absolute positions of each pool, disjoint, given the request's own prompt length."""
         first = n_prompt if self.n_prompt is None else self.n_prompt
-        return [positions.interval(first, self.n_total) for positions in self.positions]
+        return [positions.intervals(first, self.n_total) for positions in self.positions]
 
 
 class MonitorColumn(_Strict):

@@ -318,7 +318,7 @@ def _with_spec(params: SamplingParams, spec: RequestSpec, n_prompt: int) -> Samp
 
 def reads_prompt(capture: CaptureSpec, n_prompt: int) -> bool:
     """True if a pool holds a position of the engine's prompt."""
-    return any(start < min(stop, n_prompt) for start, stop in capture.intervals(n_prompt))
+    return any(each.below(n_prompt) for pool in capture.intervals(n_prompt) for each in pool)
 
 
 async def last_output(outputs: AsyncIterator[RequestOutput]) -> RequestOutput:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import safetensors.numpy
 from trait_core.errors import SteeringFailedError
+from trait_core.positions import Landmarks
 from trait_core.schema import ActivationsMetadata, ActivationsRequest, ServiceInfo, SteeringReport
 from trait_core.vectors.file import METADATA_KEY
 from vllm.outputs import RequestOutput
@@ -19,12 +20,12 @@ class ReadText:
     """One input as token ids: prompt, then response.
 
     Args:
-        turns: Absolute `[start, stop)` of each turn of a chat, if positions name one.
+        landmarks: Places in it that positions name.
     """
 
     ids: list[int]
     n_prompt: int
-    turns: list[tuple[int, int]] = field(default_factory=list)
+    landmarks: Landmarks = field(default_factory=Landmarks)
 
 
 @dataclass(frozen=True)

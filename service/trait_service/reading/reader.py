@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from starlette.datastructures import State
 from trait_core.chat_templates import no_chat_template, refused_by_template, unknown_variables
 from trait_core.errors import ChatTemplateError, InvalidRequestError, SteeringFailedError, first_fault
-from trait_core.positions import UNBOUNDED, Positions
+from trait_core.intervals import UNBOUNDED
+from trait_core.positions import Landmarks, Positions
 from trait_core.schema import ActivationInput, ActivationsRequest, Generation, ServiceInfo
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
@@ -25,6 +26,7 @@ from vllm.exceptions import VLLMClientError
 from vllm.inputs import tokens_input
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
+from trait_service.engine.requests import MAX_POOL_INTERVALS
 from trait_service.engine.spec import CaptureSpec
 from trait_service.engine_link.engine_client import Run, SteeredEngineClient, last_output
 from trait_service.reading.answer import Reading, ReadText, answer
@@ -76,7 +78,7 @@ class ActivationReader:
             raise InvalidRequestError(f"positions {names} name one pool twice", param="positions")
         if request.pooling == "mean":
             self._check_size(len(request.inputs) * len(positions), len(layers))
-        texts = await self._tokenize(request.inputs, base, turns=any(each.part == "turn" for each in positions))
+        texts = await self._tokenize(request.inputs, base, turns=needs_turns(positions))
         n_positions = sum(self._check_text(i, text, request, positions) for i, text in enumerate(texts))
         if request.pooling == "none":
             self._check_size(n_positions, len(layers))
@@ -120,7 +122,7 @@ class ActivationReader:
         response = await asyncio.to_thread(self._encode, item.response) if item.response is not None else []
         if ends:
             ends.append(len(prompt) + len(response) if response else UNBOUNDED)
-        return ReadText([*prompt, *response], len(prompt), list(pairwise([0, *ends])))
+        return ReadText([*prompt, *response], len(prompt), Landmarks(turns=list(pairwise([0, *ends]))))
 
     async def _turn_ends(self, item: ActivationInput, base: str | None, prompt: list[int]) -> list[int]:
         """One past the last token of each message of a chat.
@@ -236,16 +238,23 @@ class ActivationReader:
                 param=where,
             )
         n_total = None if request.generate else len(text.ids)
-        n_read = 0
+        n_read = n_intervals = 0
         for each in positions:
-            start, stop = each.turn(text.turns).interval(text.n_prompt, n_total)
-            if start >= stop:
+            intervals = each.located(text.landmarks).intervals(text.n_prompt, n_total)
+            if not intervals:
                 raise InvalidRequestError(
                     f"{where}: positions {each} are empty (prompt {text.n_prompt} tokens, response "
                     f"{len(text.ids) - text.n_prompt})",
                     param=where,
                 )
-            n_read += min(stop, len(text.ids) + (room if request.generate else 0)) - start
+            longest_text = len(text.ids) + (room if request.generate else 0)
+            n_read += sum(each.below(longest_text) for each in intervals)
+            n_intervals += len(intervals)
+        if n_intervals > MAX_POOL_INTERVALS:
+            raise InvalidRequestError(
+                f"{where}: the positions come to {n_intervals} intervals; at most {MAX_POOL_INTERVALS} in one request",
+                param="positions",
+            )
         return n_read
 
     # ----------------------------------------------------------------------------------------------------- reading
@@ -261,7 +270,7 @@ class ActivationReader:
     ) -> Reading:
         given = request.generate is None
         capture = CaptureSpec(
-            positions=[each.turn(text.turns) for each in positions],
+            positions=[each.located(text.landmarks) for each in positions],
             layers=layers,
             n_prompt=text.n_prompt if given else None,
             n_total=len(text.ids) if given else None,
@@ -280,6 +289,11 @@ class ActivationReader:
         if collected.capture is None and collected.each is None:
             raise SteeringFailedError("the workers hold no capture of a request that asked for one")
         return Reading(text, output, collected, collected.capture)
+
+
+def needs_turns(positions: Sequence[Positions]) -> bool:
+    """True if some positions are turns of a chat."""
+    return any(item.part == "turn" for each in positions for item in each.items)
 
 
 def _sampling(generate: Generation | None, *, logprobs: bool) -> SamplingParams:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from trait_core.errors import TraitError
+from trait_core.positions import Positions
 
 from trait_service.engine.spec import TermSpec
 from trait_service.verify.blocks import BlocksNotFoundError, decoder_blocks
@@ -172,7 +173,10 @@ def change_of(term: TermSpec, d: torch.Tensor, n_prompt: int) -> Change:
             "last_prompt": at == n_prompt - 1,
         }
         scope = term.scope
-        inside = touched[scope] if isinstance(scope, str) else (at >= scope[0]) & (at < scope[1])
+        if isinstance(scope, Positions):
+            inside = torch.isin(at, torch.tensor(scope.indices(n_prompt, len(h))))
+        else:
+            inside = touched[scope] if isinstance(scope, str) else (at >= scope[0]) & (at < scope[1])
         return torch.where(inside[:, None], moved, h)
 
     return change

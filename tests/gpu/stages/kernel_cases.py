@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from trait_core.positions import UNBOUNDED
+from trait_core.intervals import UNBOUNDED, Interval
 from trait_service.engine.arithmetic import coefficients
 from trait_service.engine.batch import LiveBatch, Step
 from trait_service.engine.buffers import VectorBank
@@ -89,6 +89,7 @@ def request_of(rng: np.random.Generator, i: int) -> LiveRequest:
                     int(rng.integers(N_DIRECTIONS)),
                     start=start,
                     stop=stop,
+                    step=int(rng.choice([1, 1, 2, 3])),
                     preserve_norm=bool(rng.random() < 0.4),
                 )
             )
@@ -100,7 +101,7 @@ def request_of(rng: np.random.Generator, i: int) -> LiveRequest:
         SPEC,
         N_PROMPT,
         terms=np.array(terms, dtype=TERM),
-        pools=[(0, UNBOUNDED), (N_PROMPT, UNBOUNDED)],
+        pools=[[Interval(0, N_PROMPT), Interval(N_PROMPT + 1, UNBOUNDED, 2)], [Interval(N_PROMPT, UNBOUNDED)]],
         captured_layers=sorted(int(layer) for layer in rng.choice(N_LAYERS, 3, replace=False)),
         capture_rows=[2 * i, 2 * i + 1],
         monitored=np.array(columns, dtype=MONITORED),
@@ -109,10 +110,10 @@ def request_of(rng: np.random.Generator, i: int) -> LiveRequest:
 
 def term(layer: int, k: int, operation: str, value: float, bank_row: int, **fields: Any) -> tuple[Any, ...]:
     """One entry of `TERM`."""
-    start, stop = fields.pop("start", 0), fields.pop("stop", UNBOUNDED)
+    interval = Interval(fields.pop("start", 0), fields.pop("stop", UNBOUNDED), fields.pop("step", 1))
     asked = TermSpec(layer=layer, direction="0" * 64, operation=operation, value=value, **fields)
     mode, a, b = coefficients(asked)
-    return (layer, k, bank_row, mode, a, b, start, stop)
+    return (layer, k, bank_row, mode, a, b, *interval)
 
 
 def _side(case: Case, directions: torch.Tensor, batch: LiveBatch, device: torch.device) -> tuple[Any, CaptureRows]:

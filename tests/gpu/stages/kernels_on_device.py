@@ -187,14 +187,14 @@ def _microseconds(d_model: int, n_tokens: int, n_requests: int, asked: str) -> l
 
 def _asking(asked: str, i: int) -> Any:
     """A request that asks for one thing on every layer."""
-    from kernel_cases import MONITORED, SPEC, TERM, UNBOUNDED, LiveRequest, term
+    from kernel_cases import MONITORED, SPEC, TERM, UNBOUNDED, Interval, LiveRequest, term
 
     layers = range(N_LAUNCHES)
     if asked == "steered":
         terms = [term(layer, 0, "add", 0.01, (i + layer) % 256) for layer in layers]
         return LiveRequest(SPEC, 1, terms=np.array(terms, dtype=TERM))
     if asked == "captured":
-        return LiveRequest(SPEC, 1, pools=[(0, UNBOUNDED)], captured_layers=list(layers), capture_rows=[i])
+        return LiveRequest(SPEC, 1, pools=[[Interval(0, UNBOUNDED)]], captured_layers=list(layers), capture_rows=[i])
     columns = [(layer, (i + layer) % 256, layer, 0, False) for layer in layers]
     return LiveRequest(SPEC, 1, monitored=np.array(columns, dtype=MONITORED))
 
