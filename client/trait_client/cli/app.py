@@ -13,6 +13,7 @@ from trait_client.cli import (
     chat,
     compare_variants,
     dashboard,
+    fingerprint,
     judge,
     project,
     report,
@@ -41,6 +42,7 @@ app.command("status")(status.status)
 app.add_typer(vectors.app, name="vectors")
 app.command("capture")(capture.capture)
 app.command("project")(project.project)
+app.command("fingerprint")(fingerprint.fingerprint)
 app.command("compare-variants")(compare_variants.compare_variants)
 app.command("sweep")(sweep.sweep)
 app.command("search")(search.search)

@@ -29,16 +29,11 @@ Datasets = Annotated[
         help="Folder of `<category>/<trait>`. Default: ./datasets/traits if it exists, else the installed traits.",
     ),
 ]
-PromptSetPaths = Annotated[
-    list[Path],
-    typer.Option(
-        "--prompts",
-        "-p",
-        exists=True,
-        help="Prompt set, or a folder of them; may be repeated. A .json file (prompts with id, text and further fields), .jsonl "
-        "(prompt, messages or text; response, id, outcome) or .txt (one user turn per line).",
-    ),
-]
+PROMPT_SETS_HELP = (
+    "Prompt set, or a folder of them; may be repeated. A .json file (prompts with id, text and further fields), .jsonl (prompt, "
+    "messages or text; response, id, outcome) or .txt (one user turn per line)."
+)
+PromptSetPaths = Annotated[list[Path], typer.Option("--prompts", "-p", exists=True, help=PROMPT_SETS_HELP)]
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -43,6 +43,13 @@ SAVED: list[dict[str, str]] = [
         ),
     },
     {
+        "name": "Fingerprint of each prompt set",
+        "sql": (
+            "SELECT prompt_set, part, vector, avg(separations) AS separations, stddev_samp(separations) AS sd, avg(cosine) AS cosine\n"
+            "FROM fingerprints\nGROUP BY ALL\nORDER BY prompt_set, part, separations DESC"
+        ),
+    },
+    {
         "name": "Tables, views and columns",
         "sql": "SELECT table_name, column_name, data_type\nFROM duckdb_columns()\nWHERE NOT internal\nORDER BY ALL",
     },

@@ -3,7 +3,7 @@
 from trait_client.prompt_sets.capture import CaptureOutcome, run_capture
 from trait_client.prompt_sets.manifest import CaptureOptions, parse_layers
 from trait_client.prompt_sets.progress import ProgressCallback, PromptSetProgress
-from trait_client.prompt_sets.prompts import SetPrompt
+from trait_client.prompt_sets.prompts import SetPrompt, text_prompt
 from trait_client.prompt_sets.reader import Capture, read_capture
 from trait_client.prompt_sets.sets import PromptSets, read_prompt_sets, read_prompts
 
@@ -20,4 +20,5 @@ __all__ = [
     "read_prompt_sets",
     "read_prompts",
     "run_capture",
+    "text_prompt",
 ]

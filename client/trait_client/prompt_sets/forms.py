@@ -27,14 +27,13 @@ from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from trait_client.prompt_sets.prompts import SetPrompt
+from trait_client.prompt_sets.prompts import ID_DIGITS, SetPrompt
 from trait_core.errors import DatasetError, first_fault
 from trait_core.model_identity import digest
 from trait_core.schema import Message, Request
 from trait_core.text_files import parse_json, read_json, read_lines
 
 SUFFIXES = (".json", ".jsonl", ".txt")
-ID_DIGITS = 16
 
 _LISTS = ("prompts", "questions", "paragraphs")
 """Fields of a `.json` set that may hold its prompts; `paragraphs` are raw text."""

@@ -127,13 +127,13 @@ async def run_project(
         writer.write([VectorRow.of(vector.name, vector.sha256, vector.metadata) for vector in vectors.values()])
         with recorded_run(writer, name, json.dumps(definition), len(prompts)) as run:
             writer.publish_snapshot()
-            readings = _by_reading(prompts, options, info)
+            readings = by_reading(prompts, options, info)
             projection = _Projection(readings, directions, options, client, writer, run.run_id, info, progress)
             run.outcome = outcome = await projection.run()
     return outcome
 
 
-def _by_reading(prompts: Sequence[SetPrompt], options: ProjectOptions, info: ServiceInfo) -> dict[str, SetPrompt]:
+def by_reading(prompts: Sequence[SetPrompt], options: ProjectOptions, info: ServiceInfo) -> dict[str, SetPrompt]:
     """Prompts by reading id, a digest of everything that the reading's tokens and values depend on."""
     model = [getattr(info, name) for name in ANSWERING_FIELDS]
     variables = kwargs_text(options.chat_template_kwargs)

@@ -1,5 +1,6 @@
 """One prompt of a prompt set, and the digest of a set."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +9,9 @@ from typing import Any
 from trait_core.errors import InvalidRequestError
 from trait_core.model_identity import digest
 from trait_core.schema import ActivationInput, Message
+
+ID_DIGITS = 16
+"""Digits of the digest that names a prompt without an id."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,12 @@ class SetPrompt:
     def metadata_json(self) -> str | None:
         """The metadata as JSON; None if there is none."""
         return json.dumps(dict(self.metadata), ensure_ascii=False, sort_keys=True) if self.metadata else None
+
+
+def text_prompt(text: str) -> SetPrompt:
+    """The prompt of a raw text, named by a digest of it."""
+    unnamed = SetPrompt("", None, text)
+    return dataclasses.replace(unnamed, prompt_id=digest(unnamed.content())[:ID_DIGITS])
 
 
 def digest_of(prompts: Sequence[SetPrompt]) -> str:

@@ -258,7 +258,7 @@ JOIN vectors o ON o.sha256 = c.other_sha256;
 -- for the first of the response.
 CREATE OR REPLACE VIEW token_projections AS
 WITH rows AS (
-    SELECT r.reading_id, r.prompt_id, r.outcome, r.n_prompt, r.model, p.sha256, p.layer,
+    SELECT r.reading_id, r.prompt_id, r.outcome, r.n_prompt, r.model, r.prompt_set, r.metadata, p.sha256, p.layer,
            unnest(range(len(r.tokens))) AS position,
            unnest(r.tokens) AS token,
            unnest(list_concat(p.projected[:r.n_prompt], p.projected[r.n_prompt:len(r.tokens) - 1])) AS value
@@ -267,9 +267,43 @@ WITH rows AS (
     WHERE r.read_for IS NULL
 )
 SELECT t.prompt_id, t.outcome, CASE WHEN t.position < t.n_prompt THEN 'prompt' ELSE 'response' END AS part,
-       t.position, t.token, v.trait, v.name AS vector, t.layer, t.value, t.model, t.sha256, t.reading_id
+       t.position, t.token, v.trait, v.name AS vector, t.layer, t.value, t.model, t.sha256, t.reading_id,
+       t.prompt_set, t.metadata
 FROM rows t
 JOIN vectors v ON v.sha256 = t.sha256;
+
+-- One row for each part (prompt, response) of a reading and direction: its place on many traits is its fingerprint. Means are
+-- over the part's tokens, as in `token_projections`, without the positions 0 to 3, which are attention sinks.
+-- `projection`: minus the vector file's centre, residual units. `separations`: the same over the distance between the
+-- vector's two training classes, so that 0.5 is the average positive example and -0.5 the average negative one. `cosine`: of the uncentred projection;
+-- NULL unless `trait-client project --cosine` stored it.
+CREATE OR REPLACE VIEW fingerprints AS
+WITH parts AS (
+    SELECT reading_id, 'prompt' AS part, 5 AS first, n_prompt AS last
+    FROM readings WHERE read_for IS NULL
+    UNION ALL
+    SELECT reading_id, 'response', greatest(5, n_prompt), n_prompt + n_response - 1
+    FROM readings WHERE read_for IS NULL
+),
+directions AS MATERIALIZED (
+    SELECT d.sha256, d.layer, v.name, v.trait, v.method,
+           nullif(abs((v.metadata->>('$.layers."' || d.layer || '".separation'))::DOUBLE), 0) AS separation
+    FROM (SELECT DISTINCT sha256, layer FROM reading_projections) d
+    JOIN vectors v ON v.sha256 = d.sha256
+),
+means AS (
+    SELECT r.reading_id, t.part, t.last - t.first + 1 AS n, p.sha256, p.layer,
+           list_avg(p.projected[t.first:t.last]) AS projection, list_avg(p.cosines[t.first:t.last]) AS cosine
+    FROM parts t
+    JOIN readings r ON r.reading_id = t.reading_id
+    JOIN reading_projections p ON p.reading_id = t.reading_id
+    WHERE t.last >= t.first
+)
+SELECT r.prompt_id, r.prompt_set, m.part, d.name AS vector, d.trait, m.layer, m.n, m.projection,
+       m.projection / d.separation AS separations, m.cosine, r.outcome, r.metadata, d.method, r.model, m.sha256, m.reading_id
+FROM means m
+JOIN directions d ON d.sha256 = m.sha256 AND d.layer = m.layer
+JOIN readings r ON r.reading_id = m.reading_id;
 
 -- Projections by token, as in `token_projections`: a response's token has the value of the position before it.
 CREATE OR REPLACE MACRO by_token(projected, n_prompt, n_tokens) AS
