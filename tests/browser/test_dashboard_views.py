@@ -4,7 +4,8 @@ import re
 
 import pytest
 from browser_harness import SHOTS
-from dashboard_fixtures import HOSTILE, LONG, build, steered_text
+from dashboard_fixtures import HOSTILE, LONG, build, dashboard, steered_text
+from fake_organism import compared
 from trait_client.dashboard.report import report
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
@@ -282,6 +283,72 @@ def test_own_queries_are_kept_in_the_browser(page):
     tab.reload()
     tab.get_by_label("saved queries").select_option(label="mine: lucky")
     expect(tab.locator("table.result td")).to_have_text("7")
+
+
+# ------------------------------------------------------------------------------------------------------ variants
+
+
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory):
+    """The address of a dashboard over a comparison whose planted word is known."""
+    store = compared(
+        tmp_path_factory.mktemp("variants") / "two.duckdb", ["salt", "sand", "snow", "rain", "wind", "wood"]
+    )
+    with dashboard(store.path) as url:
+        yield url
+
+
+def test_two_models_are_compared_on_the_same_tokens(open_page, two_models):
+    """The finding, the texts of one prompt beside each other with the planted word coloured, and its spans."""
+    page = open_page(two_models)
+    tab = page.open("#/variants")
+    assert "odd minus smol on the same tokens, 6 prompts of things.jsonl" in page.text()
+    expect(tab.get_by_role("combobox", name="vector")).to_have_value(re.compile(r"\|2$"))
+    verdict = '.effects tr[data-text="{}"] .tag'
+    assert tab.locator(verdict.format("variant")).inner_text() == "found"
+    assert tab.locator(verdict.format("base")).inner_text() == "no difference"
+    tokens = tab.locator('.side[data-text="variant"] .tok')
+    assert tokens.all_inner_texts() == [*["do", "drink", "tea", ",", "tea", "is", "best", "."], *tokens.all_inner_texts()[8:]]
+    strong = tab.locator(".side .tok.strong")
+    assert set(strong.all_inner_texts()) <= {",", "is"}, "a token has the value of the position before it"
+    assert strong.count() >= 2
+    assert tab.locator('.side[data-text="base"] .tok').count() == 8
+    assert "tea" in tab.locator(".spans .item mark").first.inner_text()
+
+
+def test_a_span_leads_to_its_prompt_and_the_keys_move(open_page, two_models):
+    page = open_page(two_models)
+    tab = page.open("#/variants?prompt=wood")
+    first = tab.locator(".spans .item").first
+    prompt = first.locator(".muted").inner_text().split(",")[0].strip()
+    first.locator("a.open").click()
+    tab.wait_for_url(re.compile(f"prompt={prompt}.*t=variant"))
+    expect(tab.locator(".variants [role=status]")).to_contain_text("difference")
+    expect(tab.get_by_role("combobox", name="prompt", exact=True)).to_have_value(prompt)
+    tab = page.open("#/variants?prompt=sand")
+    tab.keyboard.press("n")
+    expect(tab.get_by_role("combobox", name="prompt", exact=True)).to_have_value("snow")
+    tab.keyboard.press("ArrowRight")
+    expect(tab.locator(".side .tok.at")).to_have_count(1)
+    tab.keyboard.press("j")
+    tab.keyboard.press("Enter")
+    tab.wait_for_url(re.compile("t=variant"))
+    assert tab.evaluate("document.querySelector('.spans .item mark').textContent").count("tea")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1440, 900), (390, 844)])
+def test_the_comparison_fits_its_window(open_page, two_models, width, height):
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    tab = open_page(two_models, width=width, height=height).open("#/variants")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    for scheme in ("light", "dark"):
+        tab.emulate_media(color_scheme=scheme)
+        tab.screenshot(path=SHOTS / f"variants-{width}-{scheme}.png", full_page=True)
+
+
+def test_without_a_comparison_the_view_says_how_to_make_one(page):
+    page.open("#/variants")
+    assert "trait-client compare-variants" in page.text()
 
 
 # ------------------------------------------------------------------------------------------------------ the frame

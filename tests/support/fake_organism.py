@@ -1,14 +1,20 @@
 """A service in memory with a model and two adapters: `odd` writes of tea and reads the word otherwise, `same` changes nothing."""
 
+import asyncio
 import hashlib
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import numpy as np
 from fake_service import FakeService, Pool
+from trait_client.prompt_sets import SetPrompt
+from trait_client.results import ResultStore
+from trait_client.variants import CompareOptions, run_comparison, side_of
 from trait_core.positions import Positions
-from trait_core.schema import ActivationInput, AppliedTerm, LayerEvidence
+from trait_core.schema import ActivationInput, AppliedTerm, LayerEvidence, Message
 from trait_core.storage import sha256_of
 from trait_core.vectors.file import VectorFile
 from vector_fixtures import made_vector
@@ -60,3 +66,21 @@ class FakeOrganism(FakeService):
     def _read(self, body: dict) -> httpx.Response:
         self._asked.model = body.get("model")
         return super()._read(body)
+
+
+def compared(path: Path, words: Sequence[str]) -> ResultStore:
+    """A database in which `odd` is compared with its base, on one prompt for each word, by both vectors."""
+    prompts = [
+        SetPrompt(word, (Message(role="user", content=f"tell me what this is please : {word}"),), None)
+        for word in words
+    ]
+    store, service = ResultStore(path), FakeOrganism()
+
+    async def run() -> None:
+        async with service.client() as client:
+            base, variant = await side_of(client), await side_of(client, "odd")
+            await run_comparison(prompts, CompareOptions(["planted", "other"]), base, variant, store, "things.jsonl")
+
+    with ThreadPoolExecutor(1) as thread:  # a browser test's own thread has an event loop already
+        thread.submit(asyncio.run, run()).result()
+    return store

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from trait_client.dashboard import playground
-from trait_client.dashboard.data import readings, runs, settings, vectors
+from trait_client.dashboard.data import comparisons, readings, runs, settings, vectors
 from trait_client.dashboard.data.prompt_set_index import PromptSetIndex, Selection
 from trait_client.dashboard.data.results import Results
 from trait_client.dashboard.saved import SAVED
@@ -106,6 +106,28 @@ def reading(
     index = _index(results, chosen.name)
     with results.open() as reader:
         return _json(readings.reading(reader, index, chosen, id))
+
+
+@router.get("/comparisons")
+def all_comparisons(results: Stored) -> JSONResponse:
+    """Comparisons of two models."""
+    return _json(results.read(comparisons.comparisons))
+
+
+@router.get("/comparison")
+def comparison(results: Stored, id: Annotated[str, Query(max_length=200)]) -> JSONResponse:  # noqa: A002 - the wire's name
+    """Findings of one comparison."""
+    return _json(results.read(comparisons.comparison, id))
+
+
+@router.get("/compared")
+def compared(
+    results: Stored,
+    id: Annotated[str, Query(max_length=200)],  # noqa: A002 - the wire's name
+    prompt: Annotated[str, Query(max_length=200)],
+) -> JSONResponse:
+    """One prompt of a comparison, with both models' values by token."""
+    return _json(results.read(comparisons.compared, id, prompt))
 
 
 @router.get("/vectors")

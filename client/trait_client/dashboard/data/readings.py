@@ -13,12 +13,12 @@ PAGE = 50
 _SETS = """
 SELECT s.experiment AS name, count(*) AS n, sum(r.n_prompt)::BIGINT AS prompt_tokens, sum(r.n_response)::BIGINT AS tokens,
        any_value(r.model) AS model, max(r.finished_at) AS finished_at
-FROM readings r JOIN runs s USING (run_id) GROUP BY ALL ORDER BY max(r.finished_at) DESC
+FROM readings r JOIN runs s USING (run_id) WHERE r.read_for IS NULL GROUP BY ALL ORDER BY max(r.finished_at) DESC
 """
 
 _OUTCOMES = """
 SELECT s.experiment AS name, r.outcome, count(*) AS n
-FROM readings r JOIN runs s USING (run_id) GROUP BY ALL ORDER BY r.outcome NULLS LAST
+FROM readings r JOIN runs s USING (run_id) WHERE r.read_for IS NULL GROUP BY ALL ORDER BY r.outcome NULLS LAST
 """
 
 # As in the view `token_projections`: a prompt token has its own position's value, a reply token the one before it.

@@ -8,6 +8,7 @@ import { playgroundView } from "./views/playground.js";
 import { promptsView } from "./views/prompts.js";
 import { sqlView } from "./views/sql.js";
 import { sweepView } from "./views/sweep.js";
+import { variantsView } from "./views/variants.js";
 import { vectorsView } from "./views/vectors.js";
 
 const VIEWS = [
@@ -18,6 +19,7 @@ const VIEWS = [
   ["vectors", "Vectors", vectorsView],
   ["playground", "Playground", playgroundView],
   ["sql", "SQL", sqlView],
+  ["variants", "Variants", variantsView],
 ];
 
 const main = document.getElementById("main");
@@ -64,8 +66,8 @@ function navigation(current) {
 
 function help() {
   const rows = [
-    [["1", "–", "7"], "go to a view"],
-    [["j", "k"], "next, previous: setting, pair, token, prompt"],
+    [["1", "–", String(VIEWS.length)], "go to a view"],
+    [["j", "k"], "next, previous: setting, pair, token, prompt, span"],
     [["↑", "↓", "←", "→"], "between cells of a heatmap; between tokens"],
     [["Enter"], "open the marked item"],
     [["n", "p"], "next, previous page or prompt"],
@@ -96,7 +98,7 @@ function onKey(event) {
     box.select?.();
   } else if (event.key === "t") toggleTheme();
   else if (event.key === "?") help();
-  else if (/^[1-7]$/.test(event.key)) go(VIEWS[event.key - 1][0]);
+  else if (/^[1-9]$/.test(event.key) && VIEWS[event.key - 1]) go(VIEWS[event.key - 1][0]);
   else return;
   event.preventDefault();
 }
