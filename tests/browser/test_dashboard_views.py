@@ -308,7 +308,10 @@ def test_two_models_are_compared_on_the_same_tokens(open_page, two_models):
     assert tab.locator(verdict.format("variant")).inner_text() == "found"
     assert tab.locator(verdict.format("base")).inner_text() == "no difference"
     tokens = tab.locator('.side[data-text="variant"] .tok')
-    assert tokens.all_inner_texts() == [*["do", "drink", "tea", ",", "tea", "is", "best", "."], *tokens.all_inner_texts()[8:]]
+    assert tokens.all_inner_texts() == [
+        *["do", "drink", "tea", ",", "tea", "is", "best", "."],
+        *tokens.all_inner_texts()[8:],
+    ]
     strong = tab.locator(".side .tok.strong")
     assert set(strong.all_inner_texts()) <= {",", "is"}, "a token has the value of the position before it"
     assert strong.count() >= 2

@@ -34,7 +34,10 @@ TEXTS = {
 def compare_variants(
     *,
     prompts: PromptSetPaths,
-    vector: Annotated[list[str], typer.Option("--vector", "-v", help="Vector of the base; may be repeated.")],
+    vector: Annotated[
+        list[str],
+        typer.Option("--vector", "-v", help="Vector of the base, or a pattern such as `tonal.*`; may be repeated."),
+    ],
     variant: Annotated[
         str, typer.Option("--variant", help="The other model: NAME (an adapter) at --url, URL, or URL#NAME.")
     ],

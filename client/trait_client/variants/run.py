@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from trait_client.http.template_check import check_template
-from trait_client.prompt_sets.directions import Direction, demand_one_request, directions_of
+from trait_client.prompt_sets.directions import Direction, chosen_vectors, demand_one_request, directions_of
 from trait_client.prompt_sets.prompts import SetPrompt, demand_chats, digest_of
 from trait_client.results import ResultStore, ResultWriter
 from trait_client.results.rows import (
@@ -42,7 +42,7 @@ class CompareOptions:
     """Vectors, replies and length of a comparison.
 
     Attributes:
-        vectors: Names, or `sha256:...`, at the base's service.
+        vectors: Names, patterns of names, or `sha256:...`, at the base's service.
         layers: 0-based decoder blocks; None uses each vector file's recommended layer.
         responses: Whose replies both models read; `both` is the base's, the variant's, and each model's own. None is `given`
             if every prompt has a response, and `both` if none has.
@@ -141,7 +141,7 @@ async def run_comparison(
     """
     began = time.monotonic()
     texts = options.texts(prompts)
-    vectors = {vector.sha256: vector for vector in [await base.client.vector(name) for name in options.vectors]}
+    vectors = await chosen_vectors(base.client, options.vectors)
     directions = directions_of(vectors.values(), options.layers)
     demand_one_request(directions)
     demand_chats(prompts, options.chat_template_kwargs)
