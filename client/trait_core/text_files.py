@@ -64,6 +64,11 @@ def read_text(path: Path, wanted: str = "") -> str:
     return text
 
 
+def is_blank(path: Path) -> bool:
+    """Tell whether a file does not exist, or holds nothing but white space."""
+    return not path.is_file() or not path.read_bytes().strip()
+
+
 def read_lines(path: Path, wanted: str = "") -> list[str]:
     """The lines of a file without their ends; a line end at the end of the file begins no further line.
 

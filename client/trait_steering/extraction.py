@@ -7,7 +7,7 @@ from typing import Any
 
 from trait_core.positions import Positions
 from trait_core.schema import Generation
-from trait_core.traits.folder import default_traits_folder, find_trait
+from trait_core.traits import default_traits_folder, find_place, grouped
 from trait_core.vectors.file import VectorFile
 from trait_extraction import pipeline
 from trait_extraction.data.datasets import load_trait
@@ -68,9 +68,12 @@ def extract(
         TraitError: Generated replies do not show the trait, or the activations do not define a direction.
         ServiceError: The model failed.
     """
-    folder = trait if isinstance(trait, Path) else find_trait(datasets or default_traits_folder(), trait)
-    dataset = load_trait(folder, style)
-    for sentence in dataset.left_out:
+    if isinstance(trait, Path):
+        dataset = load_trait(trait, style)
+    else:
+        place = find_place(datasets or default_traits_folder(), trait)
+        dataset = load_trait(place.folder, style, name=place.name)
+    for sentence in (*dataset.left_out, *grouped(dataset.remarks)):
         logger.warning("%s", sentence)
     pool = default_positions(dataset) if positions is None else Positions.parse(positions)
     generation = Generation(max_tokens=max_tokens, seed=seed)

@@ -227,7 +227,7 @@ def _make(plan: Plan, source: Source, methods: Sequence[str], steered: LayerChoi
     """Make the vectors of a plan that has its replies, from one capture."""
     if not methods:
         return {}
-    n, n_layers, at = 2 * plan.dataset.n_scenarios, source.info.n_layers, plan.settings.positions
+    n, n_layers, at = plan.dataset.n_texts, source.info.n_layers, plan.settings.positions
     source.report(f"{plan.name}: reading {n} texts at {at} on {source.info.model}")
     activations = read(plan, source)
     source.report(f"{plan.name}: fitting {', '.join(methods)} on {n_layers} layers, {len(plan.splits)} splits")

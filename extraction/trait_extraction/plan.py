@@ -10,8 +10,8 @@ from trait_core.errors import ChatTemplateError, InvalidRequestError
 from trait_core.positions import Positions
 from trait_core.schema import Elicitation, Generation, ServiceInfo
 
-from trait_extraction.data.datasets import TraitDataset
-from trait_extraction.data.split import Split, split_scenarios
+from trait_extraction.data.datasets import Kept, TraitDataset
+from trait_extraction.data.split import Split, split_sides
 
 RESPONSE = Positions.parse("response[:]")
 PAST_SINKS = Positions.parse("all[4:]")
@@ -103,16 +103,16 @@ class Plan:
     @cached_property
     def splits(self) -> tuple[Split, ...]:
         """The splits of the scenarios, seeded `seed`, `seed + 1`, ..."""
-        n, settings = self.dataset.n_scenarios, self.settings
-        return tuple(split_scenarios(n, settings.held_out, settings.seed + i) for i in range(settings.splits))
+        groups, settings = self.dataset.groups, self.settings
+        return tuple(split_sides(groups, settings.held_out, settings.seed + i) for i in range(settings.splits))
 
     def with_replies(
-        self, kept: Sequence[int], positive: Sequence[str], negative: Sequence[str], elicitation: Elicitation
+        self, kept: Kept, positive: Sequence[str], negative: Sequence[str], elicitation: Elicitation
     ) -> "Plan":
         """The plan for the kept scenarios with generated replies.
 
         Args:
-            kept: Indices of scenarios.
+            kept: Indices of scenarios, positive and negative side.
             positive: A reply for each scenario of this plan, positive side.
             negative: The same for the other side.
             elicitation: Findings of the check of the replies.
@@ -141,11 +141,18 @@ def _check_positions(dataset: TraitDataset, positions: Positions) -> None:
             f"trait {dataset.trait!r} is raw text, which has no response to read at {positions}: use {PAST_SINKS}",
             param="positions",
         )
-    pairs = zip(dataset.positive, dataset.negative, strict=True)
-    same = sum((p.system_prompt, p.prompt) == (q.system_prompt, q.prompt) for p, q in pairs)
+    same = _same_prompts(dataset)
     if same and (positions.parts == {"prompt"} or dataset.is_generated):
         raise InvalidRequestError(
             f"trait {dataset.trait!r} has the same prompt on both sides in {same} of {dataset.n_scenarios} scenarios, "
             f"so nothing differs at {positions}: read response[:] of written replies, or write prompts that differ",
             param="positions",
         )
+
+
+def _same_prompts(dataset: TraitDataset) -> int:
+    """Number of pairs with one prompt on both sides; of unpaired sides, of positives with a prompt of the negative side."""
+    positive, negative = ([(s.system_prompt, s.prompt) for s in side] for side in (dataset.positive, dataset.negative))
+    if dataset.paired:
+        return sum(first == second for first, second in zip(positive, negative, strict=True))
+    return len([prompt for prompt in positive if prompt in {*negative}])

@@ -15,7 +15,7 @@ from trait_core.traits import find_trait, read_steering
 from vector_fixtures import made_vector
 
 TRAITS = Path(__file__).resolve().parents[2] / "datasets" / "traits"
-QUESTIONS = read_steering(find_trait(TRAITS, "sycophancy"), strict=True).questions
+QUESTIONS = read_steering(find_trait(TRAITS, "sycophancy")).questions
 CARD = ["steer", "--trait", "sycophancy", "--coef", "3"]
 PROGRAM = [sys.executable, "-c", "import sys; from trait_client.cli import main; sys.argv[0] = 'trait-client'; main()"]
 QUESTION = "Run it now?"

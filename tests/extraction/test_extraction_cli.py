@@ -121,7 +121,7 @@ def test_check_counts_valid_datasets_and_names_invalid_ones(trait_extract, trait
     bad = trait_folder(name="broken")
     (bad / "positive.jsonl").write_text("{\n" * 16)
     code, out, err = trait_extract("check", "--datasets", root, "--json")
-    assert code == 1
+    assert code == 3
     row = json.loads(out)["valid"][0]
     assert row.pop("balance")["words_accuracy"] == 1.0
     assert row | {"digest": ""} == {
@@ -130,6 +130,10 @@ def test_check_counts_valid_datasets_and_names_invalid_ones(trait_extract, trait
         "style": "written",
         "derived": False,
         "n_scenarios": 16,
+        "n_positive": 16,
+        "n_negative": 16,
+        "paired": True,
+        "remarks": [],
         "left_out": [],
         "n_questions": 1,
         "mean_words_positive": 2.0,
@@ -137,7 +141,7 @@ def test_check_counts_valid_datasets_and_names_invalid_ones(trait_extract, trait
         "metric": None,
         "digest": "",
     }
-    assert f"error: {bad / 'positive.jsonl'}:1: not JSON" in err
+    assert f"not used: tone/broken: {bad / 'positive.jsonl'}:1: not JSON" in err
 
 
 def test_check_warns_if_words_reveal_the_side_and_explains_the_warning(trait_extract, trait_folder):
@@ -149,7 +153,7 @@ def test_check_warns_if_words_reveal_the_side_and_explains_the_warning(trait_ext
     sides = [[{"prompt": f"Q{i}?", "system_prompt": s} for i in range(9)] for s in ("Be warm.", "Be cold.")]
     trait_folder(*sides, name="told")
     code, out, _ = trait_extract("check", "--trait", "told", "--datasets", root)
-    assert (code, "Balance" in out) == (0, False)
+    assert (code, "A warning names" in out) == (0, False)
     code, out, _ = trait_extract("check", "--trait", "told", "--datasets", root, "--json")
     assert json.loads(out)["valid"][0]["balance"] is None
 

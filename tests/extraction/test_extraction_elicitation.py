@@ -176,7 +176,7 @@ def test_the_bar_is_an_auc_of_eight_tenths(instructed, n_right, passes):
     replies = Replies(positive, ("NO",) * 16)
     if passes:
         kept, found = check_replies(dataset, replies, METRIC_ONLY)
-        assert (len(kept), found.auc) == (16, 0.5 + n_right / 32)
+        assert (list(map(len, kept)), found.auc) == ([16, 16], 0.5 + n_right / 32)
     else:
         with pytest.raises(ElicitationError, match=f"AUC {0.5 + n_right / 32:.2f}"):
             check_replies(dataset, replies, METRIC_ONLY)
@@ -212,7 +212,7 @@ def test_a_judge_keeps_clear_pairs_and_is_asked_once(instructed, tmp_path):
 
     scores = KeyedLines(tmp_path / "judgements.jsonl")
     kept, found = check_replies(dataset, replies_of(dataset), ReplyCheck(ReplyJudge("rater-1", score)), scores)
-    assert kept == list(range(1, 12))
+    assert kept == (list(range(1, 12)), list(range(1, 12)))
     assert (found.checked_by, found.checked_with, found.judged_by, found.n_kept) == ("judge", "rater-1", "rater-1", 11)
     assert found.auc == 1.0
     assert asked[0] == ("warmth", "Question 0?", "YES 0")
@@ -242,14 +242,14 @@ def test_a_judge_drops_pairs_beside_a_metric_and_the_metric_decides(instructed):
         ReplyJudge("strict", lambda _t, _p, reply: 80 if reply in {f"YES {i}" for i in range(9)} else 20)
     )
     kept, found = check_replies(dataset, replies_of(dataset), strict)
-    assert (kept, found.checked_by, found.judged_by, found.auc) == (list(range(9)), "metric", "strict", 1.0)
+    assert (kept[0], found.checked_by, found.judged_by, found.auc) == (list(range(9)), "metric", "strict", 1.0)
 
 
 def test_pairs_without_a_reply_are_dropped_and_too_few_are_refused(instructed):
     dataset = instructed()
     silent = Replies(("YES",) * 16, ("NO",) * 13 + ("", " ", "\n"))
     kept, found = check_replies(dataset, silent, METRIC_ONLY)
-    assert (kept, found.n_generated, found.n_kept) == (list(range(13)), 16, 13)
+    assert (kept[1], found.n_generated, found.n_kept) == (list(range(13)), 16, 13)
     with pytest.raises(ElicitationError, match="4 of 16 pairs have a reply on both sides"):
         check_replies(dataset, Replies(("YES",) * 16, ("NO",) * 4 + ("",) * 12), UNCHECKED.check)
 

@@ -11,7 +11,7 @@ from trait_core.errors import VectorFileError
 from trait_core.statistics import auc, cohens_d
 from trait_core.vectors.file import VectorFile
 from trait_extraction.data.datasets import load_trait
-from trait_extraction.data.split import Split, split_scenarios
+from trait_extraction.data.split import Part, Split, split_scenarios
 from trait_extraction.fitting.evidence import layer_evidence
 from trait_extraction.fitting.geometry import massive_dimensions
 from trait_extraction.fitting.intervals import HeldOut, held_out_intervals
@@ -73,7 +73,7 @@ def test_what_is_separated_everywhere_has_a_point_for_an_interval():
 def test_polarity_counts_pairs_and_not_sides():
     """Every positive lies 1 above its own negative, while the pairs lie far apart: the AUC is weak, the polarity 1."""
     negative = np.arange(0, 80, 10, dtype=np.float32)[:, None]
-    split = Split(train=np.arange(4), held_out=np.arange(4, 8))
+    split = Split(Part.of_pairs(np.arange(4)), Part.of_pairs(np.arange(4, 8)))
     found = layer_evidence(np.ones(1, np.float32), negative + 1, negative, split, 1.0)
     assert found.polarity == 1.0
     assert found.auc == (16 - 6) / 16
@@ -272,7 +272,7 @@ def test_projections_of_held_out_scenarios_are_beside_the_vector_and_give_its_au
     jobs = [(load_trait(trait_folder()), RESPONSE)]
     (made,) = run(gaussians(gap=(0.4,) * 10), jobs, ["mean_diff"], tmp_path)
     kept = read_projections(made.path, made.vector.metadata)
-    assert list(kept.scenarios) == list(split_scenarios(16, 0.25, 0).held_out)
+    assert list(kept.scenarios) == list(split_scenarios(16, 0.25, 0).held_out.positive)
     for layer, at in made.vector.metadata.layers.items():
         positive, negative = kept.at(layer)
         assert auc(positive.astype(float), negative.astype(float)) == at.auc

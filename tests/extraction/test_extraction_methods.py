@@ -12,10 +12,10 @@ import trait_extraction.fitting.methods
 from trait_core.errors import InvalidRequestError
 from trait_core.schema import LayerEvidence
 from trait_core.statistics import auc, cohens_d
-from trait_extraction.data.split import Split, split_scenarios
+from trait_extraction.data.split import Part, Split, split_scenarios
 from trait_extraction.fitting.evidence import layer_evidence
 from trait_extraction.fitting.layer_choice import choose_layer, middle_layers
-from trait_extraction.fitting.methods import METHOD_OPTIONS, METHODS, DirectionError
+from trait_extraction.fitting.methods import METHOD_OPTIONS, METHODS, UNPAIRED_METHODS, DirectionError
 
 
 def generator(seed=0):
@@ -124,7 +124,8 @@ def planted(variant, d=256):
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "random"])
 def test_every_method_but_random_recovers_a_planted_direction(method, variant):
     positive, negative, axis = planted(variant)
-    assert METHODS[method](positive, negative, generator()) @ axis > 0.95
+    methods = UNPAIRED_METHODS if variant == "imbalanced" else METHODS
+    assert methods[method](positive, negative, generator()) @ axis > 0.95
 
 
 @pytest.mark.parametrize("variant", ["plain", "massive", "imbalanced"])
@@ -144,6 +145,20 @@ def test_pca_is_the_first_right_singular_vector_of_the_paired_differences():
     assert direction @ moment @ direction == pytest.approx(np.linalg.eigvalsh(moment)[-1], rel=1e-5)
     assert abs(direction @ nuisance) > 0.98
     assert METHODS["mean_diff"](positive, negative, generator()) @ axis > 0.75
+
+
+def test_unpaired_pca_is_the_first_component_of_every_difference_of_a_positive_and_a_negative():
+    """Equal numbers do not make pairs: the order of the rows of one side changes nothing."""
+    positive, negative, axis = classes(n=40, gap=6.0)
+    negative = negative[:30]
+    found = UNPAIRED_METHODS["pca"](positive, negative, generator())
+    differences = (positive[:, None] - negative[None]).reshape(-1, positive.shape[1]).astype(np.float64)
+    first = np.linalg.svd(differences, full_matrices=False)[2][0]
+    assert abs(found @ first) == pytest.approx(1, abs=1e-6)
+    assert found @ axis > 0.9
+    equal = UNPAIRED_METHODS["pca"](positive[:30], negative, generator())
+    np.testing.assert_allclose(UNPAIRED_METHODS["pca"](positive[:30], negative[::-1], generator()), equal, atol=1e-6)
+    assert abs(METHODS["pca"](positive[:30], negative, generator()) @ equal) < 1 - 1e-6
 
 
 def test_pca_does_not_centre_the_differences():
@@ -176,8 +191,8 @@ def all_directions():
     digest = hashlib.sha256()
     for variant in ("plain", "massive", "imbalanced"):
         positive, negative, _ = planted(variant)
-        for name in METHODS:
-            digest.update(METHODS[name](positive, negative, generator(5)).tobytes())
+        for method in (UNPAIRED_METHODS if variant == "imbalanced" else METHODS).values():
+            digest.update(method(positive, negative, generator(5)).tobytes())
     return digest.hexdigest()
 
 
@@ -223,18 +238,21 @@ def test_evidence_of_gaussians_agrees_with_theory():
 
 def test_separation_is_of_training_scenarios_and_the_rest_of_held_out_ones():
     positive, negative = np.array([[1.0], [3.0], [10.0], [12.0]]), np.array([[0.0], [0.0], [20.0], [22.0]])
-    split = Split(train=np.array([0, 1]), held_out=np.array([2, 3]))
+    split = Split(Part.of_pairs(np.array([0, 1])), Part.of_pairs(np.array([2, 3])))
     found = layer_evidence(np.ones(1, np.float32), positive, negative, split, 1.0)
     assert (found.separation, found.centre, found.auc) == (2.0, 1.0, 0.0)
     assert found.cohens_d < 0
 
 
 def test_the_split_holds_out_a_quarter_of_the_scenarios_and_follows_its_seed():
-    split = split_scenarios(52, 0.25, seed=0)
-    assert (len(split.train), len(split.held_out)) == (39, 13)
-    assert sorted([*split.train, *split.held_out]) == list(range(52))
-    np.testing.assert_array_equal(split.held_out, split_scenarios(52, 0.25, seed=0).held_out)
-    assert list(split.held_out) != list(split_scenarios(52, 0.25, seed=1).held_out)
+    split, again, other = (split_scenarios(52, 0.25, seed=seed) for seed in (0, 0, 1))
+    train, held_out = list(split.train.positive), list(split.held_out.positive)
+    assert (len(train), len(held_out)) == (39, 13)
+    assert sorted([*train, *held_out]) == list(range(52))
+    assert (list(split.train.negative), list(split.held_out.negative)) == (train, held_out)
+    assert list(again.held_out.positive) == held_out
+    assert list(other.held_out.positive) != held_out
+    assert held_out == sorted(np.random.default_rng(0).permutation(52)[:13]), "vector files were made by this split"
 
 
 @pytest.mark.parametrize("held_out", [0.0, 1.0, -0.1, 0.9, float("nan")])

@@ -82,7 +82,7 @@ def test_all_methods_steer_on_one_layer_chosen_from_the_middle(trait_folder, gau
 
 def test_directions_know_nothing_of_held_out_scenarios(trait_folder, gaussians, tmp_path):
     """Held-out replies replaced by others, on both sides: the same directions, another evidence."""
-    held_out = set(split_scenarios(16, 0.25, seed=0).held_out)
+    held_out = set(split_scenarios(16, 0.25, seed=0).held_out.positive)
 
     def lines(word):
         return [

@@ -7,7 +7,7 @@ from trait_core.errors import DatasetError
 from trait_core.traits import list_traits
 from trait_extraction.data.completions import cut_in_mid_sentence, ends_a_sentence
 from trait_extraction.data.datasets import load_trait
-from trait_extraction.data.instructed import system_prompt_pairs
+from trait_extraction.data.instructed import system_prompts_of
 from trait_extraction.data.styles import styles_of
 from trait_extraction.plan import default_positions
 from trait_extraction.reading.inputs import activation_input
@@ -68,7 +68,7 @@ def test_instructed_scenarios_ask_the_written_prompts_under_each_pair_in_turn(ri
     assert [s.prompt for s in dataset.positive] == [s.prompt for s in dataset.negative]
     assert [s.system_prompt for s in dataset.positive[3:7]] == [f"Say YES {i}." for i in (3, 4, 0, 1)]
     assert dataset.negative[6].system_prompt == "Say NO 1."
-    assert len(system_prompt_pairs((dataset.positive, dataset.negative))) == 5
+    assert [len(side) for side in system_prompts_of((dataset.positive, dataset.negative), paired=True)] == [5, 5]
     own = load_trait(rich_folder(instructed__json=instructed(prompts=[f"Own {i}?" for i in range(8)])), "instructed")
     assert [s.prompt for s in own.positive] == [f"Own {i}?" for i in range(8)]
 
@@ -78,13 +78,11 @@ def test_instructed_scenarios_ask_the_written_prompts_under_each_pair_in_turn(ri
     [
         (instructed(4), "system_prompts"),
         (instructed(prompts=["Same?"] * 8), "prompts: 1 remain, and 8 are needed at least. "),
-        (instructed(prompts=["How are you?", *(f"Own {i}?" for i in range(8))]), "is an evaluation question"),
         (
             instructed().replace("Say NO 3.", "Say YES 1."),
             "2 pairs are left out, with a text that is on both sides: pairs 2 and 4",
         ),
         (instructed().replace('"negative"', '"negativ"', 1), "system_prompts.0.negative is missing"),
-        (instructed(questions=[]), "unknown field 'questions'"),
         (instructed()[:-2], "not JSON"),
     ],
 )
@@ -92,6 +90,19 @@ def test_a_fault_in_instructed_json_is_named(rich_folder, content, reason):
     message = refused(rich_folder(instructed__json=content), "instructed")
     assert "instructed.json" in message
     assert reason in message
+
+
+def test_an_evaluation_question_is_left_out_of_the_prompts_and_an_unknown_field_is_reported(rich_folder):
+    content = instructed(prompts=["How are you?", *(f"Own {i}?" for i in range(8))], questions=[])
+    dataset = load_trait(rich_folder(instructed__json=content), "instructed")
+    for side in (dataset.positive, dataset.negative):
+        assert [s.prompt for s in side] == [f"Own {i}?" for i in range(8)]
+    assert dataset.left_out == (
+        f"{dataset.folder}: 1 pair is left out, with an evaluation question of steering.json as the prompt",
+    )
+    assert [remark.what for remark in dataset.remarks] == ["unknown fields are not used: 'questions'"]
+    few = instructed(prompts=["How are you?", *(f"Own {i}?" for i in range(7))])
+    assert "7 scenarios remain, which are too few" in refused(rich_folder(instructed__json=few), "instructed")
 
 
 def test_repeated_prompts_and_system_prompts_are_left_out_with_a_warning(rich_folder):
@@ -183,7 +194,7 @@ def test_check_covers_every_style_and_warns_about_completions_that_end_with_a_se
     assert "18 of 18 texts end with a complete sentence" in rows[2]["balance"]["warnings"][-1]
     (folder / "instructed.json").write_text("{")
     code, _, err = trait_extract("check", "--datasets", root)
-    assert (code, "instructed.json:1: not JSON" in err) == (1, True)
+    assert (code, "instructed.json:1: not JSON" in err) == (1, True), "nothing could be used"
     assert trait_extract("check", "--datasets", root, "--style", "written")[0] == 0
 
 
@@ -193,7 +204,7 @@ def test_every_alignment_trait_has_sixty_scenarios_of_each_style(traits_root):
     for folder in folders:
         told = load_trait(folder, "instructed")
         assert told.n_scenarios >= 60
-        assert len(system_prompt_pairs((told.positive, told.negative))) >= 5
+        assert len(system_prompts_of((told.positive, told.negative), paired=True)[0]) >= 5
         raw = load_trait(folder, "completions")
         assert raw.n_scenarios >= 60
         assert raw.derived == (folder.name not in {"deception", "refusal", "sycophancy"})

@@ -45,7 +45,7 @@ def evaluation_questions(trait: str, datasets: Path | None) -> list[str]:
     """
     try:
         folder = find_trait(datasets or default_traits_folder(), trait, STEERING)
-        questions = read_steering(folder, strict=False).questions[:N_QUESTIONS]
+        questions = read_steering(folder).questions[:N_QUESTIONS]
     except DatasetError as error:
         raise InvalidRequestError(
             f"no prompt was given, and there are no evaluation questions to steer instead ({error}): "

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Self
 
 from trait_core.schema import ANY_TRAIT
-from trait_core.traits.files import DEFINITION, read_definition
+from trait_core.traits.files import inspect_steering, read_definition
 from trait_core.traits.folder import find_trait
 
 COHERENCE = ANY_TRAIT
 """`Rubric.trait` of the coherence rubric, which belongs to no trait."""
+
+PLACES = ("{question}", "{answer}")
+"""The places of the prompt and of the reply in a rubric that is a whole question."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,21 @@ class Rubric:
     trait: str
     text: str
 
+    @property
+    def is_question(self) -> bool:
+        """True if the text is the whole question to a judge, with `{question}` and `{answer}` in the places of both texts."""
+        return all(place in self.text for place in PLACES)
+
     @classmethod
     def load(cls, datasets: Path, trait: str) -> Self:
-        """A trait's rubric, `datasets/*/<trait>/definition.txt`.
+        """A trait's rubric: `eval_prompt` of its `steering.json` if it has one, else its `definition.txt`.
 
         Raises:
-            DatasetError: No such trait, several of that name, or an empty file.
+            DatasetError: No such trait, several of that name, or neither text.
         """
-        return cls(trait, read_definition(find_trait(datasets, trait, holding=DEFINITION), strict=False))
+        folder = find_trait(datasets, trait)
+        spec, _ = inspect_steering(folder)
+        return cls(trait, (spec.eval_prompt or "").strip() or read_definition(folder))
 
     @classmethod
     def coherence(cls) -> Self:

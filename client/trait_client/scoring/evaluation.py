@@ -34,9 +34,9 @@ class EvaluationSpec:
             DatasetError: No such trait, several of that name, or a malformed file.
         """
         folder = find_trait(datasets, trait, holding=STEERING)
-        spec = read_steering(folder, strict=False)
+        spec = read_steering(folder)
         try:
             metric = None if spec.metric is None else parse_metric(spec.metric)
         except InvalidRequestError as error:
             raise DatasetError(f"{folder / STEERING}: {error}") from error
-        return cls(trait, tuple(spec.questions), 1 if spec.direction == "positive" else -1, metric)
+        return cls(trait, tuple(spec.questions), 1 if spec.trait_side == "positive" else -1, metric)

@@ -12,21 +12,18 @@ from trait_client.http import TraitClient
 from trait_client.http.settings import DEFAULT_URL
 from trait_client.judge import JudgeConfig, TraitJudge
 from trait_client.results import ResultStore
-from trait_core.console import EXIT_FAILED, ApiKey, AsJson, complain, err, out, plain, print_json, print_table
-from trait_core.errors import DatasetError, InvalidRequestError
+from trait_core.console import ApiKey, AsJson, complain, err, out, plain, print_json, print_table
 from trait_core.positions import Positions
 from trait_core.schema import Generation
 from trait_core.storage import sha256_of, write_atomically
-from trait_core.traits import default_traits_folder, find_trait, list_traits
 from trait_core.vectors.file import VectorFile
 
 from trait_extraction.cli import tables
 from trait_extraction.cli.console import print_lines, progress
 from trait_extraction.cli.csv_table import evidence_csv
+from trait_extraction.cli.selection import Datasets, TraitNames, select, select_styles
 from trait_extraction.data.balance import NOT_CLASSIFIED, measure_balance
-from trait_extraction.data.datasets import TraitDataset, load_trait
 from trait_extraction.data.scenarios import Style
-from trait_extraction.data.styles import styles_of
 from trait_extraction.extra import is_installed, require
 from trait_extraction.fitting.methods import METHODS
 from trait_extraction.pipeline import RunOptions
@@ -34,17 +31,10 @@ from trait_extraction.pipeline import run as run_pipeline
 from trait_extraction.plan import Settings, default_positions
 from trait_extraction.reading.reply_check import ReplyCheck, ReplyJudge
 
-Datasets = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of `<category>/<trait>`. Default: ./datasets/traits if it exists, else the installed traits."
-    ),
-]
-
 
 @judge_options
 def run(
-    trait: Annotated[list[str] | None, typer.Option(help="Trait, or `<category>/<trait>`; may be repeated.")] = None,
+    trait: TraitNames = None,
     every: Annotated[bool, typer.Option("--all", help="Extract every trait of the datasets.")] = False,
     method: Annotated[
         list[str] | None,
@@ -102,11 +92,14 @@ def run(
     """
     require("sklearn", "scikit-learn", "trait-extract run")
     pool = None if positions is None else Positions.parse(positions)
-    loaded = [load_trait(path, style) for path in chosen_traits(datasets, trait, every=every)]
-    _warn_of_left_out(loaded)
+    selection = select(datasets, trait, style, every=every)
+    selection.warn()
     generation = Generation(max_tokens=max_tokens, seed=seed)
     variables = parsed_kwargs(template_kwargs)
-    jobs = [(d, Settings(pool or default_positions(d), seed, held_out, splits, generation, variables)) for d in loaded]
+    jobs = [
+        (d, Settings(pool or default_positions(d), seed, held_out, splits, generation, variables))
+        for d in selection.datasets
+    ]
     results = None if db is None else ResultStore(db)
     with (
         TraitClient(url, api_key=api_key) as client,
@@ -123,6 +116,7 @@ def run(
     else:
         print_table(tables.result_table(extracted))
         print_lines(tables.result_lines(extracted))
+    selection.finish()
 
 
 @contextmanager
@@ -142,7 +136,7 @@ def reply_judge(config: JudgeConfig | None, datasets: Path | None) -> Iterator[R
 
 
 def check(
-    trait: Annotated[list[str] | None, typer.Option(help="Trait; may be repeated. Default: all.")] = None,
+    trait: TraitNames = None,
     style: Annotated[
         Style | None,
         typer.Option(
@@ -152,35 +146,24 @@ def check(
     datasets: Datasets = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check trait datasets in every style; the first fault of each is reported with file and line.
+    """Check trait datasets, all unless some are named, in every style; what cannot be used is listed with file and line.
 
     For valid datasets, the balance of the two sides is measured: length, shared words, and how well words alone
     distinguish them. For the instructed style the system prompts are compared, because there are no replies yet. A
     warning is not a fault.
     """
-    valid: list[TraitDataset] = []
-    faults: list[str] = []
-    for folder in chosen_traits(datasets, trait, every=not trait):
-        try:
-            valid += [load_trait(folder, one) for one in ([style] if style else styles_of(folder))]
-        except DatasetError as error:
-            faults.append(str(error))
-    balances = [(dataset, measure_balance(dataset)) for dataset in valid]
+    selection = select_styles(datasets, trait, style)
+    balances = [(dataset, measure_balance(dataset)) for dataset in selection.datasets]
     if as_json:
         rows = [tables.dataset_row(d) | {"balance": tables.balance_row(d, b)} for d, b in balances]
-        print_json({"valid": rows, "faults": faults})
-    elif valid:
-        print_table(tables.dataset_table(valid))
-        if measured := [(d, b) for d, b in balances if b is not None]:
-            print_table(tables.balance_table(measured))
-        print_lines(tables.balance_lines(measured))
-    if valid and not is_installed("sklearn"):
+        print_json({"valid": rows, "faults": [one.reason for one in selection.unusable]})
+    elif balances:
+        print_table(tables.dataset_table(balances))
+        print_lines(tables.balance_lines(balances))
+    if balances and not is_installed("sklearn"):
         complain(NOT_CLASSIFIED, label="note")
-    _warn_of_left_out(valid)
-    for fault in faults:
-        complain(fault)
-    if faults:
-        raise typer.Exit(EXIT_FAILED)
+    selection.warn()
+    selection.finish()
 
 
 def show(
@@ -199,25 +182,7 @@ def show(
     out.print(f"{sha256}\nlayer {meta.chosen_layer}: {meta.chosen_because}", markup=False)
 
 
-def _warn_of_left_out(datasets: list[TraitDataset]) -> None:
-    for sentence in dict.fromkeys(sentence for dataset in datasets for sentence in dataset.left_out):
-        complain(sentence, label="warning")
-
-
 def chosen_methods(methods: list[str] | None) -> list[str]:
     """The named methods without repeats; `all` means every method."""
     named = methods or ["mean_diff"]
     return list(dict.fromkeys(name for given in named for name in (METHODS if given == "all" else [given])))
-
-
-def chosen_traits(root: Path | None, traits: list[str] | None, *, every: bool) -> list[Path]:
-    """The folders of the named traits, or of all; `root` None takes the default folder.
-
-    Raises:
-        InvalidRequestError: Neither is given, or both.
-        DatasetError: A trait does not exist.
-    """
-    if every == bool(traits):
-        raise InvalidRequestError("give --trait NAME (once or more) or --all", param="trait")
-    root = root or default_traits_folder()
-    return list_traits(root) if every else [find_trait(root, name) for name in dict.fromkeys(traits or [])]

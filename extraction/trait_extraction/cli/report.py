@@ -7,12 +7,12 @@ import typer
 from trait_core.console import out, print_table
 from trait_core.errors import DatasetError
 from trait_core.storage import write_atomically
-from trait_core.traits import default_traits_folder, find_trait
+from trait_core.traits import default_traits_folder, find_place
 from trait_core.vectors.file import VectorFile
 
 from trait_extraction.cli import tables
-from trait_extraction.cli.extract import Datasets
-from trait_extraction.data.datasets import TraitDataset, load_trait
+from trait_extraction.cli.selection import Datasets, load_place
+from trait_extraction.data.datasets import TraitDataset
 from trait_extraction.report import page, read_report
 from trait_extraction.report.content import vector_folders
 
@@ -42,6 +42,6 @@ def _dataset(root: Path | None, name: str, folders: dict[str, Path]) -> TraitDat
         return None
     meta = VectorFile.load(files[0]).metadata
     try:
-        return load_trait(find_trait(root or default_traits_folder(), meta.trait), meta.style)  # type: ignore[arg-type]
+        return load_place(find_place(root or default_traits_folder(), meta.trait), meta.style)  # type: ignore[arg-type]
     except DatasetError:
         return None

@@ -6,6 +6,7 @@ from typing import Any
 
 from trait_core.schema import LayerEvidence
 from trait_core.tables import Cell, Column, Table
+from trait_core.traits import grouped
 from trait_core.vectors.file import VectorFile
 
 from trait_extraction.data.balance import MEANING, Balance, balance_warnings
@@ -89,6 +90,10 @@ def dataset_row(dataset: TraitDataset) -> dict[str, Any]:
         "style": dataset.style,
         "derived": dataset.derived,
         "n_scenarios": dataset.n_scenarios,
+        "n_positive": len(dataset.positive),
+        "n_negative": len(dataset.negative),
+        "paired": dataset.paired,
+        "remarks": grouped(dataset.remarks),
         "left_out": list(dataset.left_out),
         "n_questions": len(dataset.steering.questions),
         "mean_words_positive": _mean_words(dataset.positive),
@@ -98,20 +103,31 @@ def dataset_row(dataset: TraitDataset) -> dict[str, Any]:
     }
 
 
-def dataset_table(datasets: Sequence[TraitDataset]) -> Table:
-    """Table of valid trait folders."""
-    rows = [
-        [
-            f"{row['category']}/{row['trait']}",
-            f"{row['style']}{', derived' if row['derived'] else ''}",
-            str(row["n_scenarios"]),
+def dataset_table(checked: Sequence[tuple[TraitDataset, Balance | None]]) -> Table:
+    """Table of valid trait folders and of how similar their two sides are; `! ` marks a trait with warnings."""
+    rows = []
+    for dataset, balance in checked:
+        row = dataset_row(dataset)
+        marked = balance is not None and _warnings(dataset, balance)
+        described: list[Cell] = [
+            f"{'! ' if marked else '  '}{dataset.category}/{dataset.folder.absolute().name}",
+            f"{dataset.style}{', derived' if dataset.derived else ''}",
+            str(dataset.n_scenarios) if dataset.paired else f"{len(dataset.positive)} + {len(dataset.negative)}",
             str(row["n_questions"]),
             row["metric"] or "-",
         ]
-        for row in map(dataset_row, datasets)
-    ]
-    columns = [Column("trait"), Column("style"), *_numbers("pairs", "questions"), Column("metric")]
-    return Table(columns, rows, title="Trait datasets")
+        rows.append([*described, *_balance_cells(balance)])
+    columns = [Column("trait"), Column("style"), *_numbers("pairs", "questions"), Column("metric", optional=True)]
+    columns += map(_given_up, ("words +/-", "longer", "shared words"))
+    columns.append(Column("found by words", right=True))
+    return Table(columns, rows, title="Trait datasets (longer, found by words: 0.5 is chance)")
+
+
+def _balance_cells(balance: Balance | None) -> list[Cell]:
+    if balance is None:
+        return ["-"] * 4
+    words = "{:.1f} / {:.1f}".format(*balance.mean_words)
+    return [words, _number(balance.length_auc), f"{balance.shared_words:.0%}", _number(balance.words_accuracy)]
 
 
 def balance_row(dataset: TraitDataset, balance: Balance | None) -> dict[str, Any] | None:
@@ -119,35 +135,17 @@ def balance_row(dataset: TraitDataset, balance: Balance | None) -> dict[str, Any
     return None if balance is None else {**asdict(balance), "warnings": _warnings(dataset, balance)}
 
 
-def balance_table(measured: Sequence[tuple[TraitDataset, Balance]]) -> Table:
-    """Table of how similar the two sides of each trait are; `! ` marks a trait with warnings."""
-    rows = [
-        [
-            f"{'! ' if _warnings(dataset, balance) else '  '}{dataset.trait}",
-            dataset.style,
-            "{:.1f} / {:.1f}".format(*balance.mean_words),
-            _number(balance.length_auc),
-            f"{balance.shared_words:.0%}",
-            _number(balance.words_accuracy),
-        ]
-        for dataset, balance in measured
-    ]
-    columns = [Column("trait"), Column("style"), *_numbers("words +/-", "longer", "shared words", "found by words")]
-    return Table(columns, rows, title="Balance of the two sides (longer, found by words: 0.5 is chance)")
-
-
 def _warnings(dataset: TraitDataset, balance: Balance) -> list[str]:
     """Warnings about the balance, and about completions that leave nothing to complete."""
     warnings = balance_warnings(balance)
     if dataset.style == "completions" and (whole := whole_texts((*dataset.positive, *dataset.negative))):
-        warnings.append(
-            f"{whole} of {2 * dataset.n_scenarios} texts end with a complete sentence: cut them mid-sentence"
-        )
+        warnings.append(f"{whole} of {dataset.n_texts} texts end with a complete sentence: cut them mid-sentence")
     return warnings
 
 
-def balance_lines(measured: Sequence[tuple[TraitDataset, Balance]]) -> list[str]:
+def balance_lines(checked: Sequence[tuple[TraitDataset, Balance | None]]) -> list[str]:
     """One line per warning, then the meaning of a warning."""
+    measured = [(dataset, balance) for dataset, balance in checked if balance is not None]
     lines = [f"! {dataset.name}: {warning}" for dataset, balance in measured for warning in _warnings(dataset, balance)]
     return [*lines, MEANING] if lines else []
 

@@ -9,14 +9,13 @@ from trait_client.http.settings import DEFAULT_URL
 from trait_core.console import ApiKey, AsJson, print_json, print_table
 from trait_core.errors import DatasetError, InvalidRequestError
 from trait_core.storage import sha256_of, write_atomically
-from trait_core.traits import default_traits_folder, find_trait
+from trait_core.traits import default_traits_folder, find_place
 from trait_core.vectors.file import VectorFile
 from trait_core.vectors.transfer import apply_to
 
 from trait_extraction.cli import tables
 from trait_extraction.cli.console import print_lines
-from trait_extraction.cli.extract import Datasets
-from trait_extraction.data.datasets import load_trait
+from trait_extraction.cli.selection import Datasets, load_place
 from trait_extraction.interchange.transfer import measure_on
 
 
@@ -57,7 +56,7 @@ def apply_command(
         if measure:
             style = vector.metadata.style
             try:
-                dataset = load_trait(find_trait(datasets or default_traits_folder(), vector.metadata.trait), style)
+                dataset = load_place(find_place(datasets or default_traits_folder(), vector.metadata.trait), style)
                 applied = measure_on(client, applied, dataset)
                 note = "measured on this model, on the scenarios that were not used to fit the directions"
             except (DatasetError, InvalidRequestError) as error:

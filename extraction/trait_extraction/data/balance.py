@@ -13,7 +13,7 @@ import numpy as np
 from trait_core.statistics import auc
 
 from trait_extraction.data.datasets import TraitDataset
-from trait_extraction.data.instructed import MIN_SYSTEM_PROMPTS, system_prompt_pairs
+from trait_extraction.data.instructed import MIN_SYSTEM_PROMPTS, system_prompts_of
 from trait_extraction.data.scenarios import MIN_SCENARIOS
 from trait_extraction.extra import INSTALL, is_installed
 
@@ -93,13 +93,13 @@ def measure_balance(dataset: TraitDataset) -> Balance | None:
     if texts is None:
         return None
     positive, negative = texts
-    classified = len(positive) >= MIN_SCENARIOS and is_installed("sklearn")
+    classified = min(len(positive), len(negative)) >= MIN_SCENARIOS and is_installed("sklearn")
     lengths = [np.array([len(text.split()) for text in side], np.float64) for side in (positive, negative)]
     return Balance(
         mean_words=(float(lengths[0].mean()), float(lengths[1].mean())),
         length_auc=auc(lengths[0], lengths[1]),
         shared_words=_shared_words(positive, negative),
-        words_accuracy=_words_accuracy(positive, negative) if classified else None,
+        words_accuracy=_words_accuracy(positive, negative, paired=dataset.paired) if classified else None,
         uneven=_uneven(positive, negative),
     )
 
@@ -128,10 +128,8 @@ def _compared(dataset: TraitDataset) -> tuple[list[str], list[str]] | None:
         sides = dataset.positive, dataset.negative
         positive, negative = ([s.response or s.prompt for s in side] for side in sides)
         return positive, negative
-    pairs = system_prompt_pairs((dataset.positive, dataset.negative))
-    if len(pairs) < MIN_SYSTEM_PROMPTS:
-        return None
-    return [positive for positive, _ in pairs], [negative for _, negative in pairs]
+    positive, negative = system_prompts_of((dataset.positive, dataset.negative), paired=dataset.paired)
+    return (positive, negative) if min(len(positive), len(negative)) >= MIN_SYSTEM_PROMPTS else None
 
 
 def _pieces(text: str) -> list[str]:
@@ -164,25 +162,27 @@ def _uneven(positive: Sequence[str], negative: Sequence[str]) -> tuple[Mark, ...
     return tuple(sorted(marks, key=lambda m: (-abs(m.positive - m.negative), m.text)))
 
 
-def _words_accuracy(positive: Sequence[str], negative: Sequence[str]) -> float:
+def _words_accuracy(positive: Sequence[str], negative: Sequence[str], *, paired: bool) -> float:
     # Imported here: it takes two seconds, and the base installation does not have it.
     from sklearn.feature_extraction.text import CountVectorizer  # noqa: PLC0415
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
-    from sklearn.model_selection import GroupKFold, cross_val_score  # noqa: PLC0415
+    from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_score  # noqa: PLC0415
     from sklearn.pipeline import make_pipeline  # noqa: PLC0415
 
     texts = [*positive, *negative]
     labels = np.repeat([1, 0], [len(positive), len(negative)])
     # Both replies of a scenario are in one fold: otherwise a topic's words are both fitted and tested.
     scenarios = np.concatenate([np.arange(len(positive)), np.arange(len(negative))])
+    folds = GroupKFold if paired else StratifiedKFold
     classifier = make_pipeline(CountVectorizer(analyzer=_features), LogisticRegression(C=1.0, solver="liblinear"))
     scores = [
         cross_val_score(
             classifier,
             texts,
             labels,
-            groups=scenarios,
-            cv=GroupKFold(N_FOLDS, shuffle=True, random_state=seed),
+            groups=scenarios if paired else None,
+            scoring="balanced_accuracy",
+            cv=folds(N_FOLDS, shuffle=True, random_state=seed),
             error_score="raise",
         )
         for seed in range(N_SHUFFLES)

@@ -1,11 +1,12 @@
 """Completions: raw text for base models, cut in mid-sentence, for the model to continue."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from trait_core.errors import DatasetError
 
-from trait_extraction.data.scenarios import CheckedPairs, Scenario, without_unusable
+from trait_extraction.data.scenarios import CheckedSides, Scenario, without_unusable
 
 KEPT = 0.7
 """Part of a written reply's words that a derived completion keeps."""
@@ -14,7 +15,7 @@ _CLOSERS = "\"'\u2019\u201d)]*_"
 _ENDS = (".", "!", "?", "\u2026")
 
 
-def derive_completions(written: CheckedPairs, paths: tuple[Path, Path]) -> CheckedPairs:
+def derive_completions(written: CheckedSides, paths: tuple[Path, Path]) -> CheckedSides:
     """Turn written pairs into plain prose: the prompt, a blank line, and the beginning of the reply, cut in mid-sentence.
 
     There is no chat template and no system prompt. The reply's part is kept separate (`Scenario.response`) so that only
@@ -27,8 +28,8 @@ def derive_completions(written: CheckedPairs, paths: tuple[Path, Path]) -> Check
     Raises:
         DatasetError: A reply has too few words to be cut, or too few pairs remain; the message names file and line.
     """
-    positive, negative = (_derive(side, written.numbers, path) for side, path in zip(written.pairs, paths, strict=True))
-    return without_unusable(CheckedPairs((positive, negative), written.numbers, written.left_out), paths, whole=True)
+    positive, negative = map(_derive, written.sides, written.numbers, paths)
+    return without_unusable(replace(written, sides=(positive, negative)), paths, whole=True)
 
 
 def cut_in_mid_sentence(text: str) -> str | None:

@@ -14,7 +14,8 @@ from trait_core.errors import DatasetError
 
 from trait_extraction.data.completions import derive_completions
 from trait_extraction.data.instructed import FILE_NAME, read_instructed
-from trait_extraction.data.scenarios import SIDES, CheckedPairs, Style, read_pairs
+from trait_extraction.data.scenarios import CheckedSides, Style
+from trait_extraction.data.side_files import read_two_sides, side_files, side_paths
 
 STYLES: tuple[Style, ...] = ("written", "instructed", "completions")
 """In order of precedence as a folder's default."""
@@ -26,13 +27,13 @@ class Sides:
 
     Args:
         style: The style.
-        used: The pairs that are used, and a sentence about those that are not.
+        used: The scenarios that are used, and sentences about those that are not.
         origin: The files of the two sides.
         derived: True for completions that are derived from the written pairs.
     """
 
     style: Style
-    used: CheckedPairs
+    used: CheckedSides
     origin: tuple[Path, Path]
     derived: bool = False
 
@@ -44,17 +45,17 @@ def styles_of(folder: Path) -> list[Style]:
         DatasetError: It has no files of any style, or only one side of a style.
     """
     found: list[Style] = []
-    if (chat := _two_files(folder, ".jsonl")) is not None:
-        style, _ = read_pairs(chat)
+    if (chat := side_paths(folder, raw=False)) is not None:
+        style, _ = read_two_sides(chat)
         if style == "instructed" and (folder / FILE_NAME).is_file():
             raise DatasetError(f"{chat[0]}: has no responses, and there is an {FILE_NAME} too: keep one of the two")
         found.append(style)
     if (folder / FILE_NAME).is_file():
         found.append("instructed")
-    if _two_files(folder, ".txt") is not None:
+    if side_paths(folder, raw=True) is not None:
         found.append("completions")
     if not found:
-        names = ", ".join(path.name for path in _side_files(folder)) or "neither"
+        names = ", ".join(path.name for path in side_files(folder)) or "neither"
         raise DatasetError(
             f"{folder}: write positive.jsonl and negative.jsonl, positive.txt and negative.txt, or {FILE_NAME} "
             f"(found {names})"
@@ -74,10 +75,10 @@ def read_sides(folder: Path, style: Style | None = None) -> Sides:
     """
     available = styles_of(folder)
     wanted = style or available[0]
-    chat, raw = _two_files(folder, ".jsonl"), _two_files(folder, ".txt")
+    chat, raw = side_paths(folder, raw=False), side_paths(folder, raw=True)
     if wanted == "completions" and raw is not None:
-        return Sides(wanted, read_pairs(raw)[1], raw)
-    written = read_pairs(chat)[1] if chat is not None and "written" in available else None
+        return Sides(wanted, read_two_sides(raw)[1], raw)
+    written = read_two_sides(chat)[1] if chat is not None and "written" in available else None
     if wanted == "completions" and chat is not None and written is not None:
         return Sides(wanted, derive_completions(written, chat), chat, derived=True)
     if wanted not in available:
@@ -86,7 +87,7 @@ def read_sides(folder: Path, style: Style | None = None) -> Sides:
     if wanted == "instructed" and instructed.is_file():
         return Sides(wanted, read_instructed(instructed, written), (instructed, instructed))
     assert chat is not None, "styles_of found it"
-    return Sides(wanted, read_pairs(chat)[1], chat)
+    return Sides(wanted, read_two_sides(chat)[1], chat)
 
 
 _HOW: dict[Style, str] = {
@@ -94,16 +95,3 @@ _HOW: dict[Style, str] = {
     "instructed": f"Write {FILE_NAME}",
     "completions": "Write positive.txt and negative.txt",
 }
-
-
-def _two_files(folder: Path, suffix: str) -> tuple[Path, Path] | None:
-    paths = folder / f"{SIDES[0]}{suffix}", folder / f"{SIDES[1]}{suffix}"
-    exists = [path.is_file() for path in paths]
-    if any(exists) and not all(exists):
-        names = ", ".join(path.name for path in _side_files(folder))
-        raise DatasetError(f"{folder}: {paths[exists.index(False)].name} is missing (found {names})")
-    return paths if all(exists) else None
-
-
-def _side_files(folder: Path) -> list[Path]:
-    return [path for suffix in (".jsonl", ".txt") for side in SIDES if (path := folder / f"{side}{suffix}").is_file()]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trait_extraction.data.split import Split
-from trait_extraction.fitting.methods import METHODS, DirectionError
+from trait_extraction.fitting.methods import METHODS, UNPAIRED_METHODS, DirectionError
 from trait_extraction.plan import Plan
 from trait_extraction.reading.activations import ContrastiveActivations
 
@@ -71,11 +71,12 @@ def fit_directions(method: str, activations: ContrastiveActivations, split: Spli
         DirectionError: A layer has none; the message names method and layer.
     """
     directions = {}
+    found = (METHODS if activations.paired else UNPAIRED_METHODS)[method]
     for layer in range(activations.positive.shape[1]):
-        positive = activations.positive[split.train, layer]
-        negative = activations.negative[split.train, layer]
+        positive = activations.positive[split.train.positive, layer]
+        negative = activations.negative[split.train.negative, layer]
         try:
-            directions[layer] = METHODS[method](positive, negative, np.random.default_rng([split.seed, layer]))
+            directions[layer] = found(positive, negative, np.random.default_rng([split.seed, layer]))
         except DirectionError as error:
             raise DirectionError(f"{method}, layer {layer}: {error}") from error
     return directions

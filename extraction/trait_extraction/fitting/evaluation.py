@@ -58,6 +58,7 @@ def measure(directions: Directions, activations: ContrastiveActivations, split: 
             activations.negative[:, layer],
             split,
             float(activations.residual_norms[layer]),
+            paired=activations.paired,
         )
         for layer, direction in directions.items()
     }
@@ -85,5 +86,6 @@ def _held_out(
     wide = direction.astype(np.float64)
     positive = activations.positive[:, layer].astype(np.float64) @ wide
     negative = activations.negative[:, layer].astype(np.float64) @ wide
-    centre = float(positive[split.train].mean() + negative[split.train].mean()) / 2
-    return HeldOut(positive[split.held_out], negative[split.held_out], centre)
+    centre = float(positive[split.train.positive].mean() + negative[split.train.negative].mean()) / 2
+    held = split.held_out
+    return HeldOut(positive[held.positive], negative[held.negative], centre, paired=activations.paired)

@@ -7,6 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from trait_core.statistics import Interval, percentile_interval, wins
 
+Counts = npt.NDArray[np.float64]
+"""`(REPLICATES, n)`: how often each sample holds each scenario."""
+
 REPLICATES = 200
 """Bootstrap samples of each split's held-out scenarios."""
 
@@ -17,13 +20,15 @@ class HeldOut:
 
     Args:
         positive: `(n,)` float64, residual units.
-        negative: `(n,)` float64, residual units; entry i is paired with `positive[i]`.
+        negative: `(m,)` float64, residual units; entry i is paired with `positive[i]` where the sides are paired.
         centre: Midpoint of the training means, the threshold of the accuracy.
+        paired: True if the sides are pairs, which are drawn as a whole; else each side is drawn by itself.
     """
 
     positive: npt.NDArray[np.float64]
     negative: npt.NDArray[np.float64]
     centre: float
+    paired: bool = True
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class HeldOutIntervals:
 def held_out_intervals(splits: Sequence[HeldOut], generator: np.random.Generator) -> HeldOutIntervals:
     """95 per cent percentile bootstrap, pooled over splits (Efron and Tibshirani 1993, chapter 13).
 
-    For each split, whole held-out scenarios are drawn with replacement 200 times. Splits share scenarios, so the interval
+    For each split, held-out pairs are drawn with replacement 200 times; scenarios of each side if they are not paired. Splits share scenarios, so the interval
     is about this dataset, not about one that somebody else would write. A sample repeats scenarios and so varies less
     than they do: the interval of Cohen's d is biased upwards if few scenarios are held out.
 
@@ -54,12 +59,13 @@ def held_out_intervals(splits: Sequence[HeldOut], generator: np.random.Generator
     """
     accuracies, aucs, effects = [], [], []
     for split in splits:
-        n = len(split.positive)
-        correct = ((split.positive > split.centre) + (split.negative <= split.centre).astype(np.float64)) / 2
-        counts = generator.multinomial(n, np.full(n, 1 / n), size=REPLICATES).astype(np.float64)
-        accuracies.append(counts @ correct / n)
-        aucs.append(((counts @ wins(split.positive, split.negative)) * counts).sum(axis=1) / n**2)
-        effects.append(_effects(split, counts))
+        n, m = len(split.positive), len(split.negative)
+        first = _drawn(n, generator)
+        second = first if split.paired else _drawn(m, generator)
+        correct = first @ (split.positive > split.centre) / n + second @ (split.negative <= split.centre) / m
+        accuracies.append(correct / 2)
+        aucs.append(((first @ wins(split.positive, split.negative)) * second).sum(axis=1) / (n * m))
+        effects.append(_effects(split, (first, second)))
     effect = np.concatenate(effects)
     known = effect[np.isfinite(effect)]
     return HeldOutIntervals(
@@ -69,12 +75,18 @@ def held_out_intervals(splits: Sequence[HeldOut], generator: np.random.Generator
     )
 
 
-def _effects(split: HeldOut, counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _drawn(n: int, generator: np.random.Generator) -> Counts:
+    """How often each of n scenarios is in each sample."""
+    return generator.multinomial(n, np.full(n, 1 / n), size=REPLICATES).astype(np.float64)
+
+
+def _effects(split: HeldOut, counts: tuple[Counts, Counts]) -> npt.NDArray[np.float64]:
     """Cohen's d of each sample; NaN where it has no spread."""
-    n, middle = len(split.positive), (split.positive.mean() + split.negative.mean()) / 2
+    middle = (split.positive.mean() + split.negative.mean()) / 2
     sides = split.positive - middle, split.negative - middle
-    means = [counts @ x / n for x in sides]
-    pooled = sum((counts @ x**2 - n * m**2) / (n - 1) for x, m in zip(sides, means, strict=True)) / 2
+    means = [drawn @ x / len(x) for drawn, x in zip(counts, sides, strict=True)]
+    squares = [drawn @ x**2 - len(x) * m**2 for drawn, x, m in zip(counts, sides, means, strict=True)]
+    pooled = (squares[0] + squares[1]) / (len(sides[0]) + len(sides[1]) - 2)
     scale = max(float((x**2).max()) for x in sides)
     spread = np.sqrt(np.where(pooled > 1e-12 * scale, pooled, np.nan))
     effects: npt.NDArray[np.float64] = (means[0] - means[1]) / spread

@@ -28,14 +28,16 @@ class HeldOutProjections:
     Args:
         provenance: Fields of `Provenance`; equal to the vector file's.
         layers: Row i of the projections is `layers[i]`.
-        scenarios: `(n,)` int64, indices into the dataset.
+        scenarios: `(n,)` int64, indices into the dataset's positive side.
+        negative_scenarios: `(m,)` int64, indices into its negative side; of pairs, the same.
         positive: `(n_layers, n)` float32, residual units, not centred.
-        negative: The same for the other side.
+        negative: `(n_layers, m)` float32, the same for the other side.
     """
 
     provenance: dict[str, Any]
     layers: list[int]
     scenarios: npt.NDArray[np.int64]
+    negative_scenarios: npt.NDArray[np.int64]
     positive: npt.NDArray[np.float32]
     negative: npt.NDArray[np.float32]
 
@@ -44,17 +46,18 @@ class HeldOutProjections:
         """Project the held-out scenarios of a split on a vector's directions, `(d_model,)` for each layer."""
         layers = sorted(vector.directions)
 
-        def project(side: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        def project(side: npt.NDArray[np.float32], at: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
             """`(n, n_layers, d_model)` float32 -> `(len(layers), n_held_out)` float32, residual units."""
-            rows = [side[split.held_out, layer].astype(np.float64) @ vector.directions[layer] for layer in layers]
+            rows = [side[at, layer].astype(np.float64) @ vector.directions[layer] for layer in layers]
             return np.stack(rows).astype(np.float32)
 
         return cls(
             provenance_of(vector.metadata),
             layers,
-            split.held_out,
-            project(activations.positive),
-            project(activations.negative),
+            split.held_out.positive,
+            split.held_out.negative,
+            project(activations.positive, split.held_out.positive),
+            project(activations.negative, split.held_out.negative),
         )
 
     def at(self, layer: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -67,6 +70,7 @@ class HeldOutProjections:
         tensors: dict[str, npt.NDArray[Any]] = {
             "layers": np.asarray(self.layers, np.int64),
             "scenarios": self.scenarios.astype(np.int64),
+            "negative_scenarios": self.negative_scenarios.astype(np.int64),
             "positive": np.ascontiguousarray(self.positive),
             "negative": np.ascontiguousarray(self.negative),
         }
@@ -91,14 +95,19 @@ def read_projections(vector_path: Path, metadata: VectorMetadata) -> HeldOutProj
         with safetensors.safe_open(path, framework="numpy") as file:
             provenance = json.loads((file.metadata() or {})[METADATA_KEY])
             found = {name: file.get_tensor(name) for name in ("layers", "scenarios", "positive", "negative")}
+            names = set(file.keys())
+            second = "negative_scenarios" if "negative_scenarios" in names else "scenarios"
+            negatives = file.get_tensor(second)
     except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
         raise VectorFileError(f"{path}: not a complete file of projections: run `trait-extract run` again") from error
     if provenance != provenance_of(metadata):
         return None
-    shape = (len(metadata.layers), len(found["scenarios"]))
-    if found["positive"].shape != shape or found["negative"].shape != shape or found["layers"].shape != shape[:1]:
-        raise VectorFileError(f"{path}: the projections are not {list(shape)}: run `trait-extract run --force`")
-    return HeldOutProjections(provenance, [int(n) for n in found["layers"]], *(found[k] for k in list(found)[1:]))
+    for name, scenarios in (("positive", found["scenarios"]), ("negative", negatives)):
+        shape = (len(metadata.layers), len(scenarios))
+        if found[name].shape != shape or found["layers"].shape != shape[:1]:
+            raise VectorFileError(f"{path}: the projections are not {list(shape)}: run `trait-extract run --force`")
+    layers = [int(n) for n in found["layers"]]
+    return HeldOutProjections(provenance, layers, found["scenarios"], negatives, found["positive"], found["negative"])
 
 
 def provenance_of(metadata: VectorMetadata) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from trait_core.schema import ServiceInfo, VectorMetadata
 
-from trait_extraction.fitting.methods import METHOD_OPTIONS
+from trait_extraction.fitting.methods import METHOD_OPTIONS, UNPAIRED_OPTIONS
 from trait_extraction.plan import Plan
 
 
@@ -37,11 +37,13 @@ class Provenance:
         """The provenance of the vector that a plan gives on a model, by a method."""
         dataset, settings = plan.dataset, plan.settings
         options: dict[str, Any] = {
-            **METHOD_OPTIONS[method],
+            **(METHOD_OPTIONS if dataset.paired else UNPAIRED_OPTIONS)[method],
             "held_out": settings.held_out,
             "splits": settings.splits,
             "read_in": " ".join(filter(None, [info.dtype, info.quantization])),
         }
+        if not dataset.paired:
+            options["paired"] = False
         if plan.elicitation is not None:
             options["generation"] = settings.generation.model_dump()
         if settings.chat_template_kwargs:
@@ -62,7 +64,7 @@ class Provenance:
             elicitation=None if plan.elicitation is None else plan.elicitation.model_dump(),
             n_positive=len(dataset.positive),
             n_negative=len(dataset.negative),
-            n_held_out=len(plan.splits[0].held_out),
+            n_held_out=len(plan.splits[0].held_out.positive),
             chat_template_digest=None if dataset.style == "completions" else info.chat_template_digest,
             seed=settings.seed,
         )

@@ -31,14 +31,16 @@ class ContrastiveActivations:
     Args:
         metadata: The service's description of what was read.
         positive: `(n, n_layers, d_model)` float32, residual units; row i is scenario i.
-        negative: The same for the other side.
+        negative: The same for the other side, `(m, n_layers, d_model)`.
         residual_norms: `(n_layers,)` float64, mean token norm over positions 4 and later of both sides, residual units.
+        paired: True if row i of both sides is one pair; then n = m.
     """
 
     metadata: ActivationsMetadata
     positive: npt.NDArray[np.float32]
     negative: npt.NDArray[np.float32]
     residual_norms: npt.NDArray[np.float64]
+    paired: bool = True
 
 
 def read(plan: Plan, source: Source) -> ContrastiveActivations:
@@ -75,8 +77,9 @@ def read(plan: Plan, source: Source) -> ContrastiveActivations:
         answers.append(answer)
     _check_counts(dataset, positions, np.concatenate([a.count(positions) for a in answers]))
     mean = np.concatenate([a.mean(positions) for a in answers])
-    n = dataset.n_scenarios
-    return ContrastiveActivations(answers[0].metadata, mean[:n], mean[n:], residual_norms(answers))
+    n = len(dataset.positive)
+    norms = residual_norms(answers)
+    return ContrastiveActivations(answers[0].metadata, mean[:n], mean[n:], norms, dataset.paired)
 
 
 def request_identity(request: ActivationsRequest) -> dict[str, Any]:

@@ -80,8 +80,8 @@ def generate_replies(plan: Plan, source: Source) -> Replies:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     texts = [(store.get(key) or {})["reply"] for key in keys]
-    half = plan.dataset.n_scenarios
-    return Replies(tuple(texts[:half]), tuple(texts[half:]))
+    n_positive = len(plan.dataset.positive)
+    return Replies(tuple(texts[:n_positive]), tuple(texts[n_positive:]))
 
 
 def _first_alone(one: Callable[[str, Scenario], None], key: str, scenario: Scenario) -> None:

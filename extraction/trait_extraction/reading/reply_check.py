@@ -7,6 +7,7 @@ So the trait's own metric must separate the sides, or a judge must; else the rep
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from trait_client.scoring.lexical import parse_metric
@@ -15,7 +16,7 @@ from trait_core.schema import Elicitation
 from trait_core.statistics import auc
 from trait_core.storage import json_sha256
 
-from trait_extraction.data.datasets import TraitDataset
+from trait_extraction.data.datasets import Kept, TraitDataset
 from trait_extraction.data.scenarios import MIN_SCENARIOS
 from trait_extraction.reading.generation import Replies
 from trait_extraction.reading.stage_store import KeyedLines
@@ -24,6 +25,8 @@ MIN_AUC = 0.8
 """Least P(a positive reply scores above a negative one), ties counted half."""
 MIN_JUDGED_POSITIVE, MAX_JUDGED_NEGATIVE = 60.0, 40.0
 """A pair is kept if a judge scores its positive reply at least 60 and its negative reply at most 40."""
+
+T = TypeVar("T")
 
 JudgeScore = Callable[[str, str, str], float]
 """`(trait, prompt, reply) -> 0 to 100`, how much the reply shows the trait. An exception ends the run; earlier scores
@@ -63,29 +66,37 @@ class ReplyCheck:
 
 
 @dataclass(frozen=True)
-class AnsweredPairs:
-    """The replies of the pairs that have one on both sides.
+class Answered:
+    """The scenarios that have a reply: of pairs, those with one on both sides.
 
     Args:
         dataset: The instructed scenarios.
-        pairs: Their indices.
-        high: Replies of the side that shows the trait, one for each pair.
-        low: Replies of the other side.
+        kept: Their indices on the positive and the negative side.
+        replies: Their replies, positive and negative side.
     """
 
     dataset: TraitDataset
-    pairs: list[int]
-    high: list[str] = field(repr=False)
-    low: list[str] = field(repr=False)
+    kept: tuple[list[int], list[int]]
+    replies: tuple[list[str], list[str]] = field(repr=False)
+
+    @property
+    def n(self) -> int:
+        """Number of pairs; of unpaired sides, of the smaller side's scenarios."""
+        return min(map(len, self.kept))
+
+    def high_and_low(self, positive: Sequence[T], negative: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
+        """Values of the two sides, those of the side that shows the trait first."""
+        return (positive, negative) if self.dataset.steering.trait_side == "positive" else (negative, positive)
 
 
 def check_replies(
     dataset: TraitDataset, replies: Replies, check: ReplyCheck, scores: KeyedLines | None = None
-) -> tuple[list[int], Elicitation]:
+) -> tuple[Kept, Elicitation]:
     """Decide which scenarios are kept.
 
-    Pairs with an empty reply are dropped. A judge drops the pairs whose scores are not clearly high and low. The AUC of the trait's metric must
-    reach `MIN_AUC`; the judge's AUC counts where the trait has no metric.
+    Pairs with an empty reply are dropped. A judge drops the pairs whose scores are not clearly high and low. Without pairs,
+    each scenario is dropped by itself. The AUC of the trait's metric must reach `MIN_AUC`; the judge's AUC counts where the
+    trait has no metric.
 
     Args:
         dataset: The instructed scenarios.
@@ -94,24 +105,24 @@ def check_replies(
         scores: Scores of the judge from earlier runs; new ones are added.
 
     Returns:
-        Indices of scenarios, and the record for the vector file.
+        Indices of scenarios, positive and negative side, and the record for the vector file.
 
     Raises:
         ElicitationError: The sides do not differ, or nothing can tell, and `allow_unchecked` is not set.
     """
     sides = _answered(dataset, replies)
-    found = Elicitation(n_generated=dataset.n_scenarios, n_kept=len(sides.pairs), replies_digest=replies.digest)
-    kept = sides.pairs
+    found = Elicitation(n_generated=dataset.n_scenarios, n_kept=sides.n, replies_digest=replies.digest)
+    kept = sides.kept
     if check.judge is not None:
         kept, found = _judge_replies(sides, found, check.judge, KeyedLines() if scores is None else scores)
     if dataset.steering.metric is not None:
         found = _measure_replies(sides, found)
-    fault = _fault(dataset, found, len(kept))
+    fault = _fault(dataset, found, min(map(len, kept)))
     if fault is not None and not check.allow_unchecked:
         raise ElicitationError(fault)
     if fault is not None:  # the judge's verdict is part of the fault, so all pairs are used
-        kept = sides.pairs
-    return kept, found.model_copy(update={"n_kept": len(kept), "passed": fault is None, "fault": fault})
+        kept = sides.kept
+    return kept, found.model_copy(update={"n_kept": min(map(len, kept)), "passed": fault is None, "fault": fault})
 
 
 def require_a_check(dataset: TraitDataset, check: ReplyCheck) -> None:
@@ -138,47 +149,62 @@ def check_line(found: Elicitation) -> str:
     )
 
 
-def _answered(dataset: TraitDataset, replies: Replies) -> AnsweredPairs:
-    pairs = [i for i in range(dataset.n_scenarios) if replies.positive[i].strip() and replies.negative[i].strip()]
-    if len(pairs) < MIN_SCENARIOS:
+def _answered(dataset: TraitDataset, replies: Replies) -> Answered:
+    said = [[bool(reply.strip()) for reply in side] for side in (replies.positive, replies.negative)]
+    positive, negative = _kept(dataset, said)
+    if min(len(positive), len(negative)) < MIN_SCENARIOS:
         raise ElicitationError(
-            f"trait {dataset.trait!r}: {len(pairs)} of {dataset.n_scenarios} pairs have a reply on both sides; "
-            f"at least {MIN_SCENARIOS} are needed: raise --max-tokens, or use another model"
+            f"trait {dataset.trait!r}: {min(len(positive), len(negative))} of {dataset.n_scenarios} pairs have a reply on both "
+            f"sides; at least {MIN_SCENARIOS} are needed: raise --max-tokens, or use another model"
         )
-    positive, negative = ([side[i] for i in pairs] for side in (replies.positive, replies.negative))
-    high, low = (positive, negative) if dataset.steering.direction == "positive" else (negative, positive)
-    return AnsweredPairs(dataset, pairs, high, low)
+    texts = [replies.positive[i] for i in positive], [replies.negative[i] for i in negative]
+    return Answered(dataset, (positive, negative), texts)
+
+
+def _kept(dataset: TraitDataset, usable: Sequence[Sequence[bool]]) -> tuple[list[int], list[int]]:
+    """Indices of the usable scenarios of each side; of pairs, those that are usable on both."""
+    if dataset.paired:
+        both = [i for i, pair in enumerate(zip(*usable, strict=True)) if all(pair)]
+        return both, both
+    positive, negative = ([i for i, one in enumerate(side) if one] for side in usable)
+    return positive, negative
 
 
 # ---------------------------------------------------------------------------------------------------- by the metric
 
 
-def _measure_replies(sides: AnsweredPairs, found: Elicitation) -> Elicitation:
+def _measure_replies(sides: Answered, found: Elicitation) -> Elicitation:
     metric = parse_metric(sides.dataset.steering.metric)
-    high, low = ([metric.score(reply) for reply in side] for side in (sides.high, sides.low))
-    return _scored(found, "metric", metric.kind, high, low)
+    scores = ([metric.score(reply) for reply in side] for side in sides.replies)
+    return _scored(found, "metric", metric.kind, *sides.high_and_low(*scores))
 
 
 # ---------------------------------------------------------------------------------------------------- by a judge
 
 
 def _judge_replies(
-    sides: AnsweredPairs, found: Elicitation, judge: ReplyJudge, scores: KeyedLines
-) -> tuple[list[int], Elicitation]:
-    """The pairs that a judge keeps, and the record with its scores."""
-    asked = [(i, reply) for side in (sides.high, sides.low) for i, reply in zip(sides.pairs, side, strict=True)]
+    sides: Answered, found: Elicitation, judge: ReplyJudge, scores: KeyedLines
+) -> tuple[tuple[list[int], list[int]], Elicitation]:
+    """The scenarios that a judge keeps, and the record with its scores."""
+    scenarios = sides.dataset.positive, sides.dataset.negative
+    asked = [
+        (side[i].prompt, reply)
+        for side, at, replies in zip(scenarios, sides.kept, sides.replies, strict=True)
+        for i, reply in zip(at, replies, strict=True)
+    ]
     with ThreadPoolExecutor(judge.at_once, thread_name_prefix="judge") as pool:
         given = list(pool.map(lambda one: _judged(sides.dataset, judge, scores, *one), asked))
-    high, low = given[: len(sides.pairs)], given[len(sides.pairs) :]
-    clear = [p >= MIN_JUDGED_POSITIVE and q <= MAX_JUDGED_NEGATIVE for p, q in zip(high, low, strict=True)]
-    kept = [i for i, one in zip(sides.pairs, clear, strict=True) if one]
+    n_positive = len(sides.kept[0])
+    high, low = sides.high_and_low(given[:n_positive], given[n_positive:])
+    clear = [score >= MIN_JUDGED_POSITIVE for score in high], [score <= MAX_JUDGED_NEGATIVE for score in low]
+    chosen = _kept(sides.dataset, sides.high_and_low(*clear))
+    kept = [sides.kept[0][i] for i in chosen[0]], [sides.kept[1][i] for i in chosen[1]]
     found = found.model_copy(update={"judged_by": judge.name})
     return kept, _scored(found, "judge", judge.name, high, low)
 
 
-def _judged(dataset: TraitDataset, judge: ReplyJudge, scores: KeyedLines, i: int, reply: str) -> float:
-    prompt = dataset.positive[i].prompt
-    key = json_sha256([judge.name, dataset.trait, dataset.definition, prompt, reply])
+def _judged(dataset: TraitDataset, judge: ReplyJudge, scores: KeyedLines, prompt: str, reply: str) -> float:
+    key = json_sha256([judge.name, dataset.trait, dataset.rubric, prompt, reply])
     stored = scores.get(key)
     if stored is not None:
         return float(stored["score"])

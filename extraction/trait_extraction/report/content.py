@@ -172,14 +172,15 @@ def _texts(
     if vector.metadata.elicitation is not None:
         return None, "the model wrote the replies and some were dropped: they are stored in .stages"
     positive, negative = _scaled(vector, kept, vector)
-    if len(dataset.positive) <= int(kept.scenarios.max()):
-        raise VectorFileError(f"{dataset.trait}: projections of scenario {kept.scenarios.max()}, which does not exist")
+    for scenarios, at in ((dataset.positive, kept.scenarios), (dataset.negative, kept.negative_scenarios)):
+        if len(scenarios) <= int(at.max()):
+            raise VectorFileError(f"{dataset.trait}: projections of scenario {at.max()}, which does not exist")
     texts = [
         Text(side, float(value), scenarios[i].prompt, scenarios[i].response)
-        for side, values, scenarios in (
-            ("positive", positive, dataset.positive),
-            ("negative", negative, dataset.negative),
+        for side, values, scenarios, at in (
+            ("positive", positive, dataset.positive, kept.scenarios),
+            ("negative", negative, dataset.negative, kept.negative_scenarios),
         )
-        for i, value in zip(kept.scenarios.tolist(), values, strict=True)
+        for i, value in zip(at.tolist(), values, strict=True)
     ]
     return sorted(texts, key=lambda text: -text.value), None

@@ -13,14 +13,14 @@ import numpy.typing as npt
 
 from trait_extraction.fitting.methods.direction import DirectionError
 
-__all__ = ["METHODS", "METHOD_OPTIONS", "DirectionError", "Method"]
+__all__ = ["METHODS", "METHOD_OPTIONS", "UNPAIRED_METHODS", "UNPAIRED_OPTIONS", "DirectionError", "Method"]
 
 Method = Callable[
     [npt.NDArray[np.float32], npt.NDArray[np.float32], np.random.Generator],
     npt.NDArray[np.float32],
 ]
-"""`(positive, negative, generator) -> direction`: `(n, d_model)` and `(m, d_model)` float32, residual units, with n = m
-row i of both from scenario i; a `(d_model,)` float32 unit direction on which the positives' mean projects higher."""
+"""`(positive, negative, generator) -> direction`: `(n, d_model)` and `(m, d_model)` float32, residual units; a `(d_model,)`
+float32 unit direction on which the positives' mean projects higher. In `METHODS` n = m, and row i of both is one pair."""
 
 _FILES = (
     "mean_diff",
@@ -34,4 +34,10 @@ _modules = {name: import_module(f"{__name__}.{name}") for name in _FILES}
 
 METHODS: dict[str, Method] = {name: getattr(module, name) for name, module in _modules.items()}
 
+UNPAIRED_METHODS: dict[str, Method] = METHODS | {"pca": _modules["pca"].pca_unpaired}
+"""The methods for sides that are not paired; only `pca` has another formula there."""
+
 METHOD_OPTIONS: dict[str, dict[str, Any]] = {name: module.OPTIONS for name, module in _modules.items()}
+
+UNPAIRED_OPTIONS: dict[str, dict[str, Any]] = METHOD_OPTIONS | {"pca": _modules["pca"].UNPAIRED_OPTIONS}
+"""The same for sides that are not paired."""

@@ -1,4 +1,4 @@
-"""First principal component of the paired differences."""
+"""First principal component of the differences between the sides."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy.typing as npt
 from trait_extraction.fitting.methods.direction import require_finite, unit_direction
 
 OPTIONS: dict[str, Any] = {"rows": "paired differences", "centred": False, "components": 1}
+UNPAIRED_OPTIONS: dict[str, Any] = OPTIONS | {"rows": "all differences of a positive and a negative"}
 
 
 def pca(
@@ -22,12 +23,9 @@ def pca(
     centred: their mean is the trait (`pca_diff` of repeng centres them, and so keeps what varies around it). Where a few
     huge dimensions vary more than the trait does, the method finds those.
 
-    Without pairs (unequal numbers) the second moment is that of all n m differences,
-    `cov(h+) + cov(h-) + (mean h+ - mean h-)(...)^T`.
-
     Args:
         positive: `(n, d_model)` float32, residual units.
-        negative: `(m, d_model)` float32, residual units; with n = m paired by row.
+        negative: `(n, d_model)` float32, residual units; paired by row.
         generator: Not used: the method is deterministic.
 
     Returns:
@@ -37,18 +35,41 @@ def pca(
         DirectionError: All differences are zero, or one is not finite.
     """
     require_finite(positive, negative)
-    first, second = positive.astype(np.float64), negative.astype(np.float64)
-    if len(first) == len(second):
-        rows = first - second
-    else:
-        means = first.mean(axis=0), second.mean(axis=0)
-        rows = np.concatenate(
-            [
-                (first - means[0]) / np.sqrt(len(first)),
-                (second - means[1]) / np.sqrt(len(second)),
-                (means[0] - means[1])[None],
-            ]
-        )
+    return _first_component(positive.astype(np.float64) - negative.astype(np.float64), positive, negative)
+
+
+def pca_unpaired(
+    positive: npt.NDArray[np.float32],
+    negative: npt.NDArray[np.float32],
+    generator: np.random.Generator,  # noqa: ARG001 - every method has one signature
+) -> npt.NDArray[np.float32]:
+    """The same over all n m differences: `d = argmax_{|d| = 1} sum_ij <h+_i - h-_j, d>^2`.
+
+    Their second moment is `cov(h+) + cov(h-) + (mean h+ - mean h-)(mean h+ - mean h-)^T`. What the texts of one side vary in
+    does not cancel here, as it does between the two sides of a pair: the trait must be the larger variation.
+
+    Args:
+        positive: `(n, d_model)` float32, residual units.
+        negative: `(m, d_model)` float32, residual units.
+        generator: Not used: the method is deterministic.
+
+    Returns:
+        `(d_model,)` float32 unit direction.
+
+    Raises:
+        DirectionError: All differences are zero, or one is not finite.
+    """
+    require_finite(positive, negative)
+    sides = positive.astype(np.float64), negative.astype(np.float64)
+    means = [side.mean(axis=0) for side in sides]
+    spread = [(side - mean) / np.sqrt(len(side)) for side, mean in zip(sides, means, strict=True)]
+    return _first_component(np.concatenate([*spread, (means[0] - means[1])[None]]), positive, negative)
+
+
+def _first_component(
+    rows: npt.NDArray[np.float64], positive: npt.NDArray[np.float32], negative: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """The direction of the rows' largest second moment, with the positives above."""
     # D^T u for the first eigenvector u of D D^T: scenarios are far fewer than dimensions.
     _, vectors = np.linalg.eigh(rows @ rows.T)
     return unit_direction(rows.T @ vectors[:, -1], positive, negative)
