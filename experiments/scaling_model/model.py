@@ -17,10 +17,11 @@ CALIBRATION = HERE / "calibration.json"
 
 FLOAT32 = 4
 BFLOAT16 = 2
-MAX_MONITORED = 32
-MAX_POSITIONS = 8
+MAX_MONITORED = 512
+MAX_TOKENS = 8192
+MAX_POOL_INTERVALS = 16
 WORD = 4
-POOL_WORDS, MONITORED_WORDS, TERM_WORDS = 3, 2, 6
+POOL_WORDS, TERM_WORDS = 4, 6
 CAPTURE_ROWS = 256
 TERMS_PER_LAYER = 8
 
@@ -144,10 +145,14 @@ def bank_bytes(model: Model, rows: int = 4096) -> int:
 
 
 def table_bytes(model: Model, n_requests: int) -> int:
-    """A row of words for each request: pools, a word a layer, monitored directions, and the terms of every layer; on every GPU."""
-    words = MAX_POSITIONS * POOL_WORDS + MAX_MONITORED * MONITORED_WORDS
-    words += model.n_layers * (1 + TERMS_PER_LAYER * TERM_WORDS)
+    """A row of words for each request: pools, a word a layer, and the terms of every layer; on every GPU."""
+    words = MAX_POOL_INTERVALS * POOL_WORDS + model.n_layers * (1 + TERMS_PER_LAYER * TERM_WORDS)
     return n_requests * words * WORD
+
+
+def monitor_bytes(model: Model, n_requests: int, n_tokens: int = MAX_TOKENS) -> int:
+    """A row of words for each set of directions, and the projections of as many tokens as a step may have; on every GPU."""
+    return n_requests * (model.n_layers + 1 + MAX_MONITORED) * WORD + n_tokens * MAX_MONITORED * FLOAT32
 
 
 def pool_bytes(model: Model, n_pools: int = CAPTURE_ROWS) -> int:

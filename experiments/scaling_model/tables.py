@@ -18,6 +18,7 @@ from model import (
     Machine,
     bank_bytes,
     calibrate,
+    monitor_bytes,
     pool_bytes,
     read_calibration,
     requests_per_second,
@@ -40,7 +41,12 @@ def memory() -> str:
     """Memory of the plugin on every GPU."""
     rows = []
     for model in MODELS:
-        used = [bank_bytes(model), table_bytes(model, LOAD.at_once), pool_bytes(model)]
+        used = [
+            bank_bytes(model),
+            table_bytes(model, LOAD.at_once),
+            monitor_bytes(model, LOAD.at_once),
+            pool_bytes(model),
+        ]
         room = MACHINE.memory_bytes * MACHINE.memory_used - model.bytes_of_weights / model.gpus
         needed = LOAD.at_once * LOAD.mean_length * model.kv_bytes_per_token / model.gpus
         sizes = [_size(each) for each in (*used, sum(used), room, needed)]
@@ -49,6 +55,7 @@ def memory() -> str:
         "",
         "bank, 4096 rows",
         "request table, 256",
+        "monitoring, 256",
         "sums of pools, 256, on one",
         "together",
         "left beside the weights",

@@ -24,7 +24,7 @@ from hooks import WAYS, Hooks, same_replies
 from trait_steering import model_folder
 from workloads import CONFIGURATIONS, N_CONFIGURATIONS, N_PROMPTS, N_TOKENS, STOCK, WORKLOADS
 
-VARIANTS = ("idle", *(f"configurations_{k}" for k in CONFIGURATIONS), "all_layers", "capture", "monitor")
+VARIANTS = ("idle", *(f"configurations_{k}" for k in CONFIGURATIONS), "all_layers", "capture", "monitor", "monitor_256")
 MODES = ("eager", "compiled")
 SEPARATE = "separate_process"
 """Stock vLLM in a process of its own, against the steered engine with the plugin taken out."""

@@ -27,8 +27,12 @@ from trait_service.engine.state import EngineShape, SteeringState
 
 N_LAYERS, N_PROMPT = 32, 10
 SHAPE = EngineShape(N_LAYERS, 64, max_requests=256, max_tokens=8192, device=torch.device("cpu"), asynchronous=True)
-DIRECTION = (np.ones(SHAPE.d_model) / np.sqrt(SHAPE.d_model)).astype("<f4").tobytes()
-DIGEST = hashlib.sha256(DIRECTION).hexdigest()
+N_MONITORED = 256
+DIRECTIONS = {
+    hashlib.sha256(row.tobytes()).hexdigest(): row.tobytes()
+    for row in np.random.default_rng(0).normal(size=(N_MONITORED, SHAPE.d_model)).astype("<f4")
+}
+DIGEST = next(iter(DIRECTIONS))
 CHANGING = 16
 IDLE, STEADY, CHURN = (
     f"{SHAPE.max_requests} plain requests",
@@ -68,6 +72,13 @@ WORK: dict[str, RequestSpec] = {
         key="k",
         terms=[term(16)],
         monitor=MonitorSpec(prompt=False, columns=[MonitorColumn(layer=24, direction=DIGEST)] * 8),
+    ),
+    f"{N_MONITORED} directions monitored": RequestSpec(
+        key="k",
+        monitor=MonitorSpec(
+            prompt=False,
+            columns=[MonitorColumn(layer=(3 * j + 2) % N_LAYERS, direction=name) for j, name in enumerate(DIRECTIONS)],
+        ),
     ),
 }
 
@@ -125,8 +136,9 @@ class Batch:
 
 def measure(spec: RequestSpec | None, steps: int, replaced: int) -> float:
     """Median milliseconds of a step in which some requests were replaced."""
-    state = DeviceState(EngineSettings(bank_rows=8, capture_rows=512), SHAPE)
-    state.bank.put(DIGEST, DIRECTION)
+    state = DeviceState(EngineSettings(bank_rows=N_MONITORED, capture_rows=512), SHAPE)
+    for name, direction in DIRECTIONS.items():
+        state.bank.put(name, direction)
     batch = Batch(state, spec)
     batch.step([])
     return 1e3 * statistics.median(batch.step(batch.replace(replaced)) for _ in range(steps))

@@ -12,6 +12,7 @@ LABELS = {
     "all_layers": "every request steered on every layer",
     "capture": "pooled capture of every layer",
     "monitor": "8 directions monitored on every token",
+    "monitor_256": "256 directions monitored on every token of every request",
     "separate_process": "(for comparison: stock vLLM in another process)",
 }
 SWEEP_LABELS = {

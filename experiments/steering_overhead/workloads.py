@@ -78,7 +78,7 @@ def specs(variant: str, workload: Workload, model: Model, bank: list[str]) -> li
     """Make the spec of each request of a variant.
 
     Args:
-        variant: `idle`, `configurations_<K>`, `all_layers`, `capture` or `monitor`.
+        variant: `idle`, `configurations_<K>`, `all_layers`, `capture`, or `monitor` or `monitor_<N>` for N directions.
         workload: Its requests.
         model: Shape and norms.
         bank: Digests of at least 256 directions.
@@ -109,10 +109,10 @@ def _spec(variant: str, i: int, model: Model, bank: list[str]) -> RequestSpec | 
         return RequestSpec(key=key, terms=terms)
     if variant == "capture":
         return RequestSpec(key=key, capture=CaptureSpec(positions=["all[:]"]))
-    if variant == "monitor":
+    if name == "monitor":
         columns = [
             MonitorColumn(layer=(3 * j + 2) % model.n_layers, direction=bank[j], cosine=False)
-            for j in range(N_MONITORED)
+            for j in range(int(count or N_MONITORED))
         ]
         return RequestSpec(key=key, monitor=MonitorSpec(columns=columns))
     raise ValueError(f"variant {variant!r} is not known")

@@ -34,6 +34,13 @@ def test_the_request_table_is_as_large_as_said():
     assert bytes_of(table.tensor) == formulas.table_bytes(SHAPE, n_requests=5)
 
 
+def test_the_buffers_of_monitoring_are_as_large_as_said():
+    from trait_service.engine.monitor_table import MonitorTable
+
+    table = MonitorTable(3, 5, 16, torch.device("cpu"))
+    assert bytes_of(table.sets, table.values) == formulas.monitor_bytes(SHAPE, n_requests=5, n_tokens=16)
+
+
 def test_the_sums_of_pools_are_as_large_as_said():
     from trait_service.engine.capture_rows import CaptureRows
     from trait_service.engine.settings import EngineSettings
@@ -73,6 +80,7 @@ def test_the_models_fit_their_machines_with_the_load():
             (
                 formulas.bank_bytes(model),
                 formulas.table_bytes(model, load.at_once),
+                formulas.monitor_bytes(model, load.at_once),
                 formulas.pool_bytes(model),
                 model.bytes_of_weights / model.gpus,
                 load.at_once * load.mean_length * model.kv_bytes_per_token / model.gpus,

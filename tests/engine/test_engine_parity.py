@@ -12,6 +12,7 @@ pytestmark = pytest.mark.engine
 
 N_TOKENS = 12
 N_GRID_TOKENS = 3
+N_MONITORED, N_MONITORED_OTHERS = 256, 5
 SMOLLM2_LAYERS = 30
 TEXTS = [
     "The museum opens at nine, and the first visitors are usually",
@@ -45,6 +46,8 @@ class Lab:
         mean = streams[self.layers[1], 4:].mean(0).numpy()
         self.mean_direction = Direction(mean / np.linalg.norm(mean))
         self.mean_projection = float(np.linalg.norm(mean))
+        self.monitored = [direction(ref.d_model, seed=100 + i) for i in range(N_MONITORED)]
+        self.directions = [self.direction, self.mean_direction, *self.monitored]
         self.result: EngineResult | None = None
 
     def spec(self, key: str, layer: int, value: float, scope="all", capture: CaptureSpec | None = None) -> str:
@@ -52,20 +55,36 @@ class Lab:
         return RequestSpec(key=key, terms=[term], capture=capture).model_dump_json()
 
     def batch(self) -> list[Req]:
-        """All in one batch: steered at each layer, generated-only, coefficient 0, unsteered, captured."""
+        """All in one batch: steered at each layer, generated-only, coefficient 0, unsteered, captured and monitored, monitored."""
         steered = [Req(self.prompts[0], self.spec(f"layer-{layer}", layer, self.a[layer])) for layer in self.layers]
         middle = self.layers[1]
-        columns = [MonitorColumn(layer=layer, direction=self.direction.sha256) for layer in self.layers]
         read = RequestSpec(
-            key="read", capture=CaptureSpec(positions=CAPTURED), monitor=MonitorSpec(columns=columns)
+            key="read", capture=CaptureSpec(positions=CAPTURED), monitor=MonitorSpec(columns=self.columns(N_MONITORED))
         ).model_dump_json()
+        others = MonitorSpec(columns=self.columns(N_MONITORED_OTHERS, cosine=True), prompt=False)
         return [
             *steered,
             Req(self.prompts[1], self.spec("generated", middle, self.a[middle], scope="generated")),
             Req(self.prompts[2], self.spec("zero", middle, 0.0)),
             Req(self.prompts[2]),
             Req(self.prompts[1], read),
+            Req(self.prompts[2], RequestSpec(key="others", monitor=others).model_dump_json()),
         ]
+
+    def columns(self, n: int, *, cosine: bool = False) -> list[MonitorColumn]:
+        """The first `n` monitored directions, on all of the layers by turns."""
+        return [
+            MonitorColumn(layer=self.layers[i % len(self.layers)], direction=made.sha256, cosine=cosine)
+            for i, made in enumerate(self.monitored[:n])
+        ]
+
+    def projections(self, ids: list[int], n: int) -> np.ndarray:
+        """`(n_tokens, n)`: those of transformers' hidden states on these columns."""
+        streams = self.ref.streams(ids).numpy()
+        return np.stack(
+            [streams[self.layers[i % len(self.layers)]] @ made.array for i, made in enumerate(self.monitored[:n])],
+            axis=1,
+        )
 
     def operations(self) -> dict[str, tuple[list[TermSpec], dict]]:
         """Name -> terms, and what they do to the stream, written out."""
@@ -198,8 +217,7 @@ def lab(request, reference, run_engine) -> Lab:
     path = str(request.getfixturevalue(f"{request.param}_path"))
     made = Lab(reference(path), path, LABS[request.param])
     batches = [made.batch(), made.operations_batch(), made.grid_batch()]
-    directions = [made.direction, made.mean_direction]
-    made.result = run_engine(Job(model=path, batches=batches, directions=directions, options=made.options))
+    made.result = run_engine(Job(model=path, batches=batches, directions=made.directions, options=made.options))
     return made
 
 
@@ -281,12 +299,23 @@ def test_capture_equals_the_hidden_states_after_each_block(lab, pool):
     np.testing.assert_allclose(captures["read/norm"][pool], norms, rtol=1e-3)
 
 
-def test_projections_of_every_token_equal_those_of_the_hidden_states(lab):
+def test_projections_of_every_token_on_hundreds_of_directions_equal_those_of_the_hidden_states(lab):
     seen = [*lab.prompts[1], *lab.result.batches[0][6]["token_ids"][:-1]]
-    expected = (lab.ref.streams(seen).numpy()[lab.layers] @ lab.direction.array).T
+    expected = lab.projections(seen, N_MONITORED)
     got = lab.result.captures(0)["read/projections/0"]
-    assert got.shape == expected.shape == (len(seen), len(lab.layers))
+    assert got.shape == expected.shape == (len(seen), N_MONITORED)
     assert np.abs(got - expected).max() / np.abs(expected).max() < 1e-3
+
+
+def test_a_neighbour_with_other_directions_gets_the_cosines_of_its_own(lab):
+    prompt = lab.prompts[2]
+    seen = [*prompt, *lab.result.batches[0][7]["token_ids"][:-1]]
+    norms = np.linalg.norm(lab.ref.streams(seen).numpy(), axis=-1)
+    of_columns = [lab.layers[i % len(lab.layers)] for i in range(N_MONITORED_OTHERS)]
+    expected = (lab.projections(seen, N_MONITORED_OTHERS) / norms[of_columns].T)[len(prompt) - 1 :]
+    got = lab.result.captures(0)["others/projections/0"]
+    assert got.shape == expected.shape
+    assert np.abs(got - expected).max() < 1e-3
 
 
 @pytest.mark.slow
@@ -297,7 +326,7 @@ def test_compiled_equals_a_hook_too_with_a_cache_that_an_engine_without_the_plug
     tokens, logprobs = lab.ref.greedy(lab.prompts[0], N_TOKENS)
     assert plain.batches[0][0]["token_ids"] == tokens
     batches = [lab.batch(), lab.grid_batch()]
-    job = Job(lab.path, batches, directions=[lab.direction, lab.mean_direction], env=env, options=options)
+    job = Job(lab.path, batches, directions=lab.directions, env=env, options=options)
     # A new graph beside the cached one; with SmolLM2 once more, from the warm cache of that.
     repeats = 2 if lab.ref.n_layers == SMOLLM2_LAYERS else 1
     for result in (run_engine(job) for _ in range(repeats)):
@@ -323,9 +352,8 @@ def test_two_workers_steer_and_capture_like_one(lab, run_engine):
         # So few tokens a step that both stages are busy with steps of their own.
         options |= {"pipeline_parallel_size": 2, "max_num_seqs": 8, "max_num_batched_tokens": 16}
     env = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
-    directions = [lab.direction, lab.mean_direction]
     batches = [lab.batch(), lab.operations_batch()]
-    result = run_engine(Job(lab.path, batches, directions=directions, options=options, env=env))
+    result = run_engine(Job(lab.path, batches, directions=lab.directions, options=options, env=env))
     for i, layer in enumerate(lab.layers):
         tokens, logprobs = lab.ref.greedy(lab.prompts[0], N_TOKENS, {layer: lab.add(layer)})
         assert result.batches[0][i]["token_ids"] == tokens, f"layer {layer}"

@@ -45,7 +45,7 @@ def test_a_bound_is_moved_by_the_centre_since_workers_see_raw_projections(resolv
         ({"vectors": ["tone"], "layers": [9]}, "layer 9 is out of range: 0..5"),
         ({"vectors": ["tone"], "bounds": [{"vector": "other", "above": 1.0}]}, "matches nothing that is monitored"),
         ({"vectors": ["tone"], "bounds": [{"vector": "tone", "above": 1.0}] * 2}, "2 bounds are on 'tone', layer 2"),
-        ({"vectors": ["tone"] * 17, "layers": [2, 4]}, "34 directions .* at most 32"),
+        ({"vectors": ["tone"] * 257, "layers": [2, 4]}, "514 directions .* at most 512"),
     ],
 )
 def test_what_cannot_be_monitored_is_refused_with_the_value(resolver, fields, message):

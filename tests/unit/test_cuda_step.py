@@ -17,7 +17,9 @@ from trait_service.engine.batch import LiveBatch, Step
 from trait_service.engine.buffers import NO_ROW, VectorBank
 from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.cuda_step import CudaStep
-from trait_service.engine.requests import MONITORED, TERM, LiveRequest
+from trait_service.engine.direction_sets import DirectionSet
+from trait_service.engine.monitor_table import HEADER_WORDS, TILE_TOKENS, TILE_WORDS
+from trait_service.engine.requests import TERM, LiveRequest
 from trait_service.engine.spec import RequestSpec, TermSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,26 +115,72 @@ def test_nothing_is_launched_where_no_token_asks_for_anything_but_in_a_dummy_run
     assert not any(launches(cuda, layer) for layer in range(N_LAYERS))
 
 
+def directions(*layers, rows=None, cosine=False) -> DirectionSet:
+    rows = np.zeros(len(layers), dtype=np.int64) if rows is None else np.array(rows)
+    return DirectionSet.of(np.array(layers), rows, np.full(len(layers), cosine))
+
+
 def test_a_layers_flags_follow_the_batch_also_after_a_request_has_failed(cuda):
     (row,) = cuda._pools.take(1)
-    monitored = replace(steered(k=1), monitored=np.array([(2, 0, 0, 0, True)], dtype=MONITORED))
+    monitored = replace(steered(k=1), monitored=directions(2, 2, 0))
     requests = [steered(), monitored, captured([row])]
     cuda.regroup(LiveBatch(3, [(i, i, request) for i, request in enumerate(requests)]))
-    assert cuda.table.flags.tensor[:, :3].tolist() == [[0, 1, 0], [2, 0, 0], [0, 1, 1]]
+    assert cuda.table.flags.tensor[:, :2].tolist() == [[0, 1], [2, 0], [0, 1]]
+    assert cuda.monitor_table.most.tolist() == [1, 0, 2]
     requests[1].error = requests[2].error = "no room"
     cuda.regroup(LiveBatch(1, [(0, 0, requests[0])]))
-    assert cuda.table.flags.tensor[:, :3].tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
+    assert cuda.table.flags.tensor[:, :2].tolist() == [[0, 0], [1, 0], [0, 0]]
+    assert cuda.monitor_table.most.tolist() == [0, 0, 0]
 
 
 def test_a_request_that_failed_before_its_first_step_is_steered_but_not_captured_or_monitored(cuda, pools):
-    failed = replace(
-        captured([0]), terms=steered().terms, monitored=np.array([(2, 0, 0, 0, False)], dtype=MONITORED), error="no"
-    )
+    failed = replace(captured([0]), terms=steered().terms, monitored=directions(2), error="no")
     batch = LiveBatch(1, [(0, 0, failed)])
     cuda.regroup(batch)
     cuda.prepare(step_of((0, 1)), batch.computed_to)
-    assert cuda.table.flags.tensor[:, :3].tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
+    assert cuda.table.flags.tensor[:, :2].tolist() == [[0, 0], [1, 0], [0, 0]]
+    assert cuda.monitored_tokens is None
     assert not pools.counts.any()
+
+
+def tiles(cuda) -> list[list[int]]:
+    n = int(cuda.monitor_table.tiles[0])
+    return cuda.monitor_table.tiles[HEADER_WORDS : HEADER_WORDS + n * TILE_WORDS].view(n, TILE_WORDS).tolist()
+
+
+def test_a_set_that_requests_share_is_written_once_and_its_tokens_follow_one_another(cuda):
+    """In tiles; each has the tokens of one set."""
+    shared, own = directions(0, 2, 0, rows=[1, 0, 0], cosine=True), directions(1, rows=[1])
+    live = [LiveRequest(SPEC, 2, monitored=of, monitored_from=1) for of in (shared, own, shared)]
+    batch = LiveBatch(3, [(i, i, request) for i, request in enumerate(live)])
+    table = cuda.monitor_table
+    cuda.regroup(batch)
+    cuda.prepare(step_of((0, 3), (0, 2), (5, 11)), batch.computed_to)
+    rows = [row for row, _, _, _ in tiles(cuda)]
+    assert [tile[1:3] for tile in tiles(cuda)] == [[0, 13], [13, 1]]
+    width = cuda.monitored.width
+    assert table.tiles[:3].tolist() == [2, width, HEADER_WORDS + 2 * TILE_WORDS]
+    at = int(table.tiles[2])
+    assert table.tiles[at : at + 14].tolist() == [1, 2, *range(5, 16), 4]
+    words = table.sets[rows[0]].tolist()
+    assert words[: N_LAYERS + 1] == [0, 2, 2, 3]
+    assert words[N_LAYERS + 1 : N_LAYERS + 4] == [3, 1, 1]  # the two of layer 0 come first
+    table.sets[rows[0]] = 77
+    cuda.regroup(LiveBatch(1, [(0, 2, live[2])]))
+    assert (table.sets[rows[0]] == 77).all(), "it is written when it joins"
+    cuda.rest()
+    assert tiles(cuda) == []
+    assert cuda.n_active == 0
+
+
+def test_many_tokens_of_one_set_are_cut_into_tiles():
+    bank, pools = VectorBank(2, D_MODEL, CPU), CaptureRows(N_LAYERS, 1, D_MODEL, CPU)
+    sizes = {"n_layers": N_LAYERS, "max_requests": 2, "max_tokens": 40, "terms_per_layer": 1}
+    side = CudaStep(bank, pools, **sizes, device=CPU)
+    batch = LiveBatch(1, [(0, 0, LiveRequest(SPEC, 3, monitored=directions(2)))])
+    side.regroup(batch)
+    side.prepare(step_of((0, 40)), batch.computed_to)
+    assert [tile[1:3] for tile in tiles(side)] == [[0, TILE_TOKENS], [16, TILE_TOKENS], [32, 8]]
 
 
 def test_only_rows_that_changed_are_written(cuda):
@@ -164,16 +212,15 @@ def test_stages_of_a_pipeline_start_from_zeros_and_a_step_alone_does_not():
         bank, pools = VectorBank(2, D_MODEL, CPU), CaptureRows(N_LAYERS, 1, D_MODEL, CPU)
         shape = {"n_layers": N_LAYERS, "max_requests": 2, "max_tokens": 8, "terms_per_layer": 1}
         side = CudaStep(bank, pools, **shape, device=CPU, sums_stages=sums_stages)
-        monitored = np.array([(2, 0, 0, 0, False)], dtype=MONITORED)
-        batch = LiveBatch(1, [(0, 0, LiveRequest(SPEC, 3, monitored=monitored))])
+        batch = LiveBatch(1, [(0, 0, LiveRequest(SPEC, 3, monitored=directions(2)))])
         side.regroup(batch)
-        side._values.fill_(5.0)
+        side.monitor_table.values.fill_(5.0)
         side.prepare(step_of((0, 2)), batch.computed_to)
-        assert side.copy_values(2).read().any() != sums_stages
+        assert side.copy_values().read().any() != sums_stages
 
 
 def test_the_benchmark_of_the_hosts_time_measures_every_kind_of_work():
     command = [sys.executable, ROOT / "experiments" / "steering_overhead" / "host_cost.py", "--steps", "2"]
     table = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[2:]
-    assert len(table) == 9
+    assert len(table) == 11
     assert all(float(row.split("|")[3]) > 0 for row in table[1:])

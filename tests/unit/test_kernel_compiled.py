@@ -3,6 +3,7 @@
 Run by `make test-triton`, which prints the table of registers. No GPU has run the code.
 """
 
+import itertools
 import os
 import re
 import subprocess
@@ -15,6 +16,8 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
 import triton
+from trait_core.schema import MAX_MONITORED
+from trait_service.engine import kernel_monitor
 from trait_service.engine.kernel_triton import MAX_REGISTERS, constants, intervene_kernel, n_warps
 from trait_service.engine.request_table import Layout
 from triton.backends.compiler import GPUTarget
@@ -26,26 +29,39 @@ WIDTHS = (576, 2048, 2304, 2880, 4096, 5120, 8192, 12288, 16384)
 SIZES = {"bf16": 2, "fp16": 2, "fp32": 4}
 TENSORS = {
     **dict.fromkeys(("active", "flags", "table"), "*i32"),
-    **dict.fromkeys(("bank", "pools", "values"), "*fp32"),
+    **dict.fromkeys(("bank", "pools"), "*fp32"),
 }
+MONITOR_TENSORS = {**dict.fromkeys(("tiles", "sets", "most"), "*i32"), **dict.fromkeys(("bank", "values"), "*fp32")}
 NUMBERS = ("layer", "residual_stride", "hidden_stride")
 
 
-def compiled(capability: int, dtype: str, d_model: int, **form: int):
+def compiled(kernel: triton.JITFunction, capability: int, kinds: dict[str, str], fixed: dict, options: dict):
     """As a launch compiles it: pointers and strides are known to be multiples of 16, the layer is not."""
-    fixed = constants(Layout(N_LAYERS, N_TERMS), d_model, SIZES[dtype], **form)
-    kinds = {**TENSORS, **dict.fromkeys(("residual", "hidden"), f"*{dtype}"), **dict.fromkeys(NUMBERS, "i32")}
-    names = intervene_kernel.arg_names
+    names = kernel.arg_names
     assert set(names) == kinds.keys() | fixed.keys()
     aligned = [i for i, name in enumerate(names) if name in kinds and name != "layer"]
     source = ASTSource(
-        fn=intervene_kernel,
+        fn=kernel,
         signature={name: kinds.get(name, "constexpr") for name in names},
         constexprs={(names.index(name),): value for name, value in fixed.items()},
         attrs={(i,): [["tt.divisibility", 16]] for i in aligned},
     )
-    options = {"num_warps": n_warps(d_model, SIZES[dtype]), "maxnreg": MAX_REGISTERS}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def compiled_steering(capability: int, dtype: str, d_model: int, **form: int):
+    """The kernel that steers and captures."""
+    fixed = constants(Layout(N_LAYERS, N_TERMS), d_model, SIZES[dtype], **form)
+    kinds = {**TENSORS, **dict.fromkeys(("residual", "hidden"), f"*{dtype}"), **dict.fromkeys(NUMBERS, "i32")}
+    options = {"num_warps": n_warps(d_model, SIZES[dtype]), "maxnreg": MAX_REGISTERS}
+    return compiled(intervene_kernel, capability, kinds, fixed, options)
+
+
+def compiled_monitor(capability: int, dtype: str, d_model: int, *, has_hidden: bool):
+    """The kernel that monitors."""
+    fixed = kernel_monitor.constants(N_LAYERS, N_LAYERS + 1 + MAX_MONITORED, d_model, has_hidden=has_hidden)
+    kinds = {**MONITOR_TENSORS, **dict.fromkeys(("residual", "hidden"), f"*{dtype}"), **dict.fromkeys(NUMBERS, "i32")}
+    return compiled(kernel_monitor.monitor_kernel, capability, kinds, fixed, {"num_warps": kernel_monitor.N_WARPS})
 
 
 def resources(capability: int, ptx: str, folder: Path) -> tuple[int, int]:
@@ -73,7 +89,7 @@ def test_it_compiles_without_doubles_and_stays_in_registers(capability, d_model,
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     for dtype, size in SIZES.items():
         for has_hidden, n_kinds in [(True, 2), *([(False, 2), (True, 1)] if capability == 90 else [])]:
-            made = compiled(capability, dtype, d_model, has_hidden=has_hidden, n_kinds=n_kinds)
+            made = compiled_steering(capability, dtype, d_model, has_hidden=has_hidden, n_kinds=n_kinds)
             registers, spilled = resources(capability, made.asm["ptx"], tmp_path)
             print(
                 f"sm_{capability} d_model {d_model:5} {dtype} {'pair' if has_hidden else 'one '} "
@@ -83,3 +99,23 @@ def test_it_compiles_without_doubles_and_stays_in_registers(capability, d_model,
             assert ".f64" not in made.asm["ptx"]
             assert registers <= MAX_REGISTERS
             assert spilled <= spill_allowance(dtype, d_model)
+
+
+@pytest.mark.parametrize("capability", ARCHITECTURES)
+def test_the_monitoring_kernel_compiles_without_doubles_and_stays_in_registers(capability, tmp_path, monkeypatch):
+    """Its tiles do not grow with the width: three widths stand for all."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    for dtype, d_model, has_hidden in itertools.product(SIZES, (576, 4096, 16384), (True, False)):
+        if not has_hidden and capability != 90:
+            continue
+        made = compiled_monitor(capability, dtype, d_model, has_hidden=has_hidden)
+        registers, spilled = resources(capability, made.asm["ptx"], tmp_path)
+        print(
+            f"sm_{capability} monitor d_model {d_model:5} {dtype} {'pair' if has_hidden else 'one '} "
+            f"warps {kernel_monitor.N_WARPS:2} registers {registers:3} spilled {spilled:2} shared {made.metadata.shared:5}"
+        )
+        assert ".f64" not in made.asm["ptx"]
+        assert "tf32" not in made.asm["ptx"], "products are of full float32 numbers"
+        assert registers <= MAX_REGISTERS
+        assert spilled == 0
+        assert made.metadata.shared <= 48 * 1024, "more than one program fits a multiprocessor"

@@ -20,8 +20,9 @@ from trait_service.engine.buffers import VectorBank
 from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.cpu_step import CpuStep
 from trait_service.engine.cuda_step import CudaStep
+from trait_service.engine.direction_sets import DirectionSet
 from trait_service.engine.kernel_triton import constants
-from trait_service.engine.requests import MONITORED, TERM, LiveRequest
+from trait_service.engine.requests import TERM, LiveRequest
 from trait_service.engine.spec import RequestSpec, TermSpec
 
 N_LAYERS, N_ROWS, N_POOLS, N_DIRECTIONS, MAX_TOKENS = 3, 6, 12, 5, 64
@@ -45,10 +46,11 @@ class Sides:
         self.bank = VectorBank(N_DIRECTIONS, d_model, CPU)
         self.bank.rows.copy_(torch.nn.functional.normalize(self.randn(N_DIRECTIONS, d_model), dim=-1))
         self.d_model, self.dtype, self.split = d_model, dtype, split
+        self.shared = None
         self.pools = [CaptureRows(N_LAYERS, N_POOLS, d_model, CPU, deferred=deferred) for _ in range(2)]
-        shape = {"n_layers": N_LAYERS, "max_tokens": MAX_TOKENS}
-        self.torch = CpuStep(self.bank, self.pools[0], **shape)
-        self.triton = CudaStep(self.bank, self.pools[1], **shape, max_requests=N_ROWS, terms_per_layer=4, device=CPU)
+        self.torch = CpuStep(self.bank, self.pools[0], N_LAYERS)
+        sizes = {"n_layers": N_LAYERS, "max_tokens": MAX_TOKENS, "max_requests": N_ROWS, "terms_per_layer": 4}
+        self.triton = CudaStep(self.bank, self.pools[1], **sizes, device=CPU)
 
     def randn(self, *shape):
         return torch.randn(*shape, generator=self.generator)
@@ -89,17 +91,29 @@ class Sides:
         for name in ("sums", "norms", "last", "last_norms"):
             if getattr(reference, name) is not None:
                 torch.testing.assert_close(getattr(mine, name), getattr(reference, name), **of_sums)
-        expected, got = (side.copy_values(step.n_tokens).read() for side in (self.torch, self.triton))
-        for index, request in batch.monitored_requests:
-            columns = request.monitored["column"]
-            for i in range(int(step.n_scheduled[index])):
-                if step.n_computed[index] + i >= request.monitored["start"][0]:
-                    place = int(step.first_place[index]) + i
-                    np.testing.assert_allclose(got[place, columns], expected[place, columns], **tolerance)
-                    assert expected[place, columns].any()
+        self.compare_projections(batch, step, tolerance)
         batch.advance(step)
         batch.settle()
         return changed
+
+    def compare_projections(self, batch, step, tolerance):
+        tokens = self.torch.monitored_tokens
+        n_projected = 0 if tokens is None else len(tokens.rows.place)
+        asked = [
+            step.first_place[index] + i
+            for index, request in batch.monitored_requests
+            for i in range(int(step.n_scheduled[index]))
+            if step.n_computed[index] + i >= request.monitored_from
+        ]
+        assert n_projected == len(asked)
+        if not asked:
+            return
+        assert sorted(tokens.rows.place.tolist()) == sorted(asked)
+        expected, got = (side.copy_values().read() for side in (self.torch, self.triton))
+        for request, begin, end in zip(self.torch.monitored.requests, tokens.rows.begin, tokens.rows.end, strict=True):
+            here = slice(0, len(request.monitored))
+            np.testing.assert_allclose(got[begin:end, here], expected[begin:end, here], **tolerance)
+            assert expected[begin:end, here].all()
 
 
 def touched(batch, step, layer, n_tokens):
@@ -174,7 +188,7 @@ def test_batches_of_anything_that_come_and_go(dtype, split, deferred, seed):
 def made_up(rng, sides):
     """A request with terms, pools and monitored directions of any kind, or some of them."""
     n_prompt = int(rng.integers(1, 8))
-    terms, monitored, pools = [], [], []
+    terms, monitored, start, pools = [], None, 0, []
     for layer in range(N_LAYERS):
         for k in range(int(rng.integers(0, 4))):
             start = int(rng.integers(0, 6))
@@ -195,10 +209,10 @@ def made_up(rng, sides):
             )
     if rng.random() < 0.5:
         start = 0 if rng.random() < 0.5 else n_prompt - 1
-        monitored = [
-            (int(rng.integers(N_LAYERS)), int(rng.integers(N_DIRECTIONS)), column, start, rng.random() < 0.5)
-            for column in range(int(rng.integers(1, 6)))
-        ]
+        monitored = some_directions(rng, int(rng.integers(1, 6)))
+        if rng.random() < 0.4:
+            sides.shared = sides.shared or monitored
+            monitored = sides.shared
     captured = [layer for layer in range(N_LAYERS) if rng.random() < 0.6]
     if captured and sides.pools[0].n_free >= 3:
         union = [Interval(0, 2), Interval(n_prompt + 1, UNBOUNDED, 3), Interval(n_prompt + 2, UNBOUNDED, 3)]
@@ -208,11 +222,33 @@ def made_up(rng, sides):
         SPEC,
         n_prompt,
         terms=np.array(terms, dtype=TERM),
-        monitored=np.array(monitored, dtype=MONITORED),
+        monitored=monitored,
+        monitored_from=start,
         pools=pools,
         captured_layers=captured,
         capture_rows=sides.take(len(pools)),
     )
+
+
+def some_directions(rng, n):
+    return DirectionSet.of(rng.integers(N_LAYERS, size=n), rng.integers(N_DIRECTIONS, size=n), rng.random(n) < 0.5)
+
+
+@pytest.mark.parametrize(("dtype", "split"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_hundreds_of_directions_of_several_sets_in_one_batch(dtype, split):
+    """Sets of one direction to 512, most of them on one layer, for one token to three tiles of them; widths are no multiple."""
+    rng = np.random.default_rng(5)
+    sides = Sides(d_model=200, dtype=dtype, split=split)
+    crowded = DirectionSet.of(np.ones(512, dtype=np.int64), rng.integers(N_DIRECTIONS, size=512), rng.random(512) < 0.5)
+    sets = [some_directions(rng, 256), crowded, some_directions(rng, 1)]
+    requests = [LiveRequest(SPEC, 3, monitored=sets[i], monitored_from=first) for i, first in [(0, 0), (1, 2), (2, 0)]]
+    sharing = LiveRequest(SPEC, 3, monitored=sets[0], monitored_from=0)
+    batch = LiveBatch(5, [(0, 0, requests[0]), (1, 3, requests[1]), (2, 1, requests[2]), (4, 2, sharing)])
+    sides.regroup(batch)
+    sides.forward(batch, step_of((0, 17), (0, 4), (0, 3), (0, 2), (0, 20)))
+    sides.forward(batch, step_of((17, 1), (4, 1), (3, 1), (2, 1), (20, 1)))
+    sides.regroup(LiveBatch(1, [(0, 2, sharing)]))
+    sides.forward(LiveBatch(1, [(0, 2, sharing)]), step_of((21, 1)))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

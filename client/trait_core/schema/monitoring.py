@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from trait_core.schema.base import MAX_LAYERS, FiniteFloat, Layer, Request, Response, VectorReference
 
-MAX_MONITORED = 32
+MAX_MONITORED = 512
 """Maximum of vectors times layers in one request."""
 
 

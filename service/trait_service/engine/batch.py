@@ -9,7 +9,7 @@ import numpy as np
 
 from trait_service.engine.buffers import NO_ROW
 from trait_service.engine.capture_rows import CaptureRows
-from trait_service.engine.requests import MONITORED, TERM, LiveRequest
+from trait_service.engine.requests import TERM, LiveRequest
 from trait_service.engine.runner_view import StepView
 
 
@@ -169,7 +169,7 @@ class LiveBatch:
         # Work of a request that failed is left out, but not its terms: a request with equal steering may read its
         # blocks from the prefix cache.
         working = [(index, request) for index, request in self.live if request.error is None]
-        self.monitored_requests = [(index, request) for index, request in working if len(request.monitored)]
+        self.monitored_requests = [(index, request) for index, request in working if request.monitored is not None]
         self.capturing_requests = [(index, request) for index, request in working if request.capture_rows]
 
     def __bool__(self) -> bool:
@@ -185,21 +185,9 @@ class LiveBatch:
         return joined([(index, request.terms) for index, request in self.live], TERM)
 
     @cached_property
-    def monitored(self) -> tuple[np.ndarray, np.ndarray]:
-        """All monitored directions, and the place of the request that owns each."""
-        return joined([(index, request.monitored) for index, request in self.monitored_requests], MONITORED)
-
-    @cached_property
     def bounded_requests(self) -> list[tuple[int, LiveRequest]]:
         """Monitored requests with bounds, each after its place."""
         return [(index, request) for index, request in self.monitored_requests if request.has_bounds]
-
-    @cached_property
-    def monitored_from(self) -> tuple[np.ndarray, np.ndarray]:
-        """Place of each monitored request, and the absolute position from which on it is projected."""
-        places = [index for index, _ in self.monitored_requests]
-        starts = [request.monitored_from for _, request in self.monitored_requests]
-        return np.array(places, dtype=np.int64), np.array(starts, dtype=np.int64)
 
     def advance(self, step: Step) -> None:
         """Mark the step's positions as computed."""

@@ -74,15 +74,14 @@ class Mirrored:
 
 
 class KernelBuffers(NamedTuple):
-    """All that the kernel reads and writes besides the stream; on one device.
+    """All that the steering kernel reads and writes besides the stream; on one device.
 
     Args:
         active: `(1 + max_tokens, 4)` int32: as `ActiveTokens`.
-        flags: `(n_layers, 4)` int32: terms used on a layer, whether it is captured, whether it is monitored, 0.
+        flags: `(n_layers, 4)` int32: terms used on a layer, whether it is captured, 0, 0.
         table: `(n_rows, layout.width)` int32: as `RequestTable`.
         bank: `(n_bank_rows, d_model)` float32.
         pools: `CaptureRows.store`, changed in place.
-        values: `(max_tokens, n_columns)` float32, changed in place: the projections.
     """
 
     active: torch.Tensor
@@ -90,6 +89,23 @@ class KernelBuffers(NamedTuple):
     table: torch.Tensor
     bank: torch.Tensor
     pools: torch.Tensor
+
+
+class MonitorBuffers(NamedTuple):
+    """All that the monitoring kernel reads and writes besides the stream; on one device.
+
+    Args:
+        tiles: int32 words: as `MonitorTable`.
+        sets: `(n_rows, n_layers + 1 + MAX_MONITORED)` int32: as `MonitorTable`.
+        most: `(n_layers,)` int32: directions of the largest set on each layer.
+        bank: `(n_bank_rows, d_model)` float32.
+        values: float32, changed in place: the projections.
+    """
+
+    tiles: torch.Tensor
+    sets: torch.Tensor
+    most: torch.Tensor
+    bank: torch.Tensor
     values: torch.Tensor
 
 
@@ -107,6 +123,7 @@ class VectorBank:
         self.rows = torch.zeros((n_rows, d_model), dtype=torch.float32, device=device)
         self._row_of: dict[str, int] = {}
         self._free = list(range(n_rows - 1, -1, -1))
+        self.n_dropped = 0  # since the start: rows that were read at another count may hold other directions
 
     def __len__(self) -> int:
         return len(self._row_of)
@@ -144,6 +161,7 @@ class VectorBank:
         row = self._row_of.pop(digest, None)
         if row is not None:
             self._free.append(row)
+            self.n_dropped += 1
 
     def row(self, digest: str) -> int:
         """The row of a direction.

@@ -4,21 +4,21 @@ Rebuilt when the batch or the shape of the step changes; decode steps of one bat
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from trait_core.intervals import UNBOUNDED
-from trait_core.schema import MAX_MONITORED
 
 from trait_service.engine import kernel_torch
 from trait_service.engine.arithmetic import LINEAR
 from trait_service.engine.batch import Intervals, LiveBatch, Pools, Spans, Step
-from trait_service.engine.buffers import HostCopy, VectorBank
+from trait_service.engine.buffers import VectorBank
 from trait_service.engine.capture_rows import CaptureRows
-from trait_service.engine.kernel_torch import Monitored, Places, Pooled, Terms
+from trait_service.engine.direction_sets import DirectionSet
+from trait_service.engine.kernel_torch import Places, Pooled, Projected, Terms
+from trait_service.engine.monitored_tokens import MonitoredTokens, StepTokens
 
 MAX_KEPT_BYTES = 1 << 28
 """Cache of the summed additive deltas, reused for all decode steps of a batch."""
@@ -31,30 +31,36 @@ class CpuStep:
         bank: Directions.
         pools: Running sums.
         n_layers: Decoder blocks of the model.
-        max_tokens: The most tokens in one step.
         sums_stages: The projections of all stages of a pipeline are summed: columns of layers elsewhere must be zero.
+
+    Attributes:
+        monitored: The monitored requests of the batch.
+        monitored_tokens: Their tokens in the step; None: there are none.
     """
 
-    def __init__(
-        self, bank: VectorBank, pools: CaptureRows, n_layers: int, max_tokens: int, *, sums_stages: bool = False
-    ) -> None:
+    monitored: MonitoredTokens
+    monitored_tokens: StepTokens | None
+
+    def __init__(self, bank: VectorBank, pools: CaptureRows, n_layers: int, *, sums_stages: bool = False) -> None:
         self._bank = bank
         self._pools = pools
-        self._values = torch.zeros((max_tokens, MAX_MONITORED), dtype=torch.float32)
         self._sums_stages = sums_stages
         self._n_layers = n_layers
         self._resting = True
         self._terms: list[list[Terms]] = [[] for _ in range(n_layers)]
         self._kept = False
         self._assigned: list[_Assigned] = []
-        self._monitored: list[Monitored | None] = [None] * n_layers
+        self._projected: list[list[Projected]] = [[] for _ in range(n_layers)]
+        self._values = torch.empty(0)
+        self._matrices: WeakKeyDictionary[DirectionSet, torch.Tensor] = WeakKeyDictionary()
         self.regroup(LiveBatch(0, []))
 
     def regroup(self, batch: LiveBatch) -> None:
         """Rebuild the groups after a change of batch membership."""
         self._term_groups = _TermGroups(batch)
         self._pool_groups = _PoolGroups(batch)
-        self._monitor_groups = _MonitorGroups(batch, self._bank)
+        self.monitored = MonitoredTokens(batch)
+        self.monitored_tokens = None
 
     def prepare(self, step: Step, computed_to: np.ndarray) -> None:
         """Make the index tensors of the coming forward pass.
@@ -72,12 +78,37 @@ class CpuStep:
         elif not self._kept:
             self._keep()
         self._assigned = self._pool_groups.on_step(step, computed_to, self._pools)
-        self._monitored = [None] * self._n_layers
-        groups = self._monitor_groups.on_step(step)
-        if groups and self._sums_stages:
-            self._values[: step.n_tokens] = 0
-        for layer, monitored in groups:
-            self._monitored[layer] = monitored
+        self.monitored_tokens = self.monitored.on_step(step)
+        self._projected = [[] for _ in range(self._n_layers)]
+        if self.monitored_tokens is not None:
+            self._prepare_monitor(self.monitored_tokens)
+
+    def _prepare_monitor(self, tokens: StepTokens) -> None:
+        """Find each layer's matrix products; their results get memory of their own, which outlives the step."""
+        made = torch.zeros if self._sums_stages else torch.empty
+        self._values = made((len(tokens.rows.place), self.monitored.width), dtype=torch.float32)
+        ranges = zip(self.monitored.sets, tokens.rows.set_begin.tolist(), tokens.rows.set_end.tolist(), strict=True)
+        for directions, begin, end in ranges:
+            if begin == end:
+                continue
+            places, matrix = Places.of(tokens.rows.place[begin:end]), self._matrix(directions)
+            for layer, part in directions.parts.items():
+                cosine = directions.cosine[part]
+                self._projected[layer].append(
+                    Projected(
+                        places,
+                        matrix[part],
+                        torch.from_numpy(cosine) if cosine.any() else None,
+                        self._values[begin:end, part],
+                    )
+                )
+
+    def _matrix(self, directions: DirectionSet) -> torch.Tensor:
+        """`(n_directions, d_model)` float32: gathered from the bank once for as long as the set is in use."""
+        matrix = self._matrices.get(directions)
+        if matrix is None:
+            matrix = self._matrices[directions] = self._bank.rows[torch.from_numpy(directions.bank_row)]
+        return matrix
 
     def _keep(self) -> None:
         """Cache the deltas of terms that act on the same tokens as in the step before (a batch decodes)."""
@@ -100,9 +131,8 @@ class CpuStep:
         for assigned in self._assigned:
             if layer in assigned.layers:
                 self._capture(residual, hidden, layer, assigned)
-        monitored = self._monitored[layer]
-        if monitored is not None:
-            kernel_torch.monitor(residual, hidden, monitored, self._values)
+        for projected in self._projected[layer]:
+            kernel_torch.monitor(residual, hidden, projected)
 
     def _capture(self, residual: torch.Tensor, hidden: torch.Tensor | None, layer: int, assigned: "_Assigned") -> None:
         pools = self._pools
@@ -113,19 +143,19 @@ class CpuStep:
             last, last_norms = pools.last[:, layer], pools.last_norms[:, layer]
             kernel_torch.defer(residual, hidden, assigned.deferred, sums, norms, last, last_norms)
 
-    def copy_values(self, n_tokens: int) -> "HostValues":
-        """The step's projections, `(n_tokens, MAX_MONITORED)` float32: copied, since the next step overwrites them."""
-        return HostValues(HostCopy(self._values[:n_tokens]))
+    def copy_values(self) -> "HostValues":
+        """The projections of the step's monitored tokens."""
+        return HostValues(self._values)
 
 
 class HostValues(NamedTuple):
-    """Projections of one step, on their way to the host."""
+    """Projections of one step, which are on the host as soon as they are made."""
 
-    values: HostCopy
+    values: torch.Tensor
 
     def read(self) -> np.ndarray:
-        """`(n_tokens, MAX_MONITORED)` float32; waits for the device."""
-        array: np.ndarray = self.values.read().numpy()
+        """`(n_monitored_tokens, n_directions)` float32."""
+        array: np.ndarray = self.values.numpy()
         return array
 
 
@@ -215,59 +245,3 @@ class _PoolGroups:
 
 def _pooled(places: np.ndarray, rows: np.ndarray) -> Pooled | None:
     return Pooled(Places.of(places), Places.of(rows)) if len(places) else None
-
-
-@dataclass(frozen=True)
-class _LayerColumns:
-    layer: int
-    intervals: Intervals
-    directions: torch.Tensor
-    direction: np.ndarray
-    column: np.ndarray
-    cosine: np.ndarray
-
-
-class _MonitorGroups:
-    """The batch's monitored directions by layer; each distinct direction is multiplied once for all tokens."""
-
-    def __init__(self, batch: LiveBatch, bank: VectorBank) -> None:
-        self._layers = []
-        monitored, owner = batch.monitored
-        for layer in np.unique(monitored["layer"]).tolist():
-            here = monitored["layer"] == layer
-            columns = monitored[here]
-            rows, which = np.unique(columns["bank_row"], return_inverse=True)
-            self._layers.append(
-                _LayerColumns(
-                    layer,
-                    Intervals(owner[here], columns["start"], np.full(len(columns), UNBOUNDED)),
-                    bank.rows[torch.from_numpy(rows)].T.contiguous(),
-                    which,
-                    columns["column"],
-                    columns["cosine"],
-                )
-            )
-
-    def on_step(self, step: Step) -> list[tuple[int, Monitored]]:
-        """The monitored directions of each layer, for this step."""
-        made = []
-        for group in self._layers:
-            spans = group.intervals.spans(step)
-            places = spans.places()
-            if not len(places):
-                continue
-            first = int(places.min())
-            made.append(
-                (
-                    group.layer,
-                    Monitored(
-                        slice(first, int(places.max()) + 1),
-                        group.directions,
-                        torch.from_numpy(places - first),
-                        torch.from_numpy(np.repeat(group.direction, spans.length)),
-                        torch.from_numpy(np.repeat(group.column, spans.length)),
-                        torch.from_numpy(np.repeat(group.cosine, spans.length)) if group.cosine.any() else None,
-                    ),
-                )
-            )
-        return made

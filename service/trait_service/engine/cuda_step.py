@@ -1,19 +1,21 @@
-"""One step on CUDA: the request table and the list of active tokens on the device, for the Triton kernel.
+"""One step on CUDA: the request table, the list of active tokens and what is monitored, on the device, for the Triton kernels.
 
 Not yet run on a GPU.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from trait_core.intervals import UNBOUNDED
-from trait_core.schema import MAX_MONITORED
 
 from trait_service.engine.active_tokens import ActiveTokens
 from trait_service.engine.batch import Intervals, LiveBatch, Pools, Step
-from trait_service.engine.buffers import NO_ROW, HostCopy, KernelBuffers, VectorBank
+from trait_service.engine.buffers import NO_ROW, HostCopy, KernelBuffers, MonitorBuffers, VectorBank
 from trait_service.engine.capture_rows import CaptureRows
-from trait_service.engine.cpu_step import HostValues
-from trait_service.engine.request_table import MONITOR, RequestTable
+from trait_service.engine.monitor_table import MonitorTable
+from trait_service.engine.monitored_tokens import MonitoredTokens, StepTokens
+from trait_service.engine.request_table import RequestTable
 
 PROGRAMS_PER_MULTIPROCESSOR = 4
 """Programs of a launch over many tokens: each takes an equal run of the active ones."""
@@ -35,7 +37,14 @@ class CudaStep:
         terms_per_layer: Terms of one request on one layer.
         device: Where the model is.
         sums_stages: The projections of all stages of a pipeline are summed: columns of layers elsewhere must be zero.
+
+    Attributes:
+        monitored: The monitored requests of the batch.
+        monitored_tokens: Their tokens in the step; None: there are none.
     """
+
+    monitored: MonitoredTokens
+    monitored_tokens: StepTokens | None
 
     def __init__(
         self,
@@ -54,14 +63,20 @@ class CudaStep:
         self._sums_stages = sums_stages
         self.table = RequestTable(n_layers, max_requests, terms_per_layer, device)
         self.active = ActiveTokens(max_tokens, device)
-        self._values = torch.zeros((max_tokens, MAX_MONITORED), dtype=torch.float32, device=device)
+        self.monitor_table = MonitorTable(n_layers, max_requests, max_tokens, device)
         self._buffers = KernelBuffers(
             self.active.tensor,
             self.table.flags.tensor,
             self.table.tensor,
             bank.rows,
             pools.store,
-            self._values,
+        )
+        self._monitor_buffers = MonitorBuffers(
+            self.monitor_table.tiles,
+            self.monitor_table.sets,
+            self.monitor_table.most,
+            bank.rows,
+            self.monitor_table.values,
         )
         self._n_programs = PROGRAMS_PER_MULTIPROCESSOR * _n_multiprocessors(device)
         self._launches_always = False
@@ -76,6 +91,9 @@ class CudaStep:
         n_prompt = self.table.n_prompt[self._row]
         self._waits_from = n_prompt if self._pools.deferred else np.full_like(n_prompt, UNBOUNDED)
         self._batch_pools = self._pools_of(batch, n_prompt)
+        self.monitored = MonitoredTokens(batch)
+        self.monitored_tokens = None
+        self.monitor_table.update(self.monitored)
 
     def _pools_of(self, batch: LiveBatch, n_prompt: np.ndarray) -> Pools:
         if not batch.capturing_requests:
@@ -86,37 +104,63 @@ class CudaStep:
         return Pools(Intervals.of(batch.places[owner], start, stop, step), row, n_prompt[owner])
 
     def prepare(self, step: Step, computed_to: np.ndarray) -> None:
-        """List the active tokens; as `CpuStep.prepare`."""
+        """List the active and the monitored tokens; as `CpuStep.prepare`."""
         self._launches_always = False
         self.active.fill(step, self._asking, self._row, computed_to[self._asking.owner], self._waits_from)
         if self._batch_pools:
             self._batch_pools.note(step, computed_to, self._pools)
-        if self._sums_stages and self.table.flags.array[:, MONITOR].any():
-            self._values[: step.n_tokens].zero_()
+        self.monitored_tokens = self.monitored.on_step(step)
+        self.monitor_table.fill(self.monitored_tokens)
+        if self._sums_stages and self.monitored_tokens is not None:
+            self.monitor_table.step_values().zero_()
 
     def rest(self, *, dummy: bool = False) -> None:
         """Note that no token of the next forward pass is steered, captured or monitored.
 
         Args:
-            dummy: Launch the kernel all the same: it is compiled in such passes, and CUDA graphs record it.
+            dummy: Launch the kernels all the same: they are compiled in such passes, and CUDA graphs record them.
         """
         self.active.clear()
+        self.monitor_table.clear()
+        self.monitored_tokens = None
         self._launches_always = dummy
 
-    def intervene(self, residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
-        """Launch the kernel on one layer, if it has anything to do there or a CUDA graph must hold it."""
-        if not (self.active.n and self._acts[layer]) and not self._launches_always and not self._is_recorded():
-            return
-        from trait_service.engine import kernel_triton  # noqa: PLC0415 - Triton is absent on the CPU
+    @property
+    def n_active(self) -> int:
+        """Tokens that are steered, captured or monitored; one that is monitored may count twice."""
+        return self.active.n + self.monitor_table.n_tokens
 
-        kernel_triton.intervene(residual, hidden, self._buffers, self.table.layout, layer, self._n_programs)
+    def intervene(self, residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
+        """Launch the kernels on one layer, each if it has anything to do there or a CUDA graph must hold it."""
+        always = self._launches_always or self._is_recorded()
+        acts = always or (self.active.n > 0 and self._acts[layer] > 0)
+        monitors = always or (self.monitor_table.n_tokens > 0 and self.monitor_table.acts(layer))
+        if not (acts or monitors):
+            return
+        from trait_service.engine import kernel_monitor, kernel_triton  # noqa: PLC0415 - Triton is absent on the CPU
+
+        if acts:
+            kernel_triton.intervene(residual, hidden, self._buffers, self.table.layout, layer, self._n_programs)
+        if monitors:
+            kernel_monitor.monitor(residual, hidden, self._monitor_buffers, layer, self._n_programs)
 
     def _is_recorded(self) -> bool:
         return self._device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
-    def copy_values(self, n_tokens: int) -> HostValues:
-        """Start to copy the step's projections, `(n_tokens, MAX_MONITORED)` float32; the next step comes after the copy."""
-        return HostValues(HostCopy(self._values[:n_tokens]))
+    def copy_values(self) -> "DeviceValues":
+        """Start to copy the projections of the step's monitored tokens; the next step comes after the copy."""
+        return DeviceValues(HostCopy(self.monitor_table.step_values()))
+
+
+class DeviceValues(NamedTuple):
+    """Projections of one step, on their way to the host."""
+
+    values: HostCopy
+
+    def read(self) -> np.ndarray:
+        """`(n_monitored_tokens, n_directions)` float32; waits for the device."""
+        array: np.ndarray = self.values.read().numpy()
+        return array
 
 
 def _n_multiprocessors(device: torch.device) -> int:

@@ -87,24 +87,20 @@ class Pooled:
 
 
 @dataclass(frozen=True)
-class Monitored:
-    """The monitored directions of one layer, and where each projection goes.
+class Projected:
+    """Tokens that monitor the same directions on one layer.
 
     Args:
-        span: Places of the step among which all monitored tokens lie.
-        directions: `(d_model, n_directions)` float32.
-        place: `(n,)` int64: each projection's token, counted from the span's start.
-        direction: `(n,)` int64.
-        column: `(n,)` int64: its place in the token's row of the values.
-        cosine: `(n,)` bool; None: none of them.
+        places: Rows of the `n` tokens.
+        directions: `(n_directions, d_model)` float32.
+        cosine: `(n_directions,)` bool: which of the projections are divided by the stream's norm; None: none of them.
+        values: `(n, n_directions)` float32: where they go.
     """
 
-    span: slice
+    places: Places
     directions: torch.Tensor
-    place: torch.Tensor
-    direction: torch.Tensor
-    column: torch.Tensor
     cosine: torch.Tensor | None
+    values: torch.Tensor
 
 
 def steer(residual: torch.Tensor, hidden: torch.Tensor | None, bank: torch.Tensor, terms: Terms) -> None:
@@ -184,20 +180,17 @@ def defer(
     last_norms.index_copy_(0, slots, torch.linalg.vector_norm(stream, dim=-1))
 
 
-def monitor(residual: torch.Tensor, hidden: torch.Tensor | None, monitored: Monitored, values: torch.Tensor) -> None:
-    """Write the projections of one layer.
+def monitor(residual: torch.Tensor, hidden: torch.Tensor | None, projected: Projected) -> None:
+    """Write the projections of tokens on their directions, as one matrix product.
 
     Args:
         residual: `(n_tokens, d_model)`.
         hidden: `(n_tokens, d_model)` or None: the other half of the stream.
-        monitored: Tokens and directions.
-        values: `(max_tokens, MAX_MONITORED)` float32, changed in place.
+        projected: Tokens and directions; its values are changed in place.
     """
-    stream = residual[monitored.span].to(torch.float32)
-    if hidden is not None:
-        stream = stream + hidden[monitored.span]
-    projections = (stream @ monitored.directions)[monitored.place, monitored.direction]
-    if monitored.cosine is not None:
-        norms = torch.linalg.vector_norm(stream, dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
-        projections = torch.where(monitored.cosine, projections / norms[monitored.place], projections)
-    values[monitored.place + monitored.span.start, monitored.column] = projections
+    stream = projected.places.stream(residual, hidden)
+    values = stream @ projected.directions.T
+    if projected.cosine is not None:
+        norms = torch.linalg.vector_norm(stream, dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        values = torch.where(projected.cosine, values / norms, values)
+    projected.values.copy_(values)

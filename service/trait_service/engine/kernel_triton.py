@@ -1,6 +1,6 @@
-"""The operation as one Triton kernel, for CUDA. Not yet run on a GPU; `kernel_torch` is its reference.
+"""Steering and capture as one Triton kernel, for CUDA. `kernel_torch` is its reference. `kernel_monitor` comes after it.
 
-It steers, then captures, then monitors, while a token's half of the stream stays in registers. It is launched over the
+It steers, then captures, while a token's half of the stream stays in registers. It is launched over the
 step's padded tokens, so that CUDA graphs hold it, and works through the list of active tokens: each program takes an
 equal run of them, and leaves at once if none is left for it or if its layer has nothing to do. All addresses are of
 buffers that live as long as the engine.
@@ -9,7 +9,6 @@ buffers that live as long as the engine.
 import torch
 import triton
 import triton.language as tl
-from trait_core.schema import MAX_MONITORED
 
 from trait_service.engine.active_tokens import CAPTURE, DEFER
 from trait_service.engine.arithmetic import FLOOR, FORM, LINEAR, PARALLEL, PRESERVE_NORM, REPLACE
@@ -17,10 +16,6 @@ from trait_service.engine.buffers import KernelBuffers
 from trait_service.engine.capture_rows import NORM_WORDS
 from trait_service.engine.request_table import (
     CAPTURED_BIT,
-    COUNT_MASK,
-    COUNT_SHIFT,
-    FIRST_SHIFT,
-    MONITORED_WORDS,
     POOL_WORDS,
     STEP_SHIFT,
     TERM_WORDS,
@@ -38,11 +33,10 @@ _CAPTURE, _DEFER = tl.constexpr(CAPTURE), tl.constexpr(DEFER)
 _LINEAR, _FLOOR, _FORM = tl.constexpr(LINEAR), tl.constexpr(FLOOR), tl.constexpr(FORM)
 _REPLACE, _PARALLEL = tl.constexpr(REPLACE), tl.constexpr(PARALLEL)
 _PRESERVE_NORM = tl.constexpr(PRESERVE_NORM)
-_POOL, _MONITORED, _TERM = tl.constexpr(POOL_WORDS), tl.constexpr(MONITORED_WORDS), tl.constexpr(TERM_WORDS)
+_POOL, _TERM = tl.constexpr(POOL_WORDS), tl.constexpr(TERM_WORDS)
 _NORM = tl.constexpr(NORM_WORDS)
 _CAPTURED = tl.constexpr(CAPTURED_BIT)
-_COUNT_SHIFT, _COUNT_MASK = tl.constexpr(COUNT_SHIFT), tl.constexpr(COUNT_MASK)
-_FIRST_SHIFT, _STEP_SHIFT = tl.constexpr(FIRST_SHIFT), tl.constexpr(STEP_SHIFT)
+_STEP_SHIFT = tl.constexpr(STEP_SHIFT)
 
 # torch.finfo(torch.float32).tiny. A smaller number would be a double to Triton, and so would all that comes of it.
 _TINY = tl.constexpr(1.1754943508222875e-38)
@@ -160,19 +154,6 @@ def _defer(
             tl.store(last + d_model, norm)
 
 
-@triton.jit
-def _monitor(request, stream, reads, bank, values, columns, inside, at_monitored, d_model):
-    """Project a stream on the directions that its request monitors on this layer; `values` is its token's row."""
-    norm = tl.maximum(tl.sqrt(tl.sum(stream * stream)), _TINY)
-    first = reads >> _FIRST_SHIFT
-    for i in range(first, first + ((reads >> _COUNT_SHIFT) & _COUNT_MASK)):
-        entry = request + at_monitored + i * _MONITORED
-        at = tl.load(entry).to(tl.int64) * d_model
-        projection = tl.sum(stream * tl.load(bank + at + columns, mask=inside, other=0.0))
-        column = tl.load(entry + 1)
-        tl.store(values + (column >> 1), tl.where((column & 1) != 0, projection / norm, projection))
-
-
 @triton.jit(do_not_specialize=["layer"])
 def intervene_kernel(
     residual,
@@ -182,16 +163,13 @@ def intervene_kernel(
     table,
     bank,
     pools,
-    values,
     layer,
     residual_stride,
     hidden_stride,
     n_layers: tl.constexpr,
     n_kinds: tl.constexpr,
     n_pools: tl.constexpr,
-    n_columns: tl.constexpr,
     at_layers: tl.constexpr,
-    at_monitored: tl.constexpr,
     at_terms: tl.constexpr,
     width: tl.constexpr,
     has_hidden: tl.constexpr,
@@ -202,11 +180,10 @@ def intervene_kernel(
     """One program for each run of active tokens."""
     used = tl.load(flags + layer * 4)
     captured = tl.load(flags + layer * 4 + 1)
-    monitored = tl.load(flags + layer * 4 + 2)
     n_active = tl.load(active)
     per_program = tl.cdiv(n_active, tl.num_programs(0))
     first = tl.program_id(0) * per_program
-    if (used + captured + monitored == 0) | (first >= n_active):
+    if (used + captured == 0) | (first >= n_active):
         return
     columns = tl.arange(0, block)
     inside = columns < d_model
@@ -280,10 +257,6 @@ def intervene_kernel(
                     total_norm = 0.0
                 total += stream
                 total_norm += norm
-
-        if (monitored != 0) & (((reads >> _COUNT_SHIFT) & _COUNT_MASK) != 0):
-            stream = _stream(kept, other, columns, inside, has_hidden)
-            _monitor(request, stream, reads, bank, values + token * n_columns, columns, inside, at_monitored, d_model)
     if gathers:
         before = table + tl.cast(held_row, tl.int64) * width
         _add(before, held, total, total_norm, pools, columns, inside, layer, n_layers, d_model, n_kinds, n_pools)
@@ -297,7 +270,7 @@ def intervene(
     layer: int,
     n_programs: int,
 ) -> None:
-    """Steer, then capture and monitor, the active tokens of the step at the output of one layer.
+    """Steer, then capture, the active tokens of the step at the output of one layer.
 
     Args:
         residual: `(n_tokens_padded, d_model)`, columns contiguous; changed in place.
@@ -317,7 +290,6 @@ def intervene(
         buffers.table,
         buffers.bank,
         buffers.pools,
-        buffers.values,
         layer,
         residual.stride(0),
         other.stride(0),
@@ -346,9 +318,7 @@ def constants(
         "n_layers": layout.n_layers,
         "n_kinds": n_kinds,
         "n_pools": MAX_POOL_INTERVALS,
-        "n_columns": MAX_MONITORED,
         "at_layers": layout.layers,
-        "at_monitored": layout.monitored,
         "at_terms": layout.terms,
         "width": layout.width(layout.n_terms),
         "has_hidden": has_hidden,

@@ -1,4 +1,4 @@
-"""The terms, pools and monitored directions of each live request, as the CUDA kernel reads them: a row of int32 words each."""
+"""The terms and pools of each live request, as the CUDA kernel reads them: a row of int32 words each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,33 +7,32 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from trait_core.intervals import UNBOUNDED
-from trait_core.schema import MAX_MONITORED
 
 from trait_service.engine.batch import joined
 from trait_service.engine.buffers import NO_ROW, Mirrored, on_device
-from trait_service.engine.requests import MAX_POOL_INTERVALS, MONITORED, TERM, LiveRequest
+from trait_service.engine.requests import MAX_POOL_INTERVALS, TERM, LiveRequest
 
-POOL_WORDS, MONITORED_WORDS, TERM_WORDS = 4, 2, 6
-"""Words of an entry. Interval of a pool: row of the running sums (`NO_ROW`: none), start, stop, step. Monitored direction: bank
-row, its column twice plus 1 for the cosine. Term: bank row (`NO_ROW`: none), mode and step, start, stop, and the bits of a and b."""
+POOL_WORDS, TERM_WORDS = 4, 6
+"""Words of an entry. Interval of a pool: row of the running sums (`NO_ROW`: none), start, stop, step. Term: bank row (`NO_ROW`:
+none), mode and step, start, stop, and the bits of a and b."""
 
 STEP_SHIFT = 8
 """Bits of a term's second word that hold its mode; above them is its step."""
 
-CAPTURED_BIT, COUNT_SHIFT, COUNT_MASK, FIRST_SHIFT = 1, 1, 63, 7
-"""A layer's word: whether its pools take this layer; how many directions it monitors here, and which is the first."""
+CAPTURED_BIT = 1
+"""Bit of a layer's word: its pools take this layer."""
 
 
-STEER, CAPTURE, MONITOR = range(3)
-"""Columns of a layer's flags: the most terms of a request there, whether it is captured, whether it is monitored."""
+STEER, CAPTURE = range(2)
+"""Columns of a layer's flags: the most terms of a request there, whether it is captured."""
 
 
 @dataclass(frozen=True)
 class Layout:
     """Where the entries of a row lie.
 
-    Pools, a word for each layer, monitored directions by layer, and at the end each layer's first term, each layer's
-    second term, and so on: terms that nobody uses need not travel.
+    Pools, a word for each layer, and at the end each layer's first term, each layer's second term, and so on: terms that
+    nobody uses need not travel.
 
     Args:
         n_layers: Decoder blocks of the model.
@@ -49,14 +48,9 @@ class Layout:
         return POOL_WORDS * MAX_POOL_INTERVALS
 
     @property
-    def monitored(self) -> int:
-        """Word at which the monitored directions begin."""
-        return self.layers + self.n_layers
-
-    @property
     def terms(self) -> int:
         """Word at which the terms begin."""
-        return self.monitored + MONITORED_WORDS * MAX_MONITORED
+        return self.layers + self.n_layers
 
     def width(self, n_terms: int) -> int:
         """Words of a row with so many terms on each layer."""
@@ -69,9 +63,8 @@ class RequestTable:
     Attributes:
         layout: Where a row's entries lie.
         tensor: `(n_rows, layout.width(n_terms))` int32.
-        flags: `(n_layers, 4)` int32: the most terms of a request on a layer, whether it is captured, whether it is
-            monitored, 0.
-        start: `(n_rows,)` first absolute position on which the row's request asks for something.
+        flags: `(n_layers, 4)` int32: the most terms of a request on a layer, whether it is captured, 0, 0.
+        start: `(n_rows,)` first absolute position on which the row's request is steered or captured.
         stop: `(n_rows,)` one past the last.
         n_prompt: `(n_rows,)` its prompt's length.
         pools: `(n_rows, MAX_POOL_INTERVALS, POOL_WORDS)` the intervals of its pools.
@@ -120,8 +113,6 @@ class _Entries(NamedTuple):
     n_prompt: np.ndarray
     terms: np.ndarray
     term_owner: np.ndarray
-    monitored: np.ndarray
-    monitored_owner: np.ndarray
     captured_layer: np.ndarray
     captured_owner: np.ndarray
     pools: np.ndarray
@@ -130,8 +121,9 @@ class _Entries(NamedTuple):
     @classmethod
     def of(cls, requests: Sequence[LiveRequest]) -> "_Entries":
         """The entries; of a request that failed only its terms, as in `LiveBatch`."""
-        working = [(i, request) for i, request in enumerate(requests) if request.error is None]
-        capturing = [(i, request) for i, request in working if request.capture_rows]
+        capturing = [
+            (i, request) for i, request in enumerate(requests) if request.capture_rows and request.error is None
+        ]
         pools = [
             (i, order, row, *interval)
             for i, request in capturing
@@ -143,7 +135,6 @@ class _Entries(NamedTuple):
         return cls(
             np.array([request.n_prompt for request in requests], dtype=np.int64),
             *joined([(i, request.terms) for i, request in enumerate(requests)], TERM),
-            *joined([(i, request.monitored) for i, request in working], MONITORED),
             np.concatenate([np.empty(0, dtype=np.int64), *captured]),
             np.repeat([i for i, _ in capturing], [len(layers) for layers in captured]).astype(np.int64),
             np.array(pools, dtype=np.int64).reshape(-1, 6),
@@ -152,32 +143,17 @@ class _Entries(NamedTuple):
     def fill(self, words: np.ndarray, layout: Layout) -> None:
         """Write the rows: `(n_requests, layout.width(n))` int32, for an n that no request's terms on a layer exceed."""
         words[:] = NO_ROW
-        words[:, layout.layers : layout.monitored] = 0
+        words[:, layout.layers : layout.terms] = 0
         if len(self.pools):
             owner, order = self.pools[:, 0], self.pools[:, 1]
             words[owner[:, None], order[:, None] * POOL_WORDS + np.arange(POOL_WORDS)] = self.pools[:, 2:]
             words[self.captured_owner, layout.layers + self.captured_layer] = CAPTURED_BIT
-        if len(self.monitored):
-            self._fill_monitored(words, layout)
         terms = self.terms
         at = layout.terms + (terms["k"] * layout.n_layers + terms["layer"]) * TERM_WORDS
         how = terms["mode"] | terms["step"] << STEP_SHIFT
         numbers = [each.astype(np.int32) for each in (terms["bank_row"], how, terms["start"], terms["stop"])]
         bits = [terms[name].astype(np.float32).view(np.int32) for name in ("a", "b")]
         words[self.term_owner[:, None], at[:, None] + np.arange(TERM_WORDS)] = np.stack([*numbers, *bits], axis=1)
-
-    def _fill_monitored(self, words: np.ndarray, layout: Layout) -> None:
-        order = np.lexsort((self.monitored["layer"], self.monitored_owner))
-        owner, found = self.monitored_owner[order], self.monitored[order]
-        place = np.arange(len(owner)) - np.searchsorted(owner, owner)
-        at = layout.monitored + place * MONITORED_WORDS
-        words[owner, at] = found["bank_row"]
-        words[owner, at + 1] = 2 * found["column"] + found["cosine"]
-        begins = np.flatnonzero(np.diff(owner, prepend=-1) | np.diff(found["layer"], prepend=-1))
-        count = np.diff(begins, append=len(owner))
-        words[owner[begins], layout.layers + found["layer"][begins]] |= (
-            count << COUNT_SHIFT | place[begins] << FIRST_SHIFT
-        ).astype(np.int32)
 
     def asks(self, n: int, n_layers: int) -> np.ndarray:
         """`(n, n_layers, 4)` int8: each request's flags, as those of `RequestTable`."""
@@ -186,19 +162,14 @@ class _Entries(NamedTuple):
         np.maximum.at(found[:, :, STEER], (self.term_owner, terms["layer"]), (terms["k"] + 1).astype(np.int8))
         if len(self.pools):
             found[self.captured_owner, self.captured_layer, CAPTURE] = 1
-        if len(self.monitored):
-            found[self.monitored_owner, self.monitored["layer"], MONITOR] = 1
         return found
 
     def hull(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """`(n,)` the first position on which each request asks for something, and one past the last."""
+        """`(n,)` the first position on which each request is steered or captured, and one past the last."""
         start, stop = np.full(n, UNBOUNDED, dtype=np.int64), np.zeros(n, dtype=np.int64)
         np.minimum.at(start, self.term_owner, self.terms["start"])
         np.maximum.at(stop, self.term_owner, self.terms["stop"])
         if len(self.pools):
             np.minimum.at(start, self.pools[:, 0], self.pools[:, 3])
             np.maximum.at(stop, self.pools[:, 0], self.pools[:, 4])
-        if len(self.monitored):
-            np.minimum.at(start, self.monitored_owner, self.monitored["start"])
-            stop[self.monitored_owner] = UNBOUNDED
         return start, stop

@@ -12,6 +12,8 @@ from trait_core.intervals import UNBOUNDED, Interval, covered
 
 from trait_service.engine.arithmetic import coefficients
 from trait_service.engine.buffers import VectorBank
+from trait_service.engine.direction_sets import DirectionSet
+from trait_service.engine.projection_rows import ProjectionRows
 from trait_service.engine.spec import BoundHit, CaptureSpec, MonitorSpec, RequestReport, RequestSpec, TermSpec
 from trait_service.engine.spool import Spool
 
@@ -31,11 +33,6 @@ TERM = np.dtype(
 """One term of one request on one interval of its scope, as the operation reads it: `k` of them act on the layer before it;
 mode, a and b as in `arithmetic`; it touches absolute positions `start`, `start + step`, ... below `stop`."""
 
-MONITORED = np.dtype(
-    [("layer", np.int64), ("bank_row", np.int64), ("column", np.int64), ("start", np.int64), ("cosine", np.bool_)]
-)
-"""One monitored direction of one request: projected from position `start` on, into its column of the projections."""
-
 
 MAX_POOL_INTERVALS = 16
 """Intervals of all pools of one request."""
@@ -54,8 +51,9 @@ class LiveRequest:
         captured_layers: Layers of its pools.
         capture_rows: Row of each pool.
         spool: File for every position of its one pool, in place of a sum.
-        monitored: `(n_columns,)` of `MONITORED`.
-        projections: For each step, `(n_tokens, n_columns)` float32; together every computed position once, in order.
+        monitored: Its monitored directions; None: nothing is monitored.
+        monitored_from: First absolute position that is projected.
+        projections: Every computed position from there on, once and in order.
         bound_hit: The first bound that a generated position crossed.
         first_computed: Position of the first token that went through the model; earlier positions came from the cache.
         computed_to: One past the highest position that went through the model: each position counts once, whatever
@@ -72,8 +70,8 @@ class LiveRequest:
     captured_layers: list[int] = field(default_factory=list)
     capture_rows: list[int] = field(default_factory=list)
     spool: Spool | None = None
-    monitored: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=MONITORED))
-    projections: list[np.ndarray] = field(default_factory=list)
+    monitored: DirectionSet | None = None
+    monitored_from: int = 0
     bound_hit: BoundHit | None = None
     first_computed: int = 0
     computed_to: int = 0
@@ -81,9 +79,9 @@ class LiveRequest:
     collected: bool = False
 
     @cached_property
-    def monitored_from(self) -> int:
-        """First absolute position that is projected; 0 if nothing is monitored."""
-        return int(self.monitored["start"][0]) if len(self.monitored) else 0
+    def projections(self) -> ProjectionRows:
+        """Its projections so far."""
+        return ProjectionRows(0 if self.monitored is None else len(self.monitored))
 
     @cached_property
     def has_bounds(self) -> bool:
@@ -117,12 +115,9 @@ class LiveRequest:
             bound_hits=() if hit is None or hit.position >= limit else (hit,),
         )
 
-    def all_projections(self, limit: int = UNBOUNDED) -> torch.Tensor:
-        """`(n_positions, n_columns)` float32, from the first position that is projected to the limit."""
-        if len(self.projections) != 1:
-            self.projections = [np.concatenate([np.empty((0, len(self.monitored)), np.float32), *self.projections])]
-        first = int(self.monitored["start"][0])
-        return torch.from_numpy(self.projections[0][: max(limit - first, 0)])
+    def projections_between(self, skipped: int, limit: int = UNBOUNDED) -> torch.Tensor:
+        """`(n_positions, n_columns)` float32, without the first ones that are projected, up to a limit."""
+        return torch.from_numpy(self.projections.view(skipped, max(limit - self.monitored_from, 0)))
 
     def note_projections(self, values: np.ndarray, first_position: int) -> None:
         """Keep a step's projections and look at the bounds.
@@ -136,14 +131,17 @@ class LiveRequest:
         if self.bound_hit is not None or monitor is None or not self.has_bounds:
             return
         generating = max(self.n_prompt - 1 - first_position, 0)
-        for i, row in enumerate(values[generating:].tolist()):
-            for column, (value, bound) in enumerate(zip(row, monitor.columns, strict=True)):
-                if bound.crossed_by(value):
-                    position = first_position + generating + i
-                    self.bound_hit = BoundHit(
-                        self.completion, column=column, position=position, value=value, stop=bound.stop
-                    )
-                    return
+        crossing = monitor.columns.first_crossing(values[generating:])
+        if crossing is not None:
+            row, bound = crossing[0] + generating, crossing[1]
+            column = int(monitor.columns.bounded[bound])
+            self.bound_hit = BoundHit(
+                self.completion,
+                column=column,
+                position=first_position + row,
+                value=float(values[row, column]),
+                stop=bool(monitor.columns.stop[bound]),
+            )
 
 
 def term_array(
@@ -190,22 +188,15 @@ def pool_intervals(capture: CaptureSpec, n_prompt: int, first_computed: int) -> 
     return pools
 
 
-def monitored_array(
-    monitor: MonitorSpec, n_prompt: int, n_layers: int, first_computed: int, bank: VectorBank
-) -> np.ndarray:
-    """A request's monitored directions, `(n_columns,)` of `MONITORED`.
+def first_monitored(monitor: MonitorSpec, n_prompt: int, first_computed: int) -> int:
+    """The first absolute position that a request projects.
 
     Raises:
-        SteeringFailedError: A layer the model lacks, a direction that is not in the bank, or a prompt from the cache.
+        SteeringFailedError: A prompt that came from the cache.
     """
     if monitor.prompt and first_computed > 0:
         raise SteeringFailedError("prompt positions were read from the prefix cache: set skip_reading_prefix_cache")
-    start = 0 if monitor.prompt else n_prompt - 1
-    rows = [
-        (known_layer(column.layer, n_layers), bank.row(column.direction), i, start, column.cosine)
-        for i, column in enumerate(monitor.columns)
-    ]
-    return np.array(rows, dtype=MONITORED)
+    return 0 if monitor.prompt else n_prompt - 1
 
 
 def completion_of(request_id: str, n: int) -> int:

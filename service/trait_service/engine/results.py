@@ -53,7 +53,7 @@ class Finished:
         if self.each is not None:
             tensors["each"] = torch.from_numpy(self.each[: sum(each.below(limit) for each in request.pools[0])])
         if self.projects:
-            tensors[f"projections/{request.completion}"] = request.all_projections(limit)
+            tensors[f"projections/{request.completion}"] = request.projections_between(0, limit)
         return tensors
 
 

@@ -6,21 +6,22 @@ HTTP side resolves names, units and layers; the worker resolves scopes and pools
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import attrgetter
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
 from trait_core.errors import InvalidRequestError, SteeringFailedError
 from trait_core.intervals import UNBOUNDED, Interval
 from trait_core.positions import Positions
-from trait_core.schema import MAX_LAYERS, MAX_MONITORED, MAX_POSITIONS, FiniteFloat, NamedScope, Operation
+from trait_core.schema import MAX_LAYERS, MAX_POSITIONS, FiniteFloat, NamedScope, Operation
+
+from trait_service.engine.monitor_columns import DIRECTION_PATTERN, MonitorColumn, MonitorColumns
 
 EXTRA_ARGS_KEY = "trait_steering"
 """Key of `SamplingParams.extra_args`; also the plugin's name and its block in `additional_config`."""
 
 STEERING_FIELDS = ("steering", "capture", "monitor")
 """Fields of our own in the body of a request to vLLM's routes."""
-
-DIRECTION_PATTERN = r"^[0-9a-f]{64}$"
 
 
 def _read_positions(value: object) -> Positions:
@@ -114,29 +115,20 @@ class CaptureSpec(_Strict):
         return [positions.intervals(first, self.n_total) for positions in self.positions]
 
 
-class MonitorColumn(_Strict):
-    """One monitored direction on one layer.
+def _read_columns(value: object) -> MonitorColumns:
+    if isinstance(value, MonitorColumns):
+        return value
+    if isinstance(value, str):
+        return MonitorColumns.read(value)
+    if isinstance(value, list | tuple) and all(isinstance(column, MonitorColumn) for column in value):
+        return MonitorColumns.of(value)
+    raise ValueError("columns are a list of MonitorColumn, or the text of one")
 
-    Attributes:
-        direction: sha256 (hex) of the direction's float32 bytes: its row in the vector bank.
-        cosine: The projection over the norm of the stream.
-        above: A generated token whose projection is above it crosses the bound; residual units, or the cosine.
-        below: The same, below.
-        stop: A crossed bound ends the request before the token that this position would produce.
-    """
 
-    layer: Annotated[int, Field(ge=0, lt=MAX_LAYERS)]
-    direction: Annotated[str, Field(pattern=DIRECTION_PATTERN)]
-    cosine: bool = False
-    above: FiniteFloat | None = None
-    below: FiniteFloat | None = None
-    stop: bool = False
-
-    def crossed_by(self, value: float) -> bool:
-        """True if a projection is out of bounds; NaN crosses every bound."""
-        inside_above = self.above is None or value <= self.above
-        inside_below = self.below is None or value >= self.below
-        return not (inside_above and inside_below)
+WrittenColumns = Annotated[
+    MonitorColumns, PlainValidator(_read_columns), PlainSerializer(attrgetter("text"), return_type=str)
+]
+"""Monitored directions that travel as text inside the spec's: it is read once for all requests that share it."""
 
 
 class MonitorSpec(_Strict):
@@ -148,12 +140,12 @@ class MonitorSpec(_Strict):
     """
 
     prompt: bool = True
-    columns: Annotated[list[MonitorColumn], Field(min_length=1, max_length=MAX_MONITORED)]
+    columns: WrittenColumns
 
     @property
     def has_bounds(self) -> bool:
         """True if any direction has a bound."""
-        return any(column.above is not None or column.below is not None for column in self.columns)
+        return len(self.columns.bounded) > 0
 
 
 class RequestSpec(_Strict):

@@ -19,12 +19,13 @@ from trait_service.engine.buffers import VectorBank
 from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.cpu_step import CpuStep
 from trait_service.engine.cuda_step import CudaStep
+from trait_service.engine.direction_sets import DirectionSets
 from trait_service.engine.each_position import Spools
 from trait_service.engine.requests import (
     LiveRequest,
     completion_of,
+    first_monitored,
     known_layer,
-    monitored_array,
     pool_intervals,
     term_array,
 )
@@ -89,6 +90,7 @@ class SteeringState:
             shape.device,
             deferred=shape.asynchronous,
         )
+        self._sets = DirectionSets(self.bank, shape.n_layers)
         self.idle = True
         self.unchecked: dict[int, str] = {}  # layer -> class, until the first forward pass has shown what it returns
         self._step = self._new_step()
@@ -101,6 +103,7 @@ class SteeringState:
         self._free_rows = list(range(shape.max_requests - 1, -1, -1))
         self._batch_ids: list[str] | None = None
         self._batch = LiveBatch(0, [])
+        self._grouped = False
         self._current = Step(*(np.empty(0, dtype=np.int64),) * 3, n_tokens=0)
         self._projections = ProjectionQueue()
         self._results = Results(settings.max_results_waiting)
@@ -108,9 +111,7 @@ class SteeringState:
     def _new_step(self) -> CpuStep | CudaStep:
         shape = self.shape
         if shape.device.type == "cpu":
-            return CpuStep(
-                self.bank, self.pools, shape.n_layers, shape.max_tokens, sums_stages=not shape.sees_all_layers
-            )
+            return CpuStep(self.bank, self.pools, shape.n_layers, sums_stages=not shape.sees_all_layers)
         return CudaStep(
             self.bank,
             self.pools,
@@ -155,8 +156,10 @@ class SteeringState:
         assert self._batch_ids is not None, "prepare() has set it"
         step, batch, ids = self._current, self._batch, self._batch_ids
         projections = None
-        if batch.monitored_requests and self.shape.captures:
-            projections = StepProjections.of(step, batch, self._step.copy_values(step.n_tokens))
+        tokens = self._step.monitored_tokens
+        if tokens is not None and self.shape.captures:
+            values = self._step.copy_values()
+            projections = StepProjections.of(self._step.monitored, tokens, batch.computed_to, values)
             self._projections.push(projections)
         batch.advance(step)
         failed = [ids[index] for index, request in batch.live if request.error is not None]
@@ -189,13 +192,15 @@ class SteeringState:
             self._free_rows.append(row)
         if not request.collected:
             self._keep_result(request)
+        if request.monitored is not None:
+            self._sets.release(request.monitored)
         self.pools.give_back(request.capture_rows)
         self._spools.release(request)
 
     @property
     def n_active(self) -> int:
         """Tokens of the next forward pass that the CUDA kernel acts on; 0 on the CPU, which keeps no list of them."""
-        return self._step.active.n if isinstance(self._step, CudaStep) else 0
+        return self._step.n_active if isinstance(self._step, CudaStep) else 0
 
     # ------------------------------------------------------------------------------------------ results
 
@@ -228,11 +233,11 @@ class SteeringState:
         """
         with self._projections.settled(everything=self._never_asked):
             found = {
-                f"{request.spec.key}/projections/{request.completion}": request.all_projections()[
-                    after[request.spec.key] :
-                ].clone()
+                f"{request.spec.key}/projections/{request.completion}": request.projections_between(
+                    after[request.spec.key]
+                )
                 for request in self._live.values()
-                if len(request.monitored) and request.error is None and request.spec.key in after
+                if request.monitored is not None and request.error is None and request.spec.key in after
             }
         return save(found) if found else b""
 
@@ -243,6 +248,7 @@ class SteeringState:
             "rows_used": len(self._row_of),
             "bank_directions": len(self.bank),
             "bank_rows": self.settings.bank_rows,
+            "direction_sets": len(self._sets),
             "capture_rows_free": self.pools.n_free,
             **self._results.stats(),
         }
@@ -264,8 +270,9 @@ class SteeringState:
                 live.append((index, self._row_of[request_id], request))
         self._batch = LiveBatch(len(view.request_ids), live)
         self._batch_ids = list(view.request_ids)
-        if live:
+        if live or self._grouped:
             self._step.regroup(self._batch)
+        self._grouped = bool(live)
 
     def _admit(self, request_id: str, index: int, view: StepView) -> LiveRequest | None:
         extra_args = view.extra_args(request_id)
@@ -304,9 +311,8 @@ class SteeringState:
         if spec.monitor is not None:
             if spec.monitor.has_bounds and not self.shape.sees_all_layers:
                 raise SteeringFailedError("bounds of a monitor are not supported with pipeline parallelism")
-            request.monitored = monitored_array(
-                spec.monitor, request.n_prompt, self.shape.n_layers, request.first_computed, self.bank
-            )
+            request.monitored_from = first_monitored(spec.monitor, request.n_prompt, request.first_computed)
+            request.monitored = self._sets.acquire(spec.monitor.columns)
         if spec.capture is not None:
             layers = spec.capture.layers
             request.captured_layers = (
@@ -330,6 +336,6 @@ class SteeringState:
                     else None
                 ),
                 each=None if request.spool is None or request.error is not None else request.spool.read(),
-                projects=len(request.monitored) > 0 and self.shape.captures,
+                projects=request.monitored is not None and self.shape.captures,
             )
         )

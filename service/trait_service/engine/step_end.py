@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 
-from trait_service.engine.batch import LiveBatch, Step
+from trait_service.engine.monitored_tokens import MonitoredTokens, StepTokens
 from trait_service.engine.requests import LiveRequest
 
 STEPS_UNREAD = 2
@@ -39,7 +39,7 @@ class StepValues(Protocol):
     """A step's projections on their way to the host."""
 
     def read(self) -> np.ndarray:
-        """`(n_tokens, MAX_MONITORED)` float32; waits for the device."""
+        """`(n_monitored_tokens, n_directions)` float32, in the order of `StepTokens`; waits for the device."""
 
 
 @dataclass(eq=False)
@@ -49,33 +49,37 @@ class StepProjections:
     Args:
         values: The step's values, on their way.
         requests: Monitored requests.
-        place: For each, its first place in the step that is new; positions computed again are left out.
-        end: For each, one past its last place.
-        first: For each, the absolute position of its first place.
+        begin: `(n_requests,)` each one's first row that is new; positions computed again are left out.
+        end: `(n_requests,)` one past its last row.
+        position: `(n_requests,)` absolute position of its first new row.
     """
 
     values: StepValues
     requests: list[LiveRequest]
-    place: list[int]
-    end: list[int]
-    first: list[int]
+    begin: np.ndarray
+    end: np.ndarray
+    position: np.ndarray
 
     @classmethod
-    def of(cls, step: Step, batch: LiveBatch, values: StepValues) -> "StepProjections":
-        """Assign a step's rows to the requests of its batch; call it before the batch advances."""
-        index, start = batch.monitored_from
-        computed, first_place = step.n_computed[index], step.first_place[index]
-        first = np.maximum(np.maximum(computed, batch.computed_to[index]), start)
-        place, end = first_place + first - computed, first_place + step.n_scheduled[index]
-        requests = [request for _, request in batch.monitored_requests]
-        return cls(values, requests, place.tolist(), end.tolist(), first.tolist())
+    def of(cls, monitored: MonitoredTokens, tokens: StepTokens, computed_to: np.ndarray, values: StepValues) -> Self:
+        """Assign a step's rows to the requests of its batch.
+
+        Args:
+            monitored: The monitored requests.
+            tokens: Their tokens of the step.
+            computed_to: `(n_requests_of_the_batch,)`: positions below were projected before.
+            values: Projections of these tokens.
+        """
+        again = np.maximum(computed_to[monitored.index] - tokens.position, 0)
+        return cls(values, monitored.requests, tokens.rows.begin + again, tokens.rows.end, tokens.position + again)
 
     def deliver(self) -> None:
         """Hand each request its rows."""
         values = self.values.read()
-        for request, place, end, first in zip(self.requests, self.place, self.end, self.first, strict=True):
-            if place < end:
-                request.note_projections(values[place:end, : len(request.monitored)].copy(), first)
+        numbers = zip(self.begin.tolist(), self.end.tolist(), self.position.tolist(), strict=True)
+        for request, (begin, end, position) in zip(self.requests, numbers, strict=True):
+            if begin < end and request.monitored is not None:
+                request.note_projections(request.monitored.columns(values[begin:end]), position)
 
 
 class ProjectionQueue:

@@ -12,7 +12,8 @@ import numpy as np
 from trait_core.errors import InvalidRequestError, SteeringFailedError
 from trait_core.schema import MAX_MONITORED, CrossedBound, Monitor, MonitorBound, MonitoredChoice, MonitoredDirection
 
-from trait_service.engine.spec import BoundHit, MonitorColumn, MonitorSpec
+from trait_service.engine.monitor_columns import MonitorColumn, MonitorColumns
+from trait_service.engine.spec import BoundHit, MonitorSpec
 from trait_service.resolving.resolve import Resolver
 
 Decode = Callable[[list[int]], str]
@@ -83,9 +84,8 @@ def resolve_monitor(resolver: Resolver, monitor: Monitor) -> ResolvedMonitor:
         raise InvalidRequestError(
             f"{len(specs)} directions (vectors times layers) are monitored; at most {MAX_MONITORED}", "monitor"
         )
-    return ResolvedMonitor(
-        MonitorSpec(columns=specs, prompt=monitor.prompt), tuple(columns), tuple(bounds), directions, monitor.tokens
-    )
+    spec = MonitorSpec(columns=MonitorColumns.of(specs), prompt=monitor.prompt)
+    return ResolvedMonitor(spec, tuple(columns), tuple(bounds), directions, monitor.tokens)
 
 
 def _column(layer: int, digest: str, cosine: bool, centre: float, bound: MonitorBound | None) -> MonitorColumn:

@@ -12,7 +12,8 @@ from trait_service.engine.buffers import VectorBank
 from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.cpu_step import CpuStep
 from trait_service.engine.cuda_step import CudaStep
-from trait_service.engine.requests import MONITORED, TERM, LiveRequest
+from trait_service.engine.direction_sets import DirectionSet
+from trait_service.engine.requests import TERM, LiveRequest
 from trait_service.engine.spec import RequestSpec, TermSpec
 
 OPERATIONS = ("add", "ablate", "set", "scale", "floor", "ceiling", "replace", "rotate")
@@ -93,10 +94,7 @@ def request_of(rng: np.random.Generator, i: int) -> LiveRequest:
                     preserve_norm=bool(rng.random() < 0.4),
                 )
             )
-    columns = [
-        (layer, int(rng.integers(N_DIRECTIONS)), column, 0, bool(rng.random() < 0.5))
-        for column, layer in enumerate(rng.integers(N_LAYERS, size=5))
-    ]
+    n_monitored = 300 if i % 8 == 0 else 5
     return LiveRequest(
         SPEC,
         N_PROMPT,
@@ -104,7 +102,11 @@ def request_of(rng: np.random.Generator, i: int) -> LiveRequest:
         pools=[[Interval(0, N_PROMPT), Interval(N_PROMPT + 1, UNBOUNDED, 2)], [Interval(N_PROMPT, UNBOUNDED)]],
         captured_layers=sorted(int(layer) for layer in rng.choice(N_LAYERS, 3, replace=False)),
         capture_rows=[2 * i, 2 * i + 1],
-        monitored=np.array(columns, dtype=MONITORED),
+        monitored=DirectionSet.of(
+            rng.integers(N_LAYERS, size=n_monitored),
+            rng.integers(N_DIRECTIONS, size=n_monitored),
+            rng.random(n_monitored) < 0.5,
+        ),
     )
 
 
@@ -121,11 +123,11 @@ def _side(case: Case, directions: torch.Tensor, batch: LiveBatch, device: torch.
     bank = VectorBank(N_DIRECTIONS, case.d_model, device)
     bank.rows.copy_(directions)
     pools = CaptureRows(N_LAYERS, 2 * MOST_REQUESTS, case.d_model, device, deferred=case.deferred)
-    sizes = {"n_layers": N_LAYERS, "max_tokens": max(case.n_tokens, MOST_REQUESTS) + PADDING}
+    sizes = {"max_tokens": max(case.n_tokens, MOST_REQUESTS) + PADDING, "max_requests": MOST_REQUESTS}
     side: Any = (
-        CpuStep(bank, pools, **sizes)
+        CpuStep(bank, pools, N_LAYERS)
         if device is CPU
-        else CudaStep(bank, pools, **sizes, max_requests=MOST_REQUESTS, terms_per_layer=MOST_TERMS, device=device)
+        else CudaStep(bank, pools, n_layers=N_LAYERS, **sizes, terms_per_layer=MOST_TERMS, device=device)
     )
     side.regroup(batch)
     return side, pools
@@ -161,13 +163,11 @@ def _forward(
     for name in ("sums", "norms", "last", "last_norms"):
         if getattr(expected_pools, name) is not None:
             _worse(errors, name, getattr(pools, name), getattr(expected_pools, name))
-    values, expected_values = (
-        torch.from_numpy(np.array(side.copy_values(step.n_tokens).read())) for side, _ in (kernel, reference)
-    )
-    for index, request in batch.monitored_requests:
-        at = slice(int(step.first_place[index]), int(step.first_place[index] + step.n_scheduled[index]))
-        columns = request.monitored["column"].tolist()
-        _worse(errors, "projections", values[at][:, columns], expected_values[at][:, columns])
+    tokens = reference[0].monitored_tokens
+    values, expected_values = (torch.from_numpy(np.array(side.copy_values().read())) for side, _ in (kernel, reference))
+    for request, begin, end in zip(reference[0].monitored.requests, tokens.rows.begin, tokens.rows.end, strict=True):
+        here = slice(begin, end), slice(0, len(request.monitored))
+        _worse(errors, "projections", values[here], expected_values[here])
     return errors
 
 

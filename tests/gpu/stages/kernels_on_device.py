@@ -187,7 +187,8 @@ def _microseconds(d_model: int, n_tokens: int, n_requests: int, asked: str) -> l
 
 def _asking(asked: str, i: int) -> Any:
     """A request that asks for one thing on every layer."""
-    from kernel_cases import MONITORED, SPEC, TERM, UNBOUNDED, Interval, LiveRequest, term
+    from kernel_cases import SPEC, TERM, UNBOUNDED, Interval, LiveRequest, term
+    from trait_service.engine.direction_sets import DirectionSet
 
     layers = range(N_LAUNCHES)
     if asked == "steered":
@@ -195,8 +196,8 @@ def _asking(asked: str, i: int) -> Any:
         return LiveRequest(SPEC, 1, terms=np.array(terms, dtype=TERM))
     if asked == "captured":
         return LiveRequest(SPEC, 1, pools=[[Interval(0, UNBOUNDED)]], captured_layers=list(layers), capture_rows=[i])
-    columns = [(layer, (i + layer) % 256, layer, 0, False) for layer in layers]
-    return LiveRequest(SPEC, 1, monitored=np.array(columns, dtype=MONITORED))
+    rows = np.array([(i + layer) % 256 for layer in layers])
+    return LiveRequest(SPEC, 1, monitored=DirectionSet.of(np.array(layers), rows, np.zeros(len(rows), dtype=np.bool_)))
 
 
 STAGE = Stage(
