@@ -122,12 +122,14 @@ class Landmarks:
         thinking: Absolute `[start, stop)` of the reasoning, without its markers; None: it was not looked for.
         answer: The same for what follows it.
         tokens: Text -> absolute `[start, stop)` of each place where tokens spell it.
+        response: Absolute `[start, stop)` of the reply of a text that is given whole; None: it follows from the lengths.
     """
 
     turns: Sequence[tuple[int, int]] = ()
     thinking: tuple[int, int] | None = None
     answer: tuple[int, int] | None = None
     tokens: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
+    response: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -209,11 +211,16 @@ class Positions:
         Raises:
             InvalidRequestError: The text has no such turn, or a part was not looked for.
         """
-        if not self.needs_tokens:
+        if not self.needs_tokens and places.response is None:
             return self
         select, without = (
             tuple(found for item in items for found in _located(item, places)) for items in (self.select, self.without)
         )
+        if len(select) + len(without) > MAX_ITEMS:
+            raise InvalidRequestError(
+                f"positions {self} are at {len(select) + len(without)} places of the text; at most {MAX_ITEMS}",
+                param="positions",
+            )
         return Positions(select, without)
 
     def __str__(self) -> str:
@@ -323,6 +330,8 @@ def _absolute(items: Iterable[Slice | TokenText], n_prompt: int, n_total: int | 
 
 def _located(item: Slice | TokenText, places: Landmarks) -> list[Slice | TokenText]:
     """One item as slices of the whole sequence."""
+    if item.part == "response" and places.response is not None:
+        return [_whole(item.inside(*places.response))]
     if item.part not in LOCATED_PARTS:
         return [item]
     if isinstance(item, TokenText):

@@ -142,6 +142,8 @@ def test_steer_names_the_registered_vectors_if_the_name_is_unknown(cli, url):
         (["-t", "refusal", "-c", "1", "-l", "9999"], "less than 512"),
         (["-t", "refusal", "-c", "1", "--scope", "5:2"], "the first must be below the second"),
         (["-t", "refusal", "-c", "1", "--scope", "a:b"], "FROM:TO"),
+        (["-t", "refusal", "-c", "1", "--scope", "some"], "not one of all, prompt, generated, last_prompt"),
+        (["-t", "refusal", "-c", "1", "--scope", "response[8::0]"], "the step is 0"),
         (["-t", "refusal", "-c", "1", "--url", "nowhere"], "http://HOST:PORT"),
         (["-t", "refusal", "-c", "1", "--nonsense"], "--nonsense"),
     ],

@@ -49,13 +49,13 @@ def test_a_set_of_layers_has_its_control_on_the_same_layers(folder):
 
 def test_operations_scopes_and_sampling_are_dimensions(folder):
     experiment, outcome = sweep(
-        folder, MemoryService(), operation=["add", "set"], scope=["all", {"positions": [0, 4]}],
+        folder, MemoryService(), operation=["add", "set"], scope=["all", {"positions": [0, 4]}, "response[:1], response[2::2]"],
         temperature=[0.0, 0.7], top_p=[1.0, 0.9], seeds=[0, 1],
     )  # fmt: skip
     n_samplings = 2 * 2 * 2
-    assert outcome.trials_total == 3 * (2 * 2 * n_samplings + n_samplings) == size_of(experiment).trials
+    assert outcome.trials_total == 3 * (2 * 3 * n_samplings + n_samplings) == size_of(experiment).trials
     found = rows(folder, "SELECT DISTINCT operation, scope FROM cells WHERE kind = 'steered' ORDER BY ALL")
-    assert found == [(o, s) for o in ("add", "set") for s in ("all", "positions[0, 4)")]
+    assert found == [(o, s) for o in ("add", "set") for s in ("all", "positions[0, 4)", "response[:1], response[2::2]")]
     assert rows(folder, "SELECT DISTINCT temperature, top_p, seeds FROM trait_summary ORDER BY ALL") == [
         (t, p, 2) for t in (0.0, 0.7) for p in (0.9, 1.0)
     ]

@@ -19,7 +19,16 @@ TEXTS = [
     "Here is what I would tell a friend who wants to learn the piano:",
     "When the river rises in spring, the farmers along its banks",
 ]
-CAPTURED = ["prompt[:]", "prompt[-1]", "response[:]", "response[:5]", "all[4:]"]
+CAPTURED = [
+    "prompt[:]",
+    "prompt[-1]",
+    "response[:]",
+    "response[:5]",
+    "all[4:]",
+    "all[1::3]",
+    "prompt[:2], response[:4] except response[1]",
+]
+SELECTOR = "prompt[-4:], response[1::2] except prompt[-2]"
 
 
 def turned(h: torch.Tensor, d: torch.Tensor, degrees: float) -> torch.Tensor:
@@ -140,6 +149,7 @@ class Lab:
             "generated": lambda at: at >= n - 1,
             "last_prompt": lambda at: at == n - 1,
             "positions": lambda at: (at >= 2) & (at < n + 1),
+            SELECTOR: lambda at: ((at >= n - 4) & (at < n) & (at != n - 2)) | ((at > n) & ((at - n) % 2 == 1)),
         }
         operations = {
             "add": (0.5 * p, lambda h: h + 0.5 * p * d),
@@ -290,8 +300,9 @@ def test_capture_equals_the_hidden_states_after_each_block(lab, pool):
     n = len(prompt)
     seen = [*prompt, *generated[:-1]]
     streams = lab.ref.streams(seen).numpy()
-    at = [slice(0, n), slice(n - 1, n), slice(n, None), slice(n, n + 5), slice(4, None)][pool]
-    assert captures["read/count"][pool] == len(range(len(seen))[at])
+    slices = [slice(0, n), slice(n - 1, n), slice(n, None), slice(n, n + 5), slice(4, None), slice(1, None, 3)]
+    at = [*(np.arange(len(seen))[each] for each in slices), np.array([0, 1, n, n + 2, n + 3])][pool]
+    assert captures["read/count"][pool] == len(at)
     expected = streams[:, at].mean(1)
     error = np.linalg.norm(captures["read/mean"][pool] - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
     assert error.max() < 1e-3

@@ -80,7 +80,7 @@ def setup(memory_workers):
         rpc = Workers(workers)
         bank = BankClient(rpc.update_bank, workers.rows)
         fetcher = ResultFetcher(rpc.collect, rpc.discard, rpc.projections)
-        return memory_engine, SteeredEngineClient(memory_engine, bank, fetcher, VectorUses(), BOS, str)
+        return memory_engine, SteeredEngineClient(memory_engine, bank, fetcher, VectorUses(), BOS, str, 8)
 
     return make
 

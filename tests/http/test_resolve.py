@@ -8,10 +8,13 @@ import pytest
 from pydantic import ValidationError
 from resolvers import D_MODEL, RESIDUAL_NORM, resolver_of
 from trait_core.errors import InvalidRequestError, UnknownVectorError, first_fault
+from trait_core.positions import Landmarks
 from trait_core.schema import AppliedTerm, SteeredPositions, Steering, SteeringReport
 from trait_core.storage import sha256_of
 from trait_core.vectors.inline import inline_vector
+from trait_service.engine.spec import TermSpec
 from trait_service.registry.registry import VectorRegistry
+from trait_service.resolving.scopes import check_scopes, placed
 
 
 @pytest.fixture
@@ -59,6 +62,51 @@ def test_a_term_on_two_layers_is_two_terms_with_each_layers_direction(resolver, 
 def test_a_vector_may_be_named_by_its_hash(resolver, registry):
     by_hash = resolver.resolve(steering({"vector": registry.get("tone").sha256}))
     assert by_hash.terms == resolver.resolve(steering({})).terms
+
+
+@pytest.mark.parametrize(
+    ("scope", "written"),
+    [
+        ("response[8::4]", "response[8::4]"),
+        (["prompt[-1]", "response[:2]"], "prompt[-1], response[:2]"),
+        ({"select": "all[:]", "except": ["all[:4]"]}, "all[:] except all[:4]"),
+    ],
+)
+def test_a_selector_is_reported_and_travels_in_its_written_form(resolver, scope, written):
+    resolved = resolver.resolve(steering({"scope": scope}))
+    assert resolved.applied[0].scope == written
+    assert str(resolved.terms[0].scope) == written
+    assert TermSpec.model_validate_json(resolved.terms[0].model_dump_json()) == resolved.terms[0]
+
+
+def test_scopes_are_checked_against_the_prompt_before_the_engine_gets_them():
+    def terms(*scopes):
+        return [TermSpec(layer=3, direction="d" * 64, scope=scope) for scope in scopes]
+
+    check_scopes(terms("all", "prompt[-4:]", "response[:2], response[4:6]"), 10, 4)
+    for scope, reason in {
+        "prompt[10:]": "selects no position: the prompt has 10 tokens",
+        "response[-1]": "still being generated",
+        "thinking[:]": "not for steering a reply while it is generated yet",
+        "response[:2], response[4:6], response[8], prompt[0], prompt[4]": "5 terms act on layer 3",
+    }.items():
+        with pytest.raises(InvalidRequestError, match=reason) as caught:
+            check_scopes(terms(scope), 10, 4)
+        assert caught.value.param == "steering.terms"
+
+
+def test_in_a_text_that_is_given_whole_selectors_count_inside_its_reply():
+    places = Landmarks(response=(6, 10), thinking=(6, 8))
+    named, reply, thought = placed(
+        [
+            TermSpec(layer=3, direction="d" * 64, scope=scope)
+            for scope in ("generated", "response[-2:]", "thinking[1:]")
+        ],
+        places,
+    )
+    assert named.scope == "generated"
+    assert reply.intervals(10) == [(8, 10, 1)]
+    assert thought.intervals(10) == [(7, 8, 1)]
 
 
 def test_position_scopes_travel_as_an_interval(resolver):

@@ -404,9 +404,13 @@ def _steering_report(applied: list[AppliedTerm], n_prompt: int, n_generated: int
     for term in applied:
         ends = {"all": (0, n_total), "prompt": (0, n_prompt), "generated": (n_prompt - 1, n_total)}
         ends["last_prompt"] = (n_prompt - 1, n_prompt)
-        start, stop = term.scope.positions if isinstance(term.scope, PositionScope) else ends[term.scope]
-        prompt.update(range(start, min(stop, n_prompt)))
-        generated.update(range(max(start, n_prompt), min(stop, n_total)))
+        if isinstance(term.scope, PositionScope) or term.scope in ends:
+            start, stop = term.scope.positions if isinstance(term.scope, PositionScope) else ends[term.scope]
+            held = list(range(start, min(stop, n_total)))
+        else:
+            held = Positions.parse(term.scope).indices(n_prompt, n_total)
+        prompt.update(at for at in held if at < n_prompt)
+        generated.update(at for at in held if at >= n_prompt)
     return SteeringReport(applied=applied, positions=SteeredPositions(prompt=len(prompt), generated=len(generated)))
 
 

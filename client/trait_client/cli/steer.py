@@ -79,7 +79,9 @@ def steer(
     ] = None,
     unit: Annotated[str, typer.Option(help="Unit of --coef: dose, separation or raw.")] = "dose",
     operation: Annotated[str, typer.Option(help="add, ablate, set, scale, floor, ceiling, replace or rotate.")] = "add",
-    scope: Annotated[str, typer.Option(help="all, prompt, generated, last_prompt, or FROM:TO.")] = "all",
+    scope: Annotated[
+        str, typer.Option(help="all, prompt, generated, last_prompt, FROM:TO, or a selector such as response[:16].")
+    ] = "all",
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, tokens.")] = 96,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Seed of sampling.")] = None,
@@ -268,8 +270,8 @@ async def _outcome(work: Awaitable[T]) -> T | TraitError:
 
 def _scope(text: str) -> Scope:
     start, colon, stop = text.partition(":")
-    if not colon:
-        return text  # type: ignore[return-value] # SteeringTerm checks the names
+    if not colon or "[" in text:
+        return text  # SteeringTerm checks it
     try:
         positions = [int(start), int(stop)]
     except ValueError as error:

@@ -96,7 +96,7 @@ class Intervention:
         return Steering(terms=[self.term])
 
     def columns(self) -> dict[str, Any]:
-        """Values of its columns in the table `cells`; the scope is a name, or `positions[from, to)`."""
+        """Values of its columns in the table `cells`; the scope is a name, a selector, or `positions[from, to)`."""
         values = self.term.model_dump(exclude={"vector"}) | {"scope": self._scope_text()}
         own = {"trait": self.trait, "trait_sha256": self.trait_sha256, "sha256": self.sha256, "method": self.method}
         return own | values | {"layer": self.layer, "read_layer": self.read_layer}

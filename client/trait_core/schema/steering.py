@@ -1,9 +1,11 @@
 """`steering` of a request, and the report in its response."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from trait_core.errors import InvalidRequestError
+from trait_core.positions import MAX_SELECTOR, Positions
 from trait_core.schema.base import (
     MAX_LAYERS,
     MAX_TERMS,
@@ -31,7 +33,44 @@ class PositionScope(Request):
         return self
 
 
-Scope = NamedScope | PositionScope
+def _written(value: Any) -> Any:
+    """A selector in its one written form; names and absolute positions are left as they are."""
+    if (
+        value in get_args(NamedScope)
+        or isinstance(value, PositionScope)
+        or (isinstance(value, dict) and "positions" in value)
+    ):
+        return value
+    try:
+        return str(Positions.of(value))
+    except InvalidRequestError as error:
+        raise ValueError(f"not one of {', '.join(get_args(NamedScope))}, and no selector: {error}") from error
+
+
+def _single(value: Any) -> Any:
+    """As `_written`, where a list has another meaning."""
+    return value if isinstance(value, list) else _written(value)
+
+
+WrittenSelector = Annotated[str, Field(max_length=MAX_SELECTOR)]
+"""Token positions as `trait_core.positions` writes them, for example `prompt[-4:], response[:8]`."""
+
+SingleScope = Annotated[
+    NamedScope | PositionScope | WrittenSelector,
+    BeforeValidator(
+        _single, json_schema_input_type=NamedScope | PositionScope | WrittenSelector | dict[str, str | list[str]]
+    ),
+]
+"""A scope that is not a list, for places where a list has another meaning."""
+
+Scope = Annotated[
+    NamedScope | PositionScope | WrittenSelector,
+    BeforeValidator(
+        _written,
+        json_schema_input_type=NamedScope | PositionScope | WrittenSelector | list[str] | dict[str, str | list[str]],
+    ),
+]
+"""A name, absolute positions, or a selector: its text, a list of them (their union), or `{"select", "except"}`."""
 
 
 class SteeringTerm(Request):
@@ -50,8 +89,9 @@ class SteeringTerm(Request):
             (is multiplied by the factor), `floor` and `ceiling` (stays at or above, at or below the limit). Two change the
             whole stream: `replace` (activation patching: it becomes a times the direction) and `rotate` (angular steering: it is
             turned towards the direction by the angle and keeps its norm; parallel to the direction it stays as it is).
-        scope: Token positions that are steered. `generated` includes the last prompt position, which produces the
-            first generated token.
+        scope: Token positions that are steered: a name, `{"positions": [from, to]}`, or a selector such as `prompt[-4:]` or
+            `response[8::4]` (a list is their union; `{"select": [...], "except": [...]}` takes positions out). `generated`
+            includes the last prompt position, which produces the first generated token; `response[:]` begins at that token.
         preserve_norm: Rescale the residual stream to its norm before the change.
     """
 

@@ -12,14 +12,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from trait_core.errors import SteeringFailedError
+from trait_core.errors import InvalidRequestError, SteeringFailedError
 from trait_core.schema import MonitorReport, SteeredPositions, SteeringReport
 from vllm.exceptions import VLLMValidationError
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from trait_service.access.admission import claim_completions
-from trait_service.engine.spec import EXTRA_ARGS_KEY, CaptureSpec, RequestSpec, reserved_key_message
+from trait_service.engine.spec import EXTRA_ARGS_KEY, CaptureSpec, RequestSpec, TermSpec, reserved_key_message
 from trait_service.engine_link.bank_client import BankClient
 from trait_service.engine_link.result_fetcher import NoReportError, ResultFetcher
 from trait_service.engine_link.spans import SteeringSpan
@@ -29,6 +29,7 @@ from trait_service.metrics import count_positions, count_run
 from trait_service.registry.uses import VectorUses
 from trait_service.resolving.monitoring import Decode, MonitoredPrompt, ResolvedMonitor
 from trait_service.resolving.resolve import ResolvedSteering
+from trait_service.resolving.scopes import check_scopes
 
 STEERABLE_PROMPTS = ("token", "multimodal")
 
@@ -43,6 +44,7 @@ class Run:
         monitor: Projections to answer; None answers none.
         collected: One entry for each finished prompt of the request.
         monitored: One entry for each prompt of a monitored request.
+        terms: The steering's terms with their scopes placed in this prompt; None: as they are.
     """
 
     steering: ResolvedSteering | None = None
@@ -51,6 +53,7 @@ class Run:
     collected: list[Collected] = field(default_factory=list)
     monitored: list[MonitoredPrompt] = field(default_factory=list)
     started: int = 0
+    terms: Sequence[TermSpec] | None = None
 
     @property
     def directions(self) -> dict[str, bytes]:
@@ -64,6 +67,13 @@ class Run:
         steering = {term.sha256 for term in self.steering.applied} if self.steering else set()
         return steering | ({column.sha256 for column in self.monitor.columns} if self.monitor else set())
 
+    @property
+    def steered_terms(self) -> Sequence[TermSpec]:
+        """The terms as they travel to the workers."""
+        if self.terms is not None:
+            return self.terms
+        return self.steering.terms if self.steering else ()
+
     def new_spec(self, n: int, prompt_ids: list[int], decode: Decode) -> RequestSpec:
         """The spec for one more prompt of the request, with a new key.
 
@@ -73,12 +83,15 @@ class Run:
             decode: Returns the text of token ids.
         """
         key = secrets.token_hex(16)
-        terms = list(self.steering.terms) if self.steering else []
         if self.monitor is not None:
             self.monitored.append(MonitoredPrompt(self.monitor, key, prompt_ids, self.started * n, decode))
         self.started += 1
         return RequestSpec(
-            key=key, n=n, terms=terms, capture=self.capture, monitor=self.monitor.spec if self.monitor else None
+            key=key,
+            n=n,
+            terms=list(self.steered_terms),
+            capture=self.capture,
+            monitor=self.monitor.spec if self.monitor else None,
         )
 
     def collect(self, key: str, collected: Collected) -> None:
@@ -155,6 +168,7 @@ class SteeredEngineClient:
         uses: Vector files that running requests use.
         bos_token_id: The tokenizer's BOS token; None if it has none.
         decode: Text of token ids, special ones included.
+        terms_per_layer: Terms of one request on one layer.
     """
 
     def __init__(
@@ -165,7 +179,9 @@ class SteeredEngineClient:
         uses: VectorUses,
         bos_token_id: int | None,
         decode: Decode,
+        terms_per_layer: int,
     ) -> None:
+        self._terms_per_layer = terms_per_layer
         self._engine = engine
         self._bank = bank
         self._fetcher = fetcher
@@ -207,8 +223,12 @@ class SteeredEngineClient:
             raise VLLMValidationError("only prompts of tokens can be steered or captured, not embeddings")
         if run.capture is not None and sampling_params.n != 1:
             raise VLLMValidationError(f"a capture needs n = 1, not {sampling_params.n}", parameter="n")
-        count_run(run.steering, monitored=run.monitor is not None, captured=run.capture is not None)
         n_prompt = len(prompt["prompt_token_ids"])
+        try:
+            check_scopes(run.steered_terms, n_prompt, self._terms_per_layer)
+        except InvalidRequestError as error:
+            raise VLLMValidationError(str(error), parameter=error.param) from error
+        count_run(run.steering, monitored=run.monitor is not None, captured=run.capture is not None)
         spec = run.new_spec(sampling_params.n or 1, prompt["prompt_token_ids"], self._decode)
         params = _with_spec(sampling_params, spec, n_prompt)
         outputs = self._generate(run, spec, prompt, params, request_id, options)

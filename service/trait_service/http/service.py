@@ -77,7 +77,7 @@ class TraitService:
             weights=shape["weights"],
             residual_norms=norms,
             operations=list(shape["operations"]),
-            scopes=[*get_args(NamedScope), "positions"],
+            scopes=[*get_args(NamedScope), "positions", "selectors"],
             units=list(get_args(Unit)),
             limits=_limits(settings, engine_settings, shape),
             versions={"trait-steering": __version__, **_texts(shape.get("versions"))},
@@ -115,7 +115,9 @@ def _connect(engine: Any, workers: Workers, uses: VectorUses, settings: EngineSe
     bank = BankClient(workers.update_bank, settings.bank_rows)
     expose_bank(settings.bank_rows, lambda: bank.held, lambda: bank.resident)
     fetcher = ResultFetcher(workers.collect, workers.discard, workers.projections)
-    return SteeredEngineClient(engine, bank, fetcher, uses, tokenizer.bos_token_id, tokenizer.decode)
+    return SteeredEngineClient(
+        engine, bank, fetcher, uses, tokenizer.bos_token_id, tokenizer.decode, settings.terms_per_layer
+    )
 
 
 async def _identify(engine: Any, state: State) -> dict[str, Any]:

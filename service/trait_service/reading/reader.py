@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -27,12 +28,13 @@ from vllm.inputs import tokens_input
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from trait_service.engine.requests import MAX_POOL_INTERVALS
-from trait_service.engine.spec import CaptureSpec
+from trait_service.engine.spec import CaptureSpec, TermSpec
 from trait_service.engine_link.engine_client import Run, SteeredEngineClient, last_output
 from trait_service.reading.answer import Reading, ReadText, answer
 from trait_service.reading.capture_slots import CaptureSlots
 from trait_service.reading.chat_template import ChatTemplate, said_by_template
 from trait_service.resolving.resolve import ResolvedSteering
+from trait_service.resolving.scopes import placed
 
 Result = TypeVar("Result")
 
@@ -277,7 +279,7 @@ class ActivationReader:
             each=request.pooling == "none",
             before_steering=request.before_steering,
         )
-        run = Run(steering, capture)
+        run = Run(steering, capture, terms=_terms(steering, text) if given else None)
         params = _sampling(request.generate, logprobs=request.logprobs)
         async with self._pools.take(0 if capture.each else len(positions)):
             outputs = self._client.run(
@@ -289,6 +291,13 @@ class ActivationReader:
         if collected.capture is None and collected.each is None:
             raise SteeringFailedError("the workers hold no capture of a request that asked for one")
         return Reading(text, output, collected, collected.capture)
+
+
+def _terms(steering: ResolvedSteering | None, text: ReadText) -> list[TermSpec] | None:
+    """The terms for a text that is given whole."""
+    if steering is None:
+        return None
+    return placed(steering.terms, replace(text.landmarks, response=(text.n_prompt, len(text.ids))))
 
 
 def needs_turns(positions: Sequence[Positions]) -> bool:

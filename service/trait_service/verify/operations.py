@@ -1,5 +1,7 @@
 """The check of the operations: every one of them, every scope, and their combinations, against the reference."""
 
+from trait_core.positions import Positions
+
 from trait_service.engine.spec import TermSpec
 from trait_service.verify.bench import Bench
 from trait_service.verify.findings import Finding, judged, named
@@ -63,6 +65,7 @@ def cases_of(bench: Bench) -> dict[str, list[TermSpec]]:
         "scope generated": [push(layer, scope="generated")],
         "scope last_prompt": [push(layer, 2, scope="last_prompt")],
         "scope positions": [push(layer, 2, scope=[third, 3 * third])],
+        "scope selector": [push(layer, 2, scope=Positions.parse("prompt[-2:], response[::2]"))],
         "three terms in order": [bench.term("ablate"), push(layer), bench.term("scale", 0.5, scope="generated")],
         "every layer": [bench.term("ablate", layer=each) for each in range(bench.engine.n_layers)],
     }

@@ -43,7 +43,15 @@ from trait_client.scoring.evaluation import EvaluationSpec
 from trait_client.sweeps.experiment.precision import PrecisionService
 from trait_client.sweeps.experiment.section import Coefficients, Label, Layers, Name, Section
 from trait_core.errors import DatasetError, InvalidRequestError, first_fault
-from trait_core.schema import NO_ADAPTER, ChatTemplateKwargs, Operation, Scope, SteeringTerm, Unit, VectorReference
+from trait_core.schema import (
+    NO_ADAPTER,
+    ChatTemplateKwargs,
+    Operation,
+    SingleScope,
+    SteeringTerm,
+    Unit,
+    VectorReference,
+)
 from trait_core.text_files import read_toml
 from trait_core.traits import default_traits_folder
 
@@ -96,7 +104,8 @@ class Experiment(Section):
         coefficients: Coefficients in `unit`, one cell each.
         unit: Unit of the coefficients.
         operation: Operation on the projection; a list is a dimension. `ablate` ignores the coefficients and is one cell.
-        scope: Steered token positions; a list is a dimension.
+        scope: Steered token positions: a name, `{positions = [from, to]}`, or a selector such as `response[:16]`; a list is a
+            dimension.
         preserve_norm: Rescale the residual stream to its norm before the change.
         n_prompts: Number of each trait's questions to use, from the first; None uses all.
         prompts: Prompts for every trait, in place of its own questions.
@@ -127,7 +136,7 @@ class Experiment(Section):
     coefficients: Coefficients
     unit: Unit = "dose"
     operation: Operation | Annotated[list[Operation], Field(min_length=1)] = "add"
-    scope: Scope | Annotated[list[Scope], Field(min_length=1)] = "all"
+    scope: SingleScope | Annotated[list[SingleScope], Field(min_length=1)] = "all"
     preserve_norm: bool = False
     n_prompts: Annotated[int, Field(ge=1)] | None = None
     prompts: Annotated[list[Annotated[str, Field(min_length=1, max_length=1_000_000)]], Field(min_length=1)] | None = (
@@ -204,7 +213,7 @@ class Experiment(Section):
         return _listed(self.operation)
 
     @property
-    def scopes(self) -> list[Scope]:
+    def scopes(self) -> list[SingleScope]:
         """Steered token positions, one cell each."""
         return _listed(self.scope)
 

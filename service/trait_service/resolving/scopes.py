@@ -1,0 +1,63 @@
+"""Scopes of steering against the tokens of one prompt: what they select is looked at before the engine gets it."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from trait_core.errors import InvalidRequestError
+from trait_core.positions import Landmarks, Positions
+
+from trait_service.engine.spec import TermSpec
+
+PARAM = "steering.terms"
+
+
+def check_scopes(terms: Sequence[TermSpec], n_prompt: int, terms_per_layer: int) -> None:
+    """Refuse selectors that the engine cannot steer at.
+
+    Args:
+        terms: The terms, as they travel to the workers.
+        n_prompt: Tokens of the prompt.
+        terms_per_layer: Terms of one request on one layer, each interval of a scope counted.
+
+    Raises:
+        InvalidRequestError: A selector depends on tokens that are not generated yet, selects nothing of this prompt, or
+            comes to too many intervals.
+    """
+    used: dict[int, int] = defaultdict(int)
+    for term in terms:
+        used[term.layer] += _n_intervals(term.scope, n_prompt) if isinstance(term.scope, Positions) else 1
+    for layer, n in used.items():
+        if n > terms_per_layer:
+            raise InvalidRequestError(
+                f"{n} terms act on layer {layer}, each interval of a scope counted; at most {terms_per_layer} "
+                "(--terms-per-layer): use fewer terms, or selectors with fewer parts",
+                param=PARAM,
+            )
+
+
+def _n_intervals(scope: Positions, n_prompt: int) -> int:
+    if scope.needs_tokens:
+        raise InvalidRequestError(
+            f"scope {scope}: turn, thinking, answer and tokens are not for steering a reply while it is generated yet; "
+            "steer at prompt, response or all. Activations of a given text take them",
+            param=PARAM,
+        )
+    try:
+        n = len(scope.intervals(n_prompt, None))
+    except InvalidRequestError as error:
+        raise InvalidRequestError(str(error), param=PARAM) from error
+    if n == 0:
+        raise InvalidRequestError(f"scope {scope} selects no position: the prompt has {n_prompt} tokens", param=PARAM)
+    return n
+
+
+def placed(terms: Sequence[TermSpec], places: Landmarks) -> list[TermSpec]:
+    """The terms for a text that is given whole: selectors count inside its reply, which is a part of the engine's prompt.
+
+    Raises:
+        InvalidRequestError: The text has no such part.
+    """
+    return [
+        term.model_copy(update={"scope": term.scope.located(places)}) if isinstance(term.scope, Positions) else term
+        for term in terms
+    ]
