@@ -8,19 +8,21 @@ from trait_client.http import TraitClient
 from trait_client.http.settings import DEFAULT_URL
 from trait_core.console import ApiKey, AsJson, complain, print_json, print_table
 from trait_core.errors import InvalidRequestError
-from trait_core.schema import ServiceInfo, Unit
+from trait_core.schema import Unit
 from trait_core.storage import sha256_of, write_atomically
 from trait_core.vectors.file import VectorFile
 from trait_core.vectors.model_shape import ModelShape
 
 from trait_extraction.cli.console import print_lines
 from trait_extraction.cli.tables import control_table, imported_table
+from trait_extraction.cli.vector_folders import FolderImport, import_folders
 from trait_extraction.interchange import sandbox
 from trait_extraction.interchange.foreign_vectors import ForeignVectors
 from trait_extraction.interchange.gguf_export import control_vector
 from trait_extraction.interchange.importing import Imported, import_vectors
 from trait_extraction.interchange.locations import read_location
 from trait_extraction.interchange.numbering import NUMBERINGS, check_numbering
+from trait_extraction.interchange.vector_folders import find_vector_folders
 
 Layers = Annotated[list[int] | None, typer.Option("--layer", min=0, help="0-based decoder block; may be repeated.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
@@ -30,10 +32,17 @@ def import_command(
     source: Annotated[
         str,
         typer.Argument(
-            help=".gguf, .pt, .safetensors, .npy, .npz, a folder of `<method>_layer<N>.pt`, or hf://org/repo@revision/path."
+            help=".gguf, .pt, .safetensors, .npy, .npz, a folder of `<method>_layer<N>.pt`, a tree of "
+            "`<category>/<trait>/<variant>/vectors/<position>/<component>/<method>/layer<N>.pt`, or hf://org/repo@revision/path."
         ),
     ],
-    trait: Annotated[str, typer.Option(help="Trait name of the new vector file.")],
+    trait: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Trait name of the new vector file. Of a tree of folders: the traits to import, each name or category/name, "
+            "may be repeated; default: all."
+        ),
+    ] = None,
     numbering: Annotated[
         str | None,
         typer.Option(
@@ -42,7 +51,8 @@ def import_command(
         ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="Method that made the vectors. Default: the folder's method, else imported.")
+        str | None,
+        typer.Option(help="Method that made the vectors. Default: the folder's method, else imported; of a tree: all."),
     ] = None,
     layer: Layers = None,
     chosen_layer: Annotated[
@@ -64,33 +74,42 @@ def import_command(
 ) -> None:
     """Convert vectors of another tool to a vector file, `<out>/<trait>/<method>.safetensors`.
 
+    Of a tree of folders, every vector becomes a file, `<out>/<category>/<trait>/<variant>/<position>/<method>.safetensors`.
+    What cannot be imported is listed at the end with the reason.
+
     Example: `trait-extract import happy.gguf --trait happy --numbering block --url http://127.0.0.1:8000`
     """
     if like is not None and register:
         raise InvalidRequestError("--register needs the service's own shape: leave --like out", param="like")
     if (said := sandbox.warning()) is not None:
         complain(said, label="note")
+    if Path(source).is_dir() and (tree := find_vector_folders(Path(source))):
+        if numbering not in {None, "block"}:
+            raise InvalidRequestError(
+                "layerN.pt of such a tree is the output of block N: leave --numbering out", "numbering"
+            )
+        options = FolderImport(_shape(like, url, api_key), folder, trait, method, layer, chosen_layer, force)
+        with TraitClient(url, api_key=api_key) as client:
+            import_folders(tree, options, client if register else None, as_json=as_json)
+        return
+    if trait is None or len(trait) != 1:
+        raise InvalidRequestError("name the new vector, --trait NAME", param="trait")
+    (name,) = trait
     foreign = read_location(source, method)
     convention = check_numbering(numbering, foreign)
-    shape = (
-        ModelShape.of_service(_info(url, api_key))
-        if like is None
-        else ModelShape.of_metadata(VectorFile.load(like).metadata)
-    )
+    shape = _shape(like, url, api_key)
     made_by = method or foreign.facts.get("method", "imported")
-    imported = import_vectors(
-        foreign, shape, trait, convention, method=made_by, layers=layer, chosen_layer=chosen_layer
-    )
-    path = folder / trait / f"{made_by}.safetensors"
+    imported = import_vectors(foreign, shape, name, convention, method=made_by, layers=layer, chosen_layer=chosen_layer)
+    path = folder / name / f"{made_by}.safetensors"
     data = imported.vector.to_bytes()
     _write(path, data, force=force)
     if register:
         with TraitClient(url, api_key=api_key) as client:
-            client.put_vector(trait, data)
+            client.put_vector(name, data)
     for warning in imported.warnings:
         complain(warning, label="warning")
     if as_json:
-        print_json(_imported_row(path, data, foreign, imported, registered=trait if register else None))
+        print_json(_imported_row(path, data, foreign, imported, registered=name if register else None))
         return
     print_table(imported_table(imported))
     meta = imported.vector.metadata
@@ -102,7 +121,7 @@ def import_command(
             f"shape and residual norms: {shape.model}, {shape.n_layers} layers, d_model {shape.d_model}, from {shape.source}",
             "unit separation: coefficient 1 adds the vector as stored in its file. Its centre is unknown: projections are not centred",
             f"layer {meta.chosen_layer}: {meta.chosen_because}",
-            f"{path}{f', registered as {trait}' if register else ''}",
+            f"{path}{f', registered as {name}' if register else ''}",
             sha256_of(data),
         ]
     )
@@ -143,9 +162,12 @@ def export_command(
     )
 
 
-def _info(url: str, api_key: str | None) -> ServiceInfo:
+def _shape(like: Path | None, url: str, api_key: str | None) -> ModelShape:
+    """The model's shape, from a vector file of it or from its service."""
+    if like is not None:
+        return ModelShape.of_metadata(VectorFile.load(like).metadata)
     with TraitClient(url, api_key=api_key) as client:
-        return client.info()
+        return ModelShape.of_service(client.info())
 
 
 def _write(path: Path, data: bytes, *, force: bool) -> None:

@@ -36,6 +36,7 @@ def import_vectors(
     method: str = "imported",
     layers: list[int] | None = None,
     chosen_layer: int | None = None,
+    positions: str = "unknown",
 ) -> Imported:
     """Check another tool's vectors against a model, and make a vector file from them (`VectorFile.from_arrays`).
 
@@ -47,6 +48,7 @@ def import_vectors(
         method: How the vectors were made.
         layers: 0-based blocks to take; None takes all.
         chosen_layer: Layer for requests that name none; None takes the one nearest to half of the depth.
+        positions: The positions that they were read from, as a vector file names them.
 
     Raises:
         InvalidRequestError: An invalid name, or a layer that the file does not have.
@@ -65,5 +67,7 @@ def import_vectors(
     vector = VectorFile.from_arrays(
         trait, vectors, shape, method=method, chosen_layer=chosen_layer, method_options=options
     )
+    if positions != "unknown":
+        vector = VectorFile(vector.metadata.model_copy(update={"positions": positions}), vector.directions)
     norms = {layer: at.separation for layer, at in vector.metadata.layers.items()}
     return Imported(vector, norms, left_out, [warning] if warning else [])
