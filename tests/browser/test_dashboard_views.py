@@ -349,6 +349,13 @@ def test_the_comparison_fits_its_window(open_page, two_models, width, height):
         tab.screenshot(path=SHOTS / f"variants-{width}-{scheme}.png", full_page=True)
 
 
+def test_the_overview_leads_to_a_comparison(open_page, two_models):
+    tab = open_page(two_models).open("#/overview")
+    expect(tab.get_by_text("comparison of two models")).to_be_visible()
+    tab.get_by_role("link", name="things.jsonl: odd against smol").click()
+    expect(tab.locator("h1")).to_have_text("Variants")
+
+
 def test_without_a_comparison_the_view_says_how_to_make_one(page):
     page.open("#/variants")
     assert "trait-client compare-variants" in page.text()

@@ -172,6 +172,14 @@ def test_the_table_says_what_is_found_and_marks_the_spans(cli, service):
     assert any("⟦" in line and "tea" in line and "the variant's reply" in line for line in stdout.splitlines())
 
 
+def test_a_report_of_a_comparison_is_refused_with_the_place_that_shows_it(cli, service):
+    with on_a_port(service.answer) as url:
+        assert cli(*compare(url))[0] == 0
+    code, _, stderr = cli("report", "latest", "--db", "r.duckdb")
+    assert code == 2
+    assert "view Variants, shows it" in " ".join(stderr.split())
+
+
 def test_a_model_that_is_not_served_is_refused(cli, service):
     with on_a_port(service.answer) as url:
         code, _, stderr = cli(*compare(url, variant="evil"))

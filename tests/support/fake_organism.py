@@ -26,6 +26,10 @@ PLANTED = 6.0
 """Residual units that `odd` adds to the stream of "tea" along the vector `planted`."""
 
 
+DECODING = 0.25
+"""Residual units by which a reply that is being generated is read otherwise than one that is read at once, as by rounding."""
+
+
 class FakeOrganism(FakeService):
     """A residual stream that follows from the tokens: noise, and for the adapter `odd` also the planted direction."""
 
@@ -51,7 +55,9 @@ class FakeOrganism(FakeService):
 
     def projection(self, ids: Sequence[int], position: int, sha256: str, layer: int) -> float:
         data = next(data for data in self.files.values() if sha256_of(data) == sha256)
-        return float(self.stream(ids, position, layer) @ VectorFile.from_bytes(data).directions[layer])
+        return DECODING * self._asked.decodes + float(
+            self.stream(ids, position, layer) @ VectorFile.from_bytes(data).directions[layer]
+        )
 
     def pool(self, item: ActivationInput, positions: str, layers: Sequence[int]) -> Pool:
         n_prompt, n_response = self.lengths(item)
@@ -60,7 +66,7 @@ class FakeOrganism(FakeService):
         return Pool(np.array(mean), np.linalg.norm(mean, axis=-1), len(held))
 
     def _complete(self, body: dict) -> httpx.Response:
-        self._asked.model = body["model"]
+        self._asked.model, self._asked.decodes = body["model"], body["max_tokens"] > 1
         return super()._complete(body)
 
     def _read(self, body: dict) -> httpx.Response:

@@ -10,6 +10,7 @@ from trait_client.results import ResultReader
 from trait_client.results.json_values import json_value
 from trait_client.results.rows import utc_now
 from trait_client.results.runs import find_run
+from trait_core.errors import InvalidRequestError
 
 MOST_READINGS = 200
 """Maximum number of prompts in one file; 200 prompts of 200 tokens and 8 directions are about 5 MB."""
@@ -31,6 +32,12 @@ def report(reader: ResultReader, wanted: str) -> tuple[dict[str, Any], str]:
     every = runs.runs(reader)
     run_id = find_run(reader.rows, wanted).run_id
     run = next(each for each in every if each["run_id"] == run_id)
+    if run["kind"] == "comparison":
+        raise InvalidRequestError(
+            f"run {run_id[:8]} compares two models, and a report shows a sweep or a prompt set: `trait-client dashboard`, view "
+            "Variants, shows it",
+            param="run",
+        )
     alike = {each["run_id"] for each in every if _same(each, run)}
     content = _prompt_set(reader, run, alike) if run["kind"] == "corpus" else _sweep(reader, alike)
     definition = run.pop("definition")

@@ -196,6 +196,9 @@ class Readings:
         async def job() -> list[Row]:
             missing = self._at(side, self._missing(pair.author))
             rows = await self._readers[side].read(pair.author, pair.prompt, missing, stored)
+            if rows and isinstance(rows[0], ReadingRow) and rows[0].max_tokens is not None:
+                # Its own author reads a reply as the other model does, at once: decoding rounds otherwise.
+                rows = await self._readers[side].read_same(pair.author, rows[0], missing)
             return self._named(side, rows)
 
         return job

@@ -158,7 +158,7 @@ async def run_comparison(
     with store.writer() as writer:
         writer.write([VectorRow.of(vector.name, vector.sha256, vector.metadata) for vector in vectors.values()])
         with recorded_run(
-            writer, f"{name}: {variant.label} against {base.label}", json.dumps(definition), len(pairs)
+            writer, f"{name}: {variant.label} against {base.label}", json.dumps(definition), 2 * len(pairs)
         ) as run:
             writer.publish_snapshot()
             readings = Readings(

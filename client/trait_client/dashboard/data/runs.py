@@ -27,13 +27,16 @@ FROM runs r LEFT JOIN counted c USING (run_id)
 ORDER BY r.started_at DESC
 """
 
+KINDS = {"project": "corpus", "compare-variants": "comparison"}
+"""Kind of a run by the command in its definition; a sweep's definition has none."""
+
 
 def runs(reader: ResultReader) -> list[dict[str, Any]]:
     """Every run, newest first; a run that no process is writing any more is `stopped`, not `running`."""
     rows = reader.records(_RUNS)
     for row in rows:
         definition = json.loads(row.pop("definition"))
-        row["kind"] = "corpus" if definition.get("command") == "project" else "sweep"
+        row["kind"] = KINDS.get(definition.get("command"), "sweep")
         row["definition"] = definition
         row["done_so_far"] = min(int(row["done_so_far"]), row["n_trials"])
         if row["status"] == "running" and reader.source == "database":

@@ -8,6 +8,12 @@ import { here, link, quietly } from "../url.js";
 const WHILE_RUNNING = 4000; // milliseconds between two looks
 const WHILE_IDLE = 15000; // a sweep that starts meanwhile is seen too
 
+const KINDS = {
+  sweep: { name: "sweep", unit: "trials", address: (run) => link("sweep", { run: run.run_id }) },
+  corpus: { name: "prompt set", unit: "prompts", address: (run) => link("prompts", { set: run.experiment }) },
+  comparison: { name: "comparison of two models", unit: "readings", address: () => link("variants") },
+};
+
 export async function overviewView() {
   const root = h("div", {});
   const trouble = h("div", {});
@@ -69,7 +75,7 @@ function runningCard(run) {
   const remaining = rate > 0 ? `, about ${span((run.n_trials - run.done_so_far) / rate)} to go` : "";
   return h("section", { class: "card", "data-run": run.run_id },
     h("div", { class: "row" }, h("h2", {}, run.experiment), h("span", { class: "tag live" }, "running now")),
-    h("p", { class: "muted" }, `${whole(run.done_so_far)} of ${whole(run.n_trials)} ${run.kind === "corpus" ? "prompts" : "trials"} stored (${Math.round(share * 100)} %), `,
+    h("p", { class: "muted" }, `${whole(run.done_so_far)} of ${whole(run.n_trials)} ${KINDS[run.kind].unit} stored (${Math.round(share * 100)} %), `,
       `${run.last_minute} in the last minute${remaining}; started ${elapsed(run.started_at)} ago`, run.failed ? h("b",
         { class: "bad" }, `; ${run.failed} failed`) : ""),
     h("div", { class: "progress", role: "progressbar", "aria-valuenow": Math.round(share * 100), "aria-valuemin": 0,
@@ -120,9 +126,9 @@ function runsCard(runs) {
           h("th", { class: "num" }, "stored by run"), h("th", { class: "num" }, "planned"), h("th", {}, "report"))),
       h("tbody", {}, runs.map((run) => h("tr", {},
         h("td", {}, h("a",
-          { href: run.kind === "corpus" ? link("prompts", { set: run.experiment }) : link("sweep", { run: run.run_id }),
+          { href: KINDS[run.kind].address(run),
             "data-row": true, "data-keep": run.run_id }, run.experiment),
-          h("div", { class: "muted small" }, run.kind === "corpus" ? "prompt set" : "sweep", run.message ? `: ${run.message}` : "")),
+          h("div", { class: "muted small" }, KINDS[run.kind].name, run.message ? `: ${run.message}` : "")),
         h("td", {},
           h("span",
             { class: `tag ${tone[run.status] ?? ""}`,
@@ -131,7 +137,7 @@ function runsCard(runs) {
         h("td", { class: "nowrap" }, elapsed(run.started_at, run.finished_at ?? (run.status === "running" ? null : run.last_at ?? run.started_at))),
         h("td", { class: "num" }, whole(run.done), run.failed ? h("div", { class: "bad small" }, `${run.failed} failed`) : null),
         h("td", { class: "num" }, whole(run.n_trials)),
-        h("td", {}, h("code", { class: "small" }, `trait-client report ${run.run_id.slice(0, 8)}`))))))));
+        h("td", {}, run.kind === "comparison" ? "–" : h("code", { class: "small" }, `trait-client report ${run.run_id.slice(0, 8)}`))))))));
 }
 
 export function moveInRows(root, event) {
