@@ -103,31 +103,52 @@ def test_an_engine_built_without_the_command_line_stops_before_it_loads_the_mode
         run_engine(Job(smollm2_path, [[Req([1, 2, 3])]], options=options))
 
 
-def test_two_workers_that_refuse_a_sleep_or_a_direction_stay_in_step(smollm2_path):
-    """vLLM's worker for the CPU does not sleep; what refuses lies before it."""
+@pytest.fixture(scope="module")
+def two_workers(smollm2_path):
+    """A service on two workers, whose context is shorter than the text that residual norms are measured on."""
     from trait_service.in_process import InProcessService
+
+    flags = ["--max-model-len", "64", "--served-model-name", "smollm2", "--pipeline-parallel-size", "2"]
+    service = InProcessService(str(smollm2_path), flags, enforce_eager=True)
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def client(two_workers):
     from trait_steering.transport import ApplicationTransport
 
-    flags = ["--max-model-len", "512", "--served-model-name", "smollm2", "--pipeline-parallel-size", "2"]
-    service = InProcessService(str(smollm2_path), flags, enforce_eager=True)
+    headers = {"Authorization": f"Bearer {two_workers.api_key}"}
+    with httpx.Client(transport=ApplicationTransport(two_workers), base_url="http://x", headers=headers) as client:
+        yield client
+
+
+def test_a_context_that_is_shorter_than_the_neutral_text_has_residual_norms_too(two_workers, client):
+    from safetensors.numpy import load
+    from trait_service.reading.residual_norms import NEUTRAL_TEXT
+
+    ids = two_workers.app.state.engine_client.renderer.get_tokenizer().encode(NEUTRAL_TEXT)
+    assert len(ids) > client.get("/v1/models").json()["data"][0]["max_model_len"] == 64
+    body = {"inputs": [{"token_ids": ids[:63]}], "positions": ["all[4:]"]}
+    read = load(client.post("/v1/activations", json=body).raise_for_status().content)["norm/all[4:]"][0]
+    assert client.get("/v1/steering").json()["residual_norms"] == pytest.approx(read.tolist(), rel=1e-3)
+
+
+def test_two_workers_that_refuse_a_sleep_or_a_direction_stay_in_step(two_workers, client):
+    """vLLM's worker for the CPU does not sleep; what refuses lies before it."""
 
     def call(coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, service.loop).result()
+        return asyncio.run_coroutine_threadsafe(coroutine, two_workers.loop).result()
 
-    try:
-        engine = service.app.state.engine_client
-        with pytest.raises(Exception, match=r"sleep level 2 is not supported .*POST /wake_up"):
-            call(engine.sleep(2))
-        call(engine.wake_up())
-        call(engine.sleep(1))
-        call(engine.wake_up())
-        workers = Workers(engine)
-        with pytest.raises(SteeringFailedError, match="3 numbers does not fit d_model 576"):
-            call(workers.update_bank({"0" * 64: np.ones(3, "<f4").tobytes()}, []))
-        assert [set(stats) >= {"live_requests"} for stats in call(engine.collective_rpc("trait_stats"))] == [True, True]
-        headers = {"Authorization": f"Bearer {service.api_key}"}
-        with httpx.Client(transport=ApplicationTransport(service), base_url="http://x", headers=headers) as client:
-            body = {"model": "smollm2", "prompt": "Bread is", "max_tokens": 2}
-            assert client.post("/v1/completions", json=body).json()["usage"]["completion_tokens"] == 2
-    finally:
-        service.close()
+    engine = two_workers.app.state.engine_client
+    with pytest.raises(Exception, match=r"sleep level 2 is not supported .*POST /wake_up"):
+        call(engine.sleep(2))
+    call(engine.wake_up())
+    call(engine.sleep(1))
+    call(engine.wake_up())
+    workers = Workers(engine)
+    with pytest.raises(SteeringFailedError, match="3 numbers does not fit d_model 576"):
+        call(workers.update_bank({"0" * 64: np.ones(3, "<f4").tobytes()}, []))
+    assert [set(stats) >= {"live_requests"} for stats in call(engine.collective_rpc("trait_stats"))] == [True, True]
+    body = {"model": "smollm2", "prompt": "Bread is", "max_tokens": 2}
+    assert client.post("/v1/completions", json=body).json()["usage"]["completion_tokens"] == 2

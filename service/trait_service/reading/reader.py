@@ -91,11 +91,20 @@ class ActivationReader:
         return await asyncio.to_thread(answer, readings, request, base or info.model, info, layers, names, steering)
 
     async def mean_norms(self, text: str, positions: str) -> np.ndarray:
-        """`(n_layers,)` float32: mean token norm of a text over `positions`, residual units."""
+        """`(n_layers,)` float32: mean token norm of a text over `positions`, residual units.
+
+        A text that is longer than the model's context is read as far as it fits.
+
+        Raises:
+            InvalidRequestError: None of the positions is in the context.
+        """
         request = ActivationsRequest(inputs=[ActivationInput(text=text)], positions=[positions])
-        tokenized = await self._tokenize(request.inputs, None)
+        ids = await asyncio.to_thread(self._encode, text, add_special_tokens=True)
+        ids = ids[: self._client.model_config.max_model_len - 1]  # one token is generated
+        fits = ReadText(ids, len(ids))
         parsed = [Positions.parse(positions)]
-        reading = await self._read_one(tokenized[0], request, parsed, list(range(self._n_layers)), None, None)
+        self._check_text(0, fits, request, parsed)
+        reading = await self._read_one(fits, request, parsed, list(range(self._n_layers)), None, None)
         assert reading.capture is not None, "a mean was asked for"
         norms: np.ndarray = reading.capture.norm[0]
         return norms
@@ -195,8 +204,9 @@ class ActivationReader:
             raise
         return rendered if isinstance(rendered, ErrorResponse) else rendered[1]
 
-    def _encode(self, response: str) -> list[int]:
-        ids: list[int] = self._state.online_renderer.renderer.get_tokenizer().encode(response, add_special_tokens=False)
+    def _encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        tokenizer = self._state.online_renderer.renderer.get_tokenizer()
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return ids
 
     # ------------------------------------------------------------------------------------------------------ checks

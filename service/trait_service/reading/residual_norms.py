@@ -1,6 +1,7 @@
 """Residual norms of the served model, measured once at start-up on a neutral text."""
 
 import numpy as np
+from trait_core.errors import InvalidRequestError
 
 from trait_service.reading.reader import ActivationReader
 
@@ -26,8 +27,18 @@ floor, and leave a short note for those who come next."""
 
 
 async def measure_residual_norms(reader: ActivationReader) -> list[float]:
-    """Mean token norm after each block, `n_layers` long, over positions 4 and later of `NEUTRAL_TEXT`."""
-    norms = await reader.mean_norms(NEUTRAL_TEXT, POSITIONS)
+    """Mean token norm after each block, `n_layers` long, over positions 4 and later of `NEUTRAL_TEXT` or of what fits.
+
+    Raises:
+        RuntimeError: Nothing of it fits into the model's context, or a norm is not finite and positive.
+    """
+    try:
+        norms = await reader.mean_norms(NEUTRAL_TEXT, POSITIONS)
+    except InvalidRequestError as error:
+        raise RuntimeError(
+            f"the residual norms of the model cannot be measured: {error}; --max-model-len must be 6 or more, "
+            "since they are means over positions 4 and later"
+        ) from error
     if not np.isfinite(norms).all() or (norms <= 0).any():
         raise RuntimeError(f"the residual norms of the model are not finite and positive: {norms.tolist()}")
     return [float(norm) for norm in norms]
