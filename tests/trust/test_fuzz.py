@@ -5,7 +5,7 @@ from collections import Counter
 from functools import partial
 
 import pytest
-from fuzz_harness import from_openapi, send_all, served_unsteered, shown, twisted_requests
+from fuzz_harness import asks_where_none_reads, from_openapi, send_all, served_unsteered, shown, twisted_requests
 from trust_harness import MODEL, asked
 
 pytestmark = pytest.mark.engine
@@ -21,6 +21,7 @@ def test_no_request_is_answered_with_a_500_and_a_canary_answers_as_before(attack
     total, number = asked("TRAIT_FUZZ_REQUESTS", PLANNED), asked("TRAIT_FUZZ_SEED", 1)
     before = attacked.canary()
     counted: Counter[int] = Counter()
+    asked_elsewhere: Counter[int] = Counter()
     operations: set[str] = set()
     failed: list[str] = []
     drawn = from_openapi(attacked, total * asked("TRAIT_FUZZ_OPENAPI", FROM_OPENAPI) // 100, number)
@@ -29,13 +30,18 @@ def test_no_request_is_answered_with_a_500_and_a_canary_answers_as_before(attack
     for draw in (lambda: drawn, *twisted):
         answers = send_all(draw(), asked("TRAIT_FUZZ_AT_ONCE", 24))
         counted.update(sent.status for sent in answers)
+        asked_elsewhere.update(sent.status for sent in answers if asks_where_none_reads(sent))
         operations.update(sent.label for sent in answers)
         failed += [f"unsteered: {shown(sent)}" for sent in answers if served_unsteered(sent)]
         failed += [shown(sent) for sent in answers if sent.status == 0 or (sent.status >= 500 and sent.status != 501)]
-        print(f"\n{counted.total()} requests to {len(operations)} operations: {dict(sorted(counted.items()))}", end="")
+        elsewhere = f"{asked_elsewhere.total()} ask for steering where nobody reads it: {dict(asked_elsewhere)}"
+        print(
+            f"\n{counted.total()} requests to {len(operations)} operations: {dict(sorted(counted.items()))}; {elsewhere}"
+        )
     assert not failed, f"{len(failed)} of {counted.total()} failed\n" + "\n".join(failed[:40])
     assert counted.total() >= total
     assert min(counted[200], counted[400]) > total * 0.02, counted
+    assert asked_elsewhere[400] > total * 0.02, asked_elsewhere
     assert attacked.service.process.poll() is None
     assert attacked.canary() == before
 
