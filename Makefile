@@ -21,7 +21,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	&& { echo $$python; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model tools vllm-sources demo test test-fast fuzz test-hostile soak test-overload test-kill test-triton test-gpu test-docs strangers-path test-replicas bench bench-quick bench-host study docs lint lint-deploy format lock clean browser screenshots
+.PHONY: help setup model tools vllm-sources harnesses demo test test-fast fuzz test-hostile soak test-overload test-kill test-triton test-gpu test-docs strangers-path test-replicas bench bench-quick bench-host study docs lint lint-deploy format lock clean browser screenshots
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -43,13 +43,16 @@ tools: setup ## install what checks deploy/: Helm, Docker Compose, hadolint, Kub
 vllm-sources: setup ## fetch the Python files of vLLM 0.33 (under 20 MB of its wheel), which the tests read; without a network they are skipped
 	@$(BIN)/python deploy/vllm_sources.py
 
+harnesses: setup ## install the programs of docs/howto-other-programs.md (1.4 GB) into .cache/harnesses; without a network their tests are skipped
+	@$(BIN)/python deploy/harnesses.py
+
 browser: setup ## a Chromium for the dashboard's tests, by apt-get where that is allowed; without one they are skipped
 	@$(BIN)/python deploy/chromium.py
 
 demo: setup model ## serve, extract three vectors, steer, sweep, and end with the results in SQL
 	@$(BIN)/python deploy/demo.py
 
-test: lint model tools vllm-sources browser test-triton ## lint and types, the Triton kernel, then every test, also those with a real vLLM engine; two workers side by side
+test: lint model tools vllm-sources harnesses browser test-triton ## lint and types, the Triton kernel, then every test, also those with a real vLLM engine; two workers side by side
 	$(BIN)/python -m pytest tests -n auto --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-fast: lint model tools vllm-sources browser ## lint and types, then the tests that need no engine and less than a minute each
@@ -97,7 +100,7 @@ bench-host: setup ## the host's time that the plugin adds to a step on CUDA, wit
 study: setup model ## reproduce a study of experiments/, with its tables and plot: STUDY=jailbreak, ...
 	@$(BIN)/python experiments/run.py $(STUDY)
 
-test-docs: setup model ## work through README.md and docs/ as a reader, the long commands too
+test-docs: setup model harnesses ## work through README.md and docs/ as a reader, the long commands too
 	TRAIT_DOCS_LONG=1 $(BIN)/python -m pytest tests/docs $(PYTEST_ARGS)
 
 strangers-path: setup ## clone into an empty folder and home, and walk a newcomer's path there, with a clock

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 RUN = ("bash", "python", "sql")
 SHOWN = ("text", "json", "toml")
-EXCUSES = ("not run", "long", "serves")
+EXCUSES = ("not run", "long", "serves", "needs")
 
 _FENCE = re.compile(r"^( *)```(.*)$")
 _EXCUSE = re.compile(r"^ *<!-- ([a-z ]+)(?:: (.*))? -->$")
@@ -24,7 +24,7 @@ class Block:
         line: Of its first line of text, from 1.
         language: Behind the fence.
         text: Without the fences.
-        excuse: `not run`, `long` or `serves` of the comment before it, if there is one.
+        excuse: `not run`, `long`, `serves` or `needs` of the comment before it, if there is one.
         reason: What the comment says of it.
     """
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import typer
 from fenced_blocks import ROOT, Block
+from other_programs import PROGRAMS
 from trait_client.http.local_service import free_port
 from trait_client.results import ResultStore
 from typer import BadParameter
@@ -46,7 +47,11 @@ class PageReader:
         if block.excuse == "serves":
             self._serve(text, block.where)
         elif block.language == "bash":
-            self._shell(text, block.where)
+            programs = f"export PATH={shlex.quote(str(PROGRAMS))}:$PATH\n" if block.excuse == "needs" else ""
+            self._shell(programs + text, block.where)
+        elif block.excuse == "needs":
+            # Of its own packages: a program, which shares no names with the page's other blocks.
+            self._child([str(PROGRAMS / "python"), "-c", text], block.where)
         elif block.language == "python":
             # Line numbers of the page, so that a traceback leads there.
             exec(compile("\n" * (block.line - 1) + text, str(ROOT / block.page), "exec"), self.names)
@@ -57,8 +62,11 @@ class PageReader:
         state = self.folder.parent / f"{self.folder.name}.environment"
         resume = f"source {shlex.quote(str(state))}\n" if state.exists() else ""
         script = f"set -eo pipefail\n{resume}{text}\ndeclare -px > {shlex.quote(str(state))}\n"
+        self._child(["bash", "-c", script], where)
+
+    def _child(self, command: list[str], where: str) -> None:
         done = subprocess.run(
-            ["bash", "-c", script], cwd=self.folder, env=self.environment, capture_output=True, text=True,
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True,
             timeout=COMMAND_LIMIT_S, check=False,
         )  # fmt: skip
         assert done.returncode == 0, (
