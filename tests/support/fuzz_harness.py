@@ -255,7 +255,7 @@ def asks_where_none_reads(sent: Sent) -> bool:
 def _body(sent: Sent) -> Any:
     try:
         return json.loads(sent.request.body or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
