@@ -15,6 +15,7 @@ VIEWS = {
     "sweep": "#/sweep?trait=refusal&setting=refusal-mean_diff-13-1.5-float32",
     "dynamics": "#/dynamics?id=r00000&t=3",
     "prompts": "#/prompts",
+    "fingerprints": "#/prompts?show=fingerprints",
     "vectors": "#/vectors",
     "sql": "#/sql",
     "playground": "#/playground",
@@ -232,6 +233,58 @@ def test_replies_are_ordered_by_a_traits_mean_and_outcomes_compared(page):
     card = tab.locator(".outcomes").inner_text()
     assert "success +1.00" in card
     assert "failure −1.00" in card
+
+
+def test_the_prompt_picker_filters_by_a_further_field_and_keeps_it_in_the_address(page):
+    """By keyboard; the values are shown as text, and each prompt shows its own."""
+    tab = page.open("#/prompts")
+    assert tab.locator("[data-field]").evaluate_all("all => all.map(e => e.dataset.field)") == ["note", "tags"]
+    box = tab.locator('[data-field="note"]')
+    box.focus()
+    tab.keyboard.press("o")  # a select chooses by the first letter of its entries
+    expect(tab.locator(".pager").first).to_contain_text("of 60,")
+    expect(box).to_be_focused()
+    assert tab.locator(".item").first.locator(".notes").inner_text().startswith("note: odd")
+    assert "where=" in tab.url
+    tab.reload()
+    tab.wait_for_selector("main[data-ready]")
+    expect(tab.locator('[data-field="note"]')).to_have_value('"odd"')
+    expect(tab.locator(".pager").first).to_contain_text("of 60,")
+    tab.locator('[data-field="tags"]').select_option(label="tag1 (30)")
+    expect(tab.locator(".pager").first).to_contain_text("of 30,")
+    tab.locator(".item a.open").first.click()
+    expect(tab.locator("h2").first).to_have_text("q00001")
+    assert "1 of 30" in page.text()
+    assert "where=" in tab.url
+
+
+def test_the_heat_map_shows_prompts_by_traits_with_a_tooltip_and_sorts(page):
+    tab = page.open("#/prompts")
+    tab.locator('[data-show="fingerprints"]').click()
+    card = tab.locator('[data-card="fingerprints"]')
+    expect(card.locator(".column")).to_have_text(["refusal", "warmth"])
+    values = "all => all.map(e => Number(e.dataset.value))"
+    assert card.locator(".cell").evaluate_all(values)[:6] == [0.5, 0.05, -0.5, -0.05, -0.5, -0.05]
+    colours = card.locator(".cell").evaluate_all("all => all.map(e => getComputedStyle(e).backgroundColor)")
+    assert len(set(colours)) == 4
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowDown")
+    tip = card.locator(".tip")
+    expect(tip).to_contain_text("q00001")
+    expect(tip).to_contain_text("−0.500 separations, −10.00 residual units")
+    expect(tip).to_contain_text("cosine −0.100, mean of 9 tokens")
+    card.locator(".column").first.click()
+    expect(card.locator(".cell").nth(2)).to_have_attribute("data-value", "0.5")
+    expect(card.locator(".column").first).to_have_attribute("aria-sort", "descending")
+    assert "show=fingerprints" in tab.url
+    assert "order=sha256" in tab.url
+    card.locator("[data-by]").select_option(label="means by outcome")
+    expect(card.locator(".name")).to_have_text(["failure 40", "success 40"])
+    card.locator("[data-part]").select_option(label="prompt")
+    expect(card.locator(".cell").first).to_have_attribute("data-value", "-0.125")
+    tab.reload()
+    tab.wait_for_selector("main[data-ready]")
+    expect(card.locator(".name")).to_have_text(["failure 40", "success 40"])
 
 
 # ------------------------------------------------------------------------------------------------------ vectors, SQL

@@ -1,5 +1,6 @@
 """The dashboard's server: who may ask, what a query may do, and that a sweep can write meanwhile."""
 
+import json
 import subprocess
 import sys
 import time
@@ -264,3 +265,50 @@ def test_answers_follow_the_database(tmp_path):
 )
 def test_every_message_of_a_prompt_set_is_shown_as_a_text(turn, text):
     assert shown(turn) == {"role": turn["role"], "content": text}
+
+
+def test_prompts_are_filtered_by_their_further_fields(tmp_path):
+    """The set names the fields and values that filter it; a field of one value for all is none."""
+    store = build(tmp_path / "fields.duckdb", n_readings=12)
+    with dashboard(store.path) as url:
+        fields = httpx.get(f"{url}/api/sets", timeout=20).json()[0]["fields"]
+        assert set(fields) == {"note", "tags"}
+        assert fields["tags"] == [["all", 12], ["tag0", 3], ["tag1", 3], ["tag2", 3], ["tag3", 3]]
+
+        def found(**where):
+            params = {"set": "chats.jsonl", "where": json.dumps(where)}
+            answer = httpx.get(f"{url}/api/readings", params=params, timeout=20).json()
+            return [int(row["prompt_id"][1:]) for row in answer["rows"]]
+
+        assert found(note="odd") == [1, 3, 5, 7, 9, 11]
+        assert found(note="odd", tags="tag3") == [3, 7, 11]
+        assert found(note="neither") == []
+        for wrong in ("{", "[1]", '{"note": 1}'):
+            answer = httpx.get(f"{url}/api/readings", params={"set": "chats.jsonl", "where": wrong}, timeout=20)
+            assert answer.status_code == 400
+            assert "is not a JSON object of texts" in answer.json()["error"]["message"]
+
+
+def test_the_heat_map_has_a_value_for_each_prompt_or_group_and_direction(tmp_path):
+    """In separations, residual units and as a cosine where one is stored."""
+    store = build(tmp_path / "map.duckdb", n_readings=12)
+    with dashboard(store.path) as url:
+
+        def asked(**params):
+            return httpx.get(f"{url}/api/fingerprints", params={"set": "chats.jsonl"} | params, timeout=20).json()
+
+        first, second, third, *_ = asked()["rows"]
+        assert (first["label"], first["cells"]) == ("q00000", [[0.5, 10.0, 0.1, 9], [0.05, 1.0, None, 9]])
+        assert second["cells"] == third["cells"] == [[-0.5, -10.0, -0.1, 9], [-0.05, -1.0, None, 9]]
+        prompt = asked(part="prompt")["rows"][0]["cells"][0]
+        assert prompt == [0.125, 2.5, 0.025, 4]  # without the attention sink and the three positions after it
+        outcomes = asked(by="outcome")["rows"]
+        assert [(row["label"], row["n"], row["cells"][0][0]) for row in outcomes] == [
+            ("failure", 4, -0.5),
+            ("success", 4, 0.5),
+        ]
+        tags = asked(by="tags", where='{"tags": "tag0"}')["rows"]
+        assert [(row["label"], row["n"]) for row in tags] == [("all", 3), ("tag0", 3)]
+        assert tags[0]["cells"][0][0] == pytest.approx((0.5 - 0.5 - 0.5) / 3, abs=1e-4)
+        assert "part 'middle' is not prompt or response" in asked(part="middle")["error"]["message"]
+        assert "field 'colour' is not one of outcome, note, tags" in asked(by="colour")["error"]["message"]

@@ -1,6 +1,7 @@
 """A result database whose answers are known, written by the store's own writer, and the dashboard that serves it."""
 
 import contextlib
+import json
 import socket
 import subprocess
 import sys
@@ -152,6 +153,7 @@ def _readings(run: str, n: int) -> list:
                 f"r{i:05}", run, f"q{i:05}", outcome, f'[{{"role": "user", "content": {_json(text)}}}]', None,
                 "".join(reply) + (LONG if i == 1 else ""), False, 9, "stop", len(prompt), len(reply),
                 list(range(len(prompt) + len(reply))), [*prompt, *reply], "smol", "c", utc_now(),
+                prompt_set="chats", metadata=json.dumps(note(i)),
             )
         )  # fmt: skip
         for column, (vector, layer) in enumerate(directions):
@@ -159,13 +161,17 @@ def _readings(run: str, n: int) -> list:
             values = np.zeros(len(prompt) + len(reply) - 1)
             values[0] = -3000.0
             values[len(prompt) - 1 :] = (10.0 if outcome == "success" else -10.0) * (1 if column == 0 else 0.1)
-            rows.append(ReadingProjectionRow(f"r{i:05}", vector.sha256, layer, 2.0, values.tolist()))
+            cosines = (values / 100).tolist() if column == 0 else None
+            rows.append(ReadingProjectionRow(f"r{i:05}", vector.sha256, layer, 2.0, values.tolist(), cosines))
     return rows
 
 
-def _json(text: str) -> str:
-    import json
+def note(i: int) -> dict:
+    """The further fields of a reading's prompt; the first one tries to be markup."""
+    return {"note": HOSTILE if i == 0 else ("odd", "even")[i % 2 == 0], "tags": ["all", f"tag{i % 4}"]}
 
+
+def _json(text: str) -> str:
     return json.dumps(text)
 
 

@@ -1,5 +1,6 @@
 """Routes of the page's API; the answers are built in `data`."""
 
+import json
 import time
 from typing import Annotated, Any
 
@@ -9,11 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from trait_client.dashboard import playground
 from trait_client.dashboard.data import comparisons, readings, runs, settings, vectors
+from trait_client.dashboard.data.fingerprints import fingerprints
 from trait_client.dashboard.data.prompt_set_index import PromptSetIndex, Selection
 from trait_client.dashboard.data.results import Results
 from trait_client.dashboard.saved import SAVED
 from trait_client.http import AsyncTraitClient
 from trait_client.results.json_values import json_value
+from trait_core.errors import InvalidRequestError
 
 MAX_ROWS = 10_000
 MAX_SECONDS = 20.0
@@ -40,8 +43,9 @@ def _selection(
     text: Annotated[str, Query(max_length=1000)] = "",
     order: Annotated[str, Query(max_length=120)] = "id",
     descending: bool = False,
+    where: Annotated[str, Query(max_length=4000)] = "{}",
 ) -> Selection:
-    return Selection(name, outcome, text, order, descending)
+    return Selection(name, outcome, text, order, descending, _fields(where))
 
 
 Stored = Annotated[Results, Depends(_results)]
@@ -55,6 +59,17 @@ class Statement(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     sql: Annotated[str, Field(max_length=100_000)]
+
+
+def _fields(where: str) -> dict[str, str]:
+    """The wanted values of metadata fields, from JSON such as {"note": "short"}."""
+    try:
+        found = json.loads(where)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise InvalidRequestError(f"where {where[:80]!r} is not a JSON object of texts", param="where")
+    return found
 
 
 @router.get("/overview")
@@ -80,12 +95,14 @@ def setting(results: Stored, id: Annotated[str, Query(max_length=200)]) -> JSONR
 
 @router.get("/sets")
 def sets(results: Stored, name: Annotated[str | None, Query(alias="set")] = None) -> JSONResponse:
-    """Prompt sets with projections; the named one, or the first, includes its directions."""
+    """Prompt sets with projections; the named one, or the first, includes its directions and the fields that filter it."""
     found = results.read(readings.prompt_sets)
-    shown = next((each["name"] for each in found if each["name"] == name), found[0]["name"] if found else None)
-    return _json(
-        [each | ({"directions": _index(results, shown).directions} if each["name"] == shown else {}) for each in found]
-    )
+    shown = next((each for each in found if each["name"] == name), found[0] if found else None)
+    if shown is not None:
+        index = _index(results, shown["name"])
+        more = {"directions": index.directions, "fields": index.fields}
+        found = [each | (more if each is shown else {}) for each in found]
+    return _json(found)
 
 
 @router.get("/readings")
@@ -94,6 +111,20 @@ def page(results: Stored, chosen: Selected, page: Annotated[int, Query(ge=0)] = 
     index = _index(results, chosen.name)
     with results.open() as reader:
         return _json(readings.page(reader, index, chosen, page))
+
+
+@router.get("/fingerprints")
+def fingerprint_page(
+    results: Stored,
+    chosen: Selected,
+    part: Annotated[str, Query(max_length=80)] = "response",
+    by: Annotated[str | None, Query(max_length=200)] = None,
+    page: Annotated[int, Query(ge=0)] = 0,
+) -> JSONResponse:
+    """A page of the heat map of prompts, or groups of them, by directions."""
+    index = _index(results, chosen.name)
+    with results.open() as reader:
+        return _json(fingerprints(reader, index, chosen, part, by, page))
 
 
 @router.get("/reading")

@@ -90,11 +90,12 @@ def tokenwise(reader: ResultReader, reading_id: str) -> dict[str, Any]:
 def _rows(reader: ResultReader, ids: list[str]) -> list[dict[str, Any]]:
     rows = reader.records(
         "SELECT r.reading_id, r.prompt_id, r.outcome, r.messages, r.text, r.response, r.given, r.finish_reason, "
-        "r.n_prompt, r.n_response, r.model FROM readings r WHERE r.reading_id IN (SELECT unnest(?::VARCHAR[]))",
+        "r.n_prompt, r.n_response, r.model, r.metadata FROM readings r WHERE r.reading_id IN (SELECT unnest(?::VARCHAR[]))",
         [ids],
     )
     for row in rows:
         row["messages"] = [shown(turn) for turn in json.loads(row["messages"])] if row["messages"] else None
+        row["metadata"] = json.loads(row["metadata"]) if row["metadata"] else {}
     place = {reading_id: i for i, reading_id in enumerate(ids)}
     return sorted(rows, key=lambda row: place[row["reading_id"]])
 

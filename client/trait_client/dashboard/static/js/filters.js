@@ -2,7 +2,35 @@
 import { field, h, select } from "./dom.js";
 
 export function selectionOf(params) {
-  return { set: params.set, outcome: params.outcome, text: params.text, order: params.order, descending: params.desc === "1" ? "true" : undefined };
+  return { set: params.set, outcome: params.outcome, text: params.text, order: params.order, where: params.where, descending: params.desc === "1" ? "true" : undefined };
+}
+
+// The wanted values of metadata fields: {field: value}; the address holds them as JSON.
+export function wantedFields(params) {
+  try {
+    const found = JSON.parse(params.where ?? "{}");
+    return found && typeof found === "object" ? found : {};
+  } catch {
+    return {};
+  }
+}
+
+// A box for each metadata field with its values and their numbers.
+function fieldBoxes(set, params, change) {
+  const wanted = wantedFields(params);
+  const names = Object.keys(set.fields ?? {});
+  if (!names.length) return null;
+  const choose = (name, value) => {
+    const next = { ...wanted };
+    if (value === "") delete next[name];
+    else next[name] = JSON.parse(value);
+    change({ where: Object.keys(next).length ? JSON.stringify(next) : null, page: null, id: null });
+  };
+  const cut = (text) => (text.length > 60 ? `${text.slice(0, 59)}…` : text);
+  return h("div", { class: "row fields", role: "group", "aria-label": "metadata" },
+    names.map((name) => field(name, select(
+      [["", "all"], ...set.fields[name].map(([value, n]) => [JSON.stringify(value), `${cut(value)} (${n})`])],
+      name in wanted ? JSON.stringify(wanted[name]) : "", (value) => choose(name, value), { "data-field": name }))));
 }
 
 // change(patch, quiet): `quiet` while the reader types.
@@ -22,7 +50,7 @@ export function filterBar(sets, set, params, change) {
     h("div", { class: "row" },
       field("prompt set",
         select(sets.map((each) => [each.name, `${each.name} (${each.n})`]), set.name,
-          (value) => change({ set: value, outcome: null, text: null, order: null, page: null, id: null }))),
+          (value) => change({ set: value, outcome: null, where: null, by: null, text: null, order: null, page: null, id: null }))),
       named.length ? h("span", { class: "row", role: "group", "aria-label": "outcome" }, outcomes.map((each) => h("button", {
         "aria-pressed": String((params.outcome ?? null) === each.outcome), "data-outcome": each.outcome ?? "all",
         onclick: () => change({ outcome: each.outcome, page: null, id: null }) }, `${each.label ?? each.outcome} `, h("span", { class: "num" }, String(each.n))))) : null,
@@ -32,6 +60,7 @@ export function filterBar(sets, set, params, change) {
       h("button",
         { "aria-pressed": String(params.desc === "1"),
           onclick: () => change({ desc: params.desc === "1" ? null : "1", page: null, id: null }) }, "largest first")),
+    fieldBoxes(set, params, change),
     h("div", { class: "searchline" }, search));
 }
 

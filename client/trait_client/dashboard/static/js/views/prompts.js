@@ -1,7 +1,8 @@
-// A prompt set in pages of fifty whole texts, with filters by outcome and text.
+// A prompt set in pages of fifty whole texts, or as a heat map of its fingerprints, with filters by outcome, metadata and text.
 import { get } from "../api.js";
 import { failure, h, responsive, s } from "../dom.js";
 import { chosenSet, filterBar, labelOf, noSets, outcomeTag, selectionOf } from "../filters.js";
+import { fingerprintCard } from "../fingerprint_card.js";
 import { fixed, plural, signed, whole } from "../format.js";
 import { extent, hue, linear, ticks } from "../scale.js";
 import { here, link, patch, quietly } from "../url.js";
@@ -36,23 +37,33 @@ export async function promptsView(params) {
   };
   const bar = h("div", {});
   const change = (changes, quiet = false) => {
-    if ("set" in changes) return patch(changes);
+    if ("set" in changes || "show" in changes) return patch(changes);
     quietly(changes);
-    if (!quiet) bar.replaceChildren(filterBar(sets, set, here().params, change));
-    return fillList();
+    if (!quiet) redraw(bar, filterBar(sets, set, here().params, change));
+    return fill();
   };
+  const map = params.show === "fingerprints" ? fingerprintCard(set, change) : null;
+  const fill = map ? map.fill : fillList;
   bar.append(filterBar(sets, set, params, change));
-  await fillList();
+  await fill();
   const element = h("div", {},
     h("div", { class: "head" }, h("h1", {}, "Prompts"),
       h("p", { class: "muted" },
-        `${plural(set.n, "prompt")}, ${whole(set.prompt_tokens)} prompt and ${whole(set.tokens)} reply tokens, ${set.model}`)),
-    h("section", { class: "card" }, bar), byOutcome(set), h("section", { class: "card" }, list));
-  const last = () => Math.max(0, Math.ceil(rows.total / rows.size) - 1);
+        `${plural(set.n, "prompt")}, ${whole(set.prompt_tokens)} prompt and ${whole(set.tokens)} reply tokens, ${set.model}`),
+      h("span", { class: "row", role: "group", "aria-label": "show" }, [[null, "texts"], ["fingerprints", "fingerprints"]].map(([show, name]) =>
+        h("button", { "aria-pressed": String((params.show ?? null) === show), "data-show": name,
+          onclick: () => change({ show, page: null }) }, name)))),
+    h("section", { class: "card" }, bar), map ? map.element : [byOutcome(set), h("section", { class: "card" }, list)]);
+  const last = map ? map.last : () => Math.max(0, Math.ceil(rows.total / rows.size) - 1);
   return {
     element,
     keys: (event) => {
       const page = Number(here().params.page ?? 0);
+      if (map) {
+        if (event.key === "n") return page < last() && change({ page: page + 1 }), true;
+        if (event.key === "p") return page > 0 && change({ page: page - 1 || null }), true;
+        return map.keys(event);
+      }
       if (event.key === "n" || event.key === "ArrowRight") return page < last() && turn(page + 1), true;
       if (event.key === "p" || event.key === "ArrowLeft") return page > 0 && turn(page - 1), true;
       return moveInItems(list, event);
@@ -80,6 +91,7 @@ function item(row, set, params) {
       row.prompt_id), outcomeTag(row.outcome),
       h("span", { class: "muted small num" },
         `${row.n_prompt} prompt + ${row.n_response} reply tokens${row.given ? ", reply given" : ""}${row.finish_reason === "length" ? ", stopped at the token limit" : ""}`)),
+    notes(row.metadata),
     h("div", { class: "sides" },
       h("section", { class: "side" },
         turns.map((each) => h("div", {}, h("h3", {}, each.role === "user" ? "prompt" : each.role),
@@ -89,8 +101,23 @@ function item(row, set, params) {
     h("div", { class: "bars" }, set.directions.map((each, i) => bar(each, row.means[each.key], i, set.directions))));
 }
 
-function onlySelection({ outcome, text, order, desc }) {
-  return { outcome, text, order, desc };
+function onlySelection({ outcome, text, order, desc, where }) {
+  return { outcome, text, order, desc, where };
+}
+
+// The filter bar anew, with the keyboard's focus where it was.
+function redraw(bar, made) {
+  const focused = bar.contains(document.activeElement) ? document.activeElement.dataset.field : null;
+  bar.replaceChildren(made);
+  if (focused) bar.querySelector(`[data-field="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+}
+
+// The further fields of a prompt.
+function notes(metadata) {
+  const known = Object.entries(metadata ?? {});
+  if (!known.length) return null;
+  return h("div", { class: "muted small notes" }, known.map(([name, value]) =>
+    h("span", {}, `${name}: `, h("b", {}, typeof value === "string" ? value : JSON.stringify(value)))));
 }
 
 // The text with matches of the search marked.
