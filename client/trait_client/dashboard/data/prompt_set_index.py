@@ -38,7 +38,7 @@ ORDER BY v.trait, p.layer, v.method
 
 
 MOST_VALUES = 300
-"""Values of a field that a picker lists; a field with more is no filter."""
+"""Values of a field that a picker lists; a field with more does not filter."""
 
 SET_FIELD = "prompt set"
 """Name of the field that tells the sets of a folder apart."""
