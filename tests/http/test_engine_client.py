@@ -315,7 +315,7 @@ def test_an_error_after_the_last_token_takes_the_place_of_the_report(setup, stee
 
     chunks = reported(fails(), run)
     assert not any("applied" in chunk for chunk in chunks)
-    assert '"finish_reason": "stop"' in chunks[-3]
+    assert '"finish_reason":"stop"' in chunks[-3]
     assert "error" in chunks[-2]
 
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from resolvers import resolver_of
 from trait_core.errors import InvalidRequestError, SteeringFailedError, UnknownVectorError
-from trait_core.schema import Monitor
+from trait_core.schema import Monitor, MonitorReport
 from trait_service.engine.spec import BoundHit
+from trait_service.engine_link.engine_client import Run
 from trait_service.registry.registry import VectorRegistry
-from trait_service.resolving.monitoring import MonitoredPrompt, TokenTexts, resolve_monitor, stop_reason
+from trait_service.resolving.monitoring import MonitoredPrompt, TokenTexts, resolve_monitor, rounded, stop_reason
 
 
 @pytest.fixture
@@ -121,6 +122,33 @@ def test_only_the_first_completion_carries_the_prompt(prompt):
         prompt.add(completion, rows(0, 4), 0)
         out(prompt, completion, 2)
     assert [(c.index, len(c.prompt), len(c.generated)) for c in prompt.take()] == [(2, 3, 2), (3, 0, 2)]
+
+
+def test_a_stream_names_its_columns_once_with_the_first_projections(prompt):
+    run = Run(monitor=prompt.monitor, monitored=[prompt])
+    assert run.monitor_report() == MonitorReport(directions=[], choices=[])  # a chunk ahead of the first token
+    named = []
+    for n_tokens in (1, 2, 3):
+        prompt.add(0, rows(0, 6), 0)
+        out(prompt, 0, n_tokens)
+        report = run.monitor_report()
+        assert len(report.choices) == 1
+        named.append([column.vector for column in report.directions])
+    assert named == [["tone", "other"], [], []]
+
+
+def test_projections_have_seven_significant_digits_and_what_is_not_finite_stays():
+    values = np.random.default_rng(0).normal(size=5000).astype(np.float32) * np.float32(10.0) ** np.arange(
+        -10, 10
+    ).repeat(250)
+    short = rounded(values)
+    assert np.abs(short / values - 1).max() < 6e-7
+    assert max(len(f"{value:.0f}" if abs(value) >= 1e6 else repr(value).lstrip("-")) for value in short.tolist()) <= 13
+    odd = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 1e-42], dtype=np.float32)
+    assert rounded(odd).tolist()[:2] == [0.0, 0.0]
+    assert np.isnan(rounded(odd)[2])
+    assert rounded(odd)[3:5].tolist() == [np.inf, -np.inf]
+    assert rounded(odd)[5] == pytest.approx(1e-42, rel=1e-3)
 
 
 def test_token_texts_join_to_the_whole_though_characters_are_split_over_tokens():

@@ -422,7 +422,8 @@ def _part(report: MonitorReport, token: int | None) -> dict:
     )  # fmt: skip
     if choice.generated_tokens is not None:
         share.generated_tokens = [] if token is None else choice.generated_tokens[token : token + 1]
-    return report.model_copy(update={"choices": [share]}).model_dump()
+    named = report.directions if token is None else []
+    return report.model_copy(update={"choices": [share], "directions": named}).model_dump()
 
 
 def _blocks(steering: SteeringReport | None, monitored: MonitorReport | None) -> dict:

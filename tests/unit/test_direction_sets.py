@@ -105,6 +105,7 @@ def test_a_thousand_requests_with_sets_of_their_own_leave_nothing(state):
     assert (stats["direction_sets"], stats["live_requests"], stats["reports_waiting"]) == (0, 0, 0)
     assert not state._step.monitored.sets
     assert not state._step._matrices, "the gathered directions went with their sets"
+    assert not any(state._step._projected)
 
 
 def test_a_set_follows_a_direction_that_has_moved_to_another_row_of_the_bank(state):

@@ -55,6 +55,7 @@ def _page(
         ),
         "capacity": f"{limits.max_num_seqs} requests in a batch, {limits.bank_rows} directions in the bank",
         "activations": f"{limits.max_activation_inputs} texts, {limits.max_positions} positions a request",
+        "monitoring": f"{limits.max_monitored} directions (vectors times layers) a request",
         "versions": ", ".join(f"{name} {version}" for name, version in info.versions.items()),
     }
     return {label: value for label, value in rows.items() if value}

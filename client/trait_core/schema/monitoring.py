@@ -96,7 +96,7 @@ class MonitoredChoice(Response):
 
     Attributes:
         index: Index among the response's choices.
-        prompt: `[n_prompt][n_directions]`: row i belongs to prompt position i.
+        prompt: `[n_prompt][n_directions]`: row i belongs to prompt position i. Seven significant digits.
         generated: `[n_generated][n_directions]`: row j belongs to the position that produced generated token j, which is
             absolute position `n_prompt - 1 + j`, where the preceding token is the input. One row per token.
         prompt_tokens: With `tokens`: the text of each prompt token; joined they are the prompt. A token that ends inside
@@ -117,7 +117,7 @@ class MonitorReport(Response):
     """The `monitor` block of a response, or of each chunk of a stream.
 
     Attributes:
-        directions: The columns.
+        directions: The columns. In a stream, the first chunk with projections has them; those after it leave the list empty.
         choices: One for each reply; the prompt's projections are in the first reply to it.
     """
 

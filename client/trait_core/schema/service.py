@@ -6,7 +6,11 @@ from trait_core.schema.base import Operation, Response, Unit
 
 
 class SteeringLimits(Response):
-    """Limits of one request, and of the engine."""
+    """Limits of one request, and of the engine.
+
+    Attributes:
+        max_monitored: Vectors times layers of one monitor; older services do not say it.
+    """
 
     max_terms: int
     max_relative_dose: float
@@ -16,6 +20,7 @@ class SteeringLimits(Response):
     max_num_seqs: int
     max_activation_inputs: int
     max_positions: int
+    max_monitored: int = 32
 
 
 class ServiceInfo(Response):

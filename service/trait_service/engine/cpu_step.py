@@ -18,7 +18,7 @@ from trait_service.engine.buffers import VectorBank
 from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.direction_sets import DirectionSet
 from trait_service.engine.kernel_torch import Places, Pooled, Projected, Terms
-from trait_service.engine.monitored_tokens import MonitoredTokens, StepTokens
+from trait_service.engine.monitored_tokens import MonitoredTokens, StepTokens, TokenRows
 
 MAX_KEPT_BYTES = 1 << 28
 """Cache of the summed additive deltas, reused for all decode steps of a batch."""
@@ -50,7 +50,8 @@ class CpuStep:
         self._terms: list[list[Terms]] = [[] for _ in range(n_layers)]
         self._kept = False
         self._assigned: list[_Assigned] = []
-        self._projected: list[list[Projected]] = [[] for _ in range(n_layers)]
+        self._projected: list[list[Projected]]
+        self._projected_rows: TokenRows | None
         self._values = torch.empty(0)
         self._matrices: WeakKeyDictionary[DirectionSet, torch.Tensor] = WeakKeyDictionary()
         self.regroup(LiveBatch(0, []))
@@ -61,6 +62,7 @@ class CpuStep:
         self._pool_groups = _PoolGroups(batch)
         self.monitored = MonitoredTokens(batch)
         self.monitored_tokens = None
+        self._projected_rows, self._projected = None, self._products(None)
 
     def prepare(self, step: Step, computed_to: np.ndarray) -> None:
         """Make the index tensors of the coming forward pass.
@@ -78,30 +80,31 @@ class CpuStep:
         elif not self._kept:
             self._keep()
         self._assigned = self._pool_groups.on_step(step, computed_to, self._pools)
-        self.monitored_tokens = self.monitored.on_step(step)
-        self._projected = [[] for _ in range(self._n_layers)]
-        if self.monitored_tokens is not None:
-            self._prepare_monitor(self.monitored_tokens)
+        tokens = self.monitored_tokens = self.monitored.on_step(step)
+        rows = None if tokens is None else tokens.rows
+        if rows is not self._projected_rows:
+            self._projected_rows = rows
+            self._projected = self._products(rows)
+        if rows is not None:
+            # Memory of the step's own: it outlives the step.
+            made = torch.zeros if self._sums_stages else torch.empty
+            self._values = made((len(rows.place), self.monitored.width), dtype=torch.float32)
 
-    def _prepare_monitor(self, tokens: StepTokens) -> None:
-        """Find each layer's matrix products; their results get memory of their own, which outlives the step."""
-        made = torch.zeros if self._sums_stages else torch.empty
-        self._values = made((len(tokens.rows.place), self.monitored.width), dtype=torch.float32)
-        ranges = zip(self.monitored.sets, tokens.rows.set_begin.tolist(), tokens.rows.set_end.tolist(), strict=True)
-        for directions, begin, end in ranges:
+    def _products(self, rows: TokenRows | None) -> list[list[Projected]]:
+        """Each layer's matrix products."""
+        found: list[list[Projected]] = [[] for _ in range(self._n_layers)]
+        if rows is None:
+            return found
+        for directions, begin, end in zip(
+            self.monitored.sets, rows.set_begin.tolist(), rows.set_end.tolist(), strict=True
+        ):
             if begin == end:
                 continue
-            places, matrix = Places.of(tokens.rows.place[begin:end]), self._matrix(directions)
+            places, matrix = Places.of(rows.place[begin:end]), self._matrix(directions)
             for layer, part in directions.parts.items():
-                cosine = directions.cosine[part]
-                self._projected[layer].append(
-                    Projected(
-                        places,
-                        matrix[part],
-                        torch.from_numpy(cosine) if cosine.any() else None,
-                        self._values[begin:end, part],
-                    )
-                )
+                cosine = torch.from_numpy(directions.cosine[part]) if directions.cosine[part].any() else None
+                found[layer].append(Projected(places, matrix[part], cosine, slice(begin, end), part))
+        return found
 
     def _matrix(self, directions: DirectionSet) -> torch.Tensor:
         """`(n_directions, d_model)` float32: gathered from the bank once for as long as the set is in use."""
@@ -132,7 +135,7 @@ class CpuStep:
             if layer in assigned.layers:
                 self._capture(residual, hidden, layer, assigned)
         for projected in self._projected[layer]:
-            kernel_torch.monitor(residual, hidden, projected)
+            kernel_torch.monitor(residual, hidden, projected, self._values)
 
     def _capture(self, residual: torch.Tensor, hidden: torch.Tensor | None, layer: int, assigned: "_Assigned") -> None:
         pools = self._pools

@@ -94,13 +94,15 @@ class Projected:
         places: Rows of the `n` tokens.
         directions: `(n_directions, d_model)` float32.
         cosine: `(n_directions,)` bool: which of the projections are divided by the stream's norm; None: none of them.
-        values: `(n, n_directions)` float32: where they go.
+        rows: Rows of the step's values that the tokens have.
+        columns: Their columns that the directions have.
     """
 
     places: Places
     directions: torch.Tensor
     cosine: torch.Tensor | None
-    values: torch.Tensor
+    rows: slice
+    columns: slice
 
 
 def steer(residual: torch.Tensor, hidden: torch.Tensor | None, bank: torch.Tensor, terms: Terms) -> None:
@@ -180,17 +182,18 @@ def defer(
     last_norms.index_copy_(0, slots, torch.linalg.vector_norm(stream, dim=-1))
 
 
-def monitor(residual: torch.Tensor, hidden: torch.Tensor | None, projected: Projected) -> None:
+def monitor(residual: torch.Tensor, hidden: torch.Tensor | None, projected: Projected, values: torch.Tensor) -> None:
     """Write the projections of tokens on their directions, as one matrix product.
 
     Args:
         residual: `(n_tokens, d_model)`.
         hidden: `(n_tokens, d_model)` or None: the other half of the stream.
-        projected: Tokens and directions; its values are changed in place.
+        projected: Tokens and directions.
+        values: `(n_monitored_tokens, n_directions)` float32, changed in place.
     """
     stream = projected.places.stream(residual, hidden)
-    values = stream @ projected.directions.T
+    products = stream @ projected.directions.T
     if projected.cosine is not None:
         norms = torch.linalg.vector_norm(stream, dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-        values = torch.where(projected.cosine, values / norms, values)
-    projected.values.copy_(values)
+        products = torch.where(projected.cosine, products / norms, products)
+    values[projected.rows, projected.columns] = products

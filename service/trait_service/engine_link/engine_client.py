@@ -44,6 +44,8 @@ class Run:
         monitor: Projections to answer; None answers none.
         collected: One entry for each finished prompt of the request.
         monitored: One entry for each prompt of a monitored request.
+        started: Prompts that were handed to the engine.
+        columns_named: A report with the columns' names was made.
         terms: The steering's terms with their scopes placed in this prompt; None: as they are.
     """
 
@@ -53,6 +55,7 @@ class Run:
     collected: list[Collected] = field(default_factory=list)
     monitored: list[MonitoredPrompt] = field(default_factory=list)
     started: int = 0
+    columns_named: bool = False
     terms: Sequence[TermSpec] | None = None
 
     @property
@@ -111,15 +114,17 @@ class Run:
     def monitor_report(self) -> MonitorReport | None:
         """The `monitor` block of the response, or of the next chunk: rows that arrived since the last call.
 
+        The first one with rows names the columns; those of the following chunks do not repeat them.
+
         Raises:
             SteeringFailedError: A token was emitted before its projection arrived.
         """
         if self.monitor is None:
             return None
-        return MonitorReport(
-            directions=list(self.monitor.columns),
-            choices=[choice for prompt in self.monitored for choice in prompt.take()],
-        )
+        choices = [choice for prompt in self.monitored for choice in prompt.take()]
+        directions = list(self.monitor.columns) if choices and not self.columns_named else []
+        self.columns_named = self.columns_named or bool(choices)
+        return MonitorReport(directions=directions, choices=choices)
 
     def report(self) -> SteeringReport:
         """The `steering` block of the response, summed over the request's prompts.

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
+from pydantic_core import to_json
 from trait_core.errors import InvalidRequestError
 from trait_core.schema import Monitor, Steering
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionResponse
@@ -83,7 +84,7 @@ async def serve(
     if isinstance(result, ErrorResponse):
         return JSONResponse(result.model_dump(), status_code=result.error.code)
     if isinstance(result, BaseModel):
-        return JSONResponse(_with_report(result, run), headers=headers)
+        return FastJSONResponse(_with_report(result, run), headers=headers)
     chunks = result if run is None else stream_with_report(result, run, stream_object)
     interval = float(getattr(raw_request.app.state.args, "sse_keep_alive_interval", 0))
     return StreamingResponse(with_sse_keep_alive(chunks, interval), media_type="text/event-stream")
@@ -155,4 +156,17 @@ def _with_projections(content: dict[str, Any], run: Run) -> dict[str, Any]:
 
 
 def _event(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content)}\n\n"
+    return f"data: {_json(content).decode()}\n\n"
+
+
+def _json(content: Any) -> bytes:
+    """As `json.dumps`, in a tenth of its time for long tables of numbers."""
+    return to_json(content, inf_nan_mode="constants")
+
+
+class FastJSONResponse(JSONResponse):
+    """A response that may hold hundreds of projections for each token."""
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        return _json(content)

@@ -9,7 +9,16 @@ from typing import Annotated, Any, Self, get_args
 from fastapi import Depends, Request
 from starlette.datastructures import State
 from trait_core import __version__
-from trait_core.schema import MAX_INPUTS, MAX_POSITIONS, MAX_TERMS, NamedScope, ServiceInfo, SteeringLimits, Unit
+from trait_core.schema import (
+    MAX_INPUTS,
+    MAX_MONITORED,
+    MAX_POSITIONS,
+    MAX_TERMS,
+    NamedScope,
+    ServiceInfo,
+    SteeringLimits,
+    Unit,
+)
 
 from trait_service.access.keys import ApiKey
 from trait_service.engine.settings import EngineSettings
@@ -178,6 +187,7 @@ def _limits(settings: ServiceSettings, engine_settings: EngineSettings, shape: d
         max_num_seqs=shape["max_num_seqs"],
         max_activation_inputs=MAX_INPUTS,
         max_positions=MAX_POSITIONS,
+        max_monitored=MAX_MONITORED,
     )
 
 

@@ -13,10 +13,14 @@ from trait_core.errors import InvalidRequestError, SteeringFailedError
 from trait_core.schema import MAX_MONITORED, CrossedBound, Monitor, MonitorBound, MonitoredChoice, MonitoredDirection
 
 from trait_service.engine.monitor_columns import MonitorColumn, MonitorColumns
+from trait_service.engine.projection_rows import ProjectionRows
 from trait_service.engine.spec import BoundHit, MonitorSpec
 from trait_service.resolving.resolve import Resolver
 
 Decode = Callable[[list[int]], str]
+
+SIGNIFICANT, MOST_DECIMALS = 7, 60
+"""Digits of a projection in an answer; decimals of the smallest one."""
 
 LONGEST_CHARACTER = 4
 """Tokens that one character may be spread over: a token holds a byte at least."""
@@ -142,7 +146,7 @@ class MonitoredPrompt:
     prompt_ids: Sequence[int]
     first_index: int
     decode: Decode
-    rows: dict[int, np.ndarray] = field(default_factory=dict)
+    rows: dict[int, ProjectionRows] = field(default_factory=dict)
     tokens: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     texts: dict[int, TokenTexts] = field(default_factory=dict)
     fresh_ids: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
@@ -173,11 +177,9 @@ class MonitoredPrompt:
             rows: `(n_positions, n_columns)` float32.
             start: Row of the first of them.
         """
-        have = self.rows.get(completion)
-        if have is None:
-            self.rows[completion] = rows[:0] if start else rows
-        elif start + len(rows) > len(have):
-            self.rows[completion] = np.concatenate([have, rows[len(have) - start :]])
+        have = self.rows.setdefault(completion, ProjectionRows(len(self.monitor.columns)))
+        if start <= len(have) < start + len(rows):
+            have.append(rows[len(have) - start :])
 
     def take(self) -> list[MonitoredChoice]:
         """Rows for tokens already emitted that have not been read.
@@ -194,17 +196,17 @@ class MonitoredPrompt:
 
     def _take(self, completion: int) -> MonitoredChoice:
         n_tokens, done = self.tokens[completion], self.sent[completion]
-        rows = self.rows.get(completion, np.empty((0, len(self.monitor.columns)), dtype=np.float32))
+        rows = self.rows.setdefault(completion, ProjectionRows(len(self.monitor.columns)))
         base = self.n_prompt - 1 if self.monitor.spec.prompt else 0
         if len(rows) < base + n_tokens:
             raise SteeringFailedError(
                 f"{n_tokens} tokens were generated and {max(len(rows) - base, 0)} projections came back"
             )
         choice = MonitoredChoice(
-            index=self.first_index + completion, generated=self._values(rows[base + done : base + n_tokens])
+            index=self.first_index + completion, generated=self._values(rows.view(base + done, base + n_tokens))
         )
         if self.monitor.spec.prompt and not self.prompt_sent and n_tokens:
-            choice.prompt = self._values(rows[: self.n_prompt])
+            choice.prompt = self._values(rows.view(0, self.n_prompt))
             self.prompt_sent = True
         self.sent[completion] = n_tokens
         fresh = self.fresh_ids.pop(completion, [])
@@ -218,7 +220,7 @@ class MonitoredPrompt:
         return choice
 
     def _values(self, rows: np.ndarray) -> list[list[float]]:
-        values: list[list[float]] = (rows - self.monitor.centres).tolist()
+        values: list[list[float]] = rounded(rows - self.monitor.centres).tolist()
         return values
 
     def _crossed(self, hit: BoundHit) -> CrossedBound:
@@ -234,6 +236,17 @@ class MonitoredPrompt:
             below=bound.below,
             action=bound.action,
         )
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """Float32 numbers as the answer has them, float64 with seven significant digits: half as long as JSON, and as precise.
+
+    Numbers of a million and more keep all digits before the point.
+    """
+    wide = values.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = 10.0 ** np.clip(SIGNIFICANT - 1 - np.floor(np.log10(np.abs(wide))), 0, MOST_DECIMALS)
+        return np.where(np.isfinite(wide) & (wide != 0), np.round(wide * scale) / scale, wide)
 
 
 def stop_reason(crossed: CrossedBound) -> str:
