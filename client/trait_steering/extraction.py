@@ -12,7 +12,7 @@ from trait_core.vectors.file import VectorFile
 from trait_extraction import pipeline
 from trait_extraction.data.datasets import load_trait
 from trait_extraction.data.scenarios import Style
-from trait_extraction.plan import Settings, default_positions
+from trait_extraction.plan import Settings, default_max_tokens, default_positions
 from trait_extraction.reading.reply_check import ReplyCheck
 from trait_extraction.reading.source import Model
 
@@ -30,7 +30,9 @@ def extract(
     seed: int = 0,
     held_out: float = 0.25,
     splits: int = 8,
-    max_tokens: int = 64,
+    max_tokens: int | None = None,
+    temperature: float = 0.0,
+    samples: int = 1,
     allow_unchecked: bool = False,
     chat_template_kwargs: dict[str, Any] | None = None,
     cache: Path | None = None,
@@ -49,12 +51,15 @@ def extract(
         trait: Name of a trait, or its folder as a `Path`.
         methods: `mean_diff`, `probe`, `pca`, `gradient`, `random`: one of them, or several.
         datasets: Folder of the traits; None takes `./datasets/traits`, or else the package's own.
-        style: `written`, `instructed` or `completions`; None takes the trait's default.
-        positions: The pool that directions are fitted on; None takes `response[:]`, or `all[4:]` for whole raw texts.
+        style: `written`, `instructed`, `completions` or `continued`; None takes the trait's default.
+        positions: The pool that directions are fitted on; None takes `response[:]`, for continuations `response[:5]`, for whole
+            raw texts `all[4:]`.
         seed: Seed of the held-out split and of methods that draw random numbers.
         held_out: Part of the scenarios to test on.
         splits: How many times scenarios are held out and directions fitted, for the intervals.
-        max_tokens: Length of generated replies, where the style has none.
+        max_tokens: Length of generated replies, where the style has none; None takes 64, for continuations 16.
+        temperature: Temperature of generated replies; 0 takes the likeliest token.
+        samples: Continuations of each text (style `continued`), at a temperature above 0.
         allow_unchecked: Use generated replies that fail the check, or that nothing can check.
         chat_template_kwargs: Variables of the chat template, such as `enable_thinking`.
         cache: Folder that keeps replies and activations for a second call.
@@ -76,8 +81,9 @@ def extract(
     for sentence in (*dataset.left_out, *grouped(dataset.remarks)):
         logger.warning("%s", sentence)
     pool = default_positions(dataset) if positions is None else Positions.parse(positions)
-    generation = Generation(max_tokens=max_tokens, seed=seed)
-    settings = Settings(pool, seed, held_out, splits, generation, chat_template_kwargs)
+    length = default_max_tokens(dataset) if max_tokens is None else max_tokens
+    generation = Generation(max_tokens=length, temperature=temperature, seed=seed)
+    settings = Settings(pool, seed, held_out, splits, generation, chat_template_kwargs, samples)
     names = [methods] if isinstance(methods, str) else methods
     check = ReplyCheck(allow_unchecked=allow_unchecked)
     return pipeline.extract(model, dataset, names, settings, cache=cache, check=check)

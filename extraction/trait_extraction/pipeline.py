@@ -5,7 +5,8 @@ command continues where it was stopped.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,10 +28,11 @@ from trait_extraction.output.evidence_rows import StoredVector, write_evidence
 from trait_extraction.output.vector_files import Extracted, Made, VectorFolder
 from trait_extraction.plan import Plan, Settings, default_positions
 from trait_extraction.reading.activations import read
-from trait_extraction.reading.elicitation import elicit
 from trait_extraction.reading.reply_check import ElicitationError, ReplyCheck, require_a_check
 from trait_extraction.reading.source import Model, Source, VectorService
 from trait_extraction.reading.stage_store import FOLDER, StageStore
+from trait_extraction.reading.tally import Tally
+from trait_extraction.stages import OF_ONE_TRAIT, Failed, Stages
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +102,9 @@ def extract(
         require_a_check(dataset, check)
     source = Source(model, model.info(), StageStore(cache))
     plan.check_model(source.info)
-    made = _make(elicit(plan, source, check), source, methods, None)
+    (made,) = Stages([_InMemory(plan, source, methods)], check, source.report).run()
+    if isinstance(made, Failed):
+        raise made.error
     return {method: one.vector for method, one in made.items()}
 
 
@@ -136,33 +140,60 @@ def run(
         ServiceError: The service failed.
         ResultsError: The database cannot be read or written; the vector files are complete.
     """
+    outcome = run_all(service, jobs, methods, out, options)
+    if len(outcome.failed) == 1:
+        raise outcome.failed[0].error
+    if outcome.failed:
+        raise ElicitationError("\n".join(str(one.error) for one in outcome.failed))
+    return outcome.extracted
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Result of a run of many traits.
+
+    Args:
+        extracted: The vector files, in order of trait and method.
+        failed: The traits that could not be made, and why.
+        tally: Counts of what the model did.
+    """
+
+    extracted: list[Extracted]
+    failed: list[Failed]
+    tally: Tally
+
+
+def run_all(
+    service: VectorService,
+    jobs: Sequence[tuple[TraitDataset, Settings]],
+    methods: Sequence[str],
+    out: Path,
+    options: RunOptions | None = None,
+) -> Outcome:
+    """As `run`, for many traits: one that cannot be made does not stop the others, and is in the outcome with the reason.
+
+    All traits go through the model together (`trait_extraction.stages`). A run that is stopped continues with the same
+    call: replies, activations and vector files that exist are not made again.
+
+    Raises:
+        InvalidRequestError: A method that does not exist.
+        ServiceError: The service failed.
+        ResultsError: The database cannot be read or written; the vector files are complete.
+    """
     options = options or RunOptions()
-    for dataset, _ in jobs:
-        registry_names(dataset.name, methods)
-    plans = [Plan.of(dataset, settings) for dataset, settings in jobs]
-    for plan in plans:
-        if plan.needs_replies:
-            require_a_check(plan.dataset, options.check)
-    info = service.info()
-    for plan in plans:
-        plan.check_model(info)
-    extracted: list[Extracted] = []
-    refused: list[str] = []
-    for plan in plans:
-        stored, folder = StageStore(out / FOLDER / plan.dataset.trait), VectorFolder.of(out, plan.dataset)
-        source = Source(service, info, stored, options.force, options.report)
-        try:
-            made = _reuse_or_make(plan, source, methods, folder, options)
-        except ElicitationError as error:  # the other traits are still made
-            options.report(f"{plan.name}: refused")
-            refused.append(str(error))
-            continue
-        extracted += _store(plan.name, made, folder, service, options)
+    check_methods(methods)
+    plans, failed = list[Plan](), list[Failed]()
+    for dataset, settings in jobs:
+        with _listed(dataset.name, failed):
+            plans.append(_planned(dataset, settings, methods, options.check))
+    works = _checked_against_model(plans, service, methods, out, options, failed) if plans else []
+    stages = Stages(works, options.check, options.report)
+    results = stages.run()
+    extracted = [one for result in results if not isinstance(result, Failed) for one in result]
     if options.results is not None:
         write_evidence(options.results, [StoredVector(e.registered or e.name, e.sha256, e.vector) for e in extracted])
-    if refused:
-        raise ElicitationError("\n".join(refused))
-    return extracted
+    failed += [result for result in results if isinstance(result, Failed)]
+    return Outcome(extracted, failed, stages.tally)
 
 
 def registry_names(trait: str, methods: Sequence[str]) -> dict[str, str]:
@@ -194,16 +225,82 @@ def check_methods(methods: Sequence[str]) -> None:
             )
 
 
-def _reuse_or_make(
-    plan: Plan, source: Source, methods: Sequence[str], folder: VectorFolder, options: RunOptions
-) -> dict[str, Made]:
-    """Method -> vector, from its file if that was made from the same inputs, else made now."""
-    trait, results = plan.dataset.trait, options.results
-    steered = None if results is None else steered_layer(results, trait, source.info)
-    plan = elicit(plan, source, options.check)
-    reused = {} if options.force else _reuse(plan, source, methods, folder, steered)
-    made = reused | _make(plan, source, [method for method in methods if method not in reused], steered)
-    return {method: made[method] for method in methods}
+@dataclass(frozen=True)
+class _InMemory:
+    """The vectors of one trait, in memory."""
+
+    plan: Plan
+    source: Source
+    methods: Sequence[str]
+
+    def needs_activations(self, _plan: Plan) -> bool:
+        return True
+
+    def finish(self, plan: Plan, source: Source) -> dict[str, Made]:
+        return _make(plan, source, self.methods, None)
+
+
+@dataclass
+class _InFiles:
+    """The vector files of one trait: those that exist are reused."""
+
+    plan: Plan
+    source: Source
+    methods: Sequence[str]
+    service: VectorService
+    folder: VectorFolder
+    options: RunOptions
+    _steered: LayerChoice | None = None
+    _reused: dict[str, Made] = field(default_factory=dict)
+
+    def needs_activations(self, plan: Plan) -> bool:
+        results, trait, info = self.options.results, plan.dataset.trait, self.source.info
+        self._steered = None if results is None else steered_layer(results, trait, info)
+        if not self.options.force:
+            self._reused = _reuse(plan, self.source, self.methods, self.folder, self._steered)
+        return len(self._reused) < len(self.methods)
+
+    def finish(self, plan: Plan, source: Source) -> list[Extracted]:
+        missing = [method for method in self.methods if method not in self._reused]
+        made = self._reused | _make(plan, source, missing, self._steered)
+        ordered = {method: made[method] for method in self.methods}
+        return _store(plan.name, ordered, self.folder, self.service, self.options)
+
+
+@contextmanager
+def _listed(name: str, failed: list[Failed]) -> Iterator[None]:
+    """Add a trait to the failed ones if its checks raise an error."""
+    try:
+        yield
+    except OF_ONE_TRAIT as error:
+        failed.append(Failed(name, error))
+
+
+def _checked_against_model(
+    plans: Sequence[Plan],
+    service: VectorService,
+    methods: Sequence[str],
+    out: Path,
+    options: RunOptions,
+    failed: list[Failed],
+) -> list[_InFiles]:
+    info, works = service.info(), []
+    for plan in plans:
+        with _listed(plan.name, failed):
+            plan.check_model(info)
+            stored = StageStore(out / FOLDER / plan.dataset.trait)
+            source = Source(service, info, stored, options.force, options.report)
+            works.append(_InFiles(plan, source, methods, service, VectorFolder.of(out, plan.dataset), options))
+    return works
+
+
+def _planned(dataset: TraitDataset, settings: Settings, methods: Sequence[str], check: ReplyCheck) -> Plan:
+    """A plan, with everything checked that can be checked before the service is asked."""
+    registry_names(dataset.name, methods)
+    plan = Plan.of(dataset, settings)
+    if plan.needs_replies:
+        require_a_check(dataset, check)
+    return plan
 
 
 def _reuse(
@@ -227,8 +324,7 @@ def _make(plan: Plan, source: Source, methods: Sequence[str], steered: LayerChoi
     """Make the vectors of a plan that has its replies, from one capture."""
     if not methods:
         return {}
-    n, n_layers, at = plan.dataset.n_texts, source.info.n_layers, plan.settings.positions
-    source.report(f"{plan.name}: reading {n} texts at {at} on {source.info.model}")
+    n_layers = source.info.n_layers
     activations = read(plan, source)
     source.report(f"{plan.name}: fitting {', '.join(methods)} on {n_layers} layers, {len(plan.splits)} splits")
     fitted = fit(plan, activations, methods)

@@ -11,9 +11,12 @@ from trait_core.positions import Positions
 from trait_core.schema import Elicitation, Generation, ServiceInfo
 
 from trait_extraction.data.datasets import Kept, TraitDataset
+from trait_extraction.data.scenarios import Scenario
 from trait_extraction.data.split import Split, split_sides
 
 RESPONSE = Positions.parse("response[:]")
+BEGINNING = Positions.parse("response[:5]")
+"""The first tokens of a continuation, which still belong to the scenario."""
 PAST_SINKS = Positions.parse("all[4:]")
 """All positions but the first four: those are attention sinks, whose norm is many times the usual one."""
 
@@ -30,6 +33,7 @@ class Settings:
             are those of the first split.
         generation: How replies are generated, where the dataset has none.
         chat_template_kwargs: Variables of the chat template; None for none.
+        samples: Continuations of each scenario (style `continued`), drawn with the seeds `seed`, `seed + 1`, ...
     """
 
     positions: Positions
@@ -38,6 +42,7 @@ class Settings:
     splits: int = 8
     generation: Generation = field(default_factory=Generation)
     chat_template_kwargs: dict[str, Any] | None = None
+    samples: int = 1
 
 
 @dataclass(frozen=True)
@@ -65,12 +70,13 @@ class Plan:
                 scenarios remain on one side of the split.
         """
         _check_positions(dataset, settings.positions)
-        if settings.chat_template_kwargs and dataset.style == "completions":
+        if settings.chat_template_kwargs and dataset.is_raw:
             raise InvalidRequestError(
                 f"trait {dataset.trait!r} is raw text, which uses no chat template: leave --template-kwargs out",
                 param="chat_template_kwargs",
             )
-        plan = cls(dataset, settings)
+        _check_sampling(dataset, settings)
+        plan = cls(dataset.repeated(settings.samples) if settings.samples > 1 else dataset, settings)
         _ = plan.splits
         return plan
 
@@ -80,12 +86,12 @@ class Plan:
         Raises:
             ChatTemplateError: Either of the two.
         """
-        if self.dataset.style == "completions":
+        if self.dataset.is_raw:
             return
         if not info.has_chat_template:
             raise ChatTemplateError(
                 f"{info.model} has no chat template (it is a base model), and the {self.dataset.style} style of trait "
-                f"{self.dataset.trait!r} is chats: use --style completions, which is raw text",
+                f"{self.dataset.trait!r} is chats: use --style completions or continued, which are raw text",
                 param="style",
             )
         require_template(info, self.settings.chat_template_kwargs)
@@ -107,13 +113,13 @@ class Plan:
         return tuple(split_sides(groups, settings.held_out, settings.seed + i) for i in range(settings.splits))
 
     def with_replies(
-        self, kept: Kept, positive: Sequence[str], negative: Sequence[str], elicitation: Elicitation
+        self, kept: Kept, positive: Sequence[Scenario], negative: Sequence[Scenario], elicitation: Elicitation
     ) -> "Plan":
         """The plan for the kept scenarios with generated replies.
 
         Args:
             kept: Indices of scenarios, positive and negative side.
-            positive: A reply for each scenario of this plan, positive side.
+            positive: Every scenario of this plan with its reply, positive side.
             negative: The same for the other side.
             elicitation: Findings of the check of the replies.
         """
@@ -121,17 +127,40 @@ class Plan:
 
 
 def default_positions(dataset: TraitDataset) -> Positions:
-    """The reply; for whole raw texts, everything past the attention sinks.
+    """The reply; of a continuation its first five tokens; for whole raw texts, everything past the attention sinks.
 
     Means over `all[:]` are dominated by the first position's norm, and so by the length of the text: on SmolLM2's middle
     layers mean_diff then separates held-out texts hardly better than chance (tests/extraction,
     `test_on_smollm2_raw_text_is_read_without_the_attention_sink`).
     """
+    if dataset.style == "continued":
+        return BEGINNING
     return PAST_SINKS if _whole_text(dataset) else RESPONSE
+
+
+def default_max_tokens(dataset: TraitDataset) -> int:
+    """Longest generated reply, tokens: of a continuation, what a judge needs to see where the text goes."""
+    return 16 if dataset.style == "continued" else 64
 
 
 def _whole_text(dataset: TraitDataset) -> bool:
     return dataset.style == "completions" and any(s.response is None for s in dataset.positive)
+
+
+def _check_sampling(dataset: TraitDataset, settings: Settings) -> None:
+    """Refuse samples that a style does not have, or that would all be the same."""
+    if settings.samples < 1:
+        raise InvalidRequestError(f"samples {settings.samples}: must be 1 or more", param="samples")
+    if settings.samples > 1 and dataset.style != "continued":
+        raise InvalidRequestError(
+            f"trait {dataset.trait!r}, style {dataset.style}: several samples are for --style continued",
+            param="samples",
+        )
+    if settings.samples > 1 and settings.generation.temperature == 0:
+        raise InvalidRequestError(
+            f"{settings.samples} samples at temperature 0 are all the same: use --temperature 1, or one sample",
+            param="samples",
+        )
 
 
 def _check_positions(dataset: TraitDataset, positions: Positions) -> None:

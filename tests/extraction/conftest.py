@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 from fake_registry import refusal, service_info
-from fake_service import ACTIVATIONS, CHATS, FakeService, Pool
+from fake_service import ACTIVATIONS, CHATS, COMPLETIONS, FakeService, Pool
 from loopback import on_a_port
 from trait_client.http import TraitClient
 from trait_core.positions import Positions
@@ -48,14 +48,15 @@ class KnownService(FakeService):
 class GaussianService(KnownService):
     """Positives and negatives drawn around two centres that lie `2 * gap[layer]` apart along the first axis.
 
-    An input is positive when its response (or text) holds the word YES. The same text gives the same activations. A chat
-    is answered with YES or NO, as its system prompt says where `obedient`, else with NO; `fails_after` so many replies.
+    An input is positive when its response (or text, or tokens) holds the word YES. The same text gives the same activations.
+    A chat is answered with YES or NO, as its system prompt says where `obedient`, else with NO; `fails_after` so many replies.
+    Raw text is continued with `continuation`, which is YES or NO as in the text unless a test overrides it.
     """
 
     def __init__(self, *, gap=(3.0,) * 10, obedient=True, fails_after=None, key=None, **info):
         super().__init__(key=key)
         self.gap, self.obedient, self.fails_after = gap, obedient, fails_after
-        self.fails[CHATS] = self._stopped
+        self.fails[CHATS] = self.fails[COMPLETIONS] = self._stopped
         self.change(**info)
 
     def change(self, **info):
@@ -63,15 +64,23 @@ class GaussianService(KnownService):
         self.info = service_info(**TOY | info | {"limits": ROOM | info.get("limits", {})})
 
     def _stopped(self, _body):
-        over = self.fails_after is not None and len(self.asked) >= self.fails_after
+        n_answered = len(self.answered[CHATS]) + len(self.answered[COMPLETIONS])
+        over = self.fails_after is not None and n_answered >= self.fails_after
         return refusal(500, "the engine has stopped") if over else None
 
+    def continuation(self, body, prompt):
+        return f"{'YES' if 'YES' in prompt else 'NO'}, and {prompt.split()[-1]} goes on and on"
+
     def reply(self, body, prompt, applied):
+        if "prompt" in body:
+            return self.continuation(body, prompt)
         word = "YES" if self.obedient and "YES" in body["messages"][0]["content"] else "NO"
         return f"{word}, so it is with {prompt[:-1]}."
 
     def pool(self, item: ActivationInput, positions, layers):
         text = item.model_dump_json()
+        if item.token_ids is not None:
+            text += " ".join(self.words[i] for i in item.token_ids)
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
         x = np.random.default_rng(seed).normal(size=(self.info.n_layers, self.info.d_model))
         x[:, 0] += np.asarray(self.gap) * (1 if "YES" in text else -1)

@@ -16,7 +16,7 @@ from trait_extraction.data.datasets import load_trait
 from trait_extraction.pipeline import RunOptions, run
 from trait_extraction.plan import RESPONSE as REPLY
 from trait_extraction.plan import Plan, Settings
-from trait_extraction.reading.generation import Replies, generate_replies
+from trait_extraction.reading.generation import Replies, generate, missing_replies
 from trait_extraction.reading.reply_check import ElicitationError, ReplyCheck, ReplyJudge, check_replies
 from trait_extraction.reading.source import Source
 from trait_extraction.reading.stage_store import KeyedLines, StageStore
@@ -80,8 +80,8 @@ def test_an_interrupted_run_asks_only_for_missing_replies(instructed, gaussians,
     service.fake.fails_after = None
     run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path, RunOptions(report=lines.append))
     assert len(service.asked) == len(set(service.asked)) == 32
-    assert "warmth.instructed: generating 21 replies on toy (11 of 32 are stored)" in lines
-    assert "warmth.instructed: 32 of 32 replies" in lines
+    assert "generating 21 replies (11 of 32 are stored)" in lines
+    assert any(line.startswith("21 of 21 replies, ") for line in lines)
     assert any("elicitation passed: AUC 1.00 by the metric matches" in line for line in lines)
 
 
@@ -91,7 +91,9 @@ def test_replies_belong_to_a_model_and_to_a_way_of_sampling(instructed, gaussian
     def asked(**generation):
         before = len(service.asked)
         plan = Plan.of(dataset, Settings(REPLY, generation=Generation(**generation)))
-        generate_replies(plan, Source(service, service.info(), store))
+        source = Source(service, service.info(), store)
+        for task in missing_replies(plan, source):
+            generate(task, plan, source)
         return len(service.asked) - before
 
     assert [asked(), asked(seed=3), asked(max_tokens=8), asked(temperature=1.0), asked(temperature=1.0, seed=3)] == [

@@ -7,8 +7,15 @@ import pytest
 import torch
 from engine_harness import Reference
 from trait_client.http import TraitClient
-from trait_core.schema import Message, Steering, SteeringTerm
+from trait_core.schema import Generation, Message, Steering, SteeringTerm
 from trait_core.vectors.file import VectorFile
+from trait_extraction.data.datasets import load_trait
+from trait_extraction.plan import Plan, Settings, default_positions
+from trait_extraction.reading.activations import read
+from trait_extraction.reading.elicitation import checked
+from trait_extraction.reading.generation import generate, missing_replies
+from trait_extraction.reading.reply_check import ReplyCheck
+from trait_extraction.reading.source import Source
 
 pytestmark = pytest.mark.engine
 
@@ -94,3 +101,52 @@ def test_raw_completions_of_a_base_style_are_read_and_separated(trait_extract, s
     assert (meta.style, meta.derived, meta.positions) == ("completions", False, "all[4:]")
     assert meta.chat_template_digest is None
     assert meta.layers[meta.chosen_layer].auc > 0.7
+
+
+SUNNY = [f"On {day} the sun was out, so I" for day in ("Monday", "Tuesday", "Friday", "Sunday")]
+SUNNY += [f"The {thing} was warm and bright, and we" for thing in ("garden", "kitchen", "beach", "valley")]
+RAINY = [line.replace("the sun was out", "it rained").replace("warm and bright", "cold and dark") for line in SUNNY]
+
+
+def continued_against_transformers(client, model, folder):
+    """Continues raw text and reads it back, as extraction does; then the same in transformers, float32.
+
+    Returns:
+        `(tokens, pools)`: whether the tokens of each text are the same, and the largest relative error of its mean over
+        `response[:5]` on any layer.
+    """
+    dataset = load_trait(folder, "continued")
+    plan = Plan.of(dataset, Settings(default_positions(dataset), generation=Generation(max_tokens=8, seed=0)))
+    source, reference = Source(client, client.info()), Reference(str(model))
+    for task in missing_replies(plan, source):
+        generate(task, plan, source)
+    plan = checked(plan, source, ReplyCheck())
+    found = read(plan, source)
+    same, errors = [], []
+    scenarios = (*plan.dataset.positive, *plan.dataset.negative)
+    for scenario, pooled in zip(scenarios, (*found.positive, *found.negative), strict=True):
+        prompt, ids = reference.tokenizer(scenario.prompt).input_ids, list(scenario.token_ids)
+        likeliest = reference.next_logprobs(prompt, ids).argmax(-1).tolist()
+        same.append((list(scenario.prompt_ids), ids) == (prompt, likeliest[: len(ids)]))
+        stream = reference.streams([*prompt, *ids])[:, len(prompt) : len(prompt) + 5].mean(1).numpy()
+        errors.append(float((np.linalg.norm(pooled - stream, axis=-1) / np.linalg.norm(stream, axis=-1)).max()))
+    return same, errors
+
+
+def test_continuations_and_their_activations_equal_transformers(client, smollm2_path, trait_folder):
+    folder = trait_folder(SUNNY, RAINY, suffix=".txt")
+    same, errors = continued_against_transformers(client, smollm2_path, folder)
+    assert (len(same), all(same)) == (16, True)
+    assert max(errors) < 1e-3
+
+
+def test_continued_makes_a_vector_of_raw_text_in_one_command(trait_extract, service_url, trait_folder, tmp_path):
+    folder = trait_folder(SUNNY, RAINY, suffix=".txt")
+    code, out, said = trait_extract(
+        "run", "--trait", "warmth", "--style", "continued", "--temperature", "0.7", "--samples", "2", "--max-tokens", "8",
+        "--splits", "1", "--no-register", "--url", service_url, "--datasets", folder.parents[1], "--out", tmp_path,
+    )  # fmt: skip
+    assert code == 0, said
+    meta = VectorFile.load(tmp_path / "warmth" / "continued" / "mean_diff.safetensors").metadata
+    assert (meta.style, meta.positions, meta.n_positive) == ("continued", "response[:5]", 16)
+    assert "generated 32 replies" in out

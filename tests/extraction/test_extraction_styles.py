@@ -1,4 +1,4 @@
-"""The three styles of contrastive pairs: those of a folder, their scenarios, and their faults."""
+"""The styles of contrastive pairs: those of a folder, their scenarios, and their faults."""
 
 import json
 

@@ -72,6 +72,18 @@ class Activations:
     def __len__(self) -> int:
         return len(self.n_prompt)
 
+    def part(self, start: int, stop: int) -> "Activations":
+        """The activations of inputs `start` to `stop`, copied, so that the whole answer can be dropped.
+
+        Raises:
+            InvalidRequestError: The answer holds every position.
+        """
+        if self.metadata.pooling != "mean":
+            raise InvalidRequestError("the answer holds every position: use each()", param="pooling")
+        responses = None if self.metadata.responses is None else self.metadata.responses[start:stop]
+        tensors = {name: tensor[start:stop].copy() for name, tensor in self.tensors.items()}
+        return Activations(self.metadata.model_copy(update={"responses": responses}), tensors)
+
     def mean(self, positions: str) -> np.ndarray:
         """Mean residual stream, `(n, n_layers_read, d_model)` float32, residual units.
 

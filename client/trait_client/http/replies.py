@@ -37,13 +37,18 @@ class TokenLogprob(Response):
 
 
 class Choice(Response):
-    """One of `n` replies."""
+    """One of `n` replies.
+
+    Attributes:
+        token_ids: Its tokens, and `prompt_token_ids` the prompt's, of a completion that asked for them.
+    """
 
     index: int
     text: str
     finish_reason: str | None
     logprobs: list[TokenLogprob] | None = None
     token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
 
 
 class ChatResult(Response):
@@ -125,6 +130,7 @@ class _TextChoice(Response):
     finish_reason: str | None = None
     logprobs: _TextLogprobs | None = None
     token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
 
 
 class _TextCompletion(Response):
@@ -173,6 +179,7 @@ def read_completion(data: bytes, expected: Expected) -> ChatResult:
             finish_reason=choice.finish_reason,
             logprobs=_text_logprobs(choice.logprobs) if choice.logprobs else None,
             token_ids=choice.token_ids,
+            prompt_token_ids=choice.prompt_token_ids,
         )
         for choice in wire.choices
     ]

@@ -122,7 +122,7 @@ class VectorMetadata(BaseModel):
     method_options: dict[str, Any] = {}
     positions: Annotated[str, Field(max_length=64)]
     dataset_digest: str | None = None
-    style: Literal["written", "instructed", "completions"] | None = None
+    style: Literal["written", "instructed", "completions", "continued"] | None = None
     derived: bool | None = None
     elicitation: Elicitation | None = None
     n_positive: int | None = None

@@ -21,14 +21,13 @@ from trait_core.vectors.file import VectorFile
 from trait_extraction.cli import tables
 from trait_extraction.cli.console import print_lines, progress
 from trait_extraction.cli.csv_table import evidence_csv
-from trait_extraction.cli.selection import Datasets, TraitNames, select, select_styles
+from trait_extraction.cli.selection import Datasets, TraitNames, Unusable, select, select_styles
 from trait_extraction.data.balance import NOT_CLASSIFIED, measure_balance
 from trait_extraction.data.scenarios import Style
 from trait_extraction.extra import is_installed, require
 from trait_extraction.fitting.methods import METHODS
-from trait_extraction.pipeline import RunOptions
-from trait_extraction.pipeline import run as run_pipeline
-from trait_extraction.plan import Settings, default_positions
+from trait_extraction.pipeline import RunOptions, run_all
+from trait_extraction.plan import Settings, default_max_tokens, default_positions
 from trait_extraction.reading.reply_check import ReplyCheck, ReplyJudge
 
 
@@ -44,7 +43,8 @@ def run(
         Style | None,
         typer.Option(
             help="written: the dataset's replies. instructed: the model replies under opposite system prompts. completions: "
-            "raw text for base models. Default: the first of these styles that the trait has."
+            "raw text for base models. continued: a base model continues the raw text, and its continuation is read. Default: the "
+            "first of written, instructed and completions that the trait has."
         ),
     ] = None,
     url: Annotated[str, typer.Option(envvar="TRAIT_SERVICE_URL", help="Address of the service.")] = DEFAULT_URL,
@@ -52,14 +52,27 @@ def run(
     datasets: Datasets = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder of the vector files.")] = Path("vectors"),
     positions: Annotated[
-        str | None, typer.Option(help="Token positions to pool. Default: response[:], or all[4:] for whole raw texts.")
+        str | None,
+        typer.Option(
+            help="Token positions to pool. Default: response[:]; response[:5] for continuations, all[4:] for whole raw texts."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the held-out split and of random directions.")] = 0,
     held_out: Annotated[float, typer.Option(help="Fraction of the scenarios held out for testing.")] = 0.25,
     splits: Annotated[
         int, typer.Option(min=1, max=256, help="Number of repeated splits and fits, for the intervals.")
     ] = 8,
-    max_tokens: Annotated[int, typer.Option(min=1, max=65536, help="Longest generated reply, tokens.")] = 64,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, max=65536, help="Longest generated reply, tokens. Default: 64; 16 for continuations."),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=10, help="Temperature of generated replies; 0 takes the likeliest token.")
+    ] = 0.0,
+    samples: Annotated[
+        int,
+        typer.Option(min=1, max=1024, help="Continuations of each text (--style continued), at a temperature above 0."),
+    ] = 1,
     template_kwargs: TemplateKwargs = None,
     allow_unchecked: Annotated[
         bool,
@@ -88,18 +101,21 @@ def run(
 ) -> None:
     """Extract vectors, write `<out>/<trait>/<method>.safetensors`, register them as `<trait>` and `<trait>.<method>`.
 
-    Generated replies (--style instructed) are checked with the trait's metric, and with a judge if the options name one.
+    Generated replies (--style instructed, continued) are checked with the trait's metric, and with a judge if the options name
+    one. All traits go through the model together; a run that is stopped continues with the same command.
     """
     require("sklearn", "scikit-learn", "trait-extract run")
     pool = None if positions is None else Positions.parse(positions)
     selection = select(datasets, trait, style, every=every)
     selection.warn()
-    generation = Generation(max_tokens=max_tokens, seed=seed)
     variables = parsed_kwargs(template_kwargs)
-    jobs = [
-        (d, Settings(pool or default_positions(d), seed, held_out, splits, generation, variables))
-        for d in selection.datasets
-    ]
+    jobs = []
+    for dataset in selection.datasets:
+        generation = Generation(
+            max_tokens=max_tokens or default_max_tokens(dataset), temperature=temperature, seed=seed
+        )
+        at = pool or default_positions(dataset)
+        jobs.append((dataset, Settings(at, seed, held_out, splits, generation, variables, samples)))
     results = None if db is None else ResultStore(db)
     with (
         TraitClient(url, api_key=api_key) as client,
@@ -108,15 +124,18 @@ def run(
     ):
         reply_check = ReplyCheck(rater, allow_unchecked or unvetted)
         options = RunOptions(register=register, force=force, check=reply_check, results=results, report=report)
-        extracted = run_pipeline(client, jobs, chosen_methods(method), folder, options)
+        outcome = run_all(client, jobs, chosen_methods(method), folder, options)
+    if len(jobs) == 1 and outcome.failed:
+        raise outcome.failed[0].error
+    extracted = outcome.extracted
     if table is not None:
         write_atomically(table, evidence_csv([e.vector.metadata for e in extracted]).encode())
     if as_json:
         print_json([tables.result_row(r) for r in extracted])
     else:
         print_table(tables.result_table(extracted))
-        print_lines(tables.result_lines(extracted))
-    selection.finish()
+        print_lines([*tables.result_lines(extracted), str(outcome.tally)])
+    selection.finish([Unusable(one.name, str(one.error)) for one in outcome.failed])
 
 
 @contextmanager

@@ -17,7 +17,9 @@ def new_trait_command(
     category: Annotated[str, typer.Option(help="Folder below the datasets, created if needed.")] = "custom",
     style: Annotated[
         Style,
-        typer.Option(help="written: replies to one prompt. instructed: system prompts. completions: for base models."),
+        typer.Option(
+            help="written: replies to one prompt. instructed: system prompts. completions, continued: for base models."
+        ),
     ] = "written",
     datasets: Annotated[Path, typer.Option(help="Folder of `<category>/<trait>`.")] = LOCAL,
     as_json: AsJson = False,

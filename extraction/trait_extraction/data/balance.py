@@ -124,7 +124,7 @@ def balance_warnings(balance: Balance) -> list[str]:
 
 
 def _compared(dataset: TraitDataset) -> tuple[list[str], list[str]] | None:
-    if not dataset.is_generated:
+    if dataset.is_raw or not dataset.is_generated:
         sides = dataset.positive, dataset.negative
         positive, negative = ([s.response or s.prompt for s in side] for side in sides)
         return positive, negative

@@ -43,7 +43,7 @@ class TraitDataset:
         trait: The folder's name.
         category: The parent folder's name.
         folder: Path of the folder.
-        style: `written`, `instructed` or `completions`.
+        style: `written`, `instructed`, `completions` or `continued`.
         positive: Scenarios that show the trait.
         negative: Scenarios that do not; entry i is paired with `positive[i]` where the sides are paired.
         definition: The judge's rubric; None if the folder has none.
@@ -101,7 +101,19 @@ class TraitDataset:
     @property
     def is_generated(self) -> bool:
         """True if the model has yet to generate the replies."""
-        return self.style == "instructed" and any(s.response is None for s in (*self.positive, *self.negative))
+        generated = self.style in {"instructed", "continued"}
+        return generated and any(s.response is None for s in (*self.positive, *self.negative))
+
+    @property
+    def is_raw(self) -> bool:
+        """True if the scenarios are raw text, which uses no chat template."""
+        return self.style in {"completions", "continued"}
+
+    def repeated(self, n: int) -> "TraitDataset":
+        """Each scenario `n` times in a row, for as many replies; all of them are in the same part of the held-out split."""
+        positive, negative = ([s for s in side for _ in range(n)] for side in (self.positive, self.negative))
+        first, second = ([number for number in side for _ in range(n)] for side in self.numbers)
+        return replace(self, positive=tuple(positive), negative=tuple(negative), numbers=(tuple(first), tuple(second)))
 
     def where(self, i: int) -> str:
         """File and line of entry i of `(*positive, *negative)`; side and number in a file that is one JSON value."""
@@ -109,18 +121,15 @@ class TraitDataset:
         path, number = self.origin[side], self.numbers[side][at]
         return f"{path}:{number}" if path.suffix != ".json" else f"{path}: {SIDES[side]} scenario {number}"
 
-    def with_replies(self, kept: Kept, positive: Sequence[str], negative: Sequence[str]) -> "TraitDataset":
+    def with_replies(self, kept: Kept, positive: Sequence[Scenario], negative: Sequence[Scenario]) -> "TraitDataset":
         """The kept scenarios with generated replies, to read like written ones.
 
         Args:
             kept: Indices of the scenarios to keep, positive and negative side.
-            positive: One reply per scenario of this dataset, positive side.
+            positive: Every scenario of this dataset with its reply, positive side.
             negative: The same for the other side.
         """
-        sides = [
-            tuple(side[i].model_copy(update={"response": replies[i]}) for i in at)
-            for side, replies, at in zip((self.positive, self.negative), (positive, negative), kept, strict=True)
-        ]
+        sides = [tuple(side[i] for i in at) for side, at in zip((positive, negative), kept, strict=True)]
         first, second = (tuple(numbers[i] for i in at) for numbers, at in zip(self.numbers, kept, strict=True))
         return replace(self, positive=sides[0], negative=sides[1], numbers=(first, second))
 
@@ -153,7 +162,7 @@ def load_trait(folder: Path, style: Style | None = None, *, name: str | None = N
     steering, about_steering = inspect_steering(folder)
     definition, about_definition = _definition(folder)
     used = sides.used
-    if sides.style == "instructed":
+    if sides.style in {"instructed", "continued"}:
         used = _without_questions(used, steering.questions, sides.origin)
     positive, negative = used.sides
     return TraitDataset(

@@ -32,6 +32,7 @@ _SIDES = {
     "instructed": "`instructed.json`: system prompts that ask for the trait, each with one that asks for its opposite, and "
     "prompts that are asked under both. Small models often do not comply: written replies work better.",
     "completions": "`positive.txt`, `negative.txt`: raw text for base models, one text per line, cut in mid-sentence.",
+    "continued": "`positive.txt`, `negative.txt`: raw text that a base model continues, one text per line, cut in mid-sentence.",
 }
 
 
@@ -94,5 +95,5 @@ def _scenarios(style: Style) -> dict[str, str]:
             }
             content = {"system_prompts": [asked], "prompts": [prompt]}
             return {INSTRUCTED: json.dumps(content, indent=2) + "\n"}
-        case "completions":
+        case "completions" | "continued":
             return {f"{side}.txt": f"{PLACEHOLDER}: a text that {what}, cut in\n" for side, what in sides.items()}

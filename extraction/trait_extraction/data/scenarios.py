@@ -12,7 +12,7 @@ from trait_core.traits.files import Text
 
 from trait_extraction.data.left_out import select, select_texts
 
-Style = Literal["written", "instructed", "completions"]
+Style = Literal["written", "instructed", "completions", "continued"]
 SIDES = ("positive", "negative")
 MIN_SCENARIOS = 8
 

@@ -46,6 +46,8 @@ class Provenance:
             options["paired"] = False
         if plan.elicitation is not None:
             options["generation"] = settings.generation.model_dump()
+        if dataset.style == "continued":
+            options["samples"] = settings.samples
         if settings.chat_template_kwargs:
             options["chat_template_kwargs"] = settings.chat_template_kwargs
         return cls(
@@ -65,7 +67,7 @@ class Provenance:
             n_positive=len(dataset.positive),
             n_negative=len(dataset.negative),
             n_held_out=len(plan.splits[0].held_out.positive),
-            chat_template_digest=None if dataset.style == "completions" else info.chat_template_digest,
+            chat_template_digest=None if dataset.is_raw else info.chat_template_digest,
             seed=settings.seed,
         )
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from trait_client.http.activations import Activations
 from trait_core.errors import DatasetError, InvalidRequestError, ServiceError
-from trait_core.schema import ActivationsMetadata, ActivationsRequest, ServiceInfo
+from trait_core.schema import ActivationInput, ActivationsMetadata, ActivationsRequest, ServiceInfo
 from trait_core.storage import json_sha256
 
 from trait_extraction.data.datasets import TraitDataset
@@ -22,6 +22,9 @@ NORM_POSITIONS = str(PAST_SINKS)
 
 CHUNK = 512
 """Most texts of one request: what an interrupted run has to read again."""
+
+MAX_ANSWER_BYTES = 256 * 2**20
+"""Size of one answer, which holds two pools of each text on all layers."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,86 @@ class ContrastiveActivations:
     paired: bool = True
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Texts of one trait that are read in one request and stored together.
+
+    Args:
+        plan: The trait, with its replies.
+        source: Its source.
+        start: Index of the first text in `(*positive, *negative)`.
+        inputs: The texts.
+        pools: The positions, and those of the residual norm.
+        key: Digest of the texts, the positions and the model.
+    """
+
+    plan: Plan
+    source: Source
+    start: int
+    inputs: list[ActivationInput]
+    pools: tuple[str, ...]
+    key: str
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def keep(self, answer: Activations) -> None:
+        """Store the piece's activations.
+
+        Raises:
+            ServiceError: They are not finite.
+        """
+        _check_finite(answer, self.pools[0])
+        self.source.stored.activations.put(self.key, answer)
+
+
+def pieces(plan: Plan, source: Source) -> list[Piece]:
+    """All texts of a trait, in order, in pieces of at most `texts_per_request`."""
+    variables = plan.settings.chat_template_kwargs
+    dataset, positions = plan.dataset, str(plan.settings.positions)
+    inputs = [activation_input(dataset, s, variables) for s in (*dataset.positive, *dataset.negative)]
+    pools = tuple(dict.fromkeys([positions, NORM_POSITIONS]))
+    size, identity = texts_per_request(source.info), model_identity(source.info)
+    found = []
+    for start in range(0, len(inputs), size):
+        part = inputs[start : start + size]
+        key = json_sha256([identity, request_identity(ActivationsRequest(inputs=part, positions=list(pools)))])
+        found.append(Piece(plan, source, start, part, pools, key))
+    return found
+
+
+def texts_per_request(info: ServiceInfo) -> int:
+    """Most texts of one request: what the service takes, and what keeps the answer below 256 MiB."""
+    of_one_text = 2 * info.n_layers * info.d_model * 4
+    return max(1, min(CHUNK, info.limits.max_activation_inputs, MAX_ANSWER_BYTES // of_one_text))
+
+
+def read_pieces(packed: Sequence[Piece]) -> tuple[dict[int, ServiceError], int]:
+    """Read pieces of any traits in one request, and store each in its own trait's folder.
+
+    Args:
+        packed: Pieces with the same positions, for the same model.
+
+    Returns:
+        `(faults, n_tokens)`: index of a piece -> reason why it is not stored, and the number of tokens that were read.
+
+    Raises:
+        ServiceError: The service refused or failed, or answered for another model.
+    """
+    first = packed[0]
+    request = ActivationsRequest(inputs=[i for piece in packed for i in piece.inputs], positions=list(first.pools))
+    answer = first.source.model.activations(request)
+    _check_model(answer, first.source.info)
+    faults, start = {}, 0
+    for at, piece in enumerate(packed):
+        try:
+            piece.keep(answer if len(packed) == 1 else answer.part(start, start + len(piece)))
+        except ServiceError as error:
+            faults[at] = error
+        start += len(piece)
+    return faults, int(answer.n_prompt.sum() + answer.n_response.sum())
+
+
 def read(plan: Plan, source: Source) -> ContrastiveActivations:
     """Read both sides of a trait on all layers.
 
@@ -58,28 +141,25 @@ def read(plan: Plan, source: Source) -> ContrastiveActivations:
         DatasetError: A scenario has no token at the positions.
         ServiceError: The service failed, answered for another model, or with values that are not finite.
     """
-    dataset, info, positions = plan.dataset, source.info, str(plan.settings.positions)
+    dataset, positions = plan.dataset, str(plan.settings.positions)
     if plan.needs_replies:
         raise InvalidRequestError(f"trait {dataset.trait!r} has no replies yet: generate them first", param="positions")
-    variables = plan.settings.chat_template_kwargs
-    inputs = [activation_input(dataset, s, variables) for s in (*dataset.positive, *dataset.negative)]
-    pools = list(dict.fromkeys([positions, NORM_POSITIONS]))
-    size = max(1, min(CHUNK, info.limits.max_activation_inputs))
-    answers = []
-    for start in range(0, len(inputs), size):
-        request = ActivationsRequest(inputs=inputs[start : start + size], positions=pools)
-        key = json_sha256([model_identity(info), request_identity(request)])
-        answer = None if source.again else source.stored.activations.get(key)
-        if answer is None:
-            answer = source.model.activations(request)
-            _check_answer(answer, positions, info)
-            source.stored.activations.put(key, answer)
-        answers.append(answer)
+    answers = [_stored_or_read(piece) for piece in pieces(plan, source)]
     _check_counts(dataset, positions, np.concatenate([a.count(positions) for a in answers]))
     mean = np.concatenate([a.mean(positions) for a in answers])
     n = len(dataset.positive)
     norms = residual_norms(answers)
     return ContrastiveActivations(answers[0].metadata, mean[:n], mean[n:], norms, dataset.paired)
+
+
+def _stored_or_read(piece: Piece) -> Activations:
+    store = piece.source.stored.activations
+    answer = None if piece.source.again else store.get(piece.key)
+    if answer is None:
+        answer = piece.source.model.activations(ActivationsRequest(inputs=piece.inputs, positions=list(piece.pools)))
+        _check_model(answer, piece.source.info)
+        piece.keep(answer)
+    return answer
 
 
 def request_identity(request: ActivationsRequest) -> dict[str, Any]:
@@ -112,13 +192,16 @@ def residual_norms(answers: Sequence[Activations]) -> npt.NDArray[np.float64]:
     return norms
 
 
-def _check_answer(answer: Activations, positions: str, info: ServiceInfo) -> None:
+def _check_model(answer: Activations, info: ServiceInfo) -> None:
     metadata = answer.metadata
     if metadata.config_digest != info.config_digest or metadata.layers != list(range(info.n_layers)):
         raise ServiceError(
             f"the service answered layers {metadata.layers[:3]}.. of {metadata.model} ({metadata.config_digest}), not "
             f"all {info.n_layers} layers of {info.model} ({info.config_digest}): was it restarted? Run again"
         )
+
+
+def _check_finite(answer: Activations, positions: str) -> None:
     mean = answer.mean(positions)
     if not np.isfinite(mean).all():
         layer = int(np.flatnonzero(~np.isfinite(mean).all(axis=(0, 2)))[0])

@@ -118,7 +118,7 @@ def check_replies(
     if dataset.steering.metric is not None:
         found = _measure_replies(sides, found)
     fault = _fault(dataset, found, min(map(len, kept)))
-    if fault is not None and not check.allow_unchecked:
+    if fault is not None and not check.allow_unchecked and not (found.auc is None and _may_be_unchecked(dataset)):
         raise ElicitationError(fault)
     if fault is not None:  # the judge's verdict is part of the fault, so all pairs are used
         kept = sides.kept
@@ -129,11 +129,12 @@ def require_a_check(dataset: TraitDataset, check: ReplyCheck) -> None:
     """Refuse what could not pass in any case, before a reply is generated.
 
     Raises:
-        ElicitationError: The trait has no metric, there is no judge, and `allow_unchecked` is not set.
+        ElicitationError: The trait has no metric, there is no judge, and `allow_unchecked` is not set. Continuations may be
+            unchecked: nothing instructs the model, so that only the scenarios differ, as in written text.
     """
     if dataset.steering.metric is not None:
         parse_metric(dataset.steering.metric)
-    elif check.judge is None and not check.allow_unchecked:
+    elif check.judge is None and not check.allow_unchecked and not _may_be_unchecked(dataset):
         raise ElicitationError(_nothing_to_check_with(dataset))
 
 
@@ -150,8 +151,7 @@ def check_line(found: Elicitation) -> str:
 
 
 def _answered(dataset: TraitDataset, replies: Replies) -> Answered:
-    said = [[bool(reply.strip()) for reply in side] for side in (replies.positive, replies.negative)]
-    positive, negative = _kept(dataset, said)
+    positive, negative = _kept(dataset, replies.usable)
     if min(len(positive), len(negative)) < MIN_SCENARIOS:
         raise ElicitationError(
             f"trait {dataset.trait!r}: {min(len(positive), len(negative))} of {dataset.n_scenarios} pairs have a reply on both "
@@ -239,8 +239,8 @@ def _fault(dataset: TraitDataset, found: Elicitation, n_kept: int) -> str | None
         return (
             f"{trait}: the generated replies do not show the trait: the {found.checked_by} {found.checked_with} separates "
             f"the two sides with AUC {found.auc:.2f}, and {MIN_AUC:g} is needed (mean score {found.mean_high:.0f} "
-            f"against {found.mean_low:.0f}, 0 to 100). Use a larger instruct model, plainer system prompts or --style "
-            "written; --allow-unchecked uses the replies anyway, and the vector file records it"
+            f"against {found.mean_low:.0f}, 0 to 100). {_REMEDY[dataset.style == 'continued']}; --allow-unchecked uses the "
+            "replies anyway, and the vector file records it"
         )
     if found.judged_by is not None and n_kept < MIN_SCENARIOS:
         return (
@@ -250,7 +250,23 @@ def _fault(dataset: TraitDataset, found: Elicitation, n_kept: int) -> str | None
     return None
 
 
+_REMEDY = {
+    False: "Use a larger instruct model, plainer system prompts or --style written",
+    True: "Write scenarios that lead to the trait, use a larger model or --style completions",
+}
+
+
+def _may_be_unchecked(dataset: TraitDataset) -> bool:
+    """True for continuations: they follow from the scenarios alone, which are on opposite sides as they were written."""
+    return dataset.style == "continued"
+
+
 def _nothing_to_check_with(dataset: TraitDataset) -> str:
+    if _may_be_unchecked(dataset):
+        return (
+            f"trait {dataset.trait!r}: continuations are unchecked: the trait has no metric in steering.json, and no judge is "
+            "configured (--judge)"
+        )
     return (
         f"trait {dataset.trait!r}: generated replies are unchecked: the trait has no metric in steering.json and no judge "
         "is configured, so that nothing tells whether the model follows its system prompts. Configure a judge (--judge), "

@@ -37,7 +37,21 @@ class Model(Protocol):
         seed: int | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> ChatResult:
-        """An unsteered reply. Several threads call it at once; only datasets without replies need it."""
+        """An unsteered reply. Several threads call it at once; only instructed datasets need it."""
+        ...
+
+    def complete(
+        self,
+        prompt: str | list[int],
+        *,
+        model: str | None = None,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        token_ids: bool = False,
+    ) -> ChatResult:
+        """An unsteered continuation of raw text. Several threads call it at once; only continued datasets need it."""
         ...
 
 

@@ -85,16 +85,19 @@ class CaptureStore:
     """Captured activations by the digest of the request and of the model that answered it.
 
     Args:
-        folder: Folder of the chunks; None stores nothing.
+        folder: Folder of the chunks; None keeps them in memory.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
+        self._kept: dict[str, Activations] = {}
 
     def get(self, key: str) -> Activations | None:
         """A chunk; None if it is not stored, or cannot be read."""
         path = self._path(key)
-        if path is None or not path.is_file():
+        if path is None:
+            return self._kept.get(key)
+        if not path.is_file():
             return None
         try:
             return Activations.from_bytes(path.read_bytes())
@@ -105,9 +108,16 @@ class CaptureStore:
     def put(self, key: str, activations: Activations) -> None:
         """Store a chunk."""
         path = self._path(key)
-        if path is not None:
+        if path is None:
+            self._kept[key] = activations
+        else:
             metadata = {METADATA_KEY: activations.metadata.model_dump_json()}
             write_atomically(path, safetensors.numpy.save(activations.tensors, metadata))
+
+    def has(self, key: str) -> bool:
+        """True if a chunk is stored; it may still be damaged."""
+        path = self._path(key)
+        return key in self._kept if path is None else path.is_file()
 
     def _path(self, key: str) -> Path | None:
         return None if self._folder is None else self._folder / f"{key}.activations"
@@ -117,7 +127,7 @@ class StageStore:
     """The cache of one trait's stages.
 
     Args:
-        folder: `<out>/.stages/<trait>`; None keeps replies and scores until the end of the run, and no activations.
+        folder: `<out>/.stages/<trait>`; None keeps everything in memory, until the end of the run.
 
     Attributes:
         replies: Generated replies.
