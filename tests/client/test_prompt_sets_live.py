@@ -116,5 +116,41 @@ def test_a_corpus_is_captured_and_projected_as_transformers_reads_it(cli, tmp_pa
     assert store.query("select count(*) from readings")[1] == [(len(LINES),)]
 
 
+def test_fingerprints_of_a_json_set_are_the_means_of_transformers_stream(
+    cli, tmp_path, service_url, hidden, monkeypatch
+):
+    """A system prompt and notes as they are; vectors by pattern, one direction a request, cosines among them."""
+    monkeypatch.setattr("trait_client.prompt_sets.project.MAX_MONITORED", 1)
+    questions = [{"id": i, "text": f"What is {i} plus one?", "note": ("odd", "even")[i % 2 == 0]} for i in range(3)]
+    (tmp_path / "sums.json").write_text(json.dumps({"system_prompt": "You are terse.", "prompts": questions}))
+    vectors = ("--vector", "refus[a]l", "--vector", "sycophanc?", "--layer", str(LAYER))
+    options = ("--prompts", "sums.json", *vectors, "--cosine", "--max-tokens", "6", "--db", "f.duckdb", "--json")
+    code, stdout, stderr = cli("project", *options)
+    assert (code, stderr, json.loads(stdout)["n_projected"]) == (0, "", 3)
+    store = ResultStore(tmp_path / "f.duckdb")
+    with TraitClient(service_url) as client:
+        files = {name: client.vector_file(name) for name in VECTORS}
+    for prompt_id, ids, n_prompt, tokens, note in store.query(
+        "select prompt_id, token_ids, n_prompt, tokens, metadata->>'note' from readings order by prompt_id"
+    )[1]:
+        assert "You are terse." in "".join(tokens[:n_prompt])
+        assert note == questions[int(prompt_id.removeprefix("sums/"))]["note"]
+        stream = hidden(ids)
+        norms = np.linalg.norm(stream, axis=1)
+        for part, positions in (("prompt", slice(4, n_prompt)), ("response", slice(n_prompt - 1, len(ids) - 1))):
+            for name, file in files.items():
+                along, evidence = (stream @ file.directions[LAYER])[positions], file.evidence(LAYER)
+                mean = along.mean() - evidence.centre
+                ((*got, n),) = store.query(
+                    "select projection, separations, cosine, n from fingerprints "
+                    f"where prompt_id = '{prompt_id}' and part = '{part}' and vector = '{name}'"
+                )[1]
+                assert n == len(along)
+                wanted = [mean, mean / evidence.separation, (along / norms[positions]).mean()]
+                assert np.allclose(got, wanted, rtol=2e-3, atol=1e-3)
+    answer = cli("fingerprint", "--text", "I am sorry, but I cannot help you with that.", *vectors, "--json")[1]
+    assert sorted(place["vector"] for place in json.loads(answer)["places"]) == VECTORS
+
+
 def assert_close(got: np.ndarray, want: np.ndarray) -> None:
     assert np.abs(got - want).max() / np.abs(want).max() < 1e-3
