@@ -154,3 +154,18 @@ def test_fingerprints_of_a_json_set_are_the_means_of_transformers_stream(
 
 def assert_close(got: np.ndarray, want: np.ndarray) -> None:
     assert np.abs(got - want).max() / np.abs(want).max() < 1e-3
+
+
+def test_a_model_compared_with_itself_differs_in_nothing(cli, tmp_path):
+    """Both sides read the same token ids in requests of their own: what rounding makes of that is below the tolerance."""
+    options = ("--prompts", "p.jsonl", "--vector", "refusal", "--variant", "smollm2", "--responses-from", "both")
+    code, stdout, stderr = cli("compare-variants", *options, "--max-tokens", "8", "--db", "v.duckdb", "--json")
+    assert (code, stderr) == (0, "")
+    document = json.loads(stdout)
+    assert (document["n_texts"], document["n_compared"]) == (2 * len(LINES), 2 * len(LINES))
+    assert {row["text"] for row in document["effects"]} == {"prompt", "base", "variant", "own"}
+    assert {row["verdict"] for row in document["effects"]} == {"no difference"}
+    assert document["spans"] == []
+    sql = "select text, count(*), max(abs(difference)) < 0.01 * max(abs(base)) from variant_differences group by 1 order by 1"
+    assert [row[0] for row in ResultStore(tmp_path / "v.duckdb").query(sql).rows] == ["base", "prompt", "variant"]
+    assert all(same for *_, same in ResultStore(tmp_path / "v.duckdb").query(sql).rows)

@@ -131,6 +131,16 @@ def test_what_is_stored_is_not_read_again(cli, tmp_path, service):
     assert set(before) <= set(rows(tmp_path, "select * from variant_effects"))
 
 
+def test_own_replies_are_compared_once_both_are_there(cli, service):
+    """Though nothing is left to read: each model's replies were read by an earlier command."""
+    with on_a_port(service.answer) as url:
+        for text in ("base", "variant", "both"):
+            code, stdout, _ = cli(*compare(url, "--responses-from", text, "--json"))
+            assert code == 0
+    assert json.loads(stdout)["n_read"] == 0
+    assert found(json.loads(stdout))["planted", 2, "own"] == "found"
+
+
 def test_given_replies_are_read_by_both(cli, tmp_path, service):
     """And by default, where every prompt has one; a set in which only some have one needs a choice."""
     lines = [{"id": word, "prompt": f"what {word}", "response": f"tea and {word} of course"} for word in WORDS]

@@ -171,9 +171,12 @@ def _effects(title: str, rows: list[dict[str, Any]]) -> Table:
 
 
 def _print_span(span: dict[str, Any]) -> None:
-    """One line: difference, prompt, and the text with the span between angle marks."""
+    """One line: mean |difference| and mean difference, prompt, and the text with the span between brackets."""
     text = f"{span['before']}⟦{span['words']}⟧{span['after']}".replace("\n", "⏎")
-    out.print(plain(f"  {span['difference']:+.3g}  {TEXTS[span['text']]}, {span['prompt_id']}: {text}"), soft_wrap=True)
+    out.print(
+        plain(f"  {span['size']:.3g} ({span['difference']:+.3g})  {TEXTS[span['text']]}, {span['prompt_id']}: {text}"),
+        soft_wrap=True,
+    )
 
 
 def _number(value: float | None, form: str) -> str:

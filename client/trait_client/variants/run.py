@@ -32,7 +32,7 @@ from trait_client.variants.sides import Side, demand_comparable, with_vectors
 from trait_core.chat_templates import kwargs_text
 from trait_core.errors import InvalidRequestError
 from trait_core.model_identity import digest
-from trait_core.schema import VectorInfo
+from trait_core.schema import LayerEvidence, VectorInfo
 
 Responses = Literal["base", "variant", "both", "given"]
 
@@ -267,13 +267,14 @@ class _Measuring:
         change = await self._streams.change(text, [each.prompt_id for each in base], direction.layer)
         return effect_row(self._id, text, means, change, direction, self._evidence(direction))
 
-    def _evidence(self, direction: Direction) -> Any:
+    def _evidence(self, direction: Direction) -> LayerEvidence:
         return self._vectors[direction.sha256].metadata.layers[direction.layer]
 
     def _lacks(self, texts: Sequence[Text]) -> bool:
         sql = "SELECT text, sha256, layer FROM variant_effects WHERE comparison_id = ?"
         stored = set(self._writer.query(sql, [self._id]))
-        return any((text, each.sha256, each.layer) not in stored for text in texts for each in self._directions)
+        wanted = [*texts, *(["own"] if {"base", "variant"} <= set(texts) else [])]
+        return any((text, each.sha256, each.layer) not in stored for text in wanted for each in self._directions)
 
     def _projected(self) -> dict[tuple[str, Direction], list[float]]:
         ids = [reading_id for pair in self._pairs for reading_id in (pair.base, pair.variant)]
