@@ -24,13 +24,16 @@ from trait_extraction.fitting.methods import METHODS
 from trait_extraction.fitting.projections import HeldOutProjections
 from trait_extraction.fitting.provenance import Provenance
 from trait_extraction.fitting.vectors import build, with_layer
+from trait_extraction.massive import MassiveDimensions
 from trait_extraction.output.evidence_rows import StoredVector, write_evidence
 from trait_extraction.output.vector_files import Extracted, Made, VectorFolder
 from trait_extraction.plan import Plan, Settings, default_positions
 from trait_extraction.reading.activations import read
+from trait_extraction.reading.calibration import FILE as CALIBRATIONS
+from trait_extraction.reading.calibration import calibrate
 from trait_extraction.reading.reply_check import ElicitationError, ReplyCheck, require_a_check
 from trait_extraction.reading.source import Model, Source, VectorService
-from trait_extraction.reading.stage_store import FOLDER, StageStore
+from trait_extraction.reading.stage_store import FOLDER, KeyedLines, StageStore
 from trait_extraction.reading.tally import Tally
 from trait_extraction.stages import OF_ONE_TRAIT, Failed, Stages
 
@@ -162,6 +165,10 @@ class Outcome:
     failed: list[Failed]
     tally: Tally
 
+    def joined(self, other: "Outcome") -> "Outcome":
+        """Both runs' vectors and failures; the counts are the first run's, of which the second reads what that one stored."""
+        return Outcome(self.extracted + other.extracted, self.failed + other.failed, self.tally)
+
 
 def run_all(
     service: VectorService,
@@ -196,14 +203,29 @@ def run_all(
     return Outcome(extracted, failed, stages.tally)
 
 
-def registry_names(trait: str, methods: Sequence[str]) -> dict[str, str]:
+def calibrated(service: Model, out: Path, options: RunOptions | None = None) -> MassiveDimensions:
+    """The massive dimensions of the served model, found once and stored in `<out>/.stages`.
+
+    Raises:
+        ServiceError: The service failed.
+    """
+    options = options or RunOptions()
+    source = Source(service, service.info(), StageStore(), options.force, options.report)
+    return calibrate(source, KeyedLines(out / FOLDER / CALIBRATIONS))
+
+
+def registry_names(trait: str, methods: Sequence[str], suffix: str = "") -> dict[str, str]:
     """Method -> name at the service: the trait's own for the first method, `<trait>.<method>` for others.
+
+    With a suffix it is `<trait>.<method><suffix>` for all of them.
 
     Raises:
         InvalidRequestError: No method, an unknown one, or a name that is too long.
     """
     check_methods(methods)
-    names = {method: trait if method == methods[0] else f"{trait}.{method}" for method in methods}
+    names = {method: f"{trait}.{method}{suffix}" for method in methods}
+    if not suffix:
+        names[methods[0]] = trait
     for name in names.values():
         if not is_name(name):
             raise InvalidRequestError(f"{name!r} is not a name for a vector: 64 characters at most", param="trait")
@@ -290,13 +312,14 @@ def _checked_against_model(
             plan.check_model(info)
             stored = StageStore(out / FOLDER / plan.dataset.trait)
             source = Source(service, info, stored, options.force, options.report)
-            works.append(_InFiles(plan, source, methods, service, VectorFolder.of(out, plan.dataset), options))
+            folder = VectorFolder.of(out, plan.dataset, plan.settings.suffix)
+            works.append(_InFiles(plan, source, methods, service, folder, options))
     return works
 
 
 def _planned(dataset: TraitDataset, settings: Settings, methods: Sequence[str], check: ReplyCheck) -> Plan:
     """A plan, with everything checked that can be checked before the service is asked."""
-    registry_names(dataset.name, methods)
+    registry_names(dataset.name, methods, settings.suffix)
     plan = Plan.of(dataset, settings)
     if plan.needs_replies:
         require_a_check(dataset, check)
@@ -325,7 +348,7 @@ def _make(plan: Plan, source: Source, methods: Sequence[str], steered: LayerChoi
     if not methods:
         return {}
     n_layers = source.info.n_layers
-    activations = read(plan, source)
+    activations = read(plan, source).without(plan.settings.massive)
     source.report(f"{plan.name}: fitting {', '.join(methods)} on {n_layers} layers, {len(plan.splits)} splits")
     fitted = fit(plan, activations, methods)
     evidence = evaluate(plan, activations, fitted)
@@ -338,13 +361,13 @@ def _store(
     trait: str, made: Mapping[str, Made], folder: VectorFolder, service: VectorService, options: RunOptions
 ) -> list[Extracted]:
     """Write the files of one trait, and register them."""
-    names = registry_names(trait, list(made)) if options.register else {}
+    names = registry_names(trait, list(made), folder.suffix) if options.register else {}
     extracted = []
     for method, one in made.items():
         path, data = folder.store(method, one)
         if method in names:
             service.put_vector(names[method], data)
             options.report(f"{trait}: registered {method} as {names[method]}")
-        sha256, name = sha256_of(data), f"{trait}.{method}"
+        sha256, name = sha256_of(data), f"{trait}.{method}{folder.suffix}"
         extracted.append(Extracted(path, one.vector, sha256, one.reused, names.get(method), name))
     return extracted

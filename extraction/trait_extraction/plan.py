@@ -13,6 +13,7 @@ from trait_core.schema import Elicitation, Generation, ServiceInfo
 from trait_extraction.data.datasets import Kept, TraitDataset
 from trait_extraction.data.scenarios import Scenario
 from trait_extraction.data.split import Split, split_sides
+from trait_extraction.massive import SUFFIX, MassiveDimensions
 
 RESPONSE = Positions.parse("response[:]")
 BEGINNING = Positions.parse("response[:5]")
@@ -34,6 +35,7 @@ class Settings:
         generation: How replies are generated, where the dataset has none.
         chat_template_kwargs: Variables of the chat template; None for none.
         samples: Continuations of each scenario (style `continued`), drawn with the seeds `seed`, `seed + 1`, ...
+        massive: Dimensions that are left out of activations and directions; None leaves none out.
     """
 
     positions: Positions
@@ -43,6 +45,12 @@ class Settings:
     generation: Generation = field(default_factory=Generation)
     chat_template_kwargs: dict[str, Any] | None = None
     samples: int = 1
+    massive: MassiveDimensions | None = None
+
+    @property
+    def suffix(self) -> str:
+        """The end of the names of the vectors: `.clean` without massive dimensions."""
+        return "" if self.massive is None else SUFFIX
 
 
 @dataclass(frozen=True)

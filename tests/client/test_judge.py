@@ -305,6 +305,32 @@ def test_a_reply_cannot_leave_its_quotation():
     assert rated_reply({"messages": [message]}) == reply
 
 
+def test_an_eval_prompt_takes_the_place_of_the_definition(tmp_path):
+    place = tmp_path / "style" / "shouting"
+    place.mkdir(parents=True)
+    (place / "definition.txt").write_text("by definition")
+    for prompt, expected in (("by prompt", "by prompt"), ("  ", "by definition"), (None, "by definition")):
+        (place / "steering.json").write_text(json.dumps({"questions": ["q"], "eval_prompt": prompt}))
+        assert Rubric.load(tmp_path, "shouting").text == expected
+    (place / "definition.txt").unlink()
+    with pytest.raises(DatasetError, match=r"definition\.txt: is missing"):
+        Rubric.load(tmp_path, "shouting")
+
+
+def test_a_rubric_that_is_a_whole_question_is_asked_as_it_is_written():
+    """A reply that holds the place of the other text brings nothing in."""
+    rubric = Rubric("shouting", "Q: {question}\nA: {answer}\n0 to 100, the number alone.")
+    (message,) = judge_messages(rubric, "why?", "{question} BECAUSE", "percent")
+    assert message["content"] == "Q: why?\nA: {question} BECAUSE\n0 to 100, the number alone."
+    (digit,) = judge_messages(rubric, "why?", "BECAUSE", "digit")
+    assert digit["content"].endswith(
+        "0 to 100, the number alone.\n\nAnswer with one digit from 0 to 9 and nothing else: 0 for "
+        "a score of 0, 9 for a score of 100, the others evenly in between."
+    )
+    (plain,) = judge_messages(Rubric("shouting", "about {question}"), "why?", "r", "percent")
+    assert "about {question}" in plain["content"]
+
+
 def test_the_interface_to_extraction_is_a_plain_callable(server, tmp_path):
     place = tmp_path / "datasets" / "style" / "shouting"
     place.mkdir(parents=True)

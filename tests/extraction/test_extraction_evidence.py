@@ -11,7 +11,7 @@ from trait_core.errors import VectorFileError
 from trait_core.statistics import auc, cohens_d
 from trait_core.vectors.file import VectorFile
 from trait_extraction.data.datasets import load_trait
-from trait_extraction.data.split import Part, Split, split_scenarios
+from trait_extraction.data.split import Part, Split, split_scenarios, split_sides
 from trait_extraction.fitting.evidence import layer_evidence
 from trait_extraction.fitting.geometry import massive_dimensions
 from trait_extraction.fitting.intervals import HeldOut, held_out_intervals
@@ -19,8 +19,8 @@ from trait_extraction.fitting.layer_choice import chosen_by, steered_layer
 from trait_extraction.fitting.methods import METHODS
 from trait_extraction.fitting.projections import projections_path, read_projections
 from trait_extraction.pipeline import RunOptions, run
+from trait_extraction.plan import PAST_SINKS, Settings
 from trait_extraction.plan import RESPONSE as REPLY
-from trait_extraction.plan import Settings
 
 RESPONSE = Settings(REPLY, splits=3)
 
@@ -277,6 +277,61 @@ def test_projections_of_held_out_scenarios_are_beside_the_vector_and_give_its_au
         positive, negative = kept.at(layer)
         assert auc(positive.astype(float), negative.astype(float)) == at.auc
         assert cohens_d(positive.astype(float), negative.astype(float)) == pytest.approx(at.cohens_d, rel=1e-4)
+
+
+@pytest.fixture
+def unpaired(trait_folder):
+    """Raw texts, 21 on one side and 12 on the other."""
+    return load_trait(
+        trait_folder([f"YES {i}" for i in range(21)], [f"NO {i}" for i in range(12)], name="raw", suffix=".txt")
+    )
+
+
+def test_unpaired_sides_give_vectors_by_every_method_from_all_their_scenarios(unpaired, gaussians, tmp_path):
+    service = gaussians()
+    made = run(service, [(unpaired, Settings(PAST_SINKS, splits=3))], list(METHODS), tmp_path)
+    for one in made:
+        meta = one.vector.metadata
+        at = meta.layers[meta.chosen_layer]
+        assert (meta.n_positive, meta.n_negative, meta.n_held_out) == (21, 12, 5)
+        assert meta.method_options["paired"] is False
+        assert at.polarity == at.auc
+        assert at.auc_interval[0] <= at.auc <= at.auc_interval[1]
+        kept = read_projections(one.path, meta)
+        positive, negative = (side.astype(float) for side in kept.at(meta.chosen_layer))
+        assert (len(positive), len(negative), len(kept.negative_scenarios)) == (5, 3, 3)
+        assert auc(positive, negative) == at.auc
+        if meta.method in {"mean_diff", "pca"}:
+            assert one.vector.directions[meta.chosen_layer][0] > 0.7, meta.method
+    (again,) = run(service, [(unpaired, Settings(PAST_SINKS, splits=3))], ["pca"], tmp_path)
+    assert again.reused
+    assert again.vector.metadata.method_options["rows"] == "all differences of a positive and a negative"
+
+
+def test_each_unpaired_side_is_drawn_by_itself_for_the_intervals():
+    """The accuracy's interval is that of two independent shares, narrower than that of pairs that are right together."""
+    right = np.array([1.0] * 15 + [-1.0] * 5)
+    both = [HeldOut(right, -right, 0.0, paired=paired) for paired in (True, False)]
+    together, apart = (held_out_intervals([one], np.random.default_rng(0)).accuracy for one in both)
+    assert apart[1] - apart[0] < together[1] - together[0]
+    uneven = held_out_intervals([HeldOut(right, -right[:8] * 3, 0.0, paired=False)], np.random.default_rng(0))
+    assert uneven.accuracy[0] < uneven.accuracy[1] <= 1
+
+
+def test_a_share_of_each_unpaired_side_is_held_out_and_no_prompt_is_on_both_parts():
+    groups = [f"p{i % 20}" for i in range(100)], [f"p{i % 20}" for i in range(40)]
+    split = split_sides(groups, 0.25, 3)
+    assert (len(split.held_out.positive), len(split.held_out.negative)) == (25, 10)
+    parts = [
+        {groups[0][i] for i in part.positive} | {groups[1][i] for i in part.negative}
+        for part in (split.train, split.held_out)
+    ]
+    assert parts[0].isdisjoint(parts[1])
+    assert [len(split.train.positive), len(split.train.negative)] == [75, 30]
+    lone = split_sides((["p"] * 12, ["p"] * 8), 0.25, 0)
+    assert (len(lone.held_out.positive), len(lone.held_out.negative)) == (3, 2), "one prompt cannot be in one part"
+    pairs = split_sides((["p"] * 12, ["p"] * 12), 0.25, 0)
+    assert list(pairs.held_out.positive) == list(pairs.held_out.negative)
 
 
 def test_projections_of_another_vector_are_not_taken_and_damaged_ones_are_an_error(trait_folder, gaussians, tmp_path):

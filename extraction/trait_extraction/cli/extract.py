@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from trait_client.cli.judge_options import JudgeOptions, judge_options, usage_text
@@ -26,7 +27,7 @@ from trait_extraction.data.balance import NOT_CLASSIFIED, measure_balance
 from trait_extraction.data.scenarios import Style
 from trait_extraction.extra import is_installed, require
 from trait_extraction.fitting.methods import METHODS
-from trait_extraction.pipeline import RunOptions, run_all
+from trait_extraction.pipeline import RunOptions, calibrated, run_all
 from trait_extraction.plan import Settings, default_max_tokens, default_positions
 from trait_extraction.reading.reply_check import ReplyCheck, ReplyJudge
 
@@ -74,6 +75,13 @@ def run(
         typer.Option(min=1, max=1024, help="Continuations of each text (--style continued), at a temperature above 0."),
     ] = 1,
     template_kwargs: TemplateKwargs = None,
+    clean: Annotated[
+        Literal["massive"] | None,
+        typer.Option(
+            help="massive: also make each vector without the few dimensions that lie far above the rest on every text, as "
+            "`<trait>.<method>.clean`. They are found once for a model."
+        ),
+    ] = None,
     allow_unchecked: Annotated[
         bool,
         typer.Option(
@@ -125,6 +133,12 @@ def run(
         reply_check = ReplyCheck(rater, allow_unchecked or unvetted)
         options = RunOptions(register=register, force=force, check=reply_check, results=results, report=report)
         outcome = run_all(client, jobs, chosen_methods(method), folder, options)
+        if clean is not None and outcome.extracted:  # its activations are stored by now
+            massive = calibrated(client, folder, options)
+            report(massive.sentence())
+            failed = {one.name for one in outcome.failed}
+            cleaned = [(d, replace(settings, massive=massive)) for d, settings in jobs if d.name not in failed]
+            outcome = outcome.joined(run_all(client, cleaned, chosen_methods(method), folder, options))
     if len(jobs) == 1 and outcome.failed:
         raise outcome.failed[0].error
     extracted = outcome.extracted

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from trait_core.schema import LayerEvidence
+from trait_core.schema import LayerEvidence, VectorMetadata
 from trait_core.tables import Cell, Column, Table
 from trait_core.traits import grouped
 from trait_core.vectors.file import VectorFile
@@ -16,6 +16,7 @@ from trait_extraction.data.scenarios import Scenario
 from trait_extraction.fitting.layer_choice import chosen_by
 from trait_extraction.interchange.gguf_export import ControlVector
 from trait_extraction.interchange.importing import Imported
+from trait_extraction.massive import SUFFIX, MassiveDimensions
 from trait_extraction.output.vector_files import Extracted
 from trait_extraction.reading.reply_check import check_line
 from trait_extraction.report import TraitReport
@@ -33,6 +34,7 @@ def result_row(result: Extracted) -> dict[str, Any]:
         "reused": result.reused,
         "registered": result.registered,
         "positions": meta.positions,
+        "cleaned": meta.method_options.get("cleaned"),
         "style": meta.style,
         "elicitation": None if meta.elicitation is None else meta.elicitation.model_dump(),
         "n_scenarios": meta.n_positive,
@@ -51,12 +53,16 @@ def result_table(results: Sequence[Extracted]) -> Table:
         meta = result.vector.metadata
         at = meta.layers[meta.chosen_layer]
         numbers = (at.cohens_d, at.separation, at.separation / at.residual_norm)
-        described = [meta.trait, meta.method, str(meta.chosen_layer), chosen_by(meta)]
+        described = [meta.trait, _method(meta), str(meta.chosen_layer), chosen_by(meta)]
         rows.append([*described, _number(at.auc), _interval(at.auc_interval), *map(_number, numbers)])
     columns = [Column("trait"), Column("method"), Column("layer", right=True), Column("by", optional=True)]
     columns += [Column("AUC", right=True), _given_up("95 %"), Column("Cohen's d", right=True)]
     columns += [_given_up("separation"), Column("/ norm", right=True)]
     return Table(columns, rows, title="Held-out evidence at the chosen layer")
+
+
+def _method(meta: VectorMetadata) -> str:
+    return f"{meta.method}{SUFFIX if 'cleaned' in meta.method_options else ''}"
 
 
 def report_table(report: TraitReport) -> Table:
@@ -220,6 +226,8 @@ def vector_lines(vector: VectorFile) -> list[str]:
         lines.append(f"style: {meta.style}{', derived from written pairs' if meta.derived else ''}")
     if meta.elicitation is not None:
         lines.append(check_line(meta.elicitation))
+    if (cleaned := meta.method_options.get("cleaned")) is not None:
+        lines.append(f"without {MassiveDimensions.from_json(cleaned).sentence()}")
     if at.cosine_methods:
         cosines = ", ".join(f"{name} {value:.2f}" for name, value in at.cosine_methods.items())
         lines.append(f"cosine with other methods on layer {meta.chosen_layer}: {cosines}")

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from trait_extraction.data.split import Split
 from trait_extraction.fitting.methods import METHODS, UNPAIRED_METHODS, DirectionError
+from trait_extraction.fitting.methods.direction import unit_direction
 from trait_extraction.plan import Plan
 from trait_extraction.reading.activations import ContrastiveActivations
 
@@ -77,6 +78,9 @@ def fit_directions(method: str, activations: ContrastiveActivations, split: Spli
         negative = activations.negative[split.train.negative, layer]
         try:
             directions[layer] = found(positive, negative, np.random.default_rng([split.seed, layer]))
+            if activations.massive is not None:  # a random start leaves something there, although both sides are 0
+                kept = activations.massive.without(directions[layer], layer)
+                directions[layer] = unit_direction(kept, positive, negative)
         except DirectionError as error:
             raise DirectionError(f"{method}, layer {layer}: {error}") from error
     return directions

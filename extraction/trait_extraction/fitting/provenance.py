@@ -48,6 +48,8 @@ class Provenance:
             options["generation"] = settings.generation.model_dump()
         if dataset.style == "continued":
             options["samples"] = settings.samples
+        if settings.massive is not None:
+            options["cleaned"] = settings.massive.as_json()
         if settings.chat_template_kwargs:
             options["chat_template_kwargs"] = settings.chat_template_kwargs
         return cls(

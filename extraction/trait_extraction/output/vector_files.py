@@ -36,18 +36,20 @@ class VectorFolder:
 
     Args:
         path: The folder.
+        suffix: The end of the files' names, before `.safetensors`.
     """
 
     path: Path
+    suffix: str = ""
 
     @classmethod
-    def of(cls, out: Path, dataset: TraitDataset) -> "VectorFolder":
+    def of(cls, out: Path, dataset: TraitDataset, suffix: str = "") -> "VectorFolder":
         """The folder of a dataset's vectors below `out`."""
-        return cls(out / dataset.trait if dataset.default_style else out / dataset.trait / dataset.style)
+        return cls(out / dataset.trait if dataset.default_style else out / dataset.trait / dataset.style, suffix)
 
     def file(self, method: str) -> Path:
         """The file of a method's vector."""
-        return self.path / f"{method}.safetensors"
+        return self.path / f"{method}{self.suffix}.safetensors"
 
     def existing(self, provenance: Provenance) -> VectorFile | None:
         """The vector with this provenance, if its file exists."""

@@ -1,7 +1,7 @@
 """Reads the activations of a trait's scenarios through the service."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from trait_core.schema import ActivationInput, ActivationsMetadata, ActivationsR
 from trait_core.storage import json_sha256
 
 from trait_extraction.data.datasets import TraitDataset
+from trait_extraction.massive import MassiveDimensions
 from trait_extraction.plan import PAST_SINKS, Plan
 from trait_extraction.reading.inputs import activation_input
 from trait_extraction.reading.source import Source
@@ -37,6 +38,7 @@ class ContrastiveActivations:
         negative: The same for the other side, `(m, n_layers, d_model)`.
         residual_norms: `(n_layers,)` float64, mean token norm over positions 4 and later of both sides, residual units.
         paired: True if row i of both sides is one pair; then n = m.
+        massive: Dimensions that are left out, 0 on both sides; None if none are.
     """
 
     metadata: ActivationsMetadata
@@ -44,6 +46,17 @@ class ContrastiveActivations:
     negative: npt.NDArray[np.float32]
     residual_norms: npt.NDArray[np.float64]
     paired: bool = True
+    massive: MassiveDimensions | None = None
+
+    def without(self, massive: MassiveDimensions | None) -> "ContrastiveActivations":
+        """The same with massive dimensions at 0; the residual norms are still those of all dimensions."""
+        if massive is None:
+            return self
+        sides = [
+            np.stack([massive.without(side[:, layer], layer) for layer in range(side.shape[1])], axis=1)
+            for side in (self.positive, self.negative)
+        ]
+        return replace(self, positive=sides[0], negative=sides[1], massive=massive)
 
 
 @dataclass(frozen=True)
