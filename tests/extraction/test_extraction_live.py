@@ -10,6 +10,7 @@ from trait_client.http import TraitClient
 from trait_core.schema import Generation, Message, Steering, SteeringTerm
 from trait_core.vectors.file import VectorFile
 from trait_extraction.data.datasets import load_trait
+from trait_extraction.pipeline import calibrated
 from trait_extraction.plan import Plan, Settings, default_positions
 from trait_extraction.reading.activations import read
 from trait_extraction.reading.elicitation import checked
@@ -87,6 +88,15 @@ def test_a_vector_that_repeng_made_steers_as_its_numbers_do_in_transformers(
     assert tokens != reference.greedy(question, N_TOKENS)[0], "the vector does something"
     chosen = distribution[torch.arange(N_TOKENS), torch.tensor(expected)].numpy()
     np.testing.assert_allclose(logprobs, chosen, atol=1e-3)
+
+
+def test_the_massive_dimension_and_the_sink_of_smollm2_are_found(client, tmp_path):
+    """Dimension 507 at the first position, as transformers has it: 295 times the median on layer 12."""
+    found = calibrated(client, tmp_path)
+    assert {dimension for layer in found.dimensions.values() for dimension in layer} == {507}
+    assert set(range(12, 25)) <= set(found.dimensions)
+    assert list(found.sinks) == [0]
+    assert found.sinks[0] > 20
 
 
 def test_raw_completions_of_a_base_style_are_read_and_separated(trait_extract, service_url, tmp_path):
