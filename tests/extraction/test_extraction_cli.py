@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import shutil
 import subprocess
 import sys
 
@@ -236,3 +237,29 @@ def test_no_word_of_a_help_text_is_taken_for_markup(trait_extract, monkeypatch):
         "write <out>/<trait>/<method>.safetensors",
     ):
         assert text in said
+
+
+def test_a_tree_of_categories_is_run_whole_and_what_cannot_be_used_is_listed(
+    serve, trait_extract, trait_folder, tmp_path
+):
+    """Two traits of one name are called by their categories, chosen alone or with the others; the rest runs, exit code 3."""
+    warmth, broken = trait_folder(), trait_folder(name="broken")
+    (broken / "negative.jsonl").unlink()
+    root = warmth.parents[1]
+    shutil.copytree(warmth, root / "affect" / "deep" / "warmth")
+    shutil.copytree(warmth, root / "affect" / "calm")
+    (root / "affect" / "calm" / "steering.json").unlink()
+    options = ["--url", serve[0], "--api-key", "key", "--traits", root, "--splits", "1"]
+    code, out, err = trait_extract("run", "--all", *options, "--out", tmp_path / "v")
+    assert code == 3
+    names = ["calm", "affect.deep.warmth", "tone.warmth"]
+    assert [line.split("\t")[0] for line in out.splitlines() if "\tmean_diff\t" in line] == names
+    assert sorted(serve[1].registered) == sorted(names)
+    assert f"not used: tone/broken: {broken}: negative.jsonl is missing (found positive.jsonl)" in err
+    assert "affect/calm/steering.json: is missing or empty: no sweep has questions to steer on" in err
+    code, out, _ = trait_extract("run", "--trait", "affect/deep/warmth", *options, "--out", tmp_path / "v")
+    assert (code, "affect.deep.warmth/mean_diff.safetensors (already existed)" in out) == (0, True)
+    code, _, err = trait_extract("run", "--trait", "broken", *options, "--out", tmp_path / "v")
+    assert (code, "not used: tone/broken" in err) == (1, True), "nothing could be used"
+    code, _, err = trait_extract("run", "--trait", "warmth", *options)
+    assert (code, "several categories: affect/deep/warmth or tone/warmth" in err) == (1, True)
