@@ -164,8 +164,14 @@ def test_no_columns_and_more_than_the_limit_are_refused():
     for columns in ([], columns_of([0] * (MAX_MONITORED + 1))):
         with pytest.raises(ValidationError):
             MonitorSpec(columns=columns)
-    with pytest.raises(ValidationError, match="list of MonitorColumn"):
+    with pytest.raises(ValidationError, match="direction"):
         MonitorSpec(columns=[{"layer": 0}])
+
+
+def test_columns_may_be_dictionaries():
+    columns = [{"layer": 2, "direction": NAMES[0], "above": 1.0}]
+    spec = MonitorSpec.model_validate({"columns": columns})
+    assert spec == MonitorSpec(columns=[MonitorColumn(**columns[0])])
 
 
 def test_a_layer_that_the_model_lacks_fails_the_monitor(state):

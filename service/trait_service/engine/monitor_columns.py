@@ -1,7 +1,7 @@
 """The monitored directions of one request, as they travel: a long list that many requests send, and that is read once."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Self
@@ -67,13 +67,13 @@ class MonitorColumns:
     key: bytes = field(compare=False, repr=False)
 
     @classmethod
-    def of(cls, columns: Sequence[MonitorColumn]) -> Self:
-        """From the columns themselves.
+    def of(cls, columns: object) -> Self:
+        """From a list of `MonitorColumn`, or of dictionaries with their fields.
 
         Raises:
-            ValueError: There are none, or more than `MAX_MONITORED`.
+            ValueError: They are not, or there are none, or more than `MAX_MONITORED`.
         """
-        return cls.read(_LIST.dump_json(list(columns), exclude_defaults=True).decode())
+        return cls.read(_LIST.dump_json(_LIST.validate_python(columns), exclude_defaults=True).decode())
 
     @classmethod
     @lru_cache(maxsize=LISTS_KEPT)

@@ -4,6 +4,7 @@ One JSON string of direction hashes and numbers under the key `trait_steering`; 
 HTTP side resolves names, units and layers; the worker resolves scopes and pools, since it knows the prompt's length.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import attrgetter
@@ -115,14 +116,10 @@ class CaptureSpec(_Strict):
         return [positions.intervals(first, self.n_total) for positions in self.positions]
 
 
-def _read_columns(value: object) -> MonitorColumns:
+def _read_columns(value: MonitorColumns | Sequence[MonitorColumn] | str) -> MonitorColumns:
     if isinstance(value, MonitorColumns):
         return value
-    if isinstance(value, str):
-        return MonitorColumns.read(value)
-    if isinstance(value, list | tuple) and all(isinstance(column, MonitorColumn) for column in value):
-        return MonitorColumns.of(value)
-    raise ValueError("columns are a list of MonitorColumn, or the text of one")
+    return MonitorColumns.read(value) if isinstance(value, str) else MonitorColumns.of(value)
 
 
 WrittenColumns = Annotated[

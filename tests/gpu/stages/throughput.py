@@ -2,15 +2,14 @@
 
 Stock is vLLM as it comes. Beside it: stock with the V1 runner, and stock without asynchronous scheduling, to attribute a
 difference. With the plugin: nothing asked; every request steered on one layer with 256 distinct configurations; every
-request on every layer; pooled capture of every layer; 256 directions monitored, spread over the requests. A batch smaller
-than 256 takes other configurations from the 256 in each round.
+request on every layer; pooled capture of every layer; 256 directions monitored on every generated token of every request. A
+batch smaller than 256 takes other configurations from the 256 in each round.
 
 A ratio is throughput over stock's in the same round, on the same prompts; above 1 is faster than stock. Its median and
 range are given, and the bootstrap interval of its mean. A run in which a variant did less than was asked is an error.
 """
 
 import itertools
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,6 @@ from typing import Any
 from asking import CAPTURE, N_DIRECTIONS, Request, Shape, configuration, every_layer, monitored, prompts, spec
 from engines import Engine, EngineError, Kind, engines_of
 from stage import Context, Report, Stage, main
-from trait_core.schema import MAX_MONITORED
 from trait_core.statistics import bootstrap_interval
 
 KINDS = {
@@ -130,8 +128,7 @@ def _asked(variant: str, shape: Shape, key: str, i: int, round_: int, batch: int
         case "capture of every layer":
             return spec(key, capture=CAPTURE)
         case "256 directions monitored":
-            n = min(MAX_MONITORED, math.ceil(N_DIRECTIONS / batch))
-            return monitored(shape, key, i * n, n)
+            return monitored(shape, key, 0, N_DIRECTIONS)
     raise ValueError(f"variant {variant!r} is not known")
 
 
