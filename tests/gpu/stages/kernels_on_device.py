@@ -9,6 +9,7 @@ import os
 import statistics
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from importlib.util import find_spec
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
@@ -112,7 +113,7 @@ def _note(report: Report, case: "Case", errors: dict[str, float], problem: str) 
 def measure_all(report: Report) -> None:
     """Measure the times of a launch inside a CUDA graph, at every timed width, size and kind of request."""
     for d_model, (n_tokens, n_requests) in itertools.product(TIMED_WIDTHS, TIMED_TOKENS):
-        for asked in ("idle", "steered", "captured", "monitored"):
+        for asked in ("idle", "steered", "captured", "monitored", "256 monitored"):
             microseconds = _microseconds(d_model, n_tokens, n_requests, asked)
             report.row(
                 "times in a CUDA graph",
@@ -196,8 +197,19 @@ def _asking(asked: str, i: int) -> Any:
         return LiveRequest(SPEC, 1, terms=np.array(terms, dtype=TERM))
     if asked == "captured":
         return LiveRequest(SPEC, 1, pools=[[Interval(0, UNBOUNDED)]], captured_layers=list(layers), capture_rows=[i])
+    if asked == "256 monitored":
+        return LiveRequest(SPEC, 1, monitored=_shared())
     rows = np.array([(i + layer) % 256 for layer in layers])
     return LiveRequest(SPEC, 1, monitored=DirectionSet.of(np.array(layers), rows, np.zeros(len(rows), dtype=np.bool_)))
+
+
+@cache
+def _shared() -> Any:
+    """256 directions, spread over the layers: one set for all requests."""
+    from trait_service.engine.direction_sets import DirectionSet
+
+    rows = np.arange(256)
+    return DirectionSet.of(rows % N_LAUNCHES, rows, np.zeros(256, dtype=np.bool_))
 
 
 STAGE = Stage(
