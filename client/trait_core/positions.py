@@ -64,6 +64,12 @@ class Slice:
     stop: int | None
     step: int = 1
 
+    @classmethod
+    def whole(cls, interval: Interval) -> Self:
+        """Absolute positions as a slice of the whole sequence."""
+        start, stop, step = interval
+        return cls("all", start, None if stop == UNBOUNDED else stop, step)
+
     def inside(self, base: int, end: int | None) -> Interval:
         """Absolute positions, of a part that begins at `base` and ends at `end`; None: its end is not known yet.
 
@@ -331,25 +337,20 @@ def _absolute(items: Iterable[Slice | TokenText], n_prompt: int, n_total: int | 
 def _located(item: Slice | TokenText, places: Landmarks) -> list[Slice | TokenText]:
     """One item as slices of the whole sequence."""
     if item.part == "response" and places.response is not None:
-        return [_whole(item.inside(*places.response))]
+        return [Slice.whole(item.inside(*places.response))]
     if item.part not in LOCATED_PARTS:
         return [item]
     if isinstance(item, TokenText):
-        return [_whole(Interval(*span)) for span in places.tokens.get(item.text, ())]
+        return [Slice.whole(Interval(*span)) for span in places.tokens.get(item.text, ())]
     if item.part == "turn":
         index = item.start or 0
         if not -len(places.turns) <= index < len(places.turns):
             raise InvalidRequestError(f"positions {item}: the chat has {len(places.turns)} turns", param="positions")
-        return [_whole(Interval(*places.turns[index]))]
+        return [Slice.whole(Interval(*places.turns[index]))]
     span = places.thinking if item.part == "thinking" else places.answer
     if span is None:
         raise InvalidRequestError(
             f"positions {item}: the model's template and tokenizer have no markers of reasoning", param="positions"
         )
     start, stop = span
-    return [_whole(item.inside(start, None if stop == UNBOUNDED else stop))]
-
-
-def _whole(interval: Interval) -> Slice:
-    start, stop, step = interval
-    return Slice("all", start, None if stop == UNBOUNDED else stop, step)
+    return [Slice.whole(item.inside(start, None if stop == UNBOUNDED else stop))]

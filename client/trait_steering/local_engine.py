@@ -46,6 +46,8 @@ class LocalEngine(TraitClient):
         arguments: Further flags of vLLM's, as words of a command line.
         allow_untested_vllm: Start with a release of vLLM for which steering was not written.
         layer_rules: Rules for classes of layers that the service does not know, each as `trait-service serve --layer-rule`.
+        reasoning_markers: Texts around a reply's reasoning, such as "<think> </think>", for positions `thinking[:]` and `answer[:]`;
+            None: those of the model's tokenizer or chat template.
 
     Attributes:
         registry: The folder of the vector registry.
@@ -71,6 +73,7 @@ class LocalEngine(TraitClient):
         arguments: Sequence[str] = (),
         allow_untested_vllm: bool = False,
         layer_rules: Sequence[str] = (),
+        reasoning_markers: str | None = None,
     ) -> None:
         folder = tempfile.TemporaryDirectory(prefix="trait-steering-") if registry is None else None
         self.registry = Path(folder.name if folder is not None else registry or "")
@@ -78,6 +81,7 @@ class LocalEngine(TraitClient):
             vectors=self.registry,
             max_relative_dose=max_relative_dose,
             max_total_dose=max_total_dose,
+            reasoning_markers=reasoning_markers,
         )
         options = {"--max-model-len": max_model_len, "--max-num-seqs": max_num_seqs}
         service = InProcessService(

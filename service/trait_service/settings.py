@@ -57,6 +57,10 @@ class ServiceSettings(BaseModel):
     max_activation_bytes: Annotated[int, Field(ge=1024)] = 2**30
     """Largest answer of POST /v1/activations, in bytes."""
 
+    reasoning_markers: Annotated[str | None, Field(pattern=r"^\S+ \S+$", max_length=200)] = None
+    """Texts around a reply's reasoning, such as "<think> </think>", for positions thinking[:] and answer[:] (default: those of the
+    model's tokenizer or chat template)."""
+
     drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 25.0
     """Seconds to let running requests finish after SIGTERM or SIGINT."""
 

@@ -12,6 +12,8 @@ import pytest
 from trait_steering import (
     ActivationInput,
     ActivationsRequest,
+    Generation,
+    Message,
     Monitor,
     ServiceError,
     ServiceUnreachableError,
@@ -36,7 +38,12 @@ def engine(smollm2_path) -> Iterator:
 
     arguments = ["--served-model-name", "smollm2"]
     with LocalEngine(
-        str(smollm2_path), max_model_len=512, max_num_seqs=32, enforce_eager=True, arguments=arguments
+        str(smollm2_path),
+        max_model_len=512,
+        max_num_seqs=32,
+        enforce_eager=True,
+        arguments=arguments,
+        reasoning_markers="<think> </think>",
     ) as engine:
         yield engine
 
@@ -159,6 +166,73 @@ def test_vectors_extracted_on_it_are_of_its_model(engine):
     assert metadata.layers[metadata.chosen_layer].auc > 0.9
     engine.put_vector("capitals", vectors["mean_diff"].to_bytes())
     engine.delete_vector("capitals")
+
+
+def test_selectors_say_where_a_reply_is_steered(engine):
+    reply = engine.chat(PROMPT, max_tokens=8, steering=steer(3.0, scope=["prompt[-4:]", "response[1::2]"]))
+    fed = reply.usage.completion_tokens - 1
+    assert reply.steering.applied[0].scope == "prompt[-4:], response[1::2]"
+    positions = reply.steering.positions
+    assert (positions.prompt, positions.generated) == (4, len(range(fed)[1::2]))
+    for scope, reason in {
+        "prompt[500:]": "selects no position",
+        "response[-1]": "still being generated",
+        'tokens["a"]': "not for steering a reply while it is generated yet",
+    }.items():
+        with pytest.raises(ServiceError, match=reason) as caught:
+            engine.chat(PROMPT, max_tokens=2, steering=steer(3.0, scope=scope))
+        assert caught.value.status == 400
+
+
+def each_position(engine, item, steering=None, **fields):
+    """`(n_tokens, d_model)` float32 of `LAYER`."""
+    request = ActivationsRequest(inputs=[item], layers=[LAYER], pooling="none", steering=steering, **fields)
+    return engine.activations(request).each(0)[:, 0]
+
+
+def test_in_a_given_text_selectors_count_inside_its_reply(engine):
+    item = ActivationInput(messages=[Message(role="user", content=PROMPT)], response="It is baked every day.")
+    plain = each_position(engine, item, positions=["all[:]"])
+    steered = each_position(engine, item, steer(3.0, scope="response[-2:], prompt[0]"), positions=["all[:]"])
+    moved = np.linalg.norm(steered - plain, axis=1) > 0.1
+    assert np.flatnonzero(moved).tolist() == [0, len(plain) - 2, len(plain) - 1]
+
+
+def overlaps(tokens, at, length):
+    """`(n_tokens,)` bool: tokens that hold some of the characters; `tokens` are `(n_tokens, 2)` character offsets."""
+    return (tokens[:, 0] < at + length) & (tokens[:, 1] > at)
+
+
+def test_reasoning_answer_and_spelt_tokens_are_pools_of_a_given_reply(engine, smollm2_path):
+    reply = "<think>bread is baked</think>It is baked."
+    item = ActivationInput(text=PROMPT, response=reply)
+    from transformers import AutoTokenizer
+
+    encoded = AutoTokenizer.from_pretrained(smollm2_path)(reply, return_offsets_mapping=True, add_special_tokens=False)
+    tokens = np.array(encoded["offset_mapping"])
+    begin, end = reply.index("bread"), reply.index("</think>")
+    inside = {
+        "thinking[:]": (tokens[:, 0] >= begin) & (tokens[:, 1] <= end),
+        "answer[:]": tokens[:, 0] >= end + len("</think>"),
+        'tokens[" baked"]': overlaps(tokens, reply.index(" baked"), 6) | overlaps(tokens, reply.rindex(" baked"), 6),
+    }
+    states = each_position(engine, item, positions=["response[:]"])
+    pooled = engine.activations(ActivationsRequest(inputs=[item], layers=[LAYER], positions=list(inside)))
+    for name, held in inside.items():
+        assert pooled.count(name)[0] == held.sum() > 0, name
+        np.testing.assert_allclose(pooled.mean(name)[0, 0], states[held].mean(0), rtol=1e-3, atol=1e-3)
+
+
+def test_parts_of_a_generated_reply_are_read_once_it_is_whole_under_the_steering_that_wrote_it(engine):
+    item = ActivationInput(messages=[Message(role="user", content=PROMPT)])
+    asked = {"generate": Generation(max_tokens=10), "steering": steer(2.0, scope="generated"), "layers": [LAYER]}
+    once = engine.activations(ActivationsRequest(inputs=[item], positions=["response[:]"], **asked))
+    twice = engine.activations(ActivationsRequest(inputs=[item], positions=["answer[:]", "thinking[:]"], **asked))
+    assert twice.metadata.responses == once.metadata.responses
+    assert twice.metadata.steering.positions == once.metadata.steering.positions
+    assert twice.count("answer[:]")[0] == once.count("response[:]")[0] > 0
+    assert twice.count("thinking[:]")[0] == 0
+    np.testing.assert_allclose(twice.mean("answer[:]"), once.mean("response[:]"), rtol=1e-2, atol=1e-2)
 
 
 def test_an_interrupt_does_not_end_the_engine(engine):

@@ -72,7 +72,7 @@ class TraitService:
         shape = await workers.info()
         client = _connect(engine, workers, uses, engine_settings)
         _hand_over(state, engine, client)
-        reader = ActivationReader(client, state, shape, settings.max_activation_bytes)
+        reader = ActivationReader(client, state, shape, settings.max_activation_bytes, settings.reasoning_markers)
         identity = await _identify(engine, state)
         registry, norms = _open_registry(settings, identity, uses), await measure_residual_norms(reader)
         resolver = _resolver(registry, norms, settings, engine_settings, shape)

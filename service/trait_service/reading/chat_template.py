@@ -40,6 +40,11 @@ class ChatTemplate:
         return isinstance(self._renderer.renderer, HfRenderer) and not self._renderer.use_harmony
 
     @property
+    def text(self) -> str | None:
+        """Jinja text; None if the model has no template of that kind."""
+        return self._text
+
+    @property
     def exists(self) -> bool:
         """True if the model can be sent messages."""
         return not self._is_text or self._text is not None

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from trait_core.errors import InvalidRequestError
-from trait_core.positions import Landmarks, Positions
+from trait_core.positions import Landmarks, Positions, Slice
 
 from trait_service.engine.spec import TermSpec
 
@@ -49,6 +49,20 @@ def _n_intervals(scope: Positions, n_prompt: int) -> int:
     if n == 0:
         raise InvalidRequestError(f"scope {scope} selects no position: the prompt has {n_prompt} tokens", param=PARAM)
     return n
+
+
+def as_generated(terms: Sequence[TermSpec], n_prompt: int) -> list[TermSpec]:
+    """The terms for a reply that is read back after it was generated: they touch the positions that they touched then.
+
+    Args:
+        terms: As they were while it was generated.
+        n_prompt: Tokens of the prompt that it was generated for.
+    """
+    found = []
+    for term in terms:
+        held = Positions(tuple(map(Slice.whole, term.intervals(n_prompt))))
+        found.append(term.model_copy(update={"scope": held}))
+    return found
 
 
 def placed(terms: Sequence[TermSpec], places: Landmarks) -> list[TermSpec]:
