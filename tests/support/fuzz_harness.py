@@ -174,6 +174,16 @@ ALIASES = (
     "@1", "@1e0", "@+1", "@.5", "@1.", "@-2", "@ 1", "@1e-1", "", "@", "@x", "@nan", "@1e999", "@0x1", "@1,5", "@1@2",
     "@" + "9" * 400, "@\u22121", "@1+canary@-1", "@1e+0+canary@.5", "+canary", "@1" * 3000,
 )  # fmt: skip
+SELECTORS = st.recursive(
+    st.sampled_from([
+        "prompt[-4:]", "response[:8]", "response[8::4]", "response[-1]", "turn[-1]", "turn[9]", "all[4:]", "all[::2], all[::3]",
+        "prompt[999999999:]", "thinking[:]", "answer[0]", 'tokens["Paris"]', 'tokens["\\ud800"]', "all[:] except all[::7]",
+        "all[::1048576]", "all[::999], all[::1000]", "all[0]" + ", all[0]" * 40, "all[:" + "9" * 400, "all[:] except", "all",
+    ]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["select", "except", "tokens", "positions"]), inner),
+    max_leaves=4,
+)  # fmt: skip
+"""Selectors in every form, and things that are nearly one."""
 KWARGS = st.dictionaries(
     st.sampled_from(["enable_thinking", "steering", "thinking", "messages", "tools", "add_generation_prompt", ""]),
     ANYTHING,
@@ -206,6 +216,8 @@ def twisted(draw: st.DrawFn) -> tuple[str, str, bytes, dict[str, str]]:
         if draw(st.integers(0, 5)) == 0:
             if isinstance(holder, dict):
                 holder.pop(key)
+        elif key in ("scope", "positions") or holder is body.get("positions"):
+            holder[key] = draw(SELECTORS | ANYTHING)
         else:
             holder[key] = draw(ANYTHING)
     if draw(st.booleans()) and path in ("/v1/chat/completions", "/v1/completions"):
