@@ -104,6 +104,10 @@ class Slice:
         return f"{self.part}[{start}:{stop}{f':{self.step}' if self.step > 1 else ''}]"
 
 
+NOWHERE = Slice("all", 0, 0)
+"""No position at all: what is left of a part that a text does not have."""
+
+
 @dataclass(frozen=True)
 class TokenText:
     """Positions of the tokens that spell a text.
@@ -227,7 +231,7 @@ class Positions:
                 f"positions {self} are at {len(select) + len(without)} places of the text; at most {MAX_ITEMS}",
                 param="positions",
             )
-        return Positions(select, without)
+        return Positions(select or (NOWHERE,), without)
 
     def __str__(self) -> str:
         union = ", ".join(map(str, self.select))
@@ -283,11 +287,6 @@ def _item(text: str, at: int) -> tuple[Slice | TokenText, int]:
             f"positions {text[:80]!r}: the step is {step}; allowed: 1..{MAX_STEP}", param="positions"
         )
     taken = Slice(part, int(start) if start else None, int(stop) if stop else None, int(step) if step else 1)
-    first, last = taken.start or 0, taken.stop
-    if last is not None and (first < 0) == (last < 0) and first >= last:
-        raise InvalidRequestError(
-            f"positions {text[:80]!r}: {taken} is empty; its end must lie after its start", param="positions"
-        )
     return taken, found.end()
 
 

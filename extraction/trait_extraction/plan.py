@@ -7,7 +7,7 @@ from typing import Any
 
 from trait_client.http.template_check import require_template
 from trait_core.errors import ChatTemplateError, InvalidRequestError
-from trait_core.positions import Positions
+from trait_core.positions import REPLY_PARTS, Positions
 from trait_core.schema import Elicitation, Generation, ServiceInfo
 
 from trait_extraction.data.datasets import Kept, TraitDataset
@@ -173,7 +173,7 @@ def _check_sampling(dataset: TraitDataset, settings: Settings) -> None:
 
 def _check_positions(dataset: TraitDataset, positions: Positions) -> None:
     """Refuse positions that the dataset does not have, or at which its two sides cannot differ."""
-    if positions.parts == {"response"} and _whole_text(dataset):
+    if positions.parts <= REPLY_PARTS and _whole_text(dataset):
         raise InvalidRequestError(
             f"trait {dataset.trait!r} is raw text, which has no response to read at {positions}: use {PAST_SINKS}",
             param="positions",

@@ -184,6 +184,19 @@ def test_selectors_say_where_a_reply_is_steered(engine):
         assert caught.value.status == 400
 
 
+def test_a_monitor_answers_the_rows_that_it_selects(engine):
+    asked = {"vectors": ["random"], "tokens": True}
+    whole = engine.chat(PROMPT, max_tokens=6, monitor=Monitor(**asked)).monitor.choices[0]
+    some = engine.chat(
+        PROMPT, max_tokens=6, monitor=Monitor(**asked, positions="prompt[-2:], response[::2]")
+    ).monitor.choices[0]
+    n = len(whole.prompt)
+    assert (some.prompt_positions, some.generated_positions) == ([n - 2, n - 1], [n - 1, n, n + 2, n + 4])
+    np.testing.assert_allclose(some.prompt, whole.prompt[-2:], rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(some.generated, [whole.generated[at] for at in (0, 1, 3, 5)], rtol=1e-2, atol=1e-2)
+    assert some.generated_tokens == [whole.generated_tokens[at] for at in (0, 1, 3, 5)]
+
+
 def each_position(engine, item, steering=None, **fields):
     """`(n_tokens, d_model)` float32 of `LAYER`."""
     request = ActivationsRequest(inputs=[item], layers=[LAYER], pooling="none", steering=steering, **fields)

@@ -170,3 +170,27 @@ def test_token_texts_come_with_the_rows_they_belong_to(resolver):
     (choice,) = prompt.take()
     assert (choice.prompt_tokens, choice.generated_tokens) == (["F", "G"], ["A", "B"])
     assert (len(choice.prompt), len(choice.generated)) == (2, 2)
+
+
+def test_only_the_rows_of_the_selected_positions_are_answered_chunk_by_chunk(resolver):
+    monitor = resolved(resolver, vectors=["tone", "other"], positions="prompt[:2], response[::2]", tokens=True)
+    prompt = MonitoredPrompt(monitor, "k", [70, 71, 72], 0, lambda ids: "".join(chr(i) for i in ids))
+    prompt.add(0, rows(0, 8), 0)
+    prompt.note_tokens(0, [73, 74])
+    (first,) = prompt.take()
+    assert (first.prompt_positions, first.generated_positions) == ([0, 1], [3])
+    assert [row[0] + 1 for row in (*first.prompt, *first.generated)] == [0, 1, 3]
+    assert (first.prompt_tokens, first.generated_tokens) == (["F", "G"], ["J"])
+    prompt.note_tokens(0, [75, 76, 77])
+    (second,) = prompt.take()
+    assert (second.prompt_positions, second.generated_positions, second.generated_tokens) == ([], [5], ["L"])
+    assert [row[0] + 1 for row in second.generated] == [5]
+
+
+@pytest.mark.parametrize(
+    ("positions", "message"), [("answer[:]", "cannot be monitored"), ("response[-1]", "still being generated")]
+)
+def test_positions_that_depend_on_tokens_to_come_are_refused(resolver, positions, message):
+    with pytest.raises(InvalidRequestError, match=message) as caught:
+        resolved(resolver, vectors=["tone"], positions=positions)
+    assert caught.value.param == "monitor.positions"

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from trait_core.schema.base import MAX_LAYERS, FiniteFloat, Layer, Request, Response, VectorReference
+from trait_core.schema.steering import Selector
 
 MAX_MONITORED = 512
 """Maximum of vectors times layers in one request."""
@@ -46,6 +47,8 @@ class Monitor(Request):
         centred: Subtract the vector's centre, the midpoint of its two training classes, so that 0 separates them.
         cosine: Divide by the norm of the stream, without subtracting the centre: -1..1 at any layer norm.
         prompt: Also project the prompt. Its positions are then computed instead of read from the prefix cache.
+        positions: Positions whose projections are returned (`trait_core.positions`), for example `response[::8]`; None: all.
+            Bounds are checked at every position all the same.
         tokens: Also return the text of each token.
         bounds: Bounds from the position that produces the first generated token on; the first crossing is reported.
     """
@@ -55,6 +58,7 @@ class Monitor(Request):
     centred: bool = True
     cosine: bool = False
     prompt: bool = True
+    positions: Selector | None = None
     tokens: bool = False
     bounds: Annotated[list[MonitorBound], Field(max_length=MAX_MONITORED, default_factory=list)]
 
@@ -102,6 +106,8 @@ class MonitoredChoice(Response):
         prompt_tokens: With `tokens`: the text of each prompt token; joined they are the prompt. A token that ends inside
             a character is "", and the token that completes the character holds all of it.
         generated_tokens: With `tokens`: the same for the reply, including special tokens.
+        prompt_positions: With `positions`: absolute position of each row of `prompt`; rows and texts of others are left out.
+        generated_positions: With `positions`: the same for `generated`.
         crossed: None if no bound was crossed.
     """
 
@@ -110,6 +116,8 @@ class MonitoredChoice(Response):
     generated: list[list[float]] = Field(default_factory=list)
     prompt_tokens: list[str] | None = None
     generated_tokens: list[str] | None = None
+    prompt_positions: list[int] | None = None
+    generated_positions: list[int] | None = None
     crossed: CrossedBound | None = None
 
 

@@ -47,6 +47,14 @@ def _written(value: Any) -> Any:
         raise ValueError(f"not one of {', '.join(get_args(NamedScope))}, and no selector: {error}") from error
 
 
+def _selector(value: Any) -> str:
+    """As `_written`, where no name is a selector."""
+    try:
+        return str(Positions.of(value))
+    except InvalidRequestError as error:
+        raise ValueError(str(error)) from error
+
+
 def _single(value: Any) -> Any:
     """As `_written`, where a list has another meaning."""
     return value if isinstance(value, list) else _written(value)
@@ -54,6 +62,12 @@ def _single(value: Any) -> Any:
 
 WrittenSelector = Annotated[str, Field(max_length=MAX_SELECTOR)]
 """Token positions as `trait_core.positions` writes them, for example `prompt[-4:], response[:8]`."""
+
+Selector = Annotated[
+    WrittenSelector,
+    BeforeValidator(_selector, json_schema_input_type=WrittenSelector | list[str] | dict[str, str | list[str]]),
+]
+"""A selector: its text, a list of them (their union), or `{"select", "except"}`."""
 
 SingleScope = Annotated[
     NamedScope | PositionScope | WrittenSelector,

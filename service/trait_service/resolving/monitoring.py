@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from trait_core.errors import InvalidRequestError, SteeringFailedError
+from trait_core.positions import Positions
 from trait_core.schema import MAX_MONITORED, CrossedBound, Monitor, MonitorBound, MonitoredChoice, MonitoredDirection
 
 from trait_service.engine.monitor_columns import MonitorColumn, MonitorColumns
@@ -36,6 +37,7 @@ class ResolvedMonitor:
         bounds: The bound of each column, as the request wrote it.
         directions: sha256 hex -> float32 bytes.
         tokens: The answer holds each token's text.
+        positions: Positions whose rows are answered; None: all.
     """
 
     spec: MonitorSpec
@@ -43,6 +45,7 @@ class ResolvedMonitor:
     bounds: tuple[MonitorBound | None, ...]
     directions: dict[str, bytes]
     tokens: bool = False
+    positions: Positions | None = None
 
     @property
     def centres(self) -> np.ndarray:
@@ -54,8 +57,10 @@ def resolve_monitor(resolver: Resolver, monitor: Monitor) -> ResolvedMonitor:
     """Resolve a monitor's vectors on each of their layers.
 
     Raises:
-        InvalidRequestError: A vector or layer does not exist, a bound matches no column, or there are too many columns.
+        InvalidRequestError: A vector or layer does not exist, a bound matches no column, or there are too many columns, or
+            positions cannot be told while a reply is generated.
     """
+    positions = None if monitor.positions is None else _checked(Positions.parse(monitor.positions))
     columns: list[MonitoredDirection] = []
     specs: list[MonitorColumn] = []
     bounds: list[MonitorBound | None] = []
@@ -89,7 +94,25 @@ def resolve_monitor(resolver: Resolver, monitor: Monitor) -> ResolvedMonitor:
             f"{len(specs)} directions (vectors times layers) are monitored; at most {MAX_MONITORED}", "monitor"
         )
     spec = MonitorSpec(columns=MonitorColumns.of(specs), prompt=monitor.prompt)
-    return ResolvedMonitor(spec, tuple(columns), tuple(bounds), directions, monitor.tokens)
+    return ResolvedMonitor(spec, tuple(columns), tuple(bounds), directions, monitor.tokens, positions)
+
+
+def _checked(positions: Positions) -> Positions:
+    """Refuse positions that depend on tokens which are not generated yet.
+
+    Raises:
+        InvalidRequestError: They do.
+    """
+    if positions.needs_tokens:
+        raise InvalidRequestError(
+            f"positions {positions}: turn, thinking, answer and tokens cannot be monitored; select among prompt, response and all",
+            param="monitor.positions",
+        )
+    try:
+        positions.intervals(1, None)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(str(error), param="monitor.positions") from error
+    return positions
 
 
 def _column(layer: int, digest: str, cosine: bool, centre: float, bound: MonitorBound | None) -> MonitorColumn:
@@ -202,22 +225,41 @@ class MonitoredPrompt:
             raise SteeringFailedError(
                 f"{n_tokens} tokens were generated and {max(len(rows) - base, 0)} projections came back"
             )
+        produced_from = self.n_prompt - 1 + done
+        produced_by = self._selected(produced_from, self.n_prompt - 1 + n_tokens)
+        index = self.first_index + completion
         choice = MonitoredChoice(
-            index=self.first_index + completion, generated=self._values(rows.view(base + done, base + n_tokens))
+            index=index, generated=self._values(rows.view(base + done, base + n_tokens)[produced_by - produced_from])
         )
+        prompt = produced_by[:0]
         if self.monitor.spec.prompt and not self.prompt_sent and n_tokens:
-            choice.prompt = self._values(rows.view(0, self.n_prompt))
+            prompt = self._selected(0, self.n_prompt)
+            choice.prompt = self._values(rows.view(0, self.n_prompt)[prompt])
             self.prompt_sent = True
+        if self.monitor.positions is not None:
+            choice.prompt_positions, choice.generated_positions = prompt.tolist(), produced_by.tolist()
         self.sent[completion] = n_tokens
         fresh = self.fresh_ids.pop(completion, [])
         if self.monitor.tokens:
             texts = self.texts.setdefault(completion, TokenTexts(self.decode))
-            choice.generated_tokens = texts.feed(fresh)
-            choice.prompt_tokens = TokenTexts(self.decode).feed(self.prompt_ids) if choice.prompt else None
+            generated = texts.feed(fresh)
+            choice.generated_tokens = [generated[at] for at in produced_by - produced_from]
+            if choice.prompt:
+                whole = TokenTexts(self.decode).feed(self.prompt_ids)
+                choice.prompt_tokens = [whole[at] for at in prompt]
         hit = self.hits.pop(completion, None)
         if hit is not None:
             choice.crossed = self._crossed(hit)
         return choice
+
+    def _selected(self, start: int, stop: int) -> np.ndarray:
+        """The positions of `[start, stop)` whose rows are answered, ascending."""
+        if self.monitor.positions is None:
+            return np.arange(start, stop)
+        held = np.zeros(max(stop, 0), dtype=np.bool_)
+        for each in self.monitor.positions.intervals(self.n_prompt, None):
+            held[each.start : each.stop : each.step] = True
+        return np.flatnonzero(held[start:]) + start
 
     def _values(self, rows: np.ndarray) -> list[list[float]]:
         values: list[list[float]] = rounded(rows - self.monitor.centres).tolist()
