@@ -31,6 +31,11 @@ def client(service_url):
 
 
 @pytest.fixture(scope="module")
+def reference(smollm2_path):
+    return Reference(str(smollm2_path))
+
+
+@pytest.fixture(scope="module")
 def question(client):
     """Token ids of a chat up to the assistant's turn."""
     return client.tokenize([Message(role="user", content="What did you do last weekend?")])
@@ -62,7 +67,7 @@ def test_a_vector_that_went_through_gguf_steers_the_same(client, question, trait
 
 
 def test_a_vector_that_repeng_made_steers_as_its_numbers_do_in_transformers(
-    client, question, trait_extract, service_url, smollm2_path, tmp_path
+    client, question, trait_extract, service_url, reference, tmp_path
 ):
     """The file is repeng's own (tests/data/make_repeng_vector.py); repeng adds strength x direction to a block's output."""
     strength = 12.0
@@ -81,7 +86,6 @@ def test_a_vector_that_repeng_made_steers_as_its_numbers_do_in_transformers(
     numbers = {int(t.name.partition(".")[2]): torch.tensor(t.data) for t in gguf.GGUFReader(REPENG).tensors}
     term = SteeringTerm(vector="delighted", coefficient=strength, unit="separation", layers=layers)
     tokens, logprobs = reply(client, question, Steering(terms=[term]))
-    reference = Reference(str(smollm2_path))
     changes = {layer: lambda stream, _positions, added=strength * numbers[layer]: stream + added for layer in layers}
     expected, distribution = reference.greedy(question, N_TOKENS, changes)
     assert tokens == expected
@@ -97,6 +101,42 @@ def test_the_massive_dimension_and_the_sink_of_smollm2_are_found(client, tmp_pat
     assert set(range(12, 25)) <= set(found.dimensions)
     assert list(found.sinks) == [0]
     assert found.sinks[0] > 20
+
+
+def test_a_vector_is_read_as_the_tokens_that_transformers_own_head_gives(client, reference):
+    vector = client.vector_file("refusal")
+    layers = [3, 13, 28]
+    z = reference.lens(np.stack([vector.directions[layer] for layer in layers]))
+    read = client.lens("refusal", layers=layers, top_k=15)
+    assert read.sha256 == client.vector("refusal").sha256
+    for at, expected in zip(read.layers, z, strict=True):
+        for tokens, largest in ((at.promoted, True), (at.suppressed, False)):
+            top = expected.topk(15, largest=largest)
+            assert [token.id for token in tokens] == top.indices.tolist(), f"layer {at.layer}"
+            np.testing.assert_allclose([token.z for token in tokens], top.values, atol=1e-3)
+            assert [token.text for token in tokens] == [reference.tokenizer.decode(i) for i in top.indices.tolist()]
+    assert client.lens(vector, layers=layers, top_k=15) == read, "a file that is not registered"
+    assert [at.layer for at in client.lens("refusal").layers] == [vector.metadata.chosen_layer]
+
+
+def test_the_command_line_shows_the_tokens_of_a_name_and_of_a_file(client, trait_extract, service_url, tmp_path):
+    file = tmp_path / "refusal.safetensors"
+    file.write_bytes(client.vector_bytes("refusal"))
+    outputs = []
+    for vector in ("refusal", file):
+        code, out, wrong = trait_extract("lens", vector, "--layer", "20", "--top-k", "5", "--url", service_url)
+        assert code == 0, wrong
+        outputs.append(out)
+    assert outputs[0] == outputs[1]
+    for token in client.lens("refusal", layers=[20], top_k=5).layers[0].promoted:
+        assert repr(token.text) in outputs[0]
+        assert f"{token.z:+.2f}" in outputs[0]
+    code, _, wrong = trait_extract("lens", "nobody", "--url", service_url)
+    assert code == 1
+    assert "nobody" in wrong
+    code, _, wrong = trait_extract("lens", "refusal", "--layer", "99", "--url", service_url)
+    assert code == 1
+    assert "layer 99 is not in vector" in wrong
 
 
 def test_raw_completions_of_a_base_style_are_read_and_separated(trait_extract, service_url, tmp_path):

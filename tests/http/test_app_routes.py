@@ -18,6 +18,8 @@ OURS = {
     ("GET", "/v1/vectors/{name}"),
     ("PUT", "/v1/vectors/{name}"),
     ("DELETE", "/v1/vectors/{name}"),
+    ("GET", "/v1/vectors/{name}/lens"),
+    ("POST", "/v1/lens"),
     ("POST", "/v1/activations"),
     ("GET", "/v1/health/live"),
     ("GET", "/v1/health/ready"),

@@ -36,6 +36,7 @@ CALLS: dict[str, tuple[str, str, Any]] = {
     "the registry": ("GET", "/v1/vectors", None),
     "one vector": ("GET", f"/v1/vectors/{NAME}", None),
     "a vector's file": ("GET", f"/v1/vectors/{NAME}/file", None),
+    "a vector read as tokens": ("GET", f"/v1/vectors/{NAME}/lens?top_k=3", None),
     "a chat": ("POST", CHATS, SHORT),
     "a chat with log-probabilities": ("POST", CHATS, SHORT | {"logprobs": True, "top_logprobs": 2}),
     "two replies": ("POST", CHATS, SHORT | {"n": 2, "temperature": 1.0}),
@@ -65,6 +66,8 @@ CALLS: dict[str, tuple[str, str, Any]] = {
         "POST", ACTIVATIONS, {"inputs": [{"messages": CHAT}], "generate": {"max_tokens": 2}, "layers": [LAYER]},
     ),
     "steered activations": ("POST", ACTIVATIONS, READ | STEERED | {"positions": ["all[:]"]}),
+    "an unknown vector read as tokens": ("GET", "/v1/vectors/nobody/lens", None),
+    "a layer to read that the vector has not": ("GET", f"/v1/vectors/{NAME}/lens?layer=1", None),
     "an unknown vector": ("GET", "/v1/vectors/nobody", None),
     "the file of an unknown vector": ("GET", "/v1/vectors/nobody/file", None),
     "to forget an unknown vector": ("DELETE", "/v1/vectors/nobody", None),
@@ -176,12 +179,15 @@ def test_the_fake_answers_in_the_shape_of_the_real_service(fake, live, name):
 def test_registration_pointing_and_forgetting_are_answered_alike(fake, live):
     def story(client: httpx.Client) -> list:
         data = client.get(f"/v1/vectors/{NAME}/file").content
+        file = base64.b64encode(data).decode()
         other = ServiceInfo.model_validate(client.get("/v1/steering").json() | {"d_model": 3})
         return [
             described(response)
             for response in (
                 put(client, "first", data),
                 put(client, "misfit", random_vector(other, 1, LAYER).to_bytes()),
+                client.post("/v1/lens", json={"file": file, "top_k": 2}),
+                client.post("/v1/lens", json={"file": file, "layers": [1]}),
                 client.put("/v1/vectors/second", json={"vector": "first"}),
                 client.get("/v1/vectors/second"),
                 client.delete("/v1/vectors/second"),

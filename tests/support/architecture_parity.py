@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tiny_models
 import torch
-from engine_harness import Direction, EngineResult, Job, Reference, Req, direction
+from engine_harness import Direction, EngineResult, Job, Reference, Req, assert_lens_equals, direction
 from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
 from trait_service.models.architectures import ARCHITECTURES
 
@@ -25,6 +25,8 @@ TOLERANCE = 1e-3
 """Largest difference of a log-probability; of a captured stream, relative to its norm."""
 EFFECT = 0.05
 """Least change of a log-probability by steering: a case that changes nothing would prove nothing."""
+READ = {*tiny_models.DENSE, "GlmForCausalLM", "GPTBigCodeForCausalLM", "GPTNeoXForCausalLM", "HeliumForCausalLM"}
+"""Architectures whose directions are also read as tokens: every kind of norm and head, vLLM's own and transformers'."""
 ENGINE_OPTIONS = {
     "enable_prefix_caching": None,  # vLLM decides by the model, as it does in the service
     "max_model_len": 256,
@@ -37,10 +39,12 @@ ENGINE_OPTIONS = {
 def check(architecture: str, tokenizer_from: Path, folder: Path, run_engine: Callable[[Job], EngineResult]) -> None:
     """Make a model, run it, and compare it and the classes of its layers with what is known."""
     path = tiny_models.make(architecture, folder / "model", tokenizer_from)
-    parity = Parity(Reference(str(path)))
+    parity = Parity(Reference(str(path)), reads=architecture in READ)
     result = run_engine(parity.job(str(path), **tiny_models.MODELS[architecture].engine))
     assert tuple(result.layers) == ARCHITECTURES[architecture].layers
     parity.check(result)
+    if parity.read_directions:
+        assert_lens_equals(result, parity.reference, parity.read_directions)
     shutil.rmtree(path)
 
 
@@ -72,8 +76,8 @@ class Case:
 class Parity:
     """An architecture's cases, and what an engine made of them."""
 
-    def __init__(self, reference: Reference) -> None:
-        self.reference = reference
+    def __init__(self, reference: Reference, *, reads: bool = False) -> None:
+        self.reference, self.reads = reference, reads
         self.layers = [0, reference.n_layers // 2, reference.n_layers - 1]
 
     @cached_property
@@ -95,7 +99,15 @@ class Parity:
         neighbour = Req(NEIGHBOUR, max_tokens=N_TOKENS)
         directions = list({case.direction.sha256: case.direction for case in self.cases}.values())
         batches = [[*steered, neighbour, Req(NEIGHBOUR, capture, N_TOKENS)], [neighbour]]
-        return Job(path, batches, directions, options={**ENGINE_OPTIONS, **options})
+        return Job(path, batches, directions, options={**ENGINE_OPTIONS, **options}, lens=self.read_directions)
+
+    @property
+    def read_directions(self) -> list[Direction]:
+        """A random direction, and one of another length, that are read as tokens."""
+        return self.reads * [
+            direction(self.reference.d_model, seed=3),
+            Direction(17 * direction(self.reference.d_model, seed=4).array),
+        ]
 
     def check(self, result: EngineResult) -> None:
         """Compare everything with the reference."""

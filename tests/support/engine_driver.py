@@ -121,6 +121,7 @@ def run_job(folder: Path) -> None:
         "info": info,
         "layers": [] if "distributed_executor_backend" in options else llm.apply_model(layer_classes)[0],
         "compilation": compilation and compilation.described(),
+        "lens": lens_of(workers, job["lens"]),
     }
     (folder / "result.json").write_text(json.dumps(document))
 
@@ -157,6 +158,15 @@ def tensors_of(found) -> dict:
 def upload(workers, directions: dict[str, str]) -> None:
     """Put directions (hash -> hex bytes) into the bank."""
     asyncio.run(workers.update_bank({digest: bytes.fromhex(data) for digest, data in directions.items()}, []))
+
+
+def lens_of(workers, rows: list[list[float]]) -> dict:
+    """The tokens that each direction moves most; nothing where no direction is given."""
+    if not rows:
+        return {}
+    import numpy as np
+
+    return asyncio.run(workers.lens(np.array(rows, np.float32), 100, 10**9))
 
 
 def run_at_once(llm, batch: list[dict]) -> list:

@@ -69,7 +69,8 @@ class Req:
 class Job:
     """The work of one engine process.
 
-    `late` directions enter the bank before the batch that is their key. `piecewise`: compiled as on a GPU.
+    `late` directions enter the bank before the batch that is their key. `piecewise`: compiled as on a GPU. `lens`: directions that
+    are read through the model's head.
     """
 
     model: str
@@ -81,6 +82,7 @@ class Job:
     plugin: bool = True
     env: dict = field(default_factory=dict)
     piecewise: bool = False
+    lens: list[Direction] = field(default_factory=list)
 
 
 class EngineResult:
@@ -92,6 +94,7 @@ class EngineResult:
         self.info = document["info"]
         self.layers = document["layers"]
         self.compilation = document["compilation"]
+        self.lens = document["lens"]
         self.folder = folder
 
     def captures(self, batch: int) -> dict[str, np.ndarray]:
@@ -122,6 +125,7 @@ class EngineHost:
             "settings": job.settings,
             "options": {**ENGINE_OPTIONS, "enforce_eager": True, **job.options},
             "directions": _in_hex(job.directions),
+            "lens": [d.array.tolist() for d in job.lens],
             "late": {batch: _in_hex(directions) for batch, directions in job.late.items()},
             "batches": [[vars(request) for request in batch] for batch in job.batches],
         }
@@ -207,6 +211,17 @@ class Reference:
                 handle.remove()
 
     @torch.no_grad()
+    def lens(self, directions):
+        """z-scores of the vocabulary for each of `(n, d_model)` directions, which take the place of the last block's output."""
+        rows = torch.from_numpy(directions / np.sqrt(np.mean(directions**2, -1, keepdims=True)))
+        ends = []
+        for signed in (rows, -rows):
+            with self.changed({self.n_layers - 1: lambda _stream, _positions, signed=signed: signed}):
+                ends.append(self.model(torch.arange(5, 5 + len(rows))[None], use_cache=False).logits[0].double())
+        logits = (ends[0] - ends[1]) / 2
+        return (logits - logits.mean(-1, keepdim=True)) / logits.std(-1, keepdim=True)
+
+    @torch.no_grad()
     def logprobs_of(self, token_ids):
         """Log-probability of each token but the first, given those before it."""
         logits = self.model(torch.tensor([list(token_ids)]), use_cache=False).logits[0, :-1]
@@ -239,6 +254,18 @@ def _changing(change):
         return (stream, *output[1:]) if isinstance(output, tuple) else stream
 
     return hook
+
+
+def assert_lens_equals(result: EngineResult, reference: Reference, directions: list[Direction]) -> None:
+    """The tokens of each direction are the most extreme ones by transformers' own norm and head, with the same z."""
+    expected = reference.lens(np.stack([d.array for d in directions]))
+    for end, largest in {"promoted": True, "suppressed": False}.items():
+        tokens, z = (torch.tensor(result.lens[end][name]) for name in ("tokens", "z"))
+        assert len(tokens) == len(directions)
+        top = expected.topk(tokens.shape[1], largest=largest)
+        assert float((expected.gather(1, tokens) - z).abs().max()) < 1e-3, end
+        assert float((top.values - z).abs().max()) < 1e-3, f"{end}: the most extreme, in order"
+        assert (tokens[:, 0] == top.indices[:, 0]).all()
 
 
 def largest_difference(steps, logprobs) -> float:

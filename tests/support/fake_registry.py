@@ -12,10 +12,13 @@ from trait_core.schema import (
     AppliedTerm,
     ErrorBody,
     ErrorDetail,
+    LayerLens,
+    LensToken,
     ServiceInfo,
     SteeringLimits,
     SteeringTerm,
     VectorInfo,
+    VectorLens,
     VectorPointer,
     VectorUpload,
     VectorVersion,
@@ -105,6 +108,10 @@ class FakeRegistry:
             self.files[name] = self._uploaded(json.loads(request.content), request.content)
             self.revision += 1
             return json_of(self.entry(name), 201)
+        if name.endswith("/lens"):
+            known, params = self.named(name.removesuffix("/lens")), request.url.params
+            layers = [int(layer) for layer in params.get_list("layer")] or None
+            return self.lens(self.files[known], layers, int(params.get("top_k", 20)))
         known = self.named(name.removesuffix("/file"))
         if request.method == "DELETE":
             gone = {sha256_of(self.files.pop(known))} - {sha256_of(data) for data in self.files.values()}
@@ -115,19 +122,40 @@ class FakeRegistry:
             return octets_of(self.files[known])
         return json_of(self.entry(known))
 
+    def lens(self, data: bytes, layers: list[int] | None, top_k: int) -> httpx.Response:
+        """The dimensions of a direction as its tokens: `d3` is the fourth; its `z` is its value."""
+        file = VectorFile.from_bytes(data)
+        read = []
+        for layer in sorted(set(layers or [file.metadata.chosen_layer])):
+            file.evidence(layer)
+            order = [int(i) for i in file.directions[layer].argsort()]
+            ends = {"promoted": order[::-1][:top_k], "suppressed": order[:top_k]}
+            values = file.directions[layer].tolist()
+            read.append(
+                LayerLens(
+                    layer=layer,
+                    **{end: [LensToken(id=i, text=f"d{i}", z=values[i]) for i in ids] for end, ids in ends.items()},
+                )
+            )
+        return json_of(VectorLens(sha256=sha256_of(data), trait=file.metadata.trait, layers=read))
+
     def _uploaded(self, fields: dict, content: bytes) -> bytes:
         if "file" not in fields:
             return self.files[self.named(parsed(VectorPointer, content).vector)]
         upload = parsed(VectorUpload, content)
         if sha256_of(upload.file) != upload.sha256:
             raise InvalidRequestError(f"the file's sha256 is not {upload.sha256}", param="sha256")
-        metadata = VectorFile.from_bytes(upload.file).metadata
+        self.check_fits(upload.file, allow_other_model=upload.allow_other_model)
+        return upload.file
+
+    def check_fits(self, data: bytes, *, allow_other_model: bool) -> None:
+        """Refuse a vector of another model."""
+        metadata = VectorFile.from_bytes(data).metadata
         for field in ("d_model", "n_layers"):
             if getattr(metadata, field) != getattr(self.info, field):
                 raise InvalidRequestError(f"the vector has another {field} than the served model", param=field)
-        if is_of_another_model(metadata, self.info) and not upload.allow_other_model:
+        if is_of_another_model(metadata, self.info) and not allow_other_model:
             raise InvalidRequestError("the vector was made for another model", param="config_digest")
-        return upload.file
 
     def applied(self, terms: Sequence[SteeringTerm]) -> list[AppliedTerm]:
         """Each term on each of its layers."""

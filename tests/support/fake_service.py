@@ -29,6 +29,7 @@ from trait_core.schema import (
     ActivationsMetadata,
     ActivationsRequest,
     AppliedTerm,
+    LensRequest,
     Message,
     Monitor,
     MonitoredChoice,
@@ -197,6 +198,10 @@ class FakeService(FakeRegistry):
             case "/v1/vectors":
                 shown = self.listed(controls=request.url.params.get("controls") == "true")
                 return json_of(VectorList(revision=self.revision, vectors=[self.entry(name) for name in shown]))
+            case "/v1/lens":
+                asked = parsed(LensRequest, request.content)
+                self.check_fits(asked.file, allow_other_model=asked.allow_other_model)
+                return self.lens(asked.file, asked.layers, asked.top_k)
             case "/tokenize":
                 return httpx.Response(200, json=wire.tokens(self._tokenize(json.loads(request.content)), self.longest))
         assert body is not None, f"{request.method} {path} is not a route of the service"

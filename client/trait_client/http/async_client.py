@@ -12,7 +12,7 @@ from trait_client.http.calls import Call, Service, first_base
 from trait_client.http.chat_requests import ChatMessages, ChatOptions, CompletionOptions, StreamOptions
 from trait_client.http.replies import ChatDelta, ChatResult
 from trait_client.http.settings import DEFAULT_URL
-from trait_core.schema import ActivationsRequest, Message, ServiceInfo, VectorInfo
+from trait_core.schema import ActivationsRequest, Message, ServiceInfo, VectorInfo, VectorLens
 from trait_core.vectors.file import VectorFile
 
 T = TypeVar("T")
@@ -111,6 +111,12 @@ class AsyncTraitClient(Service):
             ServiceError: Requests use it (409), and `even_if_used` is not set.
         """
         await self._run(self._delete_vector(name, even_if_used=even_if_used))
+
+    async def lens(
+        self, vector: str | VectorFile, *, layers: Sequence[int] | None = None, top_k: int = 20
+    ) -> VectorLens:
+        """As `TraitClient.lens`."""
+        return await self._run(self._lens(vector, layers, top_k))
 
     async def activations(self, request: ActivationsRequest) -> Activations:
         """Read, or generate and read, texts in one batch."""

@@ -40,12 +40,14 @@ from trait_core.schema import (
     Response,
     ServiceInfo,
     VectorInfo,
+    VectorLens,
     VectorList,
     VectorPointer,
     is_name,
 )
 from trait_core.storage import sha256_of
 from trait_core.vectors.controls import is_control
+from trait_core.vectors.file import VectorFile
 
 T = TypeVar("T")
 
@@ -151,6 +153,16 @@ class Service:
 
     def _vector_bytes(self, name: str) -> Call[bytes]:
         return Call("GET", f"{_registry_path(name)}/file", lambda r: r.content, headers={"accept": OCTETS}, vector=name)
+
+    def _lens(self, vector: str | VectorFile, layers: Sequence[int] | None, top_k: int) -> Call[VectorLens]:
+        def read(response: httpx.Response) -> VectorLens:
+            return VectorLens.model_validate_json(response.content)
+
+        if isinstance(vector, str):
+            query = "&".join([f"top_k={top_k}", *(f"layer={layer}" for layer in layers or ())])
+            return Call("GET", f"{_registry_path(vector)}/lens?{query}", read, vector=vector)
+        body: dict[str, Any] = {"file": base64.b64encode(vector.to_bytes()).decode(), "top_k": top_k}
+        return _post_json("/v1/lens", json_bytes(body if layers is None else {**body, "layers": list(layers)}), read)
 
     def _put_vector(self, name: str, data: bytes, *, allow_other_model: bool) -> Call[VectorInfo]:
         # As JSON without a query string: vllm-router passes only that.

@@ -12,7 +12,7 @@ from trait_client.http.calls import Call, Service, first_base
 from trait_client.http.chat_requests import ChatMessages, ChatOptions, CompletionOptions, StreamOptions
 from trait_client.http.replies import ChatDelta, ChatResult
 from trait_client.http.settings import DEFAULT_URL
-from trait_core.schema import ActivationsRequest, Message, ServiceInfo, VectorInfo
+from trait_core.schema import ActivationsRequest, Message, ServiceInfo, VectorInfo, VectorLens
 from trait_core.vectors.file import VectorFile
 
 T = TypeVar("T")
@@ -120,6 +120,20 @@ class TraitClient(Service):
             ServiceError: Requests use it (409), and `even_if_used` is not set.
         """
         self._run(self._delete_vector(name, even_if_used=even_if_used))
+
+    def lens(self, vector: str | VectorFile, *, layers: Sequence[int] | None = None, top_k: int = 20) -> VectorLens:
+        """The tokens that a vector's directions promote and suppress, through the model's final norm and unembedding.
+
+        Args:
+            vector: Name or `sha256:...` of a registered vector, or a vector file, which is not registered.
+            layers: Layers to read; None reads the chosen layer.
+            top_k: Number of tokens at either end, 200 at most.
+
+        Raises:
+            UnknownVectorError: It is not registered.
+            ServiceError: The vector has no such layer, or is not for the served model (400).
+        """
+        return self._run(self._lens(vector, layers, top_k))
 
     def activations(self, request: ActivationsRequest) -> Activations:
         """Read, or generate and read, texts in one batch."""

@@ -33,6 +33,7 @@ from trait_core.schema.base import (
     is_name,
 )
 from trait_core.schema.given import MAX_SUBSPACE, InlineType, InlineVector, OneVector, SteeringVector
+from trait_core.schema.lens import MAX_LENS_TOKENS, LayerLens, LensRequest, LensToken, VectorLens
 from trait_core.schema.monitoring import (
     MAX_MONITORED,
     CrossedBound,
@@ -70,6 +71,7 @@ __all__ = [
     "ANY_TRAIT",
     "MAX_INPUTS",
     "MAX_LAYERS",
+    "MAX_LENS_TOKENS",
     "MAX_MONITORED",
     "MAX_POSITIONS",
     "MAX_SUBSPACE",
@@ -94,6 +96,9 @@ __all__ = [
     "InlineVector",
     "Layer",
     "LayerEvidence",
+    "LayerLens",
+    "LensRequest",
+    "LensToken",
     "Message",
     "Monitor",
     "MonitorBound",
@@ -118,6 +123,7 @@ __all__ = [
     "SteeringVector",
     "Unit",
     "VectorInfo",
+    "VectorLens",
     "VectorList",
     "VectorMetadata",
     "VectorPointer",

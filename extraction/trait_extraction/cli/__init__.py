@@ -5,6 +5,7 @@ from trait_core.console import run as run_app
 
 from trait_extraction.cli.extract import check, run, show
 from trait_extraction.cli.interchange import export_command, import_command
+from trait_extraction.cli.lens import lens_command
 from trait_extraction.cli.report import report_command
 from trait_extraction.cli.scaffold import new_trait_command
 from trait_extraction.cli.transfer import apply_command
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(check)
 app.command()(show)
+app.command("lens")(lens_command)
 app.command("report")(report_command)
 app.command("new-trait")(new_trait_command)
 app.command("import")(import_command)

@@ -33,6 +33,7 @@ _GROUPS: tuple[tuple[frozenset[Scope], str], ...] = (
         """
         GET /v1/models  GET /v1/steering
         GET /v1/vectors     GET /v1/vectors/{name}  GET /v1/vectors/{name}/file
+        GET /v1/vectors/{name}/lens     POST /v1/lens
         """,
     ),
     (

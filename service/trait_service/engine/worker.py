@@ -4,14 +4,17 @@ from collections import Counter
 from importlib.metadata import version
 from typing import Any, get_args
 
+import numpy as np
 import torch
 import vllm
 from torch import nn
 from trait_core.errors import SteeringFailedError
 from trait_core.schema import Operation
+from vllm.distributed import get_pp_group
 
-from trait_service.engine import refusals
-from trait_service.engine.errors import UnsupportedEngineError
+from trait_service.engine import lens, refusals
+from trait_service.engine.errors import UnsupportedEngineError, UnsupportedModelError
+from trait_service.engine.layer_lists import decoder_layers
 from trait_service.engine.state import SteeringState
 
 OPERATIONS = get_args(Operation)
@@ -110,6 +113,29 @@ class SteeringWorkerMixin:
     def trait_discard(self, keys: list[str]) -> None:
         """Discard reports and captures that will not be fetched."""
         self.trait_state.collect(dict.fromkeys(keys, ()))
+
+    def trait_lens(
+        self, directions: bytes, top_k: int, n_vocabulary: int
+    ) -> dict[str, dict[str, list[list[float]]]] | str | None:
+        """Rank the vocabulary by directions: see `lens.read`. Every rank takes part; requests are not touched.
+
+        Args:
+            directions: `(n, d_model)` float32 little-endian bytes.
+            top_k: Number of tokens at either end.
+            n_vocabulary: Number of the tokenizer's tokens.
+
+        Returns:
+            The ranks' answer, or the reason why this model's vectors cannot be read; None where another rank answers.
+        """
+        if not get_pp_group().is_last_rank:
+            return None
+        shape = self.trait_state.shape
+        model = self.model_runner.get_model()
+        rows = np.frombuffer(directions, np.float32).reshape(-1, shape.d_model)
+        try:
+            return lens.read(model, decoder_layers(model, shape.n_layers), rows, top_k, n_vocabulary)
+        except UnsupportedModelError as error:
+            return str(error)
 
     def trait_stats(self) -> dict[str, int]:
         """Occupancy of the buffers."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from trait_core.errors import SteeringFailedError
+from trait_core.errors import InvalidRequestError, SteeringFailedError
 
 from trait_service.engine.spec import RequestReport
 
@@ -121,6 +121,31 @@ class Workers:
             for key, read in _merged([blob for blob in answers if blob]).items():
                 found[key] |= _projections(read)
         return found
+
+    async def lens(
+        self, directions: np.ndarray, top_k: int, n_vocabulary: int
+    ) -> dict[str, dict[str, list[list[Any]]]]:
+        """Rank the vocabulary by directions, through the model's own final norm and unembedding.
+
+        Args:
+            directions: `(n, d_model)` float32.
+            top_k: Number of tokens at either end.
+            n_vocabulary: Number of the tokenizer's tokens.
+
+        Returns:
+            `promoted` and `suppressed`: `tokens` and `z`, each a list for each direction, the most extreme first.
+
+        Raises:
+            InvalidRequestError: Vectors of this model cannot be read so; the message says why.
+            SteeringFailedError: No worker answers.
+        """
+        rows = np.ascontiguousarray(directions, "<f4").tobytes()
+        for answer in itertools.chain.from_iterable(await self._call("trait_lens", rows, top_k, n_vocabulary)):
+            if isinstance(answer, str):
+                raise InvalidRequestError(answer)
+            if answer:
+                return dict(answer)
+        raise SteeringFailedError("no worker answered trait_lens")
 
     async def discard(self, keys: Sequence[str]) -> None:
         """Discard requests whose client has disconnected."""

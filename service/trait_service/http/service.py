@@ -30,6 +30,7 @@ from trait_service.metrics import expose_bank
 from trait_service.models.identity import chat_template_digest, config_digest, registry_folder
 from trait_service.models.weights import checkpoint_digest, weights_digest
 from trait_service.reading.chat_template import ChatTemplate
+from trait_service.reading.lens import Lens
 from trait_service.reading.reader import ActivationReader
 from trait_service.reading.residual_norms import measure_residual_norms
 from trait_service.registry.registry import VectorRegistry
@@ -54,6 +55,7 @@ class TraitService:
     registry: VectorRegistry
     resolver: Resolver
     reader: ActivationReader
+    lens: Lens
     client: SteeredEngineClient
     models: Any
 
@@ -73,6 +75,7 @@ class TraitService:
         client = _connect(engine, workers, uses, engine_settings)
         _hand_over(state, engine, client)
         reader = ActivationReader(client, state, shape, settings.max_activation_bytes, settings.reasoning_markers)
+        lens = Lens(workers, engine.renderer.get_tokenizer())
         identity = await _identify(engine, state)
         registry, norms = _open_registry(settings, identity, uses), await measure_residual_norms(reader)
         resolver = _resolver(registry, norms, settings, engine_settings, shape)
@@ -98,7 +101,7 @@ class TraitService:
             info.d_model,
             settings.vectors,
         )
-        return cls(settings, info, registry, resolver, reader, client, state.openai_serving_models)
+        return cls(settings, info, registry, resolver, reader, lens, client, state.openai_serving_models)
 
     def resolver_for(self, caller: ApiKey) -> Resolver:
         """The resolver, with the caller's own dose limit if that is lower."""
