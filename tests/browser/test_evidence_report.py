@@ -1,11 +1,13 @@
 """The page of `trait-extract report` in a real Chromium, over a report whose numbers are known."""
 
+import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from browser_harness import SHOTS
-from trait_core.schema import LayerEvidence, VectorMetadata
+from trait_core.schema import LayerEvidence, LayerLens, LensToken, VectorMetadata
 from trait_core.vectors.file import VectorFile
 from trait_extraction.fitting.layer_choice import BY_EVIDENCE
 from trait_extraction.report import TraitReport, page
@@ -103,6 +105,17 @@ def test_the_texts_at_both_ends_are_whole_and_never_markup(show):
     assert f"Reply 11. {HOSTILE}" in ends["lowest"][0]
     assert tab.locator("table").nth(1).locator("tbody tr").first.inner_text().split() == ["candour", "+0.31"]
     tab.screenshot(path=SHOTS / "evidence-1440-light.png", full_page=True)
+
+
+def test_similarities_and_tokens_are_drawn(show):
+    tokens = [LensToken(id=i, text=f" word{i}{HOSTILE}", z=5.0 - i) for i in range(3)]
+    opened, tab = show(replace(known(TEXTS), lens=LayerLens(layer=CHOSEN, promoted=tokens, suppressed=tokens[::-1])))
+    assert tab.locator('[data-cosines="layers"] [title]').count() == N_LAYERS**2
+    assert tab.locator('[data-measure="agreement"] circle').count() == N_LAYERS * 3, "three pairs of methods"
+    first = tab.locator('[data-lens="promoted"] tbody tr').first.locator("td").all_inner_texts()
+    assert first == [json.dumps(tokens[0].text), "+5.00"]
+    opened, tab = show(known(TEXTS))
+    assert "trait-extract report --lens" in opened.text()
 
 
 def test_a_report_without_texts_says_why(show):

@@ -32,6 +32,53 @@ def extracted(serve, trait_extract, trait_folder, tmp_path):
     return tmp_path / "vectors"
 
 
+def test_the_page_holds_the_cosines_between_layers_and_between_methods(extracted, trait_extract):
+    run_report(trait_extract, extracted, "warmth")
+    data = data_of(extracted)
+    vectors = {name: VectorFile.load(extracted / "warmth" / f"{name}.safetensors") for name in METHODS}
+    main = vectors[data["main_method"]]
+    layers = data["cross_layer"]["layers"]
+    assert layers == sorted(main.directions)
+    for i, row in enumerate(data["cross_layer"]["cosines"]):
+        for j, value in enumerate(row):
+            assert value == pytest.approx(float(main.directions[layers[i]] @ main.directions[layers[j]]), abs=1e-4)
+    pairs = {tuple(each["methods"]): each["layers"] for each in data["agreement"]}
+    assert len(pairs) == len(METHODS) * (len(METHODS) - 1) / 2
+    for (first, second), found in pairs.items():
+        assert [at["layer"] for at in found] == layers
+        for at in found:
+            expected = float(vectors[first].directions[at["layer"]] @ vectors[second].directions[at["layer"]])
+            assert at["cosine"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_show_prints_the_same_cosines(extracted, trait_extract):
+    file = extracted / "warmth" / "mean_diff.safetensors"
+    vector = VectorFile.load(file)
+    code, said, _ = trait_extract("show", file)
+    assert code == 0
+    chosen, first = vector.metadata.chosen_layer, min(vector.directions)
+    row = next(line for line in said.splitlines() if f"layer {chosen}" in line and "* layer" in line)
+    assert f"{float(vector.directions[chosen] @ vector.directions[first]):.2f}" in row
+    assert "probe, same layer" in said
+    document = json.loads(trait_extract("show", file, "--json")[1])["cross_layer"]
+    expected = [
+        [float(vector.directions[i] @ vector.directions[j]) for j in document["layers"]] for i in document["layers"]
+    ]
+    np.testing.assert_allclose(document["cosines"], expected, atol=1e-4)
+
+
+def test_with_lens_the_page_holds_the_tokens_of_the_chosen_layer(extracted, trait_extract, serve):
+    assert run_report(trait_extract, extracted, "warmth")[0] == 0
+    assert data_of(extracted)["lens"] is None
+    url, _ = serve
+    assert run_report(trait_extract, extracted, "warmth", "--lens", "--url", url, "--api-key", "key")[0] == 0
+    data = data_of(extracted)
+    direction = VectorFile.load(extracted / "warmth" / "mean_diff.safetensors").directions[data["layer"]]
+    assert data["lens"]["layer"] == data["layer"]
+    assert data["lens"]["promoted"][0]["id"] == int(np.argmax(direction))
+    assert data["lens"]["suppressed"][0]["id"] == int(np.argmin(direction))
+
+
 def run_report(trait_extract, folder, *arguments):
     return trait_extract(
         "report",

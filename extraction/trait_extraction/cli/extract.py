@@ -23,9 +23,11 @@ from trait_extraction.cli import tables
 from trait_extraction.cli.console import print_lines, progress
 from trait_extraction.cli.csv_table import evidence_csv
 from trait_extraction.cli.selection import Datasets, TraitNames, Unusable, select, select_styles
+from trait_extraction.cli.similarity import similarity_table
 from trait_extraction.data.balance import NOT_CLASSIFIED, measure_balance
 from trait_extraction.data.scenarios import Style
 from trait_extraction.extra import is_installed, require
+from trait_extraction.fitting.geometry import cross_layer_cosines
 from trait_extraction.fitting.methods import METHODS
 from trait_extraction.pipeline import RunOptions, calibrated, run_all
 from trait_extraction.plan import Settings, default_max_tokens, default_positions
@@ -208,9 +210,13 @@ def show(
     meta = vector.metadata
     sha256 = sha256_of(file.read_bytes())
     if as_json:
-        print_json({"sha256": sha256, **meta.model_dump()})
+        layers, cosines = cross_layer_cosines(vector.directions)
+        between = {"layers": layers, "cosines": cosines.round(4).tolist()}
+        print_json({"sha256": sha256, **meta.model_dump(), "cross_layer": between})
         return
     print_table(tables.vector_table(vector))
+    if len(vector.directions) > 1:
+        print_table(similarity_table(vector))
     print_lines(tables.vector_lines(vector))
     out.print(f"{sha256}\nlayer {meta.chosen_layer}: {meta.chosen_because}", markup=False)
 

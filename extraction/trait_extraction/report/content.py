@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from trait_core.errors import InvalidRequestError, VectorFileError
+from trait_core.schema import LayerLens
 from trait_core.vectors.file import VectorFile
 
 from trait_extraction.data.datasets import TraitDataset
@@ -60,6 +61,7 @@ class TraitReport:
         neighbours: Other traits' vectors of the main method, largest |cosine| first.
         texts: Held-out texts of the main method, highest first; None if they are not known.
         texts_missing: Why they are not known.
+        lens: The tokens that the main vector promotes and suppresses on the chosen layer; None if no service was asked.
     """
 
     name: str
@@ -68,6 +70,7 @@ class TraitReport:
     neighbours: list[Neighbour]
     texts: list[Text] | None
     texts_missing: str | None
+    lens: LayerLens | None = None
 
     @property
     def main(self) -> VectorFile:

@@ -4,7 +4,9 @@ from typing import Any
 
 from trait_client.dashboard.single_file import single_file
 from trait_core.schema import LayerEvidence
+from trait_core.vectors.file import VectorFile
 
+from trait_extraction.fitting.geometry import agreement, cross_layer_cosines
 from trait_extraction.fitting.layer_choice import chosen_by
 from trait_extraction.report.content import MOST_TEXTS, Text, TraitReport
 
@@ -40,9 +42,20 @@ def page_data(report: TraitReport) -> dict[str, Any]:
         ],
         "neighbours": [{"name": each.name, "cosine": each.cosine} for each in report.neighbours],
         "random_cosine": 2 / meta.d_model**0.5,
+        "cross_layer": _cross_layer(report.main),
+        "lens": None if report.lens is None else report.lens.model_dump(),
+        "agreement": [
+            {"methods": list(pair), "layers": [{"layer": layer, "cosine": value} for layer, value in cosines.items()]}
+            for pair, cosines in agreement({m: vector.directions for m, vector in report.vectors.items()}).items()
+        ],
         "texts": None if report.texts is None else _ends(report.texts),
         "texts_missing": report.texts_missing,
     }
+
+
+def _cross_layer(vector: VectorFile) -> dict[str, Any]:
+    layers, cosines = cross_layer_cosines(vector.directions)
+    return {"layers": layers, "cosines": cosines.round(4).tolist()}
 
 
 def _layer(layer: int, at: LayerEvidence) -> dict[str, Any]:

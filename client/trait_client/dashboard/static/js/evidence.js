@@ -3,7 +3,7 @@ import { histogram } from "./charts/histogram.js";
 import { legendKey, lineChart } from "./charts/lines.js";
 import { h } from "./dom.js";
 import { fixed, interval, signed, whole } from "./format.js";
-import { extent, hue } from "./scale.js";
+import { diverging, extent, hue } from "./scale.js";
 import { startTheme, toggleTheme } from "./theme.js";
 
 const HALVES = "projection in half separations: ±1 is the average training example of either side, 0 the midpoint";
@@ -19,7 +19,7 @@ function start() {
   const data = JSON.parse(document.getElementById("data").textContent);
   startTheme();
   const main = document.getElementById("main");
-  main.replaceChildren(head(data), evidence(data), separation(data), neighbours(data), texts(data));
+  main.replaceChildren(head(data), evidence(data), separation(data), similarity(data), lens(data), neighbours(data), texts(data));
   main.dataset.ready = "1";
 }
 
@@ -80,6 +80,38 @@ function separation({ layer, held_out: heldOut }) {
         groups: SIDES.map(([side, color]) => ({ name: side, color, values: each[side] })),
         xLabel: "half separations", yLabel: "texts", within: [-1.5, 1.5], marked: 0, label: `held-out texts by projection, ${each.method}`,
       })))));
+}
+
+function similarity({ layer, main_method: method, cross_layer: between, agreement }) {
+  const { layers, cosines } = between;
+  const drawn = agreement.map(({ methods, layers: found }, i) => ({ name: methods.join(" · "), color: hue(i), dashed: methods.includes("random"),
+    points: found.map((at) => ({ x: at.layer, y: at.cosine, large: at.layer === layer })) }));
+  return card("Similarity",
+    h("p", { class: "muted small" }, `Cosines of the ${method} directions of two layers: a block of one colour is one direction that the layers keep.`),
+    h("p", { class: "row muted small" }, h("span", { class: "ramp" }, "−1", h("i", { class: "diverging" }), "+1")),
+    h("div", { class: "matrix", role: "table", "aria-label": "cosines between layers", "data-cosines": "layers",
+      style: { "grid-template-columns": `2rem repeat(${layers.length}, minmax(0, 2.4rem))`, gap: "1px" } },
+    h("div", {}), layers.map((l) => h("div", { class: "lab x" }, l % 5 && l !== layer ? "" : String(l))),
+    layers.map((row, i) => [h("div", { class: "lab" }, String(row)), layers.map((column, j) => h("div",
+      { title: `layers ${row} and ${column}: ${fixed(cosines[i][j], 2)}`,
+        style: { "background-color": diverging(cosines[i][j]), "min-height": "0.9rem" } }))])),
+    h("h3", {}, "Agreement of methods"),
+    drawn.length
+      ? h("div", { "data-measure": "agreement" }, lineChart({ series: drawn, xLabel: "layer", yLabel: "cosine", integers: true, marked: layer,
+        yDomain: extent([0, 1, ...drawn.flatMap((each) => each.points.map((point) => point.y))]), label: "cosine of two methods' directions by layer" }))
+      : h("p", { class: "muted" }, "The folder holds one method."));
+}
+
+function lens({ layer, main_method: method, lens: read }) {
+  const title = "Tokens that the vector promotes and suppresses";
+  if (!read) {
+    return card(title, h("p", { class: "muted" }, "Not read: run ", h("code", {}, "trait-extract report --lens"), " while the model's service runs."));
+  }
+  return card(title,
+    h("p", { class: "muted small" }, `The ${method} direction of layer ${layer} through the model's own final norm and unembedding; what later layers make of it ` +
+      "is not seen. z: standard deviations over the vocabulary. On SmolLM2, random directions move the most extreme token by 4.8 on average."),
+    h("div", { class: "sides" }, ["promoted", "suppressed"].map((end) => h("div", { "data-lens": end }, h("h3", {}, end),
+      table(["token", "z"], read[end].map(({ text, z }) => [h("code", {}, JSON.stringify(text)), signed(z, 2)]))))));
 }
 
 function neighbours({ layer, main_method: method, neighbours: found, random_cosine: random }) {
