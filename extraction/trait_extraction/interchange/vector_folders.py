@@ -42,7 +42,7 @@ class VectorFolder:
     Args:
         category: Names of the folders, as they are written, and so for `trait`, `variant`, `position`, `component`, `method`.
         files: Layer -> its file.
-        metadata: What the JSON beside and above the files says; the nearest file takes precedence.
+        metadata: Content of the JSON beside and above the files; the nearest file takes precedence.
         fault: Why it cannot be imported; None if nothing is known against it.
     """
 
