@@ -24,7 +24,7 @@ from trait_extraction.fitting.methods import METHODS
 from trait_extraction.fitting.projections import HeldOutProjections
 from trait_extraction.fitting.provenance import Provenance
 from trait_extraction.fitting.vectors import build, with_layer
-from trait_extraction.massive import MassiveDimensions
+from trait_extraction.massive import SUFFIX, MassiveDimensions
 from trait_extraction.output.evidence_rows import StoredVector, write_evidence
 from trait_extraction.output.vector_files import Extracted, Made, VectorFolder
 from trait_extraction.plan import Plan, Settings, default_positions
@@ -166,8 +166,14 @@ class Outcome:
     tally: Tally
 
     def joined(self, other: "Outcome") -> "Outcome":
-        """Both runs' vectors and failures; the counts are the first run's, of which the second reads what that one stored."""
-        return Outcome(self.extracted + other.extracted, self.failed + other.failed, self.tally)
+        """Both runs' vectors and failures, a vector without massive dimensions after the one with them.
+
+        The counts are the first run's: the other reads what that one stored.
+        """
+        order = {one.name: i for i, one in enumerate(self.extracted)}
+        both = [*self.extracted, *other.extracted]
+        both.sort(key=lambda one: order.get(one.name.removesuffix(SUFFIX), len(order)))
+        return Outcome(both, self.failed + other.failed, self.tally)
 
 
 def run_all(

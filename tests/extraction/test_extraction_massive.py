@@ -100,14 +100,13 @@ def test_clean_makes_both_vectors_and_prints_both_rows(serve, trait_extract, tra
     with_a_massive_dimension(service)
     root = trait_folder().parents[1]
     options = ["--url", url, "--api-key", "key", "--traits", root, "--out", tmp_path / "v", "--clean", "massive"]
-    code, out, err = trait_extract("run", "--trait", "tone/", *options)
+    methods = ["mean_diff", "probe"]
+    code, out, err = trait_extract("run", "--trait", "tone/", *options, *(f"--method={name}" for name in methods))
     assert code == 0
-    assert [line.split("\t")[1] for line in out.splitlines() if line.startswith("warmth\t")] == [
-        "mean_diff",
-        "mean_diff.clean",
-    ]
+    rows = [line.split("\t")[1] for line in out.splitlines() if line.startswith("warmth\t")]
+    assert rows == ["mean_diff", "mean_diff.clean", "probe", "probe.clean"]
     assert "massive dimensions: 7 (on layers 4-9); sinks at positions: none" in err
-    assert sorted(service.registered) == ["warmth", "warmth.mean_diff.clean"]
+    assert sorted(service.registered) == ["warmth", "warmth.mean_diff.clean", "warmth.probe", "warmth.probe.clean"]
     path = tmp_path / "v" / "warmth" / "mean_diff.clean.safetensors"
     code, out, _ = trait_extract("show", path)
     assert (code, "without massive dimensions: 7 (on layers 4-9)" in out) == (0, True)
