@@ -103,6 +103,36 @@ def test_the_massive_dimension_and_the_sink_of_smollm2_are_found(client, tmp_pat
     assert found.sinks[0] > 20
 
 
+def test_a_tree_of_folders_steers_as_its_numbers_do_in_transformers(
+    client, question, trait_extract, service_url, reference, tmp_path
+):
+    """One file a layer, as trait-interp writes them; coefficient 1 of unit separation adds the numbers themselves."""
+    folder = tmp_path / "tree/mood/calm/instruct/vectors/response__5/residual/probe"
+    folder.mkdir(parents=True)
+    norms = client.info().residual_norms
+    numbers = {}
+    for layer in (9, 13):
+        drawn = np.random.default_rng(layer).normal(size=reference.d_model)
+        numbers[layer] = torch.tensor(drawn / np.linalg.norm(drawn) * norms[layer] / 2, dtype=torch.float32)
+    for layer, array in numbers.items():
+        torch.save(array, folder / f"layer{layer}.pt")
+    code, _, wrong = trait_extract(
+        "import", tmp_path / "tree", "--register", "--url", service_url, "--out", tmp_path / "out"
+    )
+    assert code == 0, wrong
+    assert client.vector("calm").metadata.positions == "response[:5]"
+    term = SteeringTerm(vector="calm", coefficient=1.0, unit="separation", layers=[9, 13])
+    tokens, logprobs = reply(client, question, Steering(terms=[term]))
+    changes = {layer: lambda stream, _positions, added=array: stream + added for layer, array in numbers.items()}
+    expected, distribution = reference.greedy(question, N_TOKENS, changes)
+    assert tokens == expected
+    unsteered = reference.greedy(question, N_TOKENS)[1]
+    assert float((distribution[0] - unsteered[0]).abs().max()) > 0.05, "the vector does something"
+    chosen = distribution[torch.arange(N_TOKENS), torch.tensor(expected)].numpy()
+    np.testing.assert_allclose(logprobs, chosen, atol=1e-3)
+    client.delete_vector("calm")
+
+
 def test_a_vector_is_read_as_the_tokens_that_transformers_own_head_gives(client, reference):
     vector = client.vector_file("refusal")
     layers = [3, 13, 28]
