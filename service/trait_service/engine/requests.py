@@ -155,10 +155,14 @@ def term_array(
     """
     rows = []
     used: dict[int, int] = defaultdict(int)
+    scope: object = None
+    intervals: list[Interval] = []
     for term in terms:
         layer = known_layer(term.layer, n_layers)
         mode, a, b = coefficients(term)
-        for interval in term.intervals(n_prompt):
+        if term.scope != scope:  # most requests have one scope on all layers
+            scope, intervals = term.scope, term.intervals(n_prompt)
+        for interval in intervals:
             rows.append((layer, used[layer], bank.row(term.direction), mode, a, b, *interval))
             used[layer] += 1
     for layer, n in used.items():
