@@ -21,7 +21,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	&& { echo $$python; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model tools vllm-sources harnesses demo test test-fast fuzz test-hostile soak test-overload test-kill test-triton test-gpu test-docs strangers-path test-replicas bench bench-quick bench-host study docs lint lint-deploy format lock clean browser screenshots
+.PHONY: help setup model tools vllm-sources harnesses demo test test-fast fuzz test-hostile soak test-overload test-kill test-triton test-gpu test-docs strangers-path users-card test-replicas bench bench-quick bench-host study docs lint lint-deploy format lock clean browser screenshots
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -84,6 +84,9 @@ test-triton: setup ## the Triton kernel without a GPU: against the torch path in
 test-gpu: ## check and measure steering on this machine's NVIDIA GPU (ten minutes); GPU_MODEL=, GPU_RESULTS=experiments/gpu
 	@$(or $(wildcard $(BIN)/python),python3) tests/gpu/run.py --model "$(GPU_MODEL)" \
 		$(if $(GPU_RESULTS),--results "$(GPU_RESULTS)") $(GPU_ARGS)
+
+users-card: setup ## install the wheel into an empty environment, and serve, extract and steer from an empty folder, with a clock
+	@$(BIN)/python docs/users_card.py
 
 test-replicas: setup model ## two real replicas behind the real router: shared vectors, a roll under load, a replica killed that comes back
 	TRAIT_LONG=1 $(BIN)/python -m pytest tests/deploy/test_replicas.py -s $(PYTEST_ARGS)
