@@ -36,7 +36,7 @@ def test_check_names_each_missing_part_until_the_trait_is_complete(new_trait, tr
         (folder / name).write_text(content)
     lines = {"positive.jsonl": 1, "negative.jsonl": 1, "definition.txt": 1, "steering.json": 3}
     for fault, (name, line) in zip(faults, lines.items(), strict=True):
-        assert f"error: {folder / name}:{line}: still an example of new-trait" in fault
+        assert f"not used: tone/calm: {folder / name}:{line}: still an example of new-trait" in fault
     assert trait_extract("check", "--datasets", tmp_path)[0] == 0
 
 

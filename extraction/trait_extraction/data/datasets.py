@@ -159,8 +159,8 @@ def load_trait(folder: Path, style: Style | None = None, *, name: str | None = N
     """
     trait, remarks = _named(folder, name)
     sides = read_sides(folder, style)
-    steering, about_steering = inspect_steering(folder)
     definition, about_definition = _definition(folder)
+    steering, about_steering = inspect_steering(folder)
     used = sides.used
     if sides.style in {"instructed", "continued"}:
         used = _without_questions(used, steering.questions, sides.origin)
@@ -180,7 +180,7 @@ def load_trait(folder: Path, style: Style | None = None, *, name: str | None = N
         derived=sides.derived,
         paired=used.paired,
         left_out=used.left_out,
-        remarks=(*remarks, *used.remarks, *about_steering, *about_definition),
+        remarks=(*remarks, *used.remarks, *about_definition, *about_steering),
     )
 
 
