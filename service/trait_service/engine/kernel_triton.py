@@ -1,9 +1,9 @@
 """Steering and capture as one Triton kernel, for CUDA. Not yet run on a GPU; `kernel_torch` is its reference.
 
-`kernel_monitor` is launched after it. It steers, then captures, while a token's half of the stream stays in registers. It is launched over the
-step's padded tokens, so that CUDA graphs hold it, and works through the list of active tokens: each program takes an
-equal run of them, and leaves at once if none is left for it or if its layer has nothing to do. All addresses are of
-buffers that live as long as the engine.
+It steers, then captures, while a token's half of the stream stays in registers; `kernel_monitor` is launched after it. It is
+launched over the step's padded tokens, so that CUDA graphs hold it, and works through the list of active tokens: each
+program takes an equal run of them, and leaves at once if none is left for it or if its layer has nothing to do. All
+addresses are of buffers that live as long as the engine.
 """
 
 import torch
