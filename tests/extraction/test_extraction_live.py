@@ -1,5 +1,6 @@
 """Extraction against a running service with SmolLM2: vectors of other tools steer as the same numbers do in transformers."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -197,9 +198,10 @@ def continued_against_transformers(client, model, folder):
     """
     dataset = load_trait(folder, "continued")
     plan = Plan.of(dataset, Settings(default_positions(dataset), generation=Generation(max_tokens=8, seed=0)))
+    torch.set_num_threads(1)  # two that share a busy machine with the service wait for each other
     source, reference = Source(client, client.info()), Reference(str(model))
-    for task in missing_replies(plan, source):
-        generate(task, plan, source)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda task: generate(task, plan, source), missing_replies(plan, source)))
     plan = checked(plan, source, ReplyCheck())
     found = read(plan, source)
     same, errors = [], []
