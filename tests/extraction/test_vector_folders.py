@@ -97,7 +97,7 @@ def test_what_cannot_be_used_is_listed_with_its_reason_and_the_rest_is_imported(
     assert "'attn_contribution' needs hook points" in reasons["calm/base/response__5/attn_contribution"]
     assert "layer4.pt: not a torch file" in reasons["broken/base/response__5/residual"]
     assert f"has {D + 1} dimensions" in reasons["wide/base/response__5/residual"]
-    assert "metadata.json in probe is not JSON" in reasons["odd/base/response__5/residual"]
+    assert "metadata.json in probe cannot be used: " in reasons["odd/base/response__5/residual"]
     assert "number 40 means layer 40" in reasons["deep/base/response__5/residual"]
     assert len(reasons) == 5
 

@@ -197,6 +197,7 @@ ALLOWED = {
     "client/trait_core/vectors/file.py: read_bytes": "a vector file",
     "client/trait_client/cli/vectors.py: read_bytes": "a vector file",
     "extraction/trait_extraction/cli/extract.py: read_bytes": "a vector file",
+    "extraction/trait_extraction/cli/vector_folders.py: read_bytes": "a vector file",
     "extraction/trait_extraction/interchange/gguf_export.py: read_bytes": "the GGUF file that was just written",
     "extraction/trait_extraction/interchange/locations.py: read_bytes": "the JSON beside another tool's vectors, of limited size",
     "extraction/trait_extraction/reading/stage_store.py: read_bytes": "our own cache, of which broken lines are skipped",

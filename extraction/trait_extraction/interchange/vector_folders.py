@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from trait_core.errors import InvalidRequestError, VectorFileError
+from trait_core.errors import DatasetError, InvalidRequestError, VectorFileError
 from trait_core.positions import Positions
+from trait_core.text_files import read_json
 
 from trait_extraction.interchange.foreign_vectors import UNNUMBERED, ForeignVectors
 from trait_extraction.interchange.sandbox import read_apart
@@ -131,9 +132,9 @@ def _metadata(folder: Path) -> dict[str, Any]:
         if path.stat().st_size > MAX_METADATA_BYTES:
             raise VectorFileError(f"{path.name} has more than {MAX_METADATA_BYTES} bytes")
         try:
-            content = json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise VectorFileError(f"{path.name} in {above.name} is not JSON") from error
+            _, content = read_json(path)
+        except DatasetError as error:
+            raise VectorFileError(f"{path.name} in {above.name} cannot be used: {error}") from error
         if not isinstance(content, dict):
             raise VectorFileError(f"{path.name} in {above.name} is not a JSON object")
         found |= content
