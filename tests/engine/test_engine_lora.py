@@ -4,7 +4,7 @@ a hook. vLLM turns compilation off on the CPU where adapters are on, so that the
 import numpy as np
 import pytest
 import torch
-from engine_harness import Job, Reference, Req, direction, largest_difference
+from engine_harness import Job, Reference, Req, assert_lens_equals, direction, largest_difference
 from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
 
 pytestmark = pytest.mark.engine
@@ -59,7 +59,8 @@ def test_base_and_adapter_steered_and_not_in_one_batch_equal_peft_with_a_hook(
     ]
     batch += read
     options = {"enable_lora": True, "max_lora_rank": 8, "max_loras": 1}
-    result = run_engine(Job(smollm2_path, [batch], directions=[d], options=options))
+    result = run_engine(Job(smollm2_path, [batch], directions=[d], options=options, lens=[d]))
+    assert_lens_equals(result, base, [d])
 
     def add(stream, _):
         return stream + VALUE * torch.from_numpy(d.array)

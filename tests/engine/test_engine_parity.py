@@ -5,7 +5,16 @@ from functools import cached_property
 import numpy as np
 import pytest
 import torch
-from engine_harness import Direction, EngineResult, Job, Reference, Req, direction, largest_difference
+from engine_harness import (
+    Direction,
+    EngineResult,
+    Job,
+    Reference,
+    Req,
+    assert_lens_equals,
+    direction,
+    largest_difference,
+)
 from trait_service.engine.spec import CaptureSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
 
 pytestmark = pytest.mark.engine
@@ -227,7 +236,9 @@ def lab(request, reference, run_engine) -> Lab:
     path = str(request.getfixturevalue(f"{request.param}_path"))
     made = Lab(reference(path), path, LABS[request.param])
     batches = [made.batch(), made.operations_batch(), made.grid_batch()]
-    made.result = run_engine(Job(model=path, batches=batches, directions=made.directions, options=made.options))
+    made.result = run_engine(
+        Job(model=path, batches=batches, directions=made.directions, options=made.options, lens=made.directions[:2])
+    )
     return made
 
 
@@ -329,6 +340,10 @@ def test_a_neighbour_with_other_directions_gets_the_cosines_of_its_own(lab):
     assert np.abs(got - expected).max() < 1e-3
 
 
+def test_directions_are_read_as_tokens_through_the_models_own_norm_and_head(lab):
+    assert_lens_equals(lab.result, lab.ref, lab.directions[:2])
+
+
 @pytest.mark.slow
 def test_compiled_equals_a_hook_too_with_a_cache_that_an_engine_without_the_plugin_wrote(lab, run_engine, tmp_path):
     env = {"VLLM_CACHE_ROOT": str(tmp_path)}
@@ -364,7 +379,9 @@ def test_two_workers_steer_and_capture_like_one(lab, run_engine):
         options |= {"pipeline_parallel_size": 2, "max_num_seqs": 8, "max_num_batched_tokens": 16}
     env = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
     batches = [lab.batch(), lab.operations_batch()]
-    result = run_engine(Job(lab.path, batches, directions=lab.directions, options=options, env=env))
+    lens = lab.directions[:2]
+    result = run_engine(Job(lab.path, batches, directions=lab.directions, options=options, env=env, lens=lens))
+    assert_lens_equals(result, lab.ref, lens)
     for i, layer in enumerate(lab.layers):
         tokens, logprobs = lab.ref.greedy(lab.prompts[0], N_TOKENS, {layer: lab.add(layer)})
         assert result.batches[0][i]["token_ids"] == tokens, f"layer {layer}"

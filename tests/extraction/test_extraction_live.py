@@ -1,5 +1,6 @@
 """Extraction against a running service with SmolLM2: vectors of other tools steer as the same numbers do in transformers."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 from engine_harness import Reference
 from trait_client.http import TraitClient
-from trait_core.schema import Generation, Message, Steering, SteeringTerm
+from trait_core.schema import ActivationInput, ActivationsRequest, Generation, Message, Steering, SteeringTerm
+from trait_core.traits import default_traits_folder, find_trait
 from trait_core.vectors.file import VectorFile
 from trait_extraction.data.datasets import load_trait
 from trait_extraction.pipeline import calibrated
@@ -40,6 +42,18 @@ def reference(smollm2_path):
 def question(client):
     """Token ids of a chat up to the assistant's turn."""
     return client.tokenize([Message(role="user", content="What did you do last weekend?")])
+
+
+COMMON = """le la les un une des du et est que qui dans vous nous je elle ils mais avec cette ses mon votre notre leur sont être
+avoir tous bien aussi très où donc puis chez vers comme quand même ce cet ces au aux sa par peut deux autres ainsi après avant
+encore toujours jamais rien tout toute"""
+"""Common French words that are no English ones."""
+ACCENTS = re.compile(r"[àâçèéêëîïôùûœ]")
+
+
+def is_french(text):
+    word = text.strip().lower()
+    return word in COMMON.split() or ACCENTS.search(word) is not None
 
 
 def reply(client, question, steering):
@@ -148,6 +162,27 @@ def test_a_vector_is_read_as_the_tokens_that_transformers_own_head_gives(client,
             assert [token.text for token in tokens] == [reference.tokenizer.decode(i) for i in top.indices.tolist()]
     assert client.lens(vector, layers=layers, top_k=15) == read, "a file that is not registered"
     assert [at.layer for at in client.lens("refusal").layers] == [vector.metadata.chosen_layer]
+
+
+def test_the_lens_shows_french_in_a_french_direction_and_in_no_random_one(client):
+    """By words, on the last layer: a common French word, or a French accent. Of 200 random directions none has more than 3."""
+    french = load_trait(find_trait(default_traits_folder(), "french"), None)
+    inputs = [
+        ActivationInput(messages=[Message(role="user", content=pair.prompt)], response=pair.response)
+        for side in (french.positive, french.negative)
+        for pair in side[:12]
+    ]
+    info = client.info()
+    last = info.n_layers - 1
+    read = client.activations(ActivationsRequest(inputs=inputs, positions=["response[:]"], layers=[last]))
+    positive, negative = read.mean("response[:]")[:, 0].reshape(2, 12, -1).mean(1)
+    random = np.random.default_rng(0).normal(size=info.d_model)
+    counts = {}
+    for name, array in {"french": positive - negative, "random": random}.items():
+        (at,) = client.lens(VectorFile.from_arrays(name, {last: array}, info), top_k=50).layers
+        counts[name] = sum(is_french(token.text) for token in at.promoted)
+    assert counts["french"] >= 9, counts
+    assert counts["random"] <= 3, counts
 
 
 def test_the_command_line_shows_the_tokens_of_a_name_and_of_a_file(client, trait_extract, service_url, tmp_path):
