@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from trait_client.prompt_sets.manifest import CaptureIdentity, CaptureOptions
-from trait_client.prompt_sets.project import ProjectOptions, _by_reading
+from trait_client.prompt_sets.project import ProjectOptions, by_reading
 from trait_client.prompt_sets.prompts import SetPrompt
 from trait_core.model_identity import ModelIdentity, digest
 from trait_core.schema import ServiceInfo
@@ -82,6 +82,6 @@ def test_the_identities_of_a_served_model_in_cells_captures_readings_and_stages(
     assert digest(ModelIdentity.of(info, None, "none").as_identity()) == "a51fa1719ca87916b37c4187a24e5514"
     capture = CaptureIdentity.of(CaptureOptions(positions=["prompt[-1]"]), [prompt], info)
     assert capture.digest() == "7024446ad9380761c9b8968b8460f4c1"
-    assert list(_by_reading([prompt], ProjectOptions([]), info)) == ["e7f8cd0bcd589a0c0d785deede458c8d"]
+    assert list(by_reading([prompt], ProjectOptions([]), info)) == ["e7f8cd0bcd589a0c0d785deede458c8d"]
     stage = "e5ae37d525b5bf9d61d26197b1d7914c54557bb10899d1650ef4e052d8c7809f"
     assert json_sha256(model_identity(info)) == stage
