@@ -75,8 +75,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(shares_service(config).parent, ignore_errors=True)
 
 
+HEAVY = {f"tests/engine/{name}.py" for name in ("test_engine_parity", "test_other_release", "test_verify")}
+"""Engines beside float32 references: two of these modules at the same time do not fit into 24 GiB."""
+
+
 class ModuleScheduling(LoadScopeScheduling):
     """A module stays on one worker, and all modules that use the running service share a worker and the service.
+
+    The heaviest modules share a worker too, so that they run one after another.
 
     xdist's own groups are not used: they are marked in a node's id, which pytest 9.2 no longer lets a plugin change.
     """
@@ -89,6 +95,8 @@ class ModuleScheduling(LoadScopeScheduling):
         module = nodeid.partition("::")[0]
         if module.startswith("tests/trust/"):
             return "trust"  # they attack one service of their own
+        if module in HEAVY:
+            return "heavy"
         return "service" if module in self._sharing else module
 
 
