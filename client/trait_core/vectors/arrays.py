@@ -73,6 +73,11 @@ def residual_norm(layer: int, shape: ModelShape) -> float:
     return shape.residual_norms[layer]
 
 
+def readable(array: Any) -> Any:
+    """The array as numpy can read it: of a torch tensor, float32 on the CPU, since numpy knows neither bfloat16 nor a GPU."""
+    return array.detach().cpu().float() if hasattr(array, "detach") else array
+
+
 def _layer(key: object, shape: ModelShape) -> int:
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool) and 0 <= key < shape.n_layers:
         return int(key)
@@ -83,10 +88,8 @@ def _layer(key: object, shape: ModelShape) -> int:
 
 
 def _vector(key: object, value: Any, shape: ModelShape) -> npt.NDArray[np.float64]:
-    if hasattr(value, "detach"):  # a torch tensor: numpy has no bfloat16, and reads nothing from a GPU
-        value = value.detach().cpu().float()
     try:
-        given = np.asarray(value)
+        given = np.asarray(readable(value))
     except (ValueError, TypeError) as error:
         raise VectorFileError(f"layer {key}: numpy makes no array of a {type(value).__name__}: {error}") from error
     if given.dtype.kind not in "fiu":

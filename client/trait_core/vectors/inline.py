@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from trait_core.errors import VectorFileError
 from trait_core.schema.given import InlineType, InlineVector
+from trait_core.vectors.arrays import readable
 
 _ON_THE_WIRE: dict[InlineType, str] = {"float32": "<f4", "float16": "<f2"}
 
@@ -23,9 +24,7 @@ def inline_vector(array: Any, dtype: InlineType = "float32") -> InlineVector:
     Raises:
         VectorFileError: The array has several dimensions, is zero, or holds a value that is not finite.
     """
-    if hasattr(array, "detach"):  # a torch tensor: numpy has no bfloat16, and reads nothing from a GPU
-        array = array.detach().cpu().float()
-    given = np.asarray(array, dtype=np.float64)
+    given = np.asarray(readable(array), dtype=np.float64)
     if given.ndim != 1:
         raise VectorFileError(
             f"a direction has one dimension, (d_model,); this array has the shape {list(given.shape)}"
