@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from trait_client.cli.console import Database, PromptSetPaths, Url, progress_bar
+from trait_client.cli.console import Database, PromptSetPaths, ReadLayers, Url, progress_bar
 from trait_client.cli.outcome import print_errors, print_left_out, print_outcome, resumable
 from trait_client.cli.template_options import Raw, TemplateKwargs, parsed_kwargs
 from trait_client.http.settings import DEFAULT_DATABASE, DEFAULT_URL
@@ -45,10 +45,7 @@ def compare_variants(
         str | None,
         typer.Option("--base", help="The first model, written in the same way [default: the base model at --url]."),
     ] = None,
-    layer: Annotated[
-        list[int] | None,
-        typer.Option("--layer", "-l", min=0, help="Layer; may be repeated [default: each vector's chosen layer]."),
-    ] = None,
+    layer: ReadLayers = None,
     responses_from: Annotated[
         str | None,
         typer.Option(

@@ -34,6 +34,10 @@ PROMPT_SETS_HELP = (
     "messages or text; response, id, outcome) or .txt (one user turn per line)."
 )
 PromptSetPaths = Annotated[list[Path], typer.Option("--prompts", "-p", exists=True, help=PROMPT_SETS_HELP)]
+ReadLayers = Annotated[
+    list[int] | None,
+    typer.Option("--layer", "-l", min=0, help="Layer; may be repeated [default: each vector's chosen layer]."),
+]
 
 M = TypeVar("M", bound=BaseModel)
 

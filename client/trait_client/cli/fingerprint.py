@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trait_client.cli.console import PROMPT_SETS_HELP, Url
+from trait_client.cli.console import PROMPT_SETS_HELP, ReadLayers, Url
 from trait_client.cli.outcome import print_errors, print_left_out
 from trait_client.cli.prompt_set_bar import prompt_set_bar
 from trait_client.cli.template_options import Raw, TemplateKwargs, parsed_kwargs
@@ -40,10 +40,7 @@ def fingerprint(
             "--vector", "-v", help="Registered vector, or a pattern of names such as 'tonal.*'; may be repeated."
         ),
     ] = ["*"],  # noqa: B006 - typer reads it
-    layer: Annotated[
-        list[int] | None,
-        typer.Option("--layer", "-l", min=0, help="Layer; may be repeated [default: each vector's chosen layer]."),
-    ] = None,
+    layer: ReadLayers = None,
     max_tokens: Annotated[
         int | None,
         typer.Option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trait_client.cli.console import Database, PromptSetPaths, Url
+from trait_client.cli.console import Database, PromptSetPaths, ReadLayers, Url
 from trait_client.cli.outcome import print_errors, print_left_out, print_outcome, resumable
 from trait_client.cli.prompt_set_bar import prompt_set_bar
 from trait_client.cli.template_options import Raw, TemplateKwargs, parsed_kwargs
@@ -37,10 +37,7 @@ def project(
             "--vector", "-v", help="Registered vector, or a pattern of names such as 'tonal.*' or '*'; may be repeated."
         ),
     ],
-    layer: Annotated[
-        list[int] | None,
-        typer.Option("--layer", "-l", min=0, help="Layer; may be repeated [default: each vector's chosen layer]."),
-    ] = None,
+    layer: ReadLayers = None,
     max_tokens: Annotated[
         int | None,
         typer.Option(
