@@ -61,11 +61,11 @@ def main(model: str, dtype: str, *cases: str) -> None:
     from trait_service.verify.command import _subject
     from trait_service.verify.judging import precision_of
     from trait_service.verify.probe import ProbeEngine
-    from trait_service.verify.reference import NoReferenceError, reference_or_why_not
+    from trait_service.verify.reference import NoReferenceError, Reference
     from trait_service.verify.report import CHECKS, verify_engine
 
     engine = ProbeEngine(model, dtype, EngineSettings(), cuda=False, eager=True)
-    reference = reference_or_why_not(model, engine.n_layers)
+    reference = Reference(model, engine.n_layers)  # raises where memory is short: the cases compare with it
     nothing = NoReferenceError("it does not fit")
     known = {
         "sound": (lambda: engine, reference, tuple(CHECKS)),
