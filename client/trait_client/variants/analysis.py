@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trait_client.prompt_sets.directions import Direction
-from trait_client.results.rows import ReadingRow, VariantClauseRow, VariantEffectRow, VariantSpanRow
+from trait_client.results.rows import ReadingRow
+from trait_client.results.variant_rows import VariantClauseRow, VariantEffectRow, VariantSpanRow
 from trait_client.variants.changes import SINKS, Means, Part, mean_streams
 from trait_client.variants.effects import TOLERANCE, effect, random_directions
 from trait_client.variants.readings import Pair

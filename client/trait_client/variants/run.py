@@ -17,15 +17,9 @@ from trait_client.http.template_check import check_template
 from trait_client.prompt_sets.directions import Direction, chosen_vectors, demand_one_request, directions_of
 from trait_client.prompt_sets.prompts import SetPrompt, demand_chats, digest_of
 from trait_client.results import ResultStore, ResultWriter
-from trait_client.results.rows import (
-    Row,
-    VariantComparisonRow,
-    VariantEffectRow,
-    VariantTextRow,
-    VectorRow,
-    utc_now,
-)
+from trait_client.results.rows import Row, VectorRow, utc_now
 from trait_client.results.runs import OutcomeStatus, recorded_run
+from trait_client.results.variant_rows import VariantComparisonRow, VariantEffectRow, VariantTextRow
 from trait_client.variants.analysis import Sample, Streams, clause_rows, effect_row, samples_of, span_rows
 from trait_client.variants.readings import Pair, Progress, Readings, Text, pairs_of
 from trait_client.variants.sides import Side, demand_comparable, with_vectors
