@@ -21,6 +21,8 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	&& { echo $$python; break; }; done)
 
 .DEFAULT_GOAL := help
+# What a target needs is made two at a time: one of them waits for a network, or runs on one core.
+MAKEFLAGS += --jobs=2
 .PHONY: help setup model tools vllm-sources harnesses demo test test-fast fuzz test-hostile soak test-overload test-kill test-triton test-gpu test-docs strangers-path users-card test-replicas bench bench-quick bench-host study docs lint lint-deploy format lock clean browser screenshots
 
 help: ## list the targets
@@ -52,7 +54,7 @@ browser: setup ## a Chromium for the dashboard's tests, by apt-get where that is
 demo: setup model ## serve, extract three vectors, steer, sweep, and end with the results in SQL
 	@$(BIN)/python deploy/demo.py
 
-test: lint model tools vllm-sources harnesses browser test-triton ## lint and types, the Triton kernel, then every test, also those with a real vLLM engine; two workers side by side
+test: harnesses lint test-triton model tools vllm-sources browser ## lint and types, the Triton kernel, then every test, also those with a real vLLM engine; two workers side by side
 	$(BIN)/python -m pytest tests -n auto --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-fast: lint model tools vllm-sources browser ## lint and types, then the tests that need no engine and less than a minute each

@@ -12,7 +12,7 @@ SHOWN = ("text", "json", "toml")
 EXCUSES = ("not run", "long", "serves", "needs")
 
 _FENCE = re.compile(r"^( *)```(.*)$")
-_EXCUSE = re.compile(r"^ *<!-- ([a-z ]+)(?:: (.*))? -->$")
+_EXCUSE = re.compile(r"^ *<!-- ([a-z ]+?)( with the harnesses)?(?:: (.*))? -->$")
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Block:
         text: Without the fences.
         excuse: `not run`, `long`, `serves` or `needs` of the comment before it, if there is one.
         reason: What the comment says of it.
+        foreign: It runs with the programs of `make harnesses`: `needs: harnesses`, or `long with the harnesses: why`.
     """
 
     page: str
@@ -34,6 +35,7 @@ class Block:
     text: str
     excuse: str | None = None
     reason: str = ""
+    foreign: bool = False
 
     @property
     def where(self) -> str:
@@ -62,7 +64,7 @@ def pages() -> list[str]:
 
 def blocks(page: str) -> list[Block]:
     """The blocks of a page, in order."""
-    found, opened, excuse = [], None, (None, "")
+    found, opened, excuse = [], None, ()
     for number, line in enumerate((ROOT / page).read_text(encoding="utf-8").splitlines(), start=1):
         fence = _FENCE.match(line)
         if opened is not None:
@@ -70,16 +72,24 @@ def blocks(page: str) -> list[Block]:
                 first, language, indent, text, why = opened
                 lines = [one.removeprefix(indent) for one in text]
                 found.append(Block(page, first, language, "\n".join(lines) + "\n", *why))
-                opened, excuse = None, (None, "")
+                opened, excuse = None, ()
             else:
                 opened[3].append(line)
         elif fence:
             opened = (number + 1, fence.group(2), fence.group(1), [], excuse)
         else:
-            comment = _EXCUSE.match(line)
-            excuse = (comment.group(1), comment.group(2) or "") if comment else (None, "")
+            excuse = _excuse(line)
     assert opened is None, f"{page}: a fence is not closed"
     return found
+
+
+def _excuse(line: str) -> tuple[str, str, bool] | tuple[()]:
+    """`(excuse, reason, foreign)` of a comment; empty for any other line."""
+    comment = _EXCUSE.match(line)
+    if comment is None:
+        return ()
+    excuse, foreign, reason = comment.groups()
+    return excuse, reason or "", excuse == "needs" or foreign is not None
 
 
 def excused() -> list[Block]:

@@ -47,9 +47,9 @@ class PageReader:
         if block.excuse == "serves":
             self._serve(text, block.where)
         elif block.language == "bash":
-            programs = f"export PATH={shlex.quote(str(PROGRAMS))}:$PATH\n" if block.excuse == "needs" else ""
+            programs = f"export PATH={shlex.quote(str(PROGRAMS))}:$PATH\n" if block.foreign else ""
             self._shell(programs + text, block.where)
-        elif block.excuse == "needs":
+        elif block.foreign:
             # Of its own packages: a program, which shares no names with the page's other blocks.
             self._child([str(PROGRAMS / "python"), "-c", text], block.where)
         elif block.language == "python":
