@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import typer
 from fenced_blocks import ROOT, Block
+from frame_libraries import python_with_frames
 from other_programs import PROGRAMS
 from trait_client.http.local_service import free_port
 from trait_client.results import ResultStore
@@ -49,6 +50,8 @@ class PageReader:
         elif block.language == "bash":
             programs = f"export PATH={shlex.quote(str(PROGRAMS))}:$PATH\n" if block.foreign else ""
             self._shell(programs + text, block.where)
+        elif block.excuse == "needs" and block.reason == "pandas":
+            python_with_frames(text, folder=self.folder, **self.environment)
         elif block.foreign:
             # Of its own packages: a program, which shares no names with the page's other blocks.
             self._child([str(PROGRAMS / "python"), "-c", text], block.where)

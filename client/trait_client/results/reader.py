@@ -11,6 +11,7 @@ from trait_core.errors import InvalidRequestError, TraitError
 from trait_core.os_errors import sentence_in
 
 Source = Literal["database", "snapshot"]
+Frame = Literal["pandas", "polars"]
 
 _READING = frozenset({duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN})
 
@@ -79,6 +80,21 @@ class ResultReader:
         """Rows by column name."""
         result = self.query(sql, parameters)
         return [dict(zip(result.columns, row, strict=True)) for row in result.rows]
+
+    def frame(self, sql: str, library: Frame) -> Any:
+        """Run one SELECT and return its rows as a `pandas.DataFrame` or a `polars.DataFrame`.
+
+        Raises:
+            InvalidRequestError: The statement is wrong, or would write.
+            ImportError: The library is not installed.
+        """
+        with _refusals():
+            relation = self._connection.sql(sql)
+            if library == "pandas":
+                return relation.df()
+            import polars as pl  # noqa: PLC0415 - optional
+
+            return pl.DataFrame(relation)  # over Arrow's stream, which needs no pyarrow
 
     def bounded(self, sql: str, *, max_rows: int, max_seconds: float) -> QueryResult:
         """Run one untrusted SELECT or EXPLAIN within a limit of rows and seconds.
