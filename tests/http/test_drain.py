@@ -14,8 +14,10 @@ import httpx
 import pytest
 from asgi_harness import call
 from fastapi import FastAPI
+from fastapi.responses import JSONResponse
 from trait_service.access.admission import AdmissionGuard, InFlight
 from trait_service.access.drain import DrainGuard, ShutdownCause
+from trait_service.errors import error_response
 from trait_service.settings import ServiceSettings
 
 
@@ -29,6 +31,7 @@ class Service:
         self.app = FastAPI()
         self.app.state.server = self.server = SimpleNamespace(should_exit=False, force_exit=False)
         self.app.add_api_route("/v1/completions", self.work, methods=["POST"])
+        self.app.add_api_route("/v1/embeddings", self.fail, methods=["POST"])
         for path in ("/health", "/v1/health/ready", "/v1/health/live", "/v1/models"):
             self.app.add_api_route(path, self.look, methods=["GET"])
         self.app.add_middleware(AdmissionGuard, settings=ServiceSettings(), in_flight=self.in_flight)
@@ -37,6 +40,11 @@ class Service:
     async def work(self) -> dict:
         await self.go.wait()
         return {"done": True}
+
+    async def fail(self) -> JSONResponse:
+        """As vLLM's routes answer when the engine is gone."""
+        await self.go.wait()
+        return error_response("EngineCore encountered an issue", 500)
 
     async def look(self) -> dict:
         return {}
@@ -130,11 +138,31 @@ def test_a_second_signal_ends_at_once():
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(("closing", "status"), [(False, 500), (True, 503)])
+def test_a_failure_is_a_503_only_during_the_shutdown(closing, status):
+    async def scenario() -> None:
+        service = Service()
+        await service.start()
+        running = asyncio.create_task(call(service.app, "POST", "/v1/embeddings"))
+        await until(lambda: service.in_flight.count == 1)
+        if closing:
+            await service.signalled(signal.SIGTERM)
+        service.go.set()
+        answer = await running
+        assert answer.status == status
+        assert json.loads(answer.body)["error"]["code"] == status
+        assert ((b"retry-after", b"2") in answer.headers) is closing
+        await service.end()
+
+    asyncio.run(scenario())
+
+
 SERVER = """
 import asyncio, socket, sys
 from argparse import Namespace
 import uvloop
 from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
 from trait_service.access.admission import AdmissionGuard, InFlight
 from trait_service.access.drain import DrainGuard, ShutdownCause
 from trait_service.settings import ServiceSettings
@@ -148,6 +176,19 @@ async def work():
     print("working", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     return {"done": True}
+
+@app.post("/v1/embeddings")
+async def endless():
+    print("working", flush=True)
+    await asyncio.Event().wait()
+
+@app.post("/v1/chat/completions")
+async def endless_stream():
+    async def chunks():
+        yield "data: {}\\n\\n"
+        print("working", flush=True)
+        await asyncio.Event().wait()
+    return StreamingResponse(chunks(), media_type="text/event-stream")
 
 @app.get("/v1/health/ready")
 async def ready():
@@ -185,6 +226,30 @@ def test_under_vllms_own_server_the_signal_is_ours():
             server.stdin.write("done\n")
             server.stdin.flush()
             assert running.result(30).json() == {"done": True}
+        assert server.wait(30) == 0
+
+
+def test_after_a_second_signal_requests_get_a_503_and_streams_are_cut():
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as server:
+        address = f"http://127.0.0.1:{int(server.stdout.readline())}"
+        with (
+            ThreadPoolExecutor() as pool,
+            httpx.Client(transport=httpx.HTTPTransport(retries=10), timeout=60) as client,
+        ):
+            plain = pool.submit(client.post, f"{address}/v1/embeddings")
+            stream = pool.submit(client.post, f"{address}/v1/chat/completions")
+            for _ in range(2):
+                assert "working\n" in iter(server.stdout.readline, "")
+            server.send_signal(signal.SIGTERM)
+            while client.get(f"{address}/v1/health/ready").status_code != 503:
+                assert server.poll() is None
+            server.send_signal(signal.SIGINT)
+            answer = plain.result(30)
+            assert answer.status_code == 503
+            assert "shutting down" in answer.json()["error"]["message"]
+            assert answer.headers["Retry-After"] == "2"
+            with pytest.raises(httpx.RemoteProtocolError, match="peer closed connection"):
+                stream.result(30)
         assert server.wait(30) == 0
 
 
