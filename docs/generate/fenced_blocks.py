@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 RUN = ("bash", "python", "sql")
-SHOWN = ("text", "json", "toml")
+SHOWN = ("text", "json", "toml", "mermaid")
 EXCUSES = ("not run", "long", "serves", "needs")
 
 _FENCE = re.compile(r"^( *)```(.*)$")
