@@ -11,6 +11,7 @@ from trait_client import __version__
 from trait_client.cli import (
     capture,
     chat,
+    check_metrics,
     compare_variants,
     dashboard,
     fingerprint,
@@ -47,6 +48,7 @@ app.command("compare-variants")(compare_variants.compare_variants)
 app.command("sweep")(sweep.sweep)
 app.command("search")(search.search)
 app.command("rescore")(rescore.rescore)
+app.command("check-metrics")(check_metrics.check_metrics)
 app.add_typer(judge.app, name="judge")
 app.add_typer(results.app, name="results")
 app.command("sql")(sql.sql)
