@@ -23,7 +23,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 .DEFAULT_GOAL := help
 # What a target needs is made two at a time: one of them waits for a network, or runs on one core.
 MAKEFLAGS += --jobs=2
-.PHONY: help setup model tools vllm-sources harnesses demo test test-fast fuzz test-hostile soak test-overload test-kill test-triton test-gpu test-docs strangers-path users-card test-replicas bench bench-quick bench-host study docs lint lint-deploy format lock clean browser screenshots
+.PHONY: help setup model tools vllm-sources harnesses demo test test-fast fuzz test-hostile soak test-overload test-kill test-triton test-gpu test-docs strangers-path users-card test-replicas bench bench-quick bench-host study docs docs-site lint lint-deploy format lock clean browser screenshots
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -46,7 +46,7 @@ vllm-sources: setup ## fetch the Python files of vLLM 0.33 (under 20 MB of its w
 	@$(BIN)/python deploy/vllm_sources.py
 
 harnesses: setup ## install the programs of docs/howto-other-programs.md (1.4 GB) into .cache/harnesses; without a network their tests are skipped
-	@$(BIN)/python deploy/harnesses.py
+	@$(BIN)/python deploy/own_environment.py harnesses
 
 browser: setup ## a Chromium for the dashboard's tests, by apt-get where that is allowed; without one they are skipped
 	@$(BIN)/python deploy/chromium.py
@@ -113,6 +113,10 @@ strangers-path: setup ## clone into an empty folder and home, and walk a newcome
 
 docs: setup ## write docs/reference anew, from the command lines, the OpenAPI and the database
 	@$(BIN)/python docs/generate
+
+docs-site: setup ## the documentation as a site with a search, in build/site; links are checked
+	@$(BIN)/python deploy/own_environment.py site
+	@$(BIN)/python docs/site/build.py
 
 screenshots: setup browser ## pictures of every view of the dashboard over the database of `make demo`, in build/screenshots
 	@$(BIN)/python tests/browser/screenshots.py $(SCREENSHOT_ARGS)

@@ -7,6 +7,7 @@ installed. Of its answer we keep what can be reached from there without the pack
 written: the file installs with `pip install --no-deps -r` wherever the same versions can be had. Of the same pins,
 `deploy/requirements-service-cpu.txt` has those that the service alone needs, for its container. The programs of
 docs/howto-other-programs.md (`OTHER_PROGRAMS`) are resolved on their own: `make harnesses` gives them an environment of their own.
+So are the packages that build the documentation's site (`SITE`).
 """
 
 import json
@@ -25,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "deploy" / "requirements-cpu.txt"
 SERVICE_TARGET = ROOT / "deploy" / "requirements-service-cpu.txt"
 HARNESSES_TARGET = ROOT / "deploy" / "requirements-harnesses.txt"
+SITE_TARGET = ROOT / "deploy" / "requirements-site.txt"
 EXTRAS = ("service-cpu", "extraction", "dashboard", "dev")
 
 BUILD = ("hatchling>=1.27", "editables")
@@ -43,6 +45,8 @@ OTHER_PROGRAMS = (
     "lm-eval[api]",
     "transformers",  # reads the tokenizer for lm-eval
 )
+SITE = ("mkdocs-material",)
+"""Builds the documentation's site."""
 LEFT_OUT = {
     "torchvision": "its builds do not import beside a CPU torch, and then transformers does not either",
     "torchaudio": "the same",
@@ -64,8 +68,12 @@ def main() -> None:
     packages = _resolve(wanted)
     _write(TARGET, "CPU set-up", wanted, packages)
     _write(SERVICE_TARGET, "service on a CPU", [*_project_requirements(("service-cpu",)), *BUILD], packages)
-    others = list(OTHER_PROGRAMS)
-    _write(HARNESSES_TARGET, "programs that `make harnesses` installs", others, _resolve(others), "deploy/lock.py")
+    own = (
+        (HARNESSES_TARGET, "programs that `make harnesses` installs", OTHER_PROGRAMS),
+        (SITE_TARGET, "site's builder", SITE),
+    )
+    for target, what, names in own:
+        _write(target, what, list(names), _resolve(list(names)), "deploy/lock.py")
 
 
 def _project_requirements(extras: Sequence[str]) -> list[str]:
