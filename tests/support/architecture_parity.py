@@ -1,7 +1,8 @@
 """Parity of one architecture: a tiny random model in vLLM, steered, against transformers with a hook on the same block.
 
 One engine runs two batches. The first steers at the first, a middle and the last layer, by `add` and by `ablate`, beside an
-unsteered neighbour and a request that captures every layer; the second is the neighbour alone. The reference is not led
+unsteered neighbour and a request that captures every layer; the second is the neighbour alone. Where the model has further
+hook points the engine has them too, and the first batch steers, captures and monitors there. The reference is not led
 by tokens of its own: it reads the engine's, so that a tie between two tokens fails no test.
 """
 
@@ -15,7 +16,8 @@ import numpy as np
 import tiny_models
 import torch
 from engine_harness import Direction, EngineResult, Job, Reference, Req, assert_lens_equals, direction
-from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
+from trait_core.schema import RESID_POST, HookPoint
+from trait_service.engine.spec import CaptureSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
 from trait_service.models.architectures import ARCHITECTURES
 
 N_TOKENS = 4
@@ -27,6 +29,29 @@ EFFECT = 0.05
 """Least change of a log-probability by steering: a case that changes nothing would prove nothing."""
 READ = {*tiny_models.DENSE, "GlmForCausalLM", "GPTBigCodeForCausalLM", "GPTNeoXForCausalLM", "HeliumForCausalLM"}
 """Architectures whose directions are also read as tokens: every kind of norm and head, vLLM's own and transformers'."""
+USUAL_BRANCHES = {"attn_out": "self_attn", "mlp_out": "mlp"}
+_GPT = {"attn_out": "attn", "mlp_out": "mlp"}
+_NORMED = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
+BRANCHES = {
+    "AfmoeForCausalLM": {"attn_out": "post_attention_layernorm", "mlp_out": "post_mlp_layernorm"},
+    "BloomForCausalLM": {"attn_out": "self_attention.dense", "mlp_out": "mlp.dense_4h_to_h"},  # both add it themselves
+    "Exaone4ForCausalLM": _NORMED,
+    "FalconForCausalLM": {"attn_out": "self_attention", "mlp_out": "mlp"},
+    "FalconH1ForCausalLM": {"mlp_out": "feed_forward"},
+    "FlexOlmoForCausalLM": _NORMED,
+    "GPT2LMHeadModel": _GPT,
+    "GPTBigCodeForCausalLM": _GPT,
+    "GPTJForCausalLM": _GPT,
+    "GPTNeoXForCausalLM": {"attn_out": "attention", "mlp_out": "mlp"},
+    "Gemma2ForCausalLM": _NORMED,
+    "Gemma3ForCausalLM": _NORMED,
+    "Glm4ForCausalLM": {"attn_out": "post_self_attn_layernorm", "mlp_out": "post_mlp_layernorm"},
+    "Llama4ForCausalLM": {"attn_out": "self_attn", "mlp_out": "feed_forward"},
+    "Mamba2ForCausalLM": {"attn_out": "mixer"},
+    "Olmo2ForCausalLM": _NORMED,
+    "Olmo3ForCausalLM": _NORMED,
+}
+"""The modules of transformers whose outputs are added to the stream, where they are not the usual ones."""
 ENGINE_OPTIONS = {
     "enable_prefix_caching": None,  # vLLM decides by the model, as it does in the service
     "max_model_len": 256,
@@ -39,9 +64,12 @@ ENGINE_OPTIONS = {
 def check(architecture: str, tokenizer_from: Path, folder: Path, run_engine: Callable[[Job], EngineResult]) -> None:
     """Make a model, run it, and compare it and the classes of its layers with what is known."""
     path = tiny_models.make(architecture, folder / "model", tokenizer_from)
-    parity = Parity(Reference(str(path)), reads=architecture in READ)
+    known = ARCHITECTURES[architecture]
+    branches = {at: BRANCHES.get(architecture, USUAL_BRANCHES)[at] for at in known.hook_points}
+    parity = Parity(Reference(str(path)), branches, reads=architecture in READ)
     result = run_engine(parity.job(str(path), **tiny_models.MODELS[architecture].engine))
-    assert tuple(result.layers) == ARCHITECTURES[architecture].layers
+    assert tuple(result.layers) == known.layers
+    assert tuple(result.hook_points) == known.hook_points
     parity.check(result)
     if parity.read_directions:
         assert_lens_equals(result, parity.reference, parity.read_directions)
@@ -50,21 +78,23 @@ def check(architecture: str, tokenizer_from: Path, folder: Path, run_engine: Cal
 
 @dataclass(frozen=True)
 class Case:
-    """One operation at the output of one layer."""
+    """One operation at a hook point of one layer; `path`: its module in transformers' block."""
 
     operation: str
     layer: int
     value: float
     direction: Direction
+    at: HookPoint = RESID_POST
+    path: str = ""
 
     @property
     def key(self) -> str:
-        return f"{self.operation} at layer {self.layer}"
+        return f"{self.operation} at {self.at} of layer {self.layer}"
 
     @property
     def spec(self) -> str:
-        term = TermSpec(layer=self.layer, direction=self.direction.sha256, operation=self.operation, value=self.value)
-        return RequestSpec(key=self.key, terms=[term]).model_dump_json()
+        what = {"direction": self.direction.sha256, "operation": self.operation, "value": self.value}
+        return RequestSpec(key=self.key, terms=[TermSpec(layer=self.layer, at=self.at, **what)]).model_dump_json()
 
     def change(self, stream: torch.Tensor, _positions: torch.Tensor) -> torch.Tensor:
         d = torch.from_numpy(self.direction.array)
@@ -76,13 +106,13 @@ class Case:
 class Parity:
     """An architecture's cases, and what an engine made of them."""
 
-    def __init__(self, reference: Reference, *, reads: bool = False) -> None:
-        self.reference, self.reads = reference, reads
+    def __init__(self, reference: Reference, branches: dict[HookPoint, str], *, reads: bool = False) -> None:
+        self.reference, self.branches, self.reads = reference, branches, reads
         self.layers = [0, reference.n_layers // 2, reference.n_layers - 1]
 
     @cached_property
     def cases(self) -> list[Case]:
-        """Both operations at each of the three layers; what is ablated lies along the stream."""
+        """Both operations at each of the three layers, one at each further hook point; what is ablated lies along the stream."""
         streams = self.reference.streams(STEERED)
         random = direction(self.reference.d_model, seed=7)
         cases = []
@@ -91,15 +121,29 @@ class Parity:
             along = Direction(mean / np.linalg.norm(mean))
             cases.append(Case("add", layer, float(streams[layer].norm(dim=-1).mean()), random))
             cases.append(Case("ablate", layer, 0.0, along))
-        return cases
+        middle = self.layers[1]
+        value = float(streams[middle].norm(dim=-1).mean())
+        return cases + [Case("add", middle, value, random, at, path) for at, path in self.branches.items()]
+
+    @cached_property
+    def reading(self) -> dict[HookPoint, Req]:
+        """A request that captures every layer at each hook point, and monitors the middle one."""
+        made = {}
+        for at in (RESID_POST, *self.branches):
+            column = MonitorColumn(layer=self.layers[1], direction=self.cases[0].direction.sha256, at=at)
+            capture = CaptureSpec(positions=CAPTURED, at=at)
+            spec = RequestSpec(key=at, capture=capture, monitor=MonitorSpec(columns=[column]))
+            made[at] = Req(NEIGHBOUR, spec.model_dump_json(), N_TOKENS)
+        return made
 
     def job(self, path: str, **options) -> Job:
-        capture = RequestSpec(key="capture", capture=CaptureSpec(positions=CAPTURED)).model_dump_json()
         steered = [Req(STEERED, case.spec, N_TOKENS) for case in self.cases]
         neighbour = Req(NEIGHBOUR, max_tokens=N_TOKENS)
         directions = list({case.direction.sha256: case.direction for case in self.cases}.values())
-        batches = [[*steered, neighbour, Req(NEIGHBOUR, capture, N_TOKENS)], [neighbour]]
-        return Job(path, batches, directions, options={**ENGINE_OPTIONS, **options}, lens=self.read_directions)
+        batches = [[*steered, neighbour, *self.reading.values()], [neighbour]]
+        settings = {"hook_points": list(self.branches)}
+        options = {**ENGINE_OPTIONS, **options}
+        return Job(path, batches, directions, options=options, settings=settings, lens=self.read_directions)
 
     @property
     def read_directions(self) -> list[Direction]:
@@ -111,27 +155,43 @@ class Parity:
 
     def check(self, result: EngineResult) -> None:
         """Compare everything with the reference."""
-        *steered, neighbour, captured = result.batches[0]
+        n_cases = len(self.cases)
+        steered, (neighbour, *readings) = result.batches[0][:n_cases], result.batches[0][n_cases:]
         (alone,) = result.batches[1]
         expected = self.reference.next_logprobs(NEIGHBOUR, alone["token_ids"])
-        for name, output in {"alone": alone, "beside steered ones": neighbour, "captured": captured}.items():
+        read = {f"captured at {at}": output for at, output in zip(self.reading, readings, strict=True)}
+        for name, output in {"alone": alone, "beside steered ones": neighbour, **read}.items():
             assert output["token_ids"] == alone["token_ids"], name
             assert_follows(output, expected, f"an unsteered request, {name}")
         unsteered = self.reference.next_logprobs(STEERED, [])
         for case, output in zip(self.cases, steered, strict=True):
-            expected = self.reference.next_logprobs(STEERED, output["token_ids"], {case.layer: case.change})
+            expected = self.reference.next_logprobs(
+                STEERED, output["token_ids"], {(case.layer, case.path): case.change}
+            )
             assert_follows(output, expected, case.key)
             effect = float((expected[0] - unsteered[0]).abs().max())
             assert effect > EFFECT, f"{case.key} changes no log-probability by more than {effect}"
-        self._check_capture(result.captures(0)["capture/mean"], captured["token_ids"])
+        seen = [*NEIGHBOUR, *alone["token_ids"][:-1]]
+        captures = result.captures(0)
+        streams = {at: self.reference.streams(seen, self.branches.get(at, "")).numpy() for at in self.reading}
+        for at, expected in streams.items():
+            _check_capture(at, captures[f"{at}/mean"], expected)
+            along = expected[self.layers[1]] @ self.cases[0].direction.array
+            error = np.abs(captures[f"{at}/projections/0"][:, 0] - along).max() / np.abs(along).max()
+            assert error < TOLERANCE, f"projections at {at}: off by {error}"
+        if self.branches.keys() >= USUAL_BRANCHES.keys():
+            added = streams["attn_out"] + streams["mlp_out"]
+            error = np.abs(streams[RESID_POST][1:] - streams[RESID_POST][:-1] - added[1:]).max()
+            assert error < TOLERANCE, f"what the branches add is not what the blocks add: off by {error}"
 
-    def _check_capture(self, means: np.ndarray, generated: list[int]) -> None:
-        n = len(NEIGHBOUR)
-        streams = self.reference.streams([*NEIGHBOUR, *generated[:-1]]).numpy()
-        for name, got, at in zip(CAPTURED, means, (slice(0, n), slice(n - 1, n), slice(n, None)), strict=True):
-            expected = streams[:, at].mean(1)
-            error = np.linalg.norm(got - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
-            assert error.max() < TOLERANCE, f"capture of {name}: layer {error.argmax()} is off by {error.max()}"
+
+def _check_capture(at: HookPoint, means: np.ndarray, streams: np.ndarray) -> None:
+    """The means of the pools of `CAPTURED` equal those of `(n_layers, n_tokens, d_model)`."""
+    n = len(NEIGHBOUR)
+    for name, got, where in zip(CAPTURED, means, (slice(0, n), slice(n - 1, n), slice(n, None)), strict=True):
+        expected = streams[:, where].mean(1)
+        error = np.linalg.norm(got - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
+        assert error.max() < TOLERANCE, f"capture of {name} at {at}: layer {error.argmax()} is off by {error.max()}"
 
 
 def assert_follows(output: dict, expected: torch.Tensor, name: str) -> None:

@@ -119,6 +119,7 @@ def run_job(folder: Path) -> None:
         "batches": result,
         "stats": stats,
         "info": info,
+        "hook_points": hook_points_of(llm) if info and "distributed_executor_backend" not in options else {},
         "layers": [] if "distributed_executor_backend" in options else llm.apply_model(layer_classes)[0],
         "compilation": compilation and compilation.described(),
         "lens": lens_of(workers, job["lens"]),
@@ -147,6 +148,27 @@ def layer_classes(model) -> list[str]:
         if getattr(hook, "func", None) is layers._after_layer
     )
     return sorted({layers.class_name(kind) for kind in steered})
+
+
+def hook_points_of(llm) -> list[str]:
+    """The hook points beside the stream that a model has, whether the engine was started with them or not."""
+    from trait_service.engine import branches, layer_lists
+    from trait_service.engine.errors import UnsupportedModelError
+
+    n_layers = llm.llm_engine.model_config.get_total_num_hidden_layers()
+
+    def found(model) -> list[str]:
+        layers, names = layer_lists.decoder_layers(model, n_layers).values(), []
+        for at in branches.ROLES:
+            try:
+                for layer in layers:
+                    branches.branch(layer, at)
+            except UnsupportedModelError:
+                continue
+            names.append(at)
+        return names
+
+    return llm.apply_model(found)[0]
 
 
 def tensors_of(found) -> dict:

@@ -93,6 +93,7 @@ class EngineResult:
         self.stats = document["stats"]
         self.info = document["info"]
         self.layers = document["layers"]
+        self.hook_points = document["hook_points"]
         self.compilation = document["compilation"]
         self.lens = document["lens"]
         self.folder = folder
@@ -200,10 +201,8 @@ class Reference:
 
     @contextmanager
     def changed(self, changes):
-        """Steer at the output of blocks while it is entered; see `greedy`."""
-        handles = [
-            self.blocks[layer].register_forward_hook(_changing(change)) for layer, change in (changes or {}).items()
-        ]
+        """Steer at the output of blocks while it is entered, or at `(layer, path)` at that of a module in one; see `greedy`."""
+        handles = [self.module(at).register_forward_hook(_changing(change)) for at, change in (changes or {}).items()]
         try:
             yield
         finally:
@@ -227,18 +226,24 @@ class Reference:
         logits = self.model(torch.tensor([list(token_ids)]), use_cache=False).logits[0, :-1]
         return torch.log_softmax(logits.float(), -1)[range(len(logits)), list(token_ids[1:])].numpy()
 
+    def module(self, at):
+        """A block by its layer, or a module in it by `(layer, path)`."""
+        layer, path = at if isinstance(at, tuple) else (at, "")
+        return self.blocks[layer].get_submodule(path)
+
     @torch.no_grad()
-    def streams(self, token_ids):
-        """The output of each block, `(n_layers, n_tokens, d_model)`; the last before the final norm."""
+    def streams(self, token_ids, path=""):
+        """The output of each block, `(n_layers, n_tokens, d_model)`, the last before the final norm; or of a module in each."""
         outputs = {}
 
         def keep(index):
             def hook(_module, _args, output):
-                outputs[index] = (output[0] if isinstance(output, tuple) else output)[0].clone()
+                rows = output[0] if isinstance(output, tuple) else output
+                outputs[index] = rows.reshape(-1, self.d_model).clone()
 
             return hook
 
-        handles = [layer.register_forward_hook(keep(i)) for i, layer in enumerate(self.blocks)]
+        handles = [self.module((i, path)).register_forward_hook(keep(i)) for i in range(self.n_layers)]
         try:
             self.model(torch.tensor([list(token_ids)]), use_cache=False)
         finally:
@@ -250,7 +255,8 @@ class Reference:
 def _changing(change):
     def hook(_module, _args, output):
         stream = output[0] if isinstance(output, tuple) else output
-        stream = change(stream[0], torch.arange(stream.shape[1]))[None]
+        rows = stream.reshape(-1, stream.shape[-1])  # experts return no batch
+        stream = change(rows, torch.arange(len(rows))).reshape(stream.shape)
         return (stream, *output[1:]) if isinstance(output, tuple) else stream
 
     return hook

@@ -25,6 +25,11 @@ MAX_LAYERS = 512
 Unit = Literal["dose", "separation", "raw"]
 Operation = Literal["add", "ablate", "set", "scale", "floor", "ceiling", "replace", "rotate"]
 NamedScope = Literal["all", "prompt", "generated", "last_prompt"]
+HookPoint = Literal["resid_post", "attn_out", "mlp_out"]
+"""Place in a decoder block: the stream behind it, what its attention adds to the stream, what its MLP or experts add."""
+
+RESID_POST: HookPoint = "resid_post"
+"""The hook point that every engine has."""
 
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 Layer = Annotated[int, Field(ge=0, lt=MAX_LAYERS)]

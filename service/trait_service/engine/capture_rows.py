@@ -32,7 +32,7 @@ class CaptureRows:
         deferred_position: `(n_rows,)` absolute position that waits; `NEVER` for none.
 
     Args:
-        n_layers: Decoder blocks of the model.
+        n_layers: Sites of the engine (`Sites`).
         n_rows: Pools that fit at once, over all requests.
         d_model: Width of the residual stream.
         device: The model's device.

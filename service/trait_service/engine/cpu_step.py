@@ -30,7 +30,7 @@ class CpuStep:
     Args:
         bank: Directions.
         pools: Running sums.
-        n_layers: Decoder blocks of the model.
+        n_layers: Sites of the engine (`Sites`).
         sums_stages: The projections of all stages of a pipeline are summed: columns of layers elsewhere must be zero.
 
     Attributes:

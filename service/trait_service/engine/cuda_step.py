@@ -31,7 +31,7 @@ class CudaStep:
     Args:
         bank: Directions.
         pools: Running sums.
-        n_layers: Decoder blocks of the model.
+        n_layers: Sites of the engine (`Sites`).
         max_requests: Rows.
         max_tokens: The most tokens in one step.
         terms_per_layer: Terms of one request on one layer.

@@ -7,10 +7,10 @@ from itertools import pairwise
 from typing import Self
 
 import numpy as np
-from trait_core.errors import SteeringFailedError
 
 from trait_service.engine.buffers import VectorBank
 from trait_service.engine.monitor_columns import MonitorColumns
+from trait_service.engine.sites import Sites
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +18,7 @@ class DirectionSet:
     """Monitored directions ordered by layer, so that those of a layer follow one another. Equal to itself only.
 
     Args:
-        layer: `(n_directions,)` int64, ascending.
+        layer: `(n_directions,)` int64, ascending: the site of each.
         bank_row: `(n_directions,)` int64.
         cosine: `(n_directions,)` bool: the projection is divided by the norm of the stream.
         place: `(n_columns,)` int64: where each of the request's columns is in this order.
@@ -53,7 +53,7 @@ class DirectionSet:
         return {int(self.layer[a]): slice(a, b) for a, b in pairwise([*begins, len(self)])}
 
     def per_layer(self, n_layers: int) -> np.ndarray:
-        """`(n_layers,)` int64: how many of them each layer of a model has."""
+        """`(n_layers,)` int64: how many of them each site has."""
         return np.bincount(self.layer, minlength=n_layers)
 
     @cached_property
@@ -71,12 +71,12 @@ class DirectionSets:
 
     Args:
         bank: Their directions.
-        n_layers: Decoder blocks of the model.
+        sites: Sites of the engine.
     """
 
-    def __init__(self, bank: VectorBank, n_layers: int) -> None:
+    def __init__(self, bank: VectorBank, sites: Sites) -> None:
         self._bank = bank
-        self._n_layers = n_layers
+        self._sites = sites
         self._of_key: dict[bytes, DirectionSet] = {}
         self._uses: Counter[DirectionSet] = Counter()
 
@@ -87,7 +87,7 @@ class DirectionSets:
         """The set of a request's columns, which other requests may use as well; give it back by `release`.
 
         Raises:
-            SteeringFailedError: A layer that the model lacks, or a direction that is not in the bank.
+            SteeringFailedError: A site that the engine lacks, or a direction that is not in the bank.
         """
         found = self._of_key.get(columns.key)
         # A dropped direction may be in another row by now.
@@ -105,8 +105,6 @@ class DirectionSets:
                 del self._of_key[used.key]
 
     def _made(self, columns: MonitorColumns) -> DirectionSet:
-        highest = int(columns.layer.max())
-        if highest >= self._n_layers:
-            raise SteeringFailedError(f"layer {highest} is out of range: the model has layers 0..{self._n_layers - 1}")
+        site = self._sites.of_all(columns.at, columns.layer)
         rows = np.array([self._bank.row(direction) for direction in columns.directions], dtype=np.int64)
-        return DirectionSet.of(columns.layer, rows, columns.cosine, columns.key, self._bank.n_dropped)
+        return DirectionSet.of(site, rows, columns.cosine, columns.key, self._bank.n_dropped)

@@ -18,7 +18,7 @@ class FirstPass:
     """Check one forward pass and act as the state does.
 
     Args:
-        state: The state that acts; `state.unchecked` holds the class of each layer on this worker.
+        state: The state that acts; `state.unchecked` holds the class at each site on this worker.
     """
 
     def __init__(self, state: "SteeringState") -> None:
@@ -34,23 +34,24 @@ class FirstPass:
         Raises:
             UnsupportedModelError: The output is not the stream of every token, or the layer was called before.
         """
-        name, d_model = self._state.unchecked[layer], self._state.shape.d_model
+        name, where = self._state.unchecked[layer], self._state.shape.sites.name(layer)
+        d_model = self._state.shape.d_model
         halves = [residual] if hidden is None else [hidden, residual]
         shapes = [tuple(half.shape) for half in halves]
         if any(len(shape) != 2 or shape[1] != d_model for shape in shapes) or len(set(shapes)) != 1:
             raise UnsupportedModelError(
-                f"{name} (layer {layer}) returns shape {' and '.join(map(str, shapes))}: the service steers layers that "
+                f"{name} ({where}) returns shape {' and '.join(map(str, shapes))}: the service steers layers that "
                 f"return (n_tokens, {d_model}) or (1, n_tokens, {d_model}), one row for each token of the step"
             )
         n_tokens = self._n_tokens()
         if n_tokens is not None and shapes[0][0] != n_tokens:
             raise UnsupportedModelError(
-                f"{name} (layer {layer}) returns {shapes[0][0]} rows in a step of {n_tokens} tokens, padding included: the "
+                f"{name} ({where}) returns {shapes[0][0]} rows in a step of {n_tokens} tokens, padding included: the "
                 "service steers layers that return one row for each token"
             )
         if layer in self._called:
             raise UnsupportedModelError(
-                f"{name} (layer {layer}) is called twice in one forward pass: a model that repeats its layers would be "
+                f"{name} ({where}) is called twice in one forward pass: a model that repeats its layers would be "
                 "steered and captured in each round, and is not supported (weights that are offloaded without UVA have the "
                 "same effect)"
             )
@@ -73,7 +74,7 @@ class FirstPass:
         missed = sorted(self._state.unchecked.keys() - self._called)
         if self._called and missed:
             raise UnsupportedModelError(
-                f"layers {', '.join(map(str, missed))} ({self._state.unchecked[missed[0]]}) are not called in a forward "
+                f"{self._state.shape.sites.names(missed)} ({self._state.unchecked[missed[0]]}) are not called in a forward "
                 "pass: steering them would have no effect, and the model is not supported"
             )
         if self._called:

@@ -123,7 +123,7 @@ def constants(n_layers: int, set_width: int, d_model: int, *, has_hidden: bool) 
     """Constants that the kernel is compiled for.
 
     Args:
-        n_layers: Decoder blocks of the model.
+        n_layers: Sites of the engine (`Sites`).
         set_width: Words of a set's row.
         d_model: Width of the stream.
         has_hidden: The stream comes in two halves.

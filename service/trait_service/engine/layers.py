@@ -46,7 +46,7 @@ def attach(layers: dict[int, nn.Module], state: "SteeringState") -> None:
         )
     for index, layer in layers.items():
         layer.register_forward_hook(partial(_after_layer, index, LayerName(str(index)), read[index]))
-    state.unchecked = {index: type(layer).__name__ for index, layer in layers.items()}
+    state.unchecked |= {index: type(layer).__name__ for index, layer in layers.items()}
 
 
 def refuse(layers: dict[int, nn.Module], dtype: torch.dtype, tensor_parallel_size: int) -> None:
@@ -136,10 +136,11 @@ def _without_batch(read: Callable[[Any], Stream | None], output: Any) -> Stream 
     if stream is None:
         return None
     residual, hidden = stream
-    return _rows(residual), None if hidden is None else _rows(hidden)
+    return rows_of(residual), None if hidden is None else rows_of(hidden)
 
 
-def _rows(tensor: torch.Tensor) -> torch.Tensor:
+def rows_of(tensor: torch.Tensor) -> torch.Tensor:
+    """A row for each token: a view without a batch of one."""
     return tensor.squeeze(0) if tensor.ndim == 3 and tensor.shape[0] == 1 else tensor
 
 

@@ -8,7 +8,9 @@ from typing import Annotated, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
-from trait_core.schema import MAX_LAYERS, MAX_MONITORED, FiniteFloat
+from trait_core.schema import MAX_LAYERS, MAX_MONITORED, RESID_POST, FiniteFloat, HookPoint
+
+from trait_service.engine.sites import HOOK_POINTS
 
 DIRECTION_PATTERN = r"^[0-9a-f]{64}$"
 
@@ -20,6 +22,7 @@ class MonitorColumn(BaseModel):
     """One monitored direction on one layer.
 
     Attributes:
+        at: The hook point whose tensor is projected.
         direction: sha256 (hex) of the direction's float32 bytes: its row in the vector bank.
         cosine: The projection over the norm of the stream.
         above: A generated token whose projection is above it crosses the bound; residual units, or the cosine.
@@ -31,6 +34,7 @@ class MonitorColumn(BaseModel):
 
     layer: Annotated[int, Field(ge=0, lt=MAX_LAYERS)]
     direction: Annotated[str, Field(pattern=DIRECTION_PATTERN)]
+    at: HookPoint = RESID_POST
     cosine: bool = False
     above: FiniteFloat | None = None
     below: FiniteFloat | None = None
@@ -48,17 +52,19 @@ class MonitorColumns:
         text: JSON list of `MonitorColumn`, without the fields that have their default.
         directions: sha256 (hex) of each column's direction.
         layer: `(n_columns,)` int64.
+        at: `(n_columns,)` int64: the hook point of each, as `HOOK_POINTS` numbers them.
         cosine: `(n_columns,)` bool.
         bounded: `(n_bounded,)` int64: columns with a bound.
         above: `(n_bounded,)` float64: their upper bounds; infinity where there is none.
         below: `(n_bounded,)` float64: their lower bounds; minus infinity where there is none.
         stop: `(n_bounded,)` bool: their bounds end the request.
-        key: Digest of layers, directions and cosines: lists that differ in their bounds alone share it.
+        key: Digest of layers, hook points, directions and cosines: lists that differ in their bounds alone share it.
     """
 
     text: str
     directions: tuple[str, ...] = field(compare=False, repr=False)
     layer: np.ndarray = field(compare=False, repr=False)
+    at: np.ndarray = field(compare=False, repr=False)
     cosine: np.ndarray = field(compare=False, repr=False)
     bounded: np.ndarray = field(compare=False, repr=False)
     above: np.ndarray = field(compare=False, repr=False)
@@ -87,18 +93,20 @@ class MonitorColumns:
         bounded = [i for i, column in enumerate(columns) if column.above is not None or column.below is not None]
         limits = [(columns[i].above, columns[i].below) for i in bounded]
         layer = np.array([column.layer for column in columns], dtype=np.int64)
+        at = np.array([HOOK_POINTS.index(column.at) for column in columns], dtype=np.int64)
         cosine = np.array([column.cosine for column in columns], dtype=np.bool_)
         directions = tuple(column.direction for column in columns)
         return cls(
             text,
             directions,
             layer,
+            at,
             cosine,
             np.array(bounded, dtype=np.int64),
             np.array([np.inf if above is None else above for above, _ in limits], dtype=np.float64),
             np.array([-np.inf if below is None else below for _, below in limits], dtype=np.float64),
             np.array([columns[i].stop for i in bounded], dtype=np.bool_),
-            hashlib.sha256(layer.tobytes() + cosine.tobytes() + "".join(directions).encode()).digest(),
+            hashlib.sha256(layer.tobytes() + at.tobytes() + cosine.tobytes() + "".join(directions).encode()).digest(),
         )
 
     def __len__(self) -> int:

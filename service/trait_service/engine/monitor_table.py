@@ -28,7 +28,7 @@ class MonitorTable:
         n_tokens: Monitored tokens of the step.
 
     Args:
-        n_layers: Decoder blocks of the model.
+        n_layers: Sites of the engine (`Sites`).
         n_rows: Sets that fit: a batch has no more than requests.
         max_tokens: The most tokens in one step.
         device: Where the kernel runs.

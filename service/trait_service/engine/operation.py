@@ -75,15 +75,15 @@ def register() -> None:
 
 
 def intervene(residual: torch.Tensor, hidden: torch.Tensor | None, layer: int, name: "LayerName") -> None:
-    """Steer, capture and monitor the residual stream after one decoder layer.
+    """Steer, capture and monitor the residual stream after one decoder layer, or what a branch of the layer adds to it.
 
     Traced it is one opaque operation; eager it is a plain call, without the cost of a dispatch.
 
     Args:
         residual: `(n_tokens_padded, d_model)`, changed in place: deltas are added here.
         hidden: `(n_tokens_padded, d_model)`: the other half of a split stream (stream = residual + hidden), or None
-            where `residual` is the whole stream.
-        layer: 0-based decoder block.
+            where `residual` is the whole stream, or what a branch adds.
+        layer: The site, as `Sites` numbers it: for the stream, the 0-based decoder block.
         name: The same number as a graph takes it: a `LayerName` that lives as long as the model.
     """
     if is_compiling():

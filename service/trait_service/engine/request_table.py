@@ -35,7 +35,7 @@ class Layout:
     nobody uses need not travel.
 
     Args:
-        n_layers: Decoder blocks of the model.
+        n_layers: Sites of the engine (`Sites`).
         n_terms: Terms of one request on one layer.
     """
 

@@ -14,6 +14,7 @@ from trait_service.engine.arithmetic import coefficients
 from trait_service.engine.buffers import VectorBank
 from trait_service.engine.direction_sets import DirectionSet
 from trait_service.engine.projection_rows import ProjectionRows
+from trait_service.engine.sites import Sites
 from trait_service.engine.spec import BoundHit, CaptureSpec, MonitorSpec, RequestReport, RequestSpec, TermSpec
 from trait_service.engine.spool import Spool
 
@@ -31,7 +32,7 @@ TERM = np.dtype(
     ]
 )
 """One term of one request on one interval of its scope, as the operation reads it: `k` of them act on the layer before it;
-mode, a and b as in `arithmetic`; it touches absolute positions `start`, `start + step`, ... below `stop`."""
+layer is its site, mode, a and b are as in `arithmetic`; it touches absolute positions `start`, `start + step`, ... below `stop`."""
 
 
 MAX_POOL_INTERVALS = 16
@@ -48,7 +49,7 @@ class LiveRequest:
         completion: Which of the prompt's completions it is.
         terms: `(n_terms,)` of `TERM`.
         pools: Disjoint intervals of each pool.
-        captured_layers: Layers of its pools.
+        captured_layers: Sites of its pools, as `Sites` numbers them.
         capture_rows: Row of each pool.
         spool: File for every position of its one pool, in place of a sum.
         monitored: Its monitored directions; None: nothing is monitored.
@@ -145,12 +146,12 @@ class LiveRequest:
 
 
 def term_array(
-    terms: Sequence[TermSpec], n_prompt: int, n_layers: int, terms_per_layer: int, bank: VectorBank
+    terms: Sequence[TermSpec], n_prompt: int, sites: Sites, terms_per_layer: int, bank: VectorBank
 ) -> np.ndarray:
     """A request's terms, `(n,)` of `TERM`: one for each interval of a term's scope.
 
     Raises:
-        SteeringFailedError: A layer the model lacks, a direction that is not in the bank, or too many terms on a layer.
+        SteeringFailedError: A site the engine lacks, a direction that is not in the bank, or too many terms on a layer.
         InvalidRequestError: A scope cannot be told yet.
     """
     rows = []
@@ -158,7 +159,7 @@ def term_array(
     scope: object = None
     intervals: list[Interval] = []
     for term in terms:
-        layer = known_layer(term.layer, n_layers)
+        layer = sites.of(term.at, term.layer)
         mode, a, b = coefficients(term)
         if term.scope != scope:  # most requests have one scope on all layers
             scope, intervals = term.scope, term.intervals(n_prompt)
@@ -168,7 +169,7 @@ def term_array(
     for layer, n in used.items():
         if n > terms_per_layer:
             raise SteeringFailedError(
-                f"{n} terms act on layer {layer}, each interval of a scope counted; at most {terms_per_layer}: start the service "
+                f"{n} terms act on {sites.name(layer)}, each interval of a scope counted; at most {terms_per_layer}: start the service "
                 "with a larger --terms-per-layer"
             )
     return np.array(rows, dtype=TERM)
@@ -207,14 +208,3 @@ def completion_of(request_id: str, n: int) -> int:
     """Index of a request among its prompt's `n` completions; vLLM writes it before each id."""
     index, _, _ = request_id.partition("_")
     return int(index) if n > 1 and index.isdigit() else 0
-
-
-def known_layer(layer: int, n_layers: int) -> int:
-    """Return the layer if the model has it.
-
-    Raises:
-        SteeringFailedError: It does not.
-    """
-    if layer >= n_layers:
-        raise SteeringFailedError(f"layer {layer} is out of range: the model has layers 0..{n_layers - 1}")
-    return layer

@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 
-from trait_service.engine import layers, operation, refusals
+from trait_service.engine import branches, layers, operation, refusals, sites
 from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.layer_lists import decoder_layers
 from trait_service.engine.state import EngineShape, SteeringState
@@ -41,8 +41,9 @@ class SteeringRunnerMixin:
         runner: Any = self
         config = runner.model_config
         n_layers = config.get_total_num_hidden_layers()
+        settings = refusals.check(runner.vllm_config)
         self.trait_state = SteeringState(
-            refusals.check(runner.vllm_config),
+            settings,
             EngineShape(
                 n_layers=n_layers,
                 d_model=config.get_hidden_size(),
@@ -53,11 +54,13 @@ class SteeringRunnerMixin:
                 captures=get_tensor_model_parallel_rank() == 0,
                 sees_all_layers=get_pp_group().world_size == 1,
                 each_position=get_pp_group().world_size == 1 and (runner.device.type == "cpu" or config.enforce_eager),
+                hook_points=tuple(sites.parsed(settings.hook_points)),
             ),
         )
         found = decoder_layers(runner.get_model(), n_layers)
         layers.refuse(found, config.dtype, get_tensor_model_parallel_world_size())
         layers.attach(found, self.trait_state)
+        branches.attach(found, self.trait_state, get_tensor_model_parallel_world_size())
 
     def _dummy_run(self, *args: Any, **kwargs: Any) -> Any:
         with self.trait_dummy():

@@ -240,7 +240,7 @@ def branch_of(terms: Sequence[TermSpec], n_prompt: int) -> CacheBranch | None:
         if intervals:
             mode, *numbers = coefficients(term)
             bits = np.array(numbers, dtype=np.float32).tobytes()  # as the request table holds them
-            acting.append((intervals, term.layer, term.direction, mode, bits))
+            acting.append((intervals, term.at, term.layer, term.direction, mode, bits))
     if not acting:
         return None
     first = min(start for intervals, *_ in acting for start, *_ in intervals)

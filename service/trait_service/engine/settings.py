@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from trait_service.engine.layer_rules import checked
+from trait_service.engine.sites import parsed
 from trait_service.engine.spec import EXTRA_ARGS_KEY
 from trait_service.options import Cli
 
@@ -52,6 +53,10 @@ class EngineSettings(BaseModel):
     """Rule for a class of decoder layers that the service does not know, 'module.Class=rule'. The rule says where the stream is in
     what they return: pair (the sum of two tensors), first (of a tuple) or single (one tensor). May be given several times; run
     `trait-service verify` with it."""
+
+    hook_points: Annotated[list[str], AfterValidator(parsed)] = Field(default_factory=list)
+    """Hook points beside resid_post, with commas between them: attn_out (what the attention of a block adds to the stream) and
+    mlp_out (what its MLP or experts add). Each costs a further kernel per layer (default: none)."""
 
     allow_untested_vllm: bool = False
     """Start with a release of vLLM for which steering was not written."""

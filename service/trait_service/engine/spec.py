@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 from trait_core.errors import InvalidRequestError, SteeringFailedError
 from trait_core.intervals import UNBOUNDED, Interval
 from trait_core.positions import Positions
-from trait_core.schema import MAX_LAYERS, MAX_POSITIONS, FiniteFloat, NamedScope, Operation
+from trait_core.schema import MAX_LAYERS, MAX_POSITIONS, RESID_POST, FiniteFloat, HookPoint, NamedScope, Operation
 
 from trait_service.engine.monitor_columns import DIRECTION_PATTERN, MonitorColumn, MonitorColumns
 
@@ -54,6 +54,7 @@ class TermSpec(_Strict):
     """One direction on one layer.
 
     Attributes:
+        at: The hook point whose tensor is changed.
         direction: sha256 (hex) of the direction's float32 bytes: its row in the vector bank.
         value: The operation's number, in residual units: `add`: a; `set`: the projection's new value; `scale`: the
             factor; `floor`, `ceiling`: the limit; `replace`: the stream's new length. `rotate`: degrees. `ablate` ignores it.
@@ -61,6 +62,7 @@ class TermSpec(_Strict):
     """
 
     layer: Annotated[int, Field(ge=0, lt=MAX_LAYERS)]
+    at: HookPoint = RESID_POST
     direction: Annotated[str, Field(pattern=DIRECTION_PATTERN)]
     operation: Operation = "add"
     value: FiniteFloat = 0.0
@@ -99,12 +101,14 @@ class CaptureSpec(_Strict):
         before_steering: With `each`: as the block put it out.
         positions: Written positions (`trait_core.positions`), each a pool; at most the engine's `pools`.
         layers: Layers to keep; None keeps all.
+        at: The hook point whose tensor is kept.
         n_prompt: Where the response begins inside a given text; None: the request's own prompt length.
         n_total: Length of a given text; None while it is being generated.
     """
 
     positions: Annotated[list[WrittenPositions], Field(min_length=1, max_length=MAX_POSITIONS)]
     layers: list[Annotated[int, Field(ge=0, lt=MAX_LAYERS)]] | None = None
+    at: HookPoint = RESID_POST
     n_prompt: Annotated[int, Field(ge=0)] | None = None
     n_total: Annotated[int, Field(ge=1)] | None = None
     each: bool = False

@@ -7,12 +7,14 @@ One instance a worker. The runner calls `prepare` before each forward pass and `
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save
 from trait_core.errors import SteeringFailedError, TraitError
+from trait_core.schema import HookPoint
 
 from trait_service.engine.batch import LiveBatch, Step
 from trait_service.engine.buffers import VectorBank
@@ -25,13 +27,13 @@ from trait_service.engine.requests import (
     LiveRequest,
     completion_of,
     first_monitored,
-    known_layer,
     pool_intervals,
     term_array,
 )
 from trait_service.engine.results import Finished, Results
 from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
+from trait_service.engine.sites import Sites
 from trait_service.engine.spec import RequestSpec
 from trait_service.engine.step_end import EndOfStep, ProjectionQueue, StepProjections
 
@@ -58,6 +60,7 @@ class EngineShape:
         captures: This worker keeps captures and projections (one worker does under tensor parallelism).
         sees_all_layers: False for a stage of a pipeline: it cannot act on what another one sees.
         each_position: Every position can be kept; this needs the host at each layer of each step.
+        hook_points: Hook points beside `resid_post`.
     """
 
     n_layers: int
@@ -69,6 +72,12 @@ class EngineShape:
     captures: bool = True
     sees_all_layers: bool = True
     each_position: bool = True
+    hook_points: tuple[HookPoint, ...] = ()
+
+    @cached_property
+    def sites(self) -> Sites:
+        """Where the worker steers, captures and monitors."""
+        return Sites(self.n_layers, self.hook_points)
 
 
 class SteeringState:
@@ -84,15 +93,15 @@ class SteeringState:
         self.shape = shape
         self.bank = VectorBank(settings.bank_rows, shape.d_model, shape.device)
         self.pools = CaptureRows(
-            shape.n_layers,
+            len(shape.sites),
             settings.capture_rows if shape.captures else 1,
             shape.d_model,
             shape.device,
             deferred=shape.asynchronous,
         )
-        self._sets = DirectionSets(self.bank, shape.n_layers)
+        self._sets = DirectionSets(self.bank, shape.sites)
         self.idle = True
-        self.unchecked: dict[int, str] = {}  # layer -> class, until the first forward pass has shown what it returns
+        self.unchecked: dict[int, str] = {}  # site -> class, until the first forward pass has shown what it returns
         self._step = self._new_step()
         # The runner of a stage that puts out no tokens is never asked for its step's verdict.
         self._never_asked = not shape.sees_all_layers
@@ -111,11 +120,11 @@ class SteeringState:
     def _new_step(self) -> CpuStep | CudaStep:
         shape = self.shape
         if shape.device.type == "cpu":
-            return CpuStep(self.bank, self.pools, shape.n_layers, sums_stages=not shape.sees_all_layers)
+            return CpuStep(self.bank, self.pools, len(shape.sites), sums_stages=not shape.sees_all_layers)
         return CudaStep(
             self.bank,
             self.pools,
-            n_layers=shape.n_layers,
+            n_layers=len(shape.sites),
             max_requests=shape.max_requests,
             max_tokens=shape.max_tokens,
             terms_per_layer=self.settings.terms_per_layer,
@@ -138,7 +147,7 @@ class SteeringState:
         self.idle = False
 
     def intervene(self, residual: torch.Tensor, hidden: torch.Tensor | None, layer: int) -> None:
-        """The operation's body on one layer: steer, then capture and monitor."""
+        """The operation's body at one site: steer, then capture and monitor."""
         if self._spools.active:
             self._spools.keep(residual, hidden, layer, before_steering=True)
         self._step.intervene(residual, hidden, layer)
@@ -306,7 +315,7 @@ class SteeringState:
         """
         spec = request.spec
         request.terms = term_array(
-            spec.terms, request.n_prompt, self.shape.n_layers, self.settings.terms_per_layer, self.bank
+            spec.terms, request.n_prompt, self.shape.sites, self.settings.terms_per_layer, self.bank
         )
         if spec.monitor is not None:
             if spec.monitor.has_bounds and not self.shape.sees_all_layers:
@@ -314,12 +323,8 @@ class SteeringState:
             request.monitored_from = first_monitored(spec.monitor, request.n_prompt, request.first_computed)
             request.monitored = self._sets.acquire(spec.monitor.columns)
         if spec.capture is not None:
-            layers = spec.capture.layers
-            request.captured_layers = (
-                list(range(self.shape.n_layers))
-                if layers is None
-                else [known_layer(i, self.shape.n_layers) for i in layers]
-            )
+            layers = range(self.shape.n_layers) if spec.capture.layers is None else spec.capture.layers
+            request.captured_layers = [self.shape.sites.of(spec.capture.at, layer) for layer in layers]
             request.pools = pool_intervals(spec.capture, request.n_prompt, request.first_computed)
             if spec.capture.each:
                 self._spools.equip(request)

@@ -69,6 +69,7 @@ class SteeringWorkerMixin:
             "runner": type(self.model_runner).__name__,
             "scheduler": str(self.vllm_config.scheduler_config.scheduler_cls).rpartition(".")[2],
             "operations": list(OPERATIONS),
+            "hook_points": list(self.trait_state.shape.sites.hook_points),
             "bank_rows": self.trait_state.settings.bank_rows,
             "terms_per_layer": self.trait_state.settings.terms_per_layer,
             "capture_rows": self.trait_state.pools.n_rows,

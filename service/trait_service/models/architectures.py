@@ -7,6 +7,8 @@ classes that a running engine has, and to the parity tests. `docs/reference/mode
 from dataclasses import dataclass
 from typing import Literal
 
+from trait_core.schema import HookPoint
+
 Evidence = Literal["parity", "images", "weights", "read"]
 """How a model is known.
 
@@ -25,11 +27,13 @@ class Architecture:
         layers: The classes whose `forward` its decoder layers run: in vLLM's folder of models, or in full.
         evidence: Ways in which it is known.
         quirk: Particulars, and the reason why there is no parity test.
+        hook_points: Hook points that it has beside the stream, known in the same way.
     """
 
     layers: tuple[str, ...]
     evidence: tuple[Evidence, ...] = ("parity",)
     quirk: str = ""
+    hook_points: tuple[HookPoint, ...] = ("attn_out", "mlp_out")
 
 
 def _of_transformers(kind: str, layer: str, quirk: str = "") -> Architecture:
@@ -60,8 +64,8 @@ ARCHITECTURES = {
     "Exaone4ForCausalLM": Architecture(("exaone4.Exaone4DecoderLayer",)),
     "ExaoneMoeForCausalLM": Architecture(("exaone_moe.ExaoneMoeDecoderLayer",)),
     "FalconForCausalLM": Architecture(("falcon.FalconDecoderLayer",)),
-    "FalconH1ForCausalLM": Architecture(("falcon_h1.FalconH1ParallelHybrid",)),
-    "FalconMambaForCausalLM": Architecture(("mamba.MambaDecoderLayer",), ("read",), _NO_SCAN),
+    "FalconH1ForCausalLM": Architecture(("falcon_h1.FalconH1ParallelHybrid",), hook_points=("mlp_out",)),
+    "FalconMambaForCausalLM": Architecture(("mamba.MambaDecoderLayer",), ("read",), _NO_SCAN, hook_points=()),
     "FlexOlmoForCausalLM": _of_transformers("flex_olmo", "FlexOlmoDecoderLayer"),
     "GPT2LMHeadModel": Architecture(("gpt2.GPT2Block",)),
     "GPTBigCodeForCausalLM": _of_transformers("gpt_bigcode", "GPTBigCodeBlock"),
@@ -69,22 +73,25 @@ ARCHITECTURES = {
     "GPTNeoXForCausalLM": _of_transformers("gpt_neox", "GPTNeoXLayer"),
     "Gemma2ForCausalLM": Architecture(("gemma2.Gemma2DecoderLayer",)),
     "Gemma3ForCausalLM": Architecture(("gemma3.Gemma3DecoderLayer",), ("parity", "weights")),
-    "Gemma4ForCausalLM": Architecture(("gemma4.Gemma4DecoderLayer",)),
+    "Gemma4ForCausalLM": Architecture(("gemma4.Gemma4DecoderLayer",), hook_points=()),
     "GemmaForCausalLM": Architecture(("gemma.GemmaDecoderLayer",)),
     "Glm4ForCausalLM": Architecture(("glm4.Glm4DecoderLayer",)),
     "Glm4MoeForCausalLM": Architecture(("glm4_moe.Glm4MoeDecoderLayer",)),
     "Glm4MoeLiteForCausalLM": Architecture(("glm4_moe_lite.Glm4MoeLiteDecoderLayer",), quirk=_ROTARY),
     "GlmForCausalLM": _of_transformers("glm", "GlmDecoderLayer"),
     "GptOssForCausalLM": Architecture(("gpt_oss.TransformerBlock",)),
-    "GraniteForCausalLM": Architecture(("granite.GraniteDecoderLayer",), quirk="logits are divided by a constant"),
-    "GraniteMoeForCausalLM": Architecture(("granitemoe.GraniteMoeDecoderLayer",)),
+    "GraniteForCausalLM": Architecture(
+        ("granite.GraniteDecoderLayer",), quirk="logits are divided by a constant", hook_points=()
+    ),
+    "GraniteMoeForCausalLM": Architecture(("granitemoe.GraniteMoeDecoderLayer",), hook_points=()),
     "GraniteMoeHybridForCausalLM": Architecture(
         (
             "granitemoehybrid.GraniteMoeHybridAttentionDecoderLayer",
             "granitemoehybrid.GraniteMoeHybridMambaDecoderLayer",
-        )
+        ),
+        hook_points=(),
     ),
-    "GraniteMoeSharedForCausalLM": Architecture(("granitemoeshared.GraniteMoeSharedDecoderLayer",)),
+    "GraniteMoeSharedForCausalLM": Architecture(("granitemoeshared.GraniteMoeSharedDecoderLayer",), hook_points=()),
     "HYV3ForCausalLM": Architecture(("hy_v3.HYV3DecoderLayer",)),
     "HeliumForCausalLM": _of_transformers("helium", "HeliumDecoderLayer"),
     "HunYuanDenseV1ForCausalLM": _of_transformers("hunyuan_v1_dense", "HunYuanDenseV1DecoderLayer"),
@@ -94,22 +101,26 @@ ARCHITECTURES = {
     ),
     "Jais2ForCausalLM": _of_transformers("jais2", "Jais2DecoderLayer"),
     "JambaForCausalLM": Architecture(
-        ("jamba.JambaAttentionDecoderLayer", "jamba.JambaMambaDecoderLayer"), ("read",), _NO_SCAN
+        ("jamba.JambaAttentionDecoderLayer", "jamba.JambaMambaDecoderLayer"), ("read",), _NO_SCAN, hook_points=()
     ),
     "Lfm2ForCausalLM": Architecture(
         ("lfm2.Lfm2AttentionDecoderLayer", "lfm2.Lfm2ShortConvDecoderLayer"),
         ("read",),
         f"{_UNLIKE}; the streams are equal",
+        hook_points=(),
     ),
     "Lfm2MoeForCausalLM": Architecture(
-        ("lfm2_moe.Lfm2MoeAttentionDecoderLayer", "lfm2_moe.Lfm2MoeShortConvDecoderLayer"), ("read",), _UNLIKE
+        ("lfm2_moe.Lfm2MoeAttentionDecoderLayer", "lfm2_moe.Lfm2MoeShortConvDecoderLayer"),
+        ("read",),
+        _UNLIKE,
+        hook_points=(),
     ),
     "Llama4ForCausalLM": Architecture(("llama4.Llama4DecoderLayer",)),
     "LlamaForCausalLM": Architecture(("llama.LlamaDecoderLayer",), ("parity", "weights")),
-    "Mamba2ForCausalLM": Architecture(("mamba2.Mamba2DecoderLayer",)),
-    "MambaForCausalLM": Architecture(("mamba.MambaDecoderLayer",), ("read",), _NO_SCAN),
+    "Mamba2ForCausalLM": Architecture(("mamba2.Mamba2DecoderLayer",), hook_points=("attn_out",)),
+    "MambaForCausalLM": Architecture(("mamba.MambaDecoderLayer",), ("read",), _NO_SCAN, hook_points=()),
     "MellumForCausalLM": _of_transformers("mellum", "MellumDecoderLayer"),
-    "MiniCPM3ForCausalLM": Architecture(("minicpm.MiniCPMDecoderLayer",)),
+    "MiniCPM3ForCausalLM": Architecture(("minicpm.MiniCPMDecoderLayer",), hook_points=()),
     "MiniMaxM2ForCausalLM": Architecture(
         ("minimax_m2.MiniMaxM2DecoderLayer",), ("read",), "vLLM's CPU build starts it and fails when it runs"
     ),
@@ -124,8 +135,9 @@ ARCHITECTURES = {
             "nemotron_h.NemotronHMambaDecoderLayer",
         ),
         quirk="attention, MLP and Mamba are layers of their own, experts too, which do not run on a CPU",
+        hook_points=(),
     ),
-    "OPTForCausalLM": Architecture(("opt.OPTDecoderLayer",)),
+    "OPTForCausalLM": Architecture(("opt.OPTDecoderLayer",), hook_points=("attn_out",)),
     "Olmo2ForCausalLM": _of_transformers("olmo2", "Olmo2DecoderLayer"),
     "Olmo3ForCausalLM": _of_transformers("olmo3", "Olmo3DecoderLayer"),
     "OlmoForCausalLM": _of_transformers("olmo", "OlmoDecoderLayer"),
@@ -156,6 +168,8 @@ ARCHITECTURES = {
     "Starcoder2ForCausalLM": _of_transformers("starcoder2", "Starcoder2DecoderLayer"),
     "VaultGemmaForCausalLM": _of_transformers("vaultgemma", "VaultGemmaDecoderLayer"),
     "Zamba2ForCausalLM": Architecture(
-        ("zamba2.Zamba2HybridLayer", "zamba2.Zamba2MambaDecoderLayer"), quirk="hybrid layers share one attention block"
+        ("zamba2.Zamba2HybridLayer", "zamba2.Zamba2MambaDecoderLayer"),
+        quirk="hybrid layers share one attention block",
+        hook_points=(),
     ),
 }
