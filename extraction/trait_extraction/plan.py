@@ -54,6 +54,21 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Scenarios that are not used, since their text has no token at the positions; of pairs, both sides are left out.
+
+    Args:
+        positive: Number on the positive side.
+        negative: Number on the negative side.
+        dataset_digest: Digest of the dataset with them.
+    """
+
+    positive: int
+    negative: int
+    dataset_digest: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """The plan of one trait, for any model: scenarios, positions, and how directions are fitted.
 
@@ -63,11 +78,13 @@ class Plan:
         dataset: The trait.
         settings: How its vectors are made.
         elicitation: The check of generated replies; None where none were generated.
+        left_out: What the dataset no longer has; None if it is whole.
     """
 
     dataset: TraitDataset
     settings: Settings
     elicitation: Elicitation | None = None
+    left_out: LeftOut | None = None
 
     @classmethod
     def of(cls, dataset: TraitDataset, settings: Settings) -> "Plan":
@@ -114,6 +131,11 @@ class Plan:
         """True while the model has yet to write the replies that are read."""
         return self.dataset.is_generated and self.settings.positions.parts != {"prompt"}
 
+    @property
+    def dataset_digest(self) -> str:
+        """Digest of all scenarios, those that are left out included: the file's readers compare it with the dataset's."""
+        return self.dataset.digest if self.left_out is None else self.left_out.dataset_digest
+
     @cached_property
     def splits(self) -> tuple[Split, ...]:
         """The splits of the scenarios, seeded `seed`, `seed + 1`, ..."""
@@ -132,6 +154,28 @@ class Plan:
             elicitation: Findings of the check of the replies.
         """
         return replace(self, dataset=self.dataset.with_replies(kept, positive, negative), elicitation=elicitation)
+
+    def only(self, kept: Kept) -> "Plan":
+        """The plan for the scenarios of both sides that have a token at the positions, by their indices.
+
+        Raises:
+            InvalidRequestError: Too few scenarios remain on one side of the split.
+        """
+        dataset = self.dataset.with_replies(kept, self.dataset.positive, self.dataset.negative)
+        gone = [
+            len(before) - len(at)
+            for before, at in zip((self.dataset.positive, self.dataset.negative), kept, strict=True)
+        ]
+        plan = replace(self, dataset=dataset, left_out=LeftOut(gone[0], gone[1], self.dataset_digest))
+        _ = plan.splits
+        return plan
+
+
+def left_out_sentence(counts: Sequence[int], positions: str, *, paired: bool) -> str:
+    """Counts of the scenarios of both sides that are not used, and the reason."""
+    positive, negative = counts
+    what = f"{positive} pairs" if paired else f"{positive} positive and {negative} negative texts"
+    return f"{what} left out, without a token at {positions}"
 
 
 def default_positions(dataset: TraitDataset) -> Positions:

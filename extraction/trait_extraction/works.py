@@ -18,7 +18,7 @@ from trait_extraction.fitting.provenance import Provenance
 from trait_extraction.fitting.vectors import build, with_layer
 from trait_extraction.output.vector_files import Extracted, Made, VectorFolder
 from trait_extraction.plan import Plan
-from trait_extraction.reading.activations import read
+from trait_extraction.reading.activations import as_stored, read
 from trait_extraction.reading.reply_check import ReplyCheck
 from trait_extraction.reading.source import Source, VectorService
 
@@ -80,7 +80,7 @@ class InFiles:
         results, trait, info = self.options.results, plan.dataset.trait, self.source.info
         self._steered = None if results is None else steered_layer(results, trait, info)
         if not self.options.force:
-            self._reused = _reuse(plan, self.source, self.methods, self.folder, self._steered)
+            self._reused = _reuse(as_stored(plan, self.source), self.source, self.methods, self.folder, self._steered)
         return len(self._reused) < len(self.methods)
 
     def finish(self, plan: Plan, source: Source) -> list[Extracted]:
@@ -147,6 +147,7 @@ def _make(plan: Plan, source: Source, methods: Sequence[str], steered: LayerChoi
         return {}
     n_layers = source.info.n_layers
     activations = read(plan, source).without(plan.settings.massive)
+    plan = activations.plan
     source.report(f"{plan.name}: fitting {', '.join(methods)} on {n_layers} layers, {len(plan.splits)} splits")
     fitted = fit(plan, activations, methods)
     evidence = evaluate(plan, activations, fitted)

@@ -42,6 +42,15 @@ def test_a_projection_is_the_mean_on_the_direction_of_its_layer():
     np.testing.assert_array_equal(read.projection(vector_file(), 9, "response[:]", centred=True), [9.5, np.nan])
 
 
+def test_a_text_without_the_positions_has_no_mean_and_no_norm():
+    """The service answers zeros, which must not pass for data."""
+    read = Activations.from_bytes(answer())
+    assert np.isnan(read.mean("response[:]")[1]).all()
+    assert np.isnan(read.norm("response[:]")[1]).all()
+    assert np.isfinite(read.mean("response[:]")[0]).all()
+    assert np.isfinite(read.norm("response[:]")[0]).all()
+
+
 def test_positions_that_were_not_requested_are_refused():
     """The message names those that the answer holds."""
     read = Activations.from_bytes(answer())

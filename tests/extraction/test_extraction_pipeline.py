@@ -187,6 +187,68 @@ def test_a_scenario_without_the_positions_is_named(trait_folder, gaussians):
         read_at(Short(), load_trait(trait_folder()), "response[40:]")
 
 
+def written(without=()):
+    """Pairs as `trait_folder` writes them; the positive reply of pair 2 and the negative one of pair 9 are cut off."""
+    cut = {("YES", 2), ("NO", 9)}
+    return [
+        [
+            {"prompt": f"Question {i}?", "response": f"{word} {'CUT' if (word, i) in cut else ''}{i}."}
+            for i in range(16)
+            if i not in without
+        ]
+        for word in ("YES", "NO")
+    ]
+
+
+@pytest.fixture
+def reasoning(gaussians):
+    """A service whose replies with the word CUT have no answer: as the real one, it answers zeros and the count 0."""
+
+    class Reasoning(gaussians):
+        def activations(self, request):
+            found = super().activations(request)
+            cut = ["CUT" in item.response for item in request.inputs]
+            for kind in ("mean", "norm", "count"):
+                found.tensors[f"{kind}/answer[:]"][cut] = 0
+            return found
+
+    return Reasoning
+
+
+def test_a_reply_without_an_answer_is_left_out_with_its_pair(trait_folder, reasoning, tmp_path):
+    """The directions are those of the other pairs, as if the two had never been written."""
+    service, said = reasoning(), []
+    job = [(load_trait(trait_folder(*written())), at("answer[:]"))]
+    options = RunOptions(report=said.append)
+    (found,) = run(service, job, ["mean_diff"], tmp_path / "out", options)
+    fewer = load_trait(trait_folder(*written(without=(2, 9)), name="fewer"))
+    (same,) = run(reasoning(), [(fewer, at("answer[:]"))], ["mean_diff"], tmp_path / "out")
+    for layer, direction in same.vector.directions.items():
+        np.testing.assert_array_equal(found.vector.directions[layer], direction)
+    meta = found.vector.metadata
+    assert (meta.n_positive, meta.n_negative, meta.method_options["left_out"]) == (14, 14, [2, 2])
+    assert meta.dataset_digest == job[0][0].digest
+    assert "warmth: 2 pairs left out, without a token at answer[:]" in said
+    (again,) = run(service, job, ["mean_diff"], tmp_path / "out", options)
+    assert (again.reused, service.n_requests) == (True, 1)
+
+
+def test_texts_without_an_answer_are_left_out_of_the_side_that_they_are_on(trait_folder, reasoning):
+    positive, negative = written()
+    found = read_at(reasoning(), load_trait(trait_folder(positive, negative[:-1])), "answer[:]")
+    assert (len(found.positive), len(found.negative)) == (15, 14)
+    assert (found.plan.left_out.positive, found.plan.left_out.negative) == (1, 1)
+
+
+def test_a_trait_without_any_answer_is_refused(trait_folder, reasoning):
+    cut = [[{"prompt": f"{i}?", "response": f"{word} CUT {i}"} for i in range(16)] for word in ("YES", "NO")]
+    with pytest.raises(DatasetError, match=r"no position answer\[:\] \(32 of 32"):
+        read_at(reasoning(), load_trait(trait_folder(*cut)), "answer[:]")
+    few = [side[:5] + kept for side, kept in zip(cut, written(without=range(3, 16)), strict=True)]
+    with pytest.raises(InvalidRequestError, match="of 2 scenarios leaves fewer than 2"):
+        read_at(reasoning(), load_trait(trait_folder(*few)), "answer[:]")
+
+
 def test_activations_that_are_not_finite_are_the_services_error(trait_folder, gaussians, tmp_path):
     class Overflowing(gaussians):
         def activations(self, request):

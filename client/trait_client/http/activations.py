@@ -85,12 +85,12 @@ class Activations:
         return Activations(self.metadata.model_copy(update={"responses": responses}), tensors)
 
     def mean(self, positions: str) -> np.ndarray:
-        """Mean residual stream, `(n, n_layers_read, d_model)` float32, residual units.
+        """Mean residual stream, `(n, n_layers_read, d_model)` float32, residual units. NaN if a text has no such position.
 
         Raises:
             InvalidRequestError: These positions were not requested, or were requested without pooling.
         """
-        return self.tensors[f"mean/{self._pooled(positions)}"]
+        return self._where_counted("mean", positions)
 
     def each(self, i: int) -> np.ndarray:
         """The residual stream of input `i` at every position, `(n_positions, n_layers_read, d_model)` float32.
@@ -106,12 +106,12 @@ class Activations:
         return self.tensors[f"each/{name}"][start : start + int(counts[i])]
 
     def norm(self, positions: str) -> np.ndarray:
-        """Mean of the token norms, `(n, n_layers_read)` float32, residual units.
+        """Mean of the token norms, `(n, n_layers_read)` float32, residual units. NaN if a text has no such position.
 
         Raises:
             InvalidRequestError: These positions were not requested.
         """
-        return self.tensors[f"norm/{self._pooled(positions)}"]
+        return self._where_counted("norm", positions)
 
     def count(self, positions: str) -> np.ndarray:
         """Number of pooled positions, `(n,)` int32; 0 if a text has none.
@@ -171,8 +171,18 @@ class Activations:
             )
         centre = vector_file.evidence(layer).centre * centred
         mean = self.mean(positions)[:, self.metadata.layers.index(layer)]
-        projected = (mean @ vector_file.directions[layer] - np.float32(centre)).astype(np.float32)
-        return np.where(self.count(positions) > 0, projected, np.float32("nan"))
+        projected: np.ndarray = mean @ vector_file.directions[layer] - np.float32(centre)
+        return projected.astype(np.float32)
+
+    def _where_counted(self, kind: str, positions: str) -> np.ndarray:
+        """A pooled tensor; the service answers 0 for a text without such positions, which is no measurement."""
+        pooled = self.tensors[f"{kind}/{self._pooled(positions)}"]
+        absent = self.count(positions) == 0
+        return (
+            np.where(absent.reshape(-1, *[1] * (pooled.ndim - 1)), np.float32("nan"), pooled)
+            if absent.any()
+            else pooled
+        )
 
     def _pooled(self, positions: str) -> str:
         if self.metadata.pooling != "mean":

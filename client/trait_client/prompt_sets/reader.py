@@ -31,7 +31,9 @@ class Capture:
         return self.manifest.ids
 
     def mean(self, positions: str, layer: int | None = None) -> np.ndarray:
-        """Mean residual stream over positions, float32, residual units; NaN where a prompt could not be read.
+        """Mean residual stream over positions, float32, residual units.
+
+        NaN where a prompt could not be read, or has no such position: `count` is 0 there.
 
         Args:
             positions: Positions that were captured.
@@ -79,7 +81,10 @@ class Capture:
         if layer is not None and layer not in self.manifest.layers:
             raise InvalidRequestError(f"layer {layer} was not captured: {self.manifest.layers} were", param="layer")
         row = None if layer is None else self.manifest.layers.index(layer)
-        return self._tensor(f"{kind}/{self._captured(positions)}", row)
+        pooled = self._tensor(f"{kind}/{self._captured(positions)}", row)
+        # The service answers 0 for a text without such positions, which is no measurement.
+        pooled[self.count(positions) == 0] = np.nan
+        return pooled
 
     def _captured(self, positions: str) -> str:
         name = str(Positions.parse(positions))

@@ -18,6 +18,7 @@ from trait_extraction.interchange.gguf_export import ControlVector
 from trait_extraction.interchange.importing import Imported
 from trait_extraction.massive import SUFFIX, MassiveDimensions
 from trait_extraction.output.vector_files import Extracted
+from trait_extraction.plan import left_out_sentence
 from trait_extraction.reading.reply_check import check_line
 from trait_extraction.report import TraitReport
 
@@ -39,6 +40,7 @@ def result_row(result: Extracted) -> dict[str, Any]:
         "elicitation": None if meta.elicitation is None else meta.elicitation.model_dump(),
         "n_scenarios": meta.n_positive,
         "n_held_out": meta.n_held_out,
+        "left_out": meta.method_options.get("left_out"),
         "chosen_layer": meta.chosen_layer,
         "chosen_by": chosen_by(meta),
         "chosen_because": meta.chosen_because,
@@ -226,6 +228,9 @@ def vector_lines(vector: VectorFile) -> list[str]:
         lines.append(f"style: {meta.style}{', derived from written pairs' if meta.derived else ''}")
     if meta.elicitation is not None:
         lines.append(check_line(meta.elicitation))
+    if (left_out := meta.method_options.get("left_out")) is not None:
+        paired = meta.method_options.get("paired", True)
+        lines.append(left_out_sentence(left_out, meta.positions, paired=paired))
     if (cleaned := meta.method_options.get("cleaned")) is not None:
         lines.append(f"without {MassiveDimensions.from_json(cleaned).sentence()}")
     if at.cosine_methods:

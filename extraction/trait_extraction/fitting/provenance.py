@@ -50,6 +50,8 @@ class Provenance:
             options["samples"] = settings.samples
         if settings.massive is not None:
             options["cleaned"] = settings.massive.as_json()
+        if plan.left_out is not None:
+            options["left_out"] = [plan.left_out.positive, plan.left_out.negative]
         if settings.chat_template_kwargs:
             options["chat_template_kwargs"] = settings.chat_template_kwargs
         return cls(
@@ -62,7 +64,7 @@ class Provenance:
             method=method,
             method_options=options,
             positions=str(settings.positions),
-            dataset_digest=dataset.digest,
+            dataset_digest=plan.dataset_digest,
             style=dataset.style,
             derived=dataset.derived,
             elicitation=None if plan.elicitation is None else plan.elicitation.model_dump(),

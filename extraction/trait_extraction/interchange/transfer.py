@@ -43,6 +43,7 @@ def measure_on(model: Model, vector: VectorFile, dataset: TraitDataset) -> Vecto
     settings = Settings(Positions.parse(meta.positions), meta.seed, held_out, splits=1, chat_template_kwargs=variables)
     plan, info = Plan.of(dataset, settings), model.info()
     plan.check_model(info)
-    layers = measure(vector.directions, read(plan, Source(model, info)), plan.splits[0])
+    activations = read(plan, Source(model, info))
+    layers = measure(vector.directions, activations, activations.plan.splits[0])
     source = meta.extracted_on.model_copy(update={"evidence": "this_model"})
     return VectorFile(meta.model_copy(update={"layers": layers, "extracted_on": source}), vector.directions)

@@ -11,15 +11,18 @@ from trait_core.errors import DatasetError, InvalidRequestError, ServiceError
 from trait_core.schema import ActivationInput, ActivationsMetadata, ActivationsRequest, ServiceInfo
 from trait_core.storage import json_sha256
 
-from trait_extraction.data.datasets import TraitDataset
+from trait_extraction.data.datasets import Kept, TraitDataset
 from trait_extraction.massive import MassiveDimensions
-from trait_extraction.plan import PAST_SINKS, Plan
+from trait_extraction.plan import PAST_SINKS, Plan, left_out_sentence
 from trait_extraction.reading.inputs import activation_input
 from trait_extraction.reading.source import Source
 from trait_extraction.reading.stage_store import model_identity
 
 NORM_POSITIONS = str(PAST_SINKS)
 """Positions at which the residual norm is measured."""
+
+NOT_IN_EVERY_TEXT = frozenset({"thinking", "answer", "tokens"})
+"""Parts that a reply may lack: one that is cut while it reasons has no answer. Such scenarios are left out."""
 
 CHUNK = 512
 """Most texts of one request: what an interrupted run has to read again."""
@@ -34,6 +37,7 @@ class ContrastiveActivations:
 
     Args:
         metadata: The service's description of what was read.
+        plan: The plan of these scenarios: without those that have no token at the positions.
         positive: `(n, n_layers, d_model)` float32, residual units; row i is scenario i.
         negative: The same for the other side, `(m, n_layers, d_model)`.
         residual_norms: `(n_layers,)` float64, mean token norm over positions 4 and later of both sides, residual units.
@@ -42,6 +46,7 @@ class ContrastiveActivations:
     """
 
     metadata: ActivationsMetadata
+    plan: Plan
     positive: npt.NDArray[np.float32]
     negative: npt.NDArray[np.float32]
     residual_norms: npt.NDArray[np.float64]
@@ -147,7 +152,8 @@ def read(plan: Plan, source: Source) -> ContrastiveActivations:
         source: Stored activations are not read again, and what is read is stored.
 
     Returns:
-        Pooled activations and the residual norm of each layer.
+        Pooled activations and the residual norm of each layer. A scenario without the reasoning, the answer or the tokens
+        that the positions name is left out, of pairs both sides; the source reports how many.
 
     Raises:
         InvalidRequestError: The replies are yet to be generated.
@@ -158,11 +164,56 @@ def read(plan: Plan, source: Source) -> ContrastiveActivations:
     if plan.needs_replies:
         raise InvalidRequestError(f"trait {dataset.trait!r} has no replies yet: generate them first", param="positions")
     answers = [_stored_or_read(piece) for piece in pieces(plan, source)]
-    _check_counts(dataset, positions, np.concatenate([a.count(positions) for a in answers]))
+    plan, kept = present(plan, np.concatenate([a.count(positions) for a in answers]))
     mean = np.concatenate([a.mean(positions) for a in answers])
-    n = len(dataset.positive)
+    positive, negative = mean[: len(dataset.positive)], mean[len(dataset.positive) :]
+    if (gone := plan.left_out) is not None:
+        counts = gone.positive, gone.negative
+        source.report(f"{plan.name}: {left_out_sentence(counts, positions, paired=dataset.paired)}")
+        positive, negative = positive[kept[0]], negative[kept[1]]
     norms = residual_norms(answers)
-    return ContrastiveActivations(answers[0].metadata, mean[:n], mean[n:], norms, dataset.paired)
+    return ContrastiveActivations(answers[0].metadata, plan, positive, negative, norms, dataset.paired)
+
+
+def as_stored(plan: Plan, source: Source) -> Plan:
+    """The plan without the scenarios that `read` would leave out, as far as stored activations tell; nothing is read.
+
+    Raises:
+        DatasetError: No scenario, or one that must have them, has a token at the positions.
+        InvalidRequestError: Too few scenarios remain on one side of the split.
+    """
+    if not plan.settings.positions.parts & NOT_IN_EVERY_TEXT or source.again:
+        return plan
+    answers = [source.stored.activations.get(piece.key) for piece in pieces(plan, source)]
+    counts = [answer.count(str(plan.settings.positions)) for answer in answers if answer is not None]
+    return present(plan, np.concatenate(counts))[0] if len(counts) == len(answers) else plan
+
+
+def present(plan: Plan, count: npt.NDArray[np.int32]) -> tuple[Plan, Kept]:
+    """Leave out the scenarios that have no token at parts that only some replies have.
+
+    Args:
+        plan: The trait, with replies.
+        count: Number of tokens at the positions, `(n,)`, of the positive side, then of the negative.
+
+    Returns:
+        The plan of the others, the same one if none is left out, and their indices on both sides.
+
+    Raises:
+        DatasetError: No scenario, or one that must have them, has a token at the positions.
+        InvalidRequestError: Too few scenarios remain on one side of the split.
+    """
+    dataset, positions = plan.dataset, plan.settings.positions
+    n = len(dataset.positive)
+    there = [count[:n] > 0, count[n:] > 0]
+    if dataset.paired:
+        there = [there[0] & there[1]] * 2
+    kept = (np.flatnonzero(there[0]).tolist(), np.flatnonzero(there[1]).tolist())
+    if (count > 0).all():
+        return plan, kept
+    if not positions.parts <= NOT_IN_EVERY_TEXT or not (kept[0] and kept[1]):
+        _check_counts(dataset, str(positions), count)
+    return plan.only(kept), kept
 
 
 def _stored_or_read(piece: Piece) -> Activations:
@@ -215,7 +266,7 @@ def _check_model(answer: Activations, info: ServiceInfo) -> None:
 
 
 def _check_finite(answer: Activations, positions: str) -> None:
-    mean = answer.mean(positions)
+    mean = answer.mean(positions)[answer.count(positions) > 0]
     if not np.isfinite(mean).all():
         layer = int(np.flatnonzero(~np.isfinite(mean).all(axis=(0, 2)))[0])
         raise ServiceError(f"activations of layer {layer} are not finite: serve the model in float32 or bfloat16")

@@ -174,6 +174,8 @@ def _texts(
         return None, "the dataset has changed since the vector was made: run `trait-extract run` again"
     if vector.metadata.elicitation is not None:
         return None, "the model wrote the replies and some were dropped: they are stored in .stages"
+    if "left_out" in vector.metadata.method_options:
+        return None, f"some scenarios have no token at {vector.metadata.positions} and were left out"
     positive, negative = _scaled(vector, kept, vector)
     for scenarios, at in ((dataset.positive, kept.scenarios), (dataset.negative, kept.negative_scenarios)):
         if len(scenarios) <= int(at.max()):
