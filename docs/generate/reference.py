@@ -7,6 +7,7 @@ import experiment_keys
 import http_routes
 import known_models
 import not_run
+import python_names
 import sql_schema
 
 FOLDER = Path(__file__).resolve().parents[1] / "reference"
@@ -16,6 +17,7 @@ def pages() -> dict[str, str]:
     """File name -> text."""
     return {
         **command_lines.pages(),
+        "python.md": python_names.page(),
         "http.md": http_routes.page(),
         "experiment.md": experiment_keys.page(),
         "sql.md": sql_schema.page(),

@@ -45,7 +45,11 @@ class StreamOptions(CommonOptions, total=False):
 
 
 class ChatOptions(StreamOptions, total=False):
-    """As `StreamOptions`; `n` is the number of replies (default 1)."""
+    """As `StreamOptions`, for several replies.
+
+    Attributes:
+        n: Number of replies; default 1.
+    """
 
     n: int
 
