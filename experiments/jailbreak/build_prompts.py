@@ -79,10 +79,10 @@ def prompts() -> list[dict[str, str]]:
     ]
 
 
-def write(rows: list[dict[str, str]]) -> None:
+def write(rows: list[dict[str, str]], path: Path = OUT) -> None:
     """The prompt set, an object a line."""
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import matplotlib as mpl
 from jailbreak.build_prompts import OUT as PROMPTS
 from jailbreak.build_prompts import write
 from study.effects import beside_random, random_aucs, separation
-from study.lab import Lab
+from study.lab import SMALL, Lab
 from trait_client.prompt_sets import read_capture
 from trait_client.scoring.evaluation import EvaluationSpec
 from trait_core.vectors.file import VectorFile
@@ -33,11 +33,12 @@ order by r.prompt_id, p.layer"""
 
 
 def measure(lab: Lab) -> None:
-    with lab.serving("smollm2") as url:
+    prompts = prompt_set(lab)
+    with lab.serving() as url:
         at_url = ("--url", url)
         lab.run("trait-extract", "run", "--trait", "refusal", "--out", lab.vectors, "--register", *at_url)
-        layers = [word for n in range(30) for word in ("--layer", n)]
-        project = ("trait-client", "project", "--prompts", PROMPTS, "--vector", "refusal", *layers)
+        layers = [word for n in range(refusal(lab).metadata.n_layers) for word in ("--layer", n)]
+        project = ("trait-client", "project", "--prompts", prompts, "--vector", "refusal", *layers)
         project = (*project, "--max-tokens", MAX_TOKENS, "--db", lab.db, *at_url)
         lab.run(*project)
         replies = label(lab)
@@ -59,26 +60,43 @@ def report(lab: Lab) -> None:
     rows, layer = lab.sql(PER_PROMPT), chosen_layer(lab)
     found = separations(lab, rows, layer)
     lab.table("separation", found)
-    by_layer = [row for n in range(30) for row in compare(rows, n, "last prompt token")]
+    by_layer = [row for n in range(refusal(lab).metadata.n_layers) for row in compare(rows, n, "last prompt token")]
     lab.table("layers", by_layer)
     wrappers = by_wrapper([row for row in rows if row["layer"] == layer])
     lab.table("wrappers", wrappers)
     plot(by_layer, found, wrappers, layer, lab.folder / "jailbreak.png")
 
 
+def prompt_set(lab: Lab) -> Path:
+    """The prompts; outcomes of the small model are kept with them in the datasets, those of another beside its work."""
+    if lab.model == SMALL:
+        return PROMPTS
+    file = lab.work / "prompts.jsonl"
+    if not file.exists():
+        rows = [json.loads(line) for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
+        write([{key: value for key, value in row.items() if key != "outcome"} for row in rows], file)
+    return file
+
+
+def refusal(lab: Lab) -> VectorFile:
+    """The refusal vector of the written pairs."""
+    return VectorFile.load(lab.vectors / "refusal/mean_diff.safetensors")
+
+
 def chosen_layer(lab: Lab) -> int:
     """The layer that the refusal vector's own pairs choose."""
-    return VectorFile.load(lab.vectors / "refusal/mean_diff.safetensors").metadata.chosen_layer
+    return refusal(lab).metadata.chosen_layer
 
 
 def label(lab: Lab) -> Path:
     """Write each prompt's outcome into the prompt set; return a prompt set with the model's replies."""
     metric = EvaluationSpec.load(Path("datasets/traits"), "refusal").metric
     replies = {row["prompt_id"]: row["response"] for row in lab.sql("select prompt_id, response from readings")}
-    rows = [json.loads(line) for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
+    prompts = prompt_set(lab)
+    rows = [json.loads(line) for line in prompts.read_text(encoding="utf-8").splitlines()]
     for row in rows:
         row["outcome"] = "failure" if metric.score(replies[row["id"]]) else "success"
-    write(rows)
+    write(rows, prompts)
     file = lab.work / "replies.jsonl"
     lines = [json.dumps(row | {"response": replies[row["id"]] or " "}, ensure_ascii=False) for row in rows]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -42,7 +42,7 @@ def measure(lab: Lab) -> None:
     train(lab)
     modules = [f"{name}={lab.work / name}" for name in ("organism", "clean")]
     flags = ("--enable-lora", "--max-lora-rank", "8", "--max-loras", "2", "--lora-modules", *modules)
-    with lab.serving("smollm2", *flags) as url:
+    with lab.serving(*flags) as url:
         extract = ("trait-extract", "run", "--out", lab.vectors, "--register", "--url", url)
         lab.run(*extract, "--all")
         lab.run(*extract, "--trait", BIAS, "--datasets", lab.folder / "traits")

@@ -46,7 +46,7 @@ where d.kind = 'steered' and d.measure = 'lexical'"""
 
 def measure(lab: Lab) -> None:
     experiment = Experiment.load(lab.folder / "experiment.toml")
-    with lab.serving("smollm2") as url:
+    with lab.serving() as url:
         named = [word for trait in experiment.traits for word in ("--trait", trait)]
         methods = [word for method in experiment.methods for word in ("--method", method)]
         lab.run(

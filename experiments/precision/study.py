@@ -61,14 +61,15 @@ def quantise(lab: Lab) -> None:
     for scheme in SCHEMES:
         out = lab.work / "models" / scheme
         if not out.exists():
-            lab.run("trait-service", "model", "quantize", "smollm2", "--scheme", scheme, "--out", out)
+            lab.run("trait-service", "model", "quantize", lab.model, "--scheme", scheme, "--out", out)
 
 
 def at_precision(lab: Lab, precision: str) -> list[dict[str, Any]]:
     """Extract, register those vectors and BF16's, sweep; returns what the service says of its weights."""
     experiment = Experiment.load(lab.folder / "experiment.toml")
-    served = ("smollm2", "--dtype", "bfloat16") if precision == "bf16" else (lab.work / "models" / precision,)
-    with lab.serving(*served, name=precision) as url, TraitClient(url) as client:
+    flags = ("--dtype", "bfloat16") if precision == "bf16" else ()
+    model = None if precision == "bf16" else lab.work / "models" / precision
+    with lab.serving(*flags, model=model, name=precision) as url, TraitClient(url) as client:
         named = [word for trait in experiment.traits for word in ("--trait", trait)]
         to = ("--out", lab.work / "vectors" / precision, "--register", "--url", url)
         lab.run("trait-extract", "run", *named, "--splits", 1, *to)

@@ -26,11 +26,17 @@ OWN_TABLES = {"runs", *(row.table for row in ROW_TYPES)}
 Row = Mapping[str, Any]
 
 
+SMALL = "smollm2"
+"""The model of all studies, unless another is asked for."""
+
+
 class Lab:
     """One study's folders and tools.
 
     Args:
         name: Name of its folder under `experiments/`.
+        model: A bundled model, or a Hugging Face id. Another than the small one has its definitions, tables and plot in a folder of
+            its own inside the study's, and its own folder of work.
 
     Attributes:
         folder: Committed files: definition, tables, plot, README.
@@ -39,10 +45,12 @@ class Lab:
         vectors: Vectors of the model at hand; all studies share them.
     """
 
-    def __init__(self, name: str, work: Path | None = None) -> None:
+    def __init__(self, name: str, model: str = SMALL, work: Path | None = None) -> None:
         self.name = name
-        self.folder = ROOT / "experiments" / name
-        self.work = work or Path("build/studies") / name
+        self.model = model
+        own = "" if model == SMALL else model.rpartition("/")[2].lower()
+        self.folder = ROOT / "experiments" / name / own
+        self.work = work or Path("build/studies") / own / name
         self.db = self.work / "results.duckdb"
         self.vectors = self.work.parent / "vectors"
         self.work.mkdir(parents=True, exist_ok=True)
@@ -56,16 +64,17 @@ class Lab:
             sys.exit(f"{words[0]} ended with exit code {done.returncode}")
 
     @contextmanager
-    def serving(self, model: str | Path, *flags: str, name: str = "service") -> Iterator[str]:
+    def serving(self, *flags: str, model: str | Path | None = None, name: str = "service") -> Iterator[str]:
         """Start `trait-service serve MODEL` on a free port, yield its address, and stop it at the end.
 
         Args:
-            model: As the command takes it.
             flags: Further options of the command.
+            model: As the command takes it; the study's own by default.
             name: Name of its log and its registry in `work`.
         """
-        arguments = [str(model), "--served-model-name", "smollm2", "--enforce-eager", "--max-model-len", "1024"]
-        arguments += ["--max-num-seqs", "128", "--vectors", str(self.work / f"{name}-registry"), *flags]
+        arguments = [str(model or self.model), "--served-model-name", self.model, "--enforce-eager"]
+        arguments += ["--max-model-len", "1024", "--max-num-seqs", "128"]
+        arguments += ["--vectors", str(self.work / f"{name}-registry"), *flags]
         print("  $ " + shlex.join(["trait-service", "serve", *arguments]), flush=True)
         began = time.monotonic()
         with ExitStack() as stack:

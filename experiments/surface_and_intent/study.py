@@ -62,7 +62,7 @@ order by r.prompt_id, v.trait"""
 
 def measure(lab: Lab) -> None:
     traits = list(dict.fromkeys(trait for pair in PAIRS for trait in pair.traits))
-    with lab.serving("smollm2") as url:
+    with lab.serving() as url:
         named = [word for trait in traits for word in ("--trait", trait)]
         lab.run("trait-extract", "run", *named, "--out", lab.vectors, "--register", "--url", url)
         layers = {trait: chosen_layer(lab, trait) for trait in traits}

@@ -1,7 +1,11 @@
 """A study's tables stand in its database, beside the product's own and never in their place, and as CSV."""
 
+import subprocess
+import sys
+
 import pytest
-from study.lab import Lab
+from study.lab import ROOT, Lab
+from trait_client.sweeps.experiment import Experiment
 
 ROWS = [{"part": "reply", "d": 1.23456, "n": 3, "note": None}, {"part": "prompt", "d": 0.5, "n": 4, "note": "x"}]
 
@@ -24,3 +28,37 @@ def test_a_table_is_replaced_and_written_as_csv(lab, tmp_path):
 def test_a_table_of_the_result_database_is_never_replaced(lab, name):
     with pytest.raises(ValueError, match=name):
         lab.table(name, ROWS)
+
+
+OF_OTHER_MODELS = sorted(
+    path.relative_to(ROOT / "experiments")
+    for path in (ROOT / "experiments").glob("*/*/*.toml")
+    if path.parent.name != "traits"
+)
+N_LAYERS = {"qwen2.5-coder-0.5b": 24, "llama-3.1-8b-instruct": 32}
+
+
+@pytest.mark.parametrize("path", OF_OTHER_MODELS, ids=str)
+def test_another_model_is_asked_the_small_models_question_on_layers_that_it_has(path):
+    study, model, name = path.parts
+    ours, small = (Experiment.load(ROOT / "experiments" / each) for each in (path, f"{study}/{name}"))
+    assert (ours.name, ours.traits, ours.methods) == (small.name, small.traits, small.methods)
+    assert all(0 <= layer < N_LAYERS[model] for trait in ours.traits for layer in ours.layers_of(trait))
+
+
+def test_another_model_has_folders_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small, other = Lab("some_study"), Lab("some_study", "someone/Some-Model-8B")
+    assert other.folder == small.folder / "some-model-8b"
+    assert small.work != other.work
+    assert small.vectors != other.vectors
+
+
+def test_the_plan_of_a_large_model_is_printed_with_an_estimate():
+    command = [sys.executable, ROOT / "experiments" / "run.py", "methods_and_layers", "--dry-run"]
+    done = subprocess.run(
+        [*command, "--model", "meta-llama/Llama-3.1-8B-Instruct"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "448 cells" in done.stdout
+    assert "tokens/s (as given)" in done.stdout
