@@ -21,6 +21,7 @@ OURS = {
     ("GET", "/v1/vectors/{name}/lens"),
     ("POST", "/v1/lens"),
     ("POST", "/v1/activations"),
+    ("POST", "/v1/patch"),
     ("GET", "/v1/health/live"),
     ("GET", "/v1/health/ready"),
 }

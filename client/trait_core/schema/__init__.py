@@ -45,6 +45,16 @@ from trait_core.schema.monitoring import (
     MonitoredDirection,
     MonitorReport,
 )
+from trait_core.schema.patching import (
+    MAX_PATCH_CELLS,
+    PatchAnswer,
+    PatchCell,
+    PatchPart,
+    PatchPrompt,
+    PatchReport,
+    PatchRequest,
+    PatchRun,
+)
 from trait_core.schema.service import ErrorBody, ErrorDetail, ServiceInfo, SteeringLimits
 from trait_core.schema.steering import (
     AppliedTerm,
@@ -75,6 +85,7 @@ __all__ = [
     "MAX_LAYERS",
     "MAX_LENS_TOKENS",
     "MAX_MONITORED",
+    "MAX_PATCH_CELLS",
     "MAX_POSITIONS",
     "MAX_SUBSPACE",
     "MAX_TERMS",
@@ -112,6 +123,13 @@ __all__ = [
     "NamedScope",
     "OneVector",
     "Operation",
+    "PatchAnswer",
+    "PatchCell",
+    "PatchPart",
+    "PatchPrompt",
+    "PatchReport",
+    "PatchRequest",
+    "PatchRun",
     "PositionScope",
     "Request",
     "Response",

@@ -48,7 +48,7 @@ _GROUPS: tuple[tuple[frozenset[Scope], str], ...] = (
         POST /v1/responses/render   POST /v1/chat/completions/derender      POST /v1/completions/derender
         """,
     ),
-    (frozenset({"steer"}), "POST /v1/activations"),
+    (frozenset({"steer"}), "POST /v1/activations   POST /v1/patch"),
     (frozenset({"vectors:write"}), "PUT /v1/vectors/{name}  DELETE /v1/vectors/{name}"),
     (frozenset({"metrics"}), "GET /metrics   GET /load"),
 )

@@ -20,7 +20,7 @@ from trait_service.engine.spec import EXTRA_ARGS_KEY
 from trait_service.errors import http_exception_response
 from trait_service.http.bad_request import KINDS as UNREADABLE
 from trait_service.http.bad_request import bad_request_response
-from trait_service.http.routes import activations, generation, health, lens, models, steering, vectors
+from trait_service.http.routes import activations, generation, health, lens, models, patch, steering, vectors
 from trait_service.http.service import TraitService
 from trait_service.metrics import IN_FLIGHT
 from trait_service.settings import ServiceSettings
@@ -37,6 +37,7 @@ ROUTERS = (
     vectors.router,
     lens.router,
     activations.router,
+    patch.router,
     health.router,
 )
 

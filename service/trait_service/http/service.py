@@ -29,6 +29,7 @@ from trait_service.engine_link.workers import Workers
 from trait_service.metrics import expose_bank
 from trait_service.models.identity import chat_template_digest, config_digest, registry_folder
 from trait_service.models.weights import checkpoint_digest, weights_digest
+from trait_service.patching.patcher import Patcher
 from trait_service.reading.chat_template import ChatTemplate
 from trait_service.reading.lens import Lens
 from trait_service.reading.reader import ActivationReader
@@ -56,6 +57,7 @@ class TraitService:
     resolver: Resolver
     reader: ActivationReader
     lens: Lens
+    patcher: Patcher
     client: SteeredEngineClient
     models: Any
 
@@ -76,6 +78,7 @@ class TraitService:
         _hand_over(state, engine, client)
         reader = ActivationReader(client, state, shape, settings.max_activation_bytes, settings.reasoning_markers)
         lens = Lens(workers, engine.renderer.get_tokenizer())
+        patcher = Patcher(client, state, shape, engine_settings.terms_per_layer, settings.max_activation_bytes)
         identity = await _identify(engine, state)
         registry, norms = _open_registry(settings, identity, uses), await measure_residual_norms(reader)
         resolver = _resolver(registry, norms, settings, engine_settings, shape)
@@ -101,7 +104,7 @@ class TraitService:
             info.d_model,
             settings.vectors,
         )
-        return cls(settings, info, registry, resolver, reader, lens, client, state.openai_serving_models)
+        return cls(settings, info, registry, resolver, reader, lens, patcher, client, state.openai_serving_models)
 
     def resolver_for(self, caller: ApiKey) -> Resolver:
         """The resolver, with the caller's own dose limit if that is lower."""

@@ -1,0 +1,1 @@
+"""Activation patching: the target prompt, run with streams of the source prompt."""

@@ -1,0 +1,263 @@
+"""`POST /v1/patch`: the source is read once, then the target runs once for each cell and answer, all in one batch.
+
+The metric is read from prompts that end with an answer's first token: its log-probability is right however unlikely it is.
+vLLM's `logprob_token_ids` would need half the runs, but its first model runner then answers wrong log-probabilities to
+other requests of the batch.
+"""
+
+import contextlib
+import secrets
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from starlette.datastructures import State
+from trait_core.errors import InvalidRequestError, SteeringFailedError
+from trait_core.positions import Positions
+from trait_core.schema import (
+    SHA256_PREFIX,
+    PatchAnswer,
+    PatchCell,
+    PatchReport,
+    PatchRequest,
+    PatchRun,
+    PositionScope,
+    ServiceInfo,
+    SteeringTerm,
+)
+from vllm.inputs import tokens_input
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+from trait_service.engine.spec import CaptureSpec
+from trait_service.engine_link.engine_client import Run, SteeredEngineClient, last_output
+from trait_service.patching.alignment import Alignment, Cell, align, cells, restored_share, units
+from trait_service.patching.prompts import PromptTokenizer, Tokenized, selected
+from trait_service.reading.tokenized import InputTokenizer, all_together
+from trait_service.resolving.given import INLINE, identified
+from trait_service.resolving.resolve import ResolvedSteering, ResolvedTerm
+
+Logprobs = tuple[float, float]
+"""Log-probabilities of the source's answer and of the target's, nats."""
+
+
+class Patcher:
+    """Runs a prompt with streams of another in it.
+
+    Args:
+        client: The engine.
+        state: vLLM's application state: renderer and models.
+        shape: The workers' `trait_info`.
+        terms_per_layer: Positions that are patched together, at most.
+        max_bytes: Size of the source's streams.
+    """
+
+    def __init__(
+        self, client: SteeredEngineClient, state: State, shape: dict[str, Any], terms_per_layer: int, max_bytes: int
+    ) -> None:
+        self._client = client
+        self._models = state.openai_serving_models
+        self._prompts = PromptTokenizer(
+            InputTokenizer(client, state, None),
+            state.online_renderer.renderer.get_tokenizer().decode,
+            client.model_config.max_model_len - 2,  # an answer's first token, and one that is generated
+        )
+        self._n_layers: int = shape["n_layers"]
+        self._d_model: int = shape["d_model"]
+        self._together = terms_per_layer
+        self._max_bytes = max_bytes
+
+    async def patch(self, request: PatchRequest, base: str | None, info: ServiceInfo) -> PatchReport:
+        """Run every cell.
+
+        Args:
+            request: The request; its model is already resolved.
+            base: Served model or adapter; None is the base model.
+            info: The served model, for the report.
+
+        Raises:
+            InvalidRequestError: A prompt, a span, an answer or a layer cannot be used; the message names it.
+            SteeringFailedError: The engine failed on a run.
+        """
+        layers = self._layers(request.layers)
+        source, target = await self._prompts.read(request, base)
+        spans = None if source.span is None or target.span is None else (source.span, target.span)
+        alignment = align(len(source.ids), len(target.ids), spans)
+        pairs = alignment.pairs
+        if request.positions is not None:
+            wanted = selected(request.positions, len(target.ids))
+            pairs = [pair for pair in pairs if pair.target in wanted]
+        planned = cells(units(pairs, request.parts, self._together), layers)
+        self._check_size(len(source.ids), len(layers))
+        lora = self._models.lora_requests.get(base)
+        streams = await self._streams(source.ids, layers, lora)
+        steerings = [replacing(cell, streams[:, layers.index(cell.layer)], info.residual_norms) for cell in planned]
+        runs = [(source, None), (target, None), *((target, each) for each in steerings)]
+        found = await all_together([self._logprob(text, i, each, lora) for text, each in runs for i in (0, 1)])
+        logprobs = list(zip(found[::2], found[1::2], strict=True))
+        measured = Measured((source, target), alignment, planned, logprobs)
+        answers = self._answer(request.source.answer, source, 0), self._answer(request.target.answer, source, 1)
+        return report(measured, request, base or info.model, info, answers)
+
+    def _answer(self, text: str, prompt: Tokenized, which: int) -> PatchAnswer:
+        token = prompt.answers[which]
+        return PatchAnswer(text=text, token_id=token, token=self._prompts.text(token))
+
+    def _layers(self, layers: list[int] | None) -> list[int]:
+        if layers is None:
+            return list(range(self._n_layers))
+        for layer in layers:
+            if layer >= self._n_layers:
+                raise InvalidRequestError(f"layer {layer} is out of range: 0..{self._n_layers - 1}", param="layers")
+        if len(set(layers)) < len(layers):
+            raise InvalidRequestError(f"layers {layers[:32]} name a layer twice", param="layers")
+        return sorted(layers)
+
+    def _check_size(self, n_positions: int, n_layers: int) -> None:
+        size = n_positions * n_layers * self._d_model * 4
+        if size > self._max_bytes:
+            raise InvalidRequestError(
+                f"the source's streams would hold {size} bytes ({n_positions} positions x {n_layers} layers x {self._d_model} x "
+                f"4); at most {self._max_bytes} (--max-activation-bytes): name the layers",
+                param="layers",
+            )
+
+    # --------------------------------------------------------------------------------------------------------- runs
+
+    async def _streams(self, ids: list[int], layers: list[int], lora: Any) -> np.ndarray:
+        """`(n_positions, n_layers_read, d_model)` float32: the residual stream of the source, residual units."""
+        capture = CaptureSpec(
+            positions=[Positions.parse("all[:]")], layers=layers, n_prompt=len(ids), n_total=len(ids), each=True
+        )
+        run = Run(capture=capture)
+        await self._run(run, ids, lora, prompt_logprobs=None)
+        each = run.collected[0].each
+        if each is None or len(each) != len(ids):
+            raise SteeringFailedError(f"the workers did not keep all of the source's {len(ids)} positions")
+        return each
+
+    async def _logprob(self, text: Tokenized, answer: int, steering: ResolvedSteering | None, lora: Any) -> float:
+        """Log-probability of an answer's first token behind a prompt, nats."""
+        token, run = text.answers[answer], Run(steering)
+        output = await self._run(run, [*text.ids, token], lora, prompt_logprobs=0)
+        if steering is not None and (n := run.collected[0].report.steered_prompt) != len(steering.applied):
+            raise SteeringFailedError(f"the workers patched {n} of {len(steering.applied)} positions")
+        entry = output.prompt_logprobs[-1] if output.prompt_logprobs else None
+        if entry is None:
+            raise SteeringFailedError("the engine gave no log-probability of an answer")
+        return float(entry[token].logprob)
+
+    async def _run(self, run: Run, ids: list[int], lora: Any, *, prompt_logprobs: int | None) -> RequestOutput:
+        params = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            detokenize=False,
+            prompt_logprobs=prompt_logprobs,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        outputs = self._client.run(run, tokens_input(ids), params, f"patch-{secrets.token_hex(8)}", lora_request=lora)
+        async with contextlib.aclosing(outputs):
+            return await last_output(outputs)
+
+
+def replacing(cell: Cell, streams: np.ndarray, norms: Sequence[float]) -> ResolvedSteering:
+    """The steering that gives a cell the source's streams.
+
+    Args:
+        cell: The cell.
+        streams: `(n_positions, d_model)` float32: the source's, on the cell's layer.
+        norms: The layers' residual norms, for the relative dose.
+
+    Raises:
+        SteeringFailedError: A stream is zero or not finite.
+    """
+    applied = []
+    for pair in cell.unit.pairs:
+        stream = streams[pair.source].astype(np.float64)
+        norm = float(np.linalg.norm(stream))
+        if not (np.isfinite(norm) and norm > 0):
+            raise SteeringFailedError(
+                f"the source's stream at position {pair.source}, layer {cell.layer}, has norm {norm}"
+            )
+        digest, raw = identified((stream / norm).astype(np.float32))
+        scope = PositionScope(positions=[pair.target, pair.target + 1])
+        asked = SteeringTerm(
+            vector=INLINE, coefficient=norm, unit="raw", layers=[cell.layer], operation="replace", scope=scope
+        )
+        shared = {name: getattr(asked, name) for name in ("vector", "operation", "unit", "coefficient", "scope")}
+        applied.append(
+            ResolvedTerm(
+                **shared,
+                sha256=SHA256_PREFIX + digest,
+                layer=cell.layer,
+                a=norm,
+                relative_dose=norm / norms[cell.layer],
+                asked=asked,
+                direction=digest,
+                raw=raw,
+            )
+        )
+    return ResolvedSteering(tuple(applied))
+
+
+class Measured(NamedTuple):
+    """All runs of a request.
+
+    Attributes:
+        prompts: Source and target.
+        alignment: Their partners.
+        planned: The cells.
+        logprobs: Those of the source, of the target, then of each cell.
+    """
+
+    prompts: tuple[Tokenized, Tokenized]
+    alignment: Alignment
+    planned: Sequence[Cell]
+    logprobs: Sequence[Logprobs]
+
+
+def report(
+    measured: Measured, request: PatchRequest, model: str, info: ServiceInfo, answers: tuple[PatchAnswer, PatchAnswer]
+) -> PatchReport:
+    """The answer: metrics and restored shares of all runs.
+
+    Args:
+        measured: The runs.
+        request: The request.
+        model: The served name that answers.
+        info: The served model.
+        answers: The source's, then the target's.
+    """
+    differences = [first - second for first, second in measured.logprobs]
+    left_out = measured.alignment.source_left_out, measured.alignment.target_left_out
+    source, target = (
+        PatchRun(tokens=text.texts, span=text.span, logprobs=pair, difference=difference, left_out=alone)
+        for text, pair, difference, alone in zip(
+            measured.prompts, measured.logprobs[:2], differences[:2], left_out, strict=True
+        )
+    )
+    found = [
+        PatchCell(
+            part=cell.unit.part,
+            positions=[pair.target for pair in cell.unit.pairs],
+            source_positions=[pair.source for pair in cell.unit.pairs],
+            layer=cell.layer,
+            at=request.at,
+            logprobs=pair,
+            difference=difference,
+            restored=restored_share(difference, source.difference, target.difference),
+        )
+        for cell, pair, difference in zip(measured.planned, measured.logprobs[2:], differences[2:], strict=True)
+    ]
+    return PatchReport(
+        model=model,
+        config_digest=info.config_digest,
+        weights_digest=info.weights_digest,
+        chat_template_digest=info.chat_template_digest,
+        n_layers=info.n_layers,
+        dtype=info.dtype,
+        answers=answers,
+        source=source,
+        target=target,
+        cells=found,
+    )
