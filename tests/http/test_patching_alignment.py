@@ -56,14 +56,15 @@ def test_positions_are_patched_alone_or_by_part():
 
 def test_every_unit_is_patched_on_every_layer_up_to_a_limit():
     patched = units(align(2, 2, None).pairs, None, 1)
-    found = cells(patched, [3, 9])
+    found = cells(patched, [3, 9], ["resid_post"])
     assert [(cell.layer, cell.unit.pairs[0].target) for cell in found] == [(3, 0), (3, 1), (9, 0), (9, 1)]
     with pytest.raises(
-        InvalidRequestError, match=f"2 positions on 2001 layers are 4002 cells; at most {MAX_PATCH_CELLS}"
+        InvalidRequestError,
+        match=f"2 positions x 2001 layers x 1 hook points are 4002 cells; at most {MAX_PATCH_CELLS}",
     ):
-        cells(patched, range(2001))
+        cells(patched, range(2001), ["resid_post"])
     with pytest.raises(InvalidRequestError, match="no aligned position"):
-        cells([], [3])
+        cells([], [3], ["resid_post"])
 
 
 def test_the_restored_share_is_0_for_the_target_and_1_for_the_source():

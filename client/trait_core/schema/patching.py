@@ -5,11 +5,11 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from trait_core.schema.activations import ActivationInput, Message
-from trait_core.schema.base import MAX_LAYERS, ChatTemplateKwargs, Layer, Request, Response
+from trait_core.schema.base import MAX_LAYERS, RESID_POST, ChatTemplateKwargs, HookPoint, Layer, Request, Response
 from trait_core.schema.steering import Selector
 
 MAX_PATCH_CELLS = 4000
-"""Cells of one request: positions, or parts, times layers; each takes two runs of the prompt."""
+"""Cells of one request: positions, or parts, times layers times hook points; each takes two runs of the prompt."""
 
 LEAST_DIFFERENCE = 1e-3
 """Nats between the source's metric and the target's below which there is nothing to restore."""
@@ -55,8 +55,8 @@ class PatchPrompt(Request):
 class PatchRequest(Request):
     """`POST /v1/patch`: run the target with streams of the source in it, one cell at a time.
 
-    A cell is one aligned position, or all positions of one part, on one layer. In it the residual stream after the block is
-    that of the source at the partner position; what comes after it in the model is computed from that.
+    A cell is one aligned position, or all positions of one part, at one hook point of one layer. What the model has there
+    becomes what the source has at the partner position; everything behind it is computed from that.
 
     Attributes:
         source: The prompt whose streams are put into the target.
@@ -65,7 +65,7 @@ class PatchRequest(Request):
         positions: Positions of the target to patch (`trait_core.positions`), such as `prompt[-4:]`; None: every aligned one.
         parts: Patch all positions of these parts together, instead of each position alone. `before`, `span` and `behind` the
             span, and `all`. A part may hold as many positions as one layer may have terms.
-        at: The hook point.
+        at: Hook points: the residual stream after the block, what its attention adds, what its MLP or experts add.
     """
 
     model: str | None = None
@@ -74,7 +74,7 @@ class PatchRequest(Request):
     layers: Annotated[list[Layer], Field(min_length=1, max_length=MAX_LAYERS)] | None = None
     positions: Selector | None = None
     parts: Annotated[list[PatchPart], Field(min_length=1, max_length=4)] | None = None
-    at: Literal["resid_post"] = "resid_post"
+    at: Annotated[list[HookPoint], Field(min_length=1, max_length=3, default_factory=lambda: [RESID_POST])]
 
     @model_validator(mode="after")
     def _spans_go_together(self) -> Self:
@@ -132,7 +132,7 @@ class PatchCell(Response):
     positions: list[int]
     source_positions: list[int]
     layer: int
-    at: Literal["resid_post"] = "resid_post"
+    at: HookPoint = RESID_POST
     logprobs: tuple[float, float]
     difference: float
     restored: float | None
@@ -143,7 +143,7 @@ class PatchReport(Response):
 
     Attributes:
         answers: The source's, then the target's.
-        cells: By layer, then by position.
+        cells: By hook point, then by layer, then by position.
     """
 
     model: str

@@ -2,11 +2,10 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import NamedTuple
 
 from trait_core.errors import InvalidRequestError
-from trait_core.schema import MAX_PATCH_CELLS, PatchPart
+from trait_core.schema import MAX_PATCH_CELLS, HookPoint, PatchPart
 from trait_core.schema.patching import LEAST_DIFFERENCE
 
 Bounds = tuple[int, int]
@@ -44,9 +43,10 @@ class Unit(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """One unit on one layer."""
+    """One unit at one hook point of one layer."""
 
     unit: Unit
+    at: HookPoint
     layer: int
 
 
@@ -124,22 +124,22 @@ def units(pairs: Sequence[Pair], parts: Sequence[PatchPart] | None, most: int) -
     return found
 
 
-def cells(patched: Sequence[Unit], layers: Sequence[int]) -> list[Cell]:
-    """Every unit on every layer, by layer.
+def cells(patched: Sequence[Unit], layers: Sequence[int], at: Sequence[HookPoint]) -> list[Cell]:
+    """Every unit at every hook point of every layer, by hook point, then by layer.
 
     Raises:
         InvalidRequestError: No position is left, or there are more cells than `MAX_PATCH_CELLS`.
     """
     if not patched:
         raise InvalidRequestError("no aligned position of the target is to be patched", param="positions")
-    n = len(patched) * len(layers)
+    n = len(patched) * len(layers) * len(at)
     if n > MAX_PATCH_CELLS:
         raise InvalidRequestError(
-            f"{len(patched)} positions on {len(layers)} layers are {n} cells; at most {MAX_PATCH_CELLS} in one request: name "
-            "layers or positions",
+            f"{len(patched)} positions x {len(layers)} layers x {len(at)} hook points are {n} cells; at most {MAX_PATCH_CELLS} in "
+            "one request: name layers or positions",
             param="layers",
         )
-    return [Cell(unit, layer) for layer in layers for unit in patched]
+    return [Cell(unit, point, layer) for point in at for layer in layers for unit in patched]
 
 
 def restored_share(patched: float, source: float, target: float) -> float | None:
@@ -152,8 +152,3 @@ def restored_share(patched: float, source: float, target: float) -> float | None
     """
     whole = source - target
     return (patched - target) / whole if abs(whole) >= LEAST_DIFFERENCE else None
-
-
-def sources_of(planned: Sequence[Cell]) -> list[int]:
-    """Positions of the source that some cell needs, ascending."""
-    return sorted({pair.source for pair in chain.from_iterable(cell.unit.pairs for cell in planned)})

@@ -8,7 +8,7 @@ other requests of the batch.
 import contextlib
 import secrets
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from starlette.datastructures import State
@@ -16,6 +16,7 @@ from trait_core.errors import InvalidRequestError, SteeringFailedError
 from trait_core.positions import Positions
 from trait_core.schema import (
     SHA256_PREFIX,
+    HookPoint,
     PatchAnswer,
     PatchCell,
     PatchReport,
@@ -29,7 +30,8 @@ from vllm.inputs import tokens_input
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-from trait_service.engine.spec import CaptureSpec
+from trait_service.engine.sites import missing
+from trait_service.engine.spec import CaptureSpec, TermSpec
 from trait_service.engine_link.engine_client import Run, SteeredEngineClient, last_output
 from trait_service.patching.alignment import Alignment, Cell, align, cells, restored_share, units
 from trait_service.patching.prompts import PromptTokenizer, Tokenized, selected
@@ -64,6 +66,7 @@ class Patcher:
         )
         self._n_layers: int = shape["n_layers"]
         self._d_model: int = shape["d_model"]
+        self._hook_points: list[HookPoint] = shape["hook_points"]
         self._together = terms_per_layer
         self._max_bytes = max_bytes
 
@@ -79,7 +82,7 @@ class Patcher:
             InvalidRequestError: A prompt, a span, an answer or a layer cannot be used; the message names it.
             SteeringFailedError: The engine failed on a run.
         """
-        layers = self._layers(request.layers)
+        layers, points = self._layers(request.layers), self._points(request.at)
         source, target = await self._prompts.read(request, base)
         spans = None if source.span is None or target.span is None else (source.span, target.span)
         alignment = align(len(source.ids), len(target.ids), spans)
@@ -87,17 +90,18 @@ class Patcher:
         if request.positions is not None:
             wanted = selected(request.positions, len(target.ids))
             pairs = [pair for pair in pairs if pair.target in wanted]
-        planned = cells(units(pairs, request.parts, self._together), layers)
-        self._check_size(len(source.ids), len(layers))
+        planned = cells(units(pairs, request.parts, self._together), layers, points)
+        self._check_size(len(source.ids) * len(points), len(layers))
         lora = self._models.lora_requests.get(base)
-        streams = await self._streams(source.ids, layers, lora)
-        steerings = [replacing(cell, streams[:, layers.index(cell.layer)], info.residual_norms) for cell in planned]
-        runs = [(source, None), (target, None), *((target, each) for each in steerings)]
+        read = await all_together([self._streams(source.ids, layers, at, lora) for at in points])
+        streams = dict(zip(points, read, strict=True))
+        patches = [Patch.of(cell, streams[cell.at][:, layers.index(cell.layer)], info) for cell in planned]
+        runs = [(source, None), (target, None), *((target, each) for each in patches)]
         found = await all_together([self._logprob(text, i, each, lora) for text, each in runs for i in (0, 1)])
         logprobs = list(zip(found[::2], found[1::2], strict=True))
         measured = Measured((source, target), alignment, planned, logprobs)
         answers = self._answer(request.source.answer, source, 0), self._answer(request.target.answer, source, 1)
-        return report(measured, request, base or info.model, info, answers)
+        return report(measured, base or info.model, info, answers)
 
     def _answer(self, text: str, prompt: Tokenized, which: int) -> PatchAnswer:
         token = prompt.answers[which]
@@ -113,6 +117,12 @@ class Patcher:
             raise InvalidRequestError(f"layers {layers[:32]} name a layer twice", param="layers")
         return sorted(layers)
 
+    def _points(self, at: Sequence[HookPoint]) -> list[HookPoint]:
+        for point in at:
+            if point not in self._hook_points:
+                raise InvalidRequestError(missing(point), param="at")
+        return list(dict.fromkeys(at))
+
     def _check_size(self, n_positions: int, n_layers: int) -> None:
         size = n_positions * n_layers * self._d_model * 4
         if size > self._max_bytes:
@@ -124,10 +134,10 @@ class Patcher:
 
     # --------------------------------------------------------------------------------------------------------- runs
 
-    async def _streams(self, ids: list[int], layers: list[int], lora: Any) -> np.ndarray:
-        """`(n_positions, n_layers_read, d_model)` float32: the residual stream of the source, residual units."""
+    async def _streams(self, ids: list[int], layers: list[int], at: HookPoint, lora: Any) -> np.ndarray:
+        """`(n_positions, n_layers_read, d_model)` float32: what the source has at a hook point, residual units."""
         capture = CaptureSpec(
-            positions=[Positions.parse("all[:]")], layers=layers, n_prompt=len(ids), n_total=len(ids), each=True
+            positions=[Positions.parse("all[:]")], layers=layers, at=at, n_prompt=len(ids), n_total=len(ids), each=True
         )
         run = Run(capture=capture)
         await self._run(run, ids, lora, prompt_logprobs=None)
@@ -136,12 +146,12 @@ class Patcher:
             raise SteeringFailedError(f"the workers did not keep all of the source's {len(ids)} positions")
         return each
 
-    async def _logprob(self, text: Tokenized, answer: int, steering: ResolvedSteering | None, lora: Any) -> float:
+    async def _logprob(self, text: Tokenized, answer: int, patch: "Patch | None", lora: Any) -> float:
         """Log-probability of an answer's first token behind a prompt, nats."""
-        token, run = text.answers[answer], Run(steering)
+        token, run = text.answers[answer], Run() if patch is None else Run(patch.steering, terms=patch.terms)
         output = await self._run(run, [*text.ids, token], lora, prompt_logprobs=0)
-        if steering is not None and (n := run.collected[0].report.steered_prompt) != len(steering.applied):
-            raise SteeringFailedError(f"the workers patched {n} of {len(steering.applied)} positions")
+        if patch is not None and (n := run.collected[0].report.steered_prompt) != len(patch.terms):
+            raise SteeringFailedError(f"the workers patched {n} of {len(patch.terms)} positions")
         entry = output.prompt_logprobs[-1] if output.prompt_logprobs else None
         if entry is None:
             raise SteeringFailedError("the engine gave no log-probability of an answer")
@@ -160,44 +170,59 @@ class Patcher:
             return await last_output(outputs)
 
 
-def replacing(cell: Cell, streams: np.ndarray, norms: Sequence[float]) -> ResolvedSteering:
-    """The steering that gives a cell the source's streams.
+class Patch(NamedTuple):
+    """One cell's steering: each of its positions is given what the source has at the partner.
 
-    Args:
-        cell: The cell.
-        streams: `(n_positions, d_model)` float32: the source's, on the cell's layer.
-        norms: The layers' residual norms, for the relative dose.
-
-    Raises:
-        SteeringFailedError: A stream is zero or not finite.
+    Attributes:
+        steering: The directions that the engine must hold.
+        terms: The terms, as they travel to the workers.
     """
-    applied = []
-    for pair in cell.unit.pairs:
-        stream = streams[pair.source].astype(np.float64)
-        norm = float(np.linalg.norm(stream))
-        if not (np.isfinite(norm) and norm > 0):
-            raise SteeringFailedError(
-                f"the source's stream at position {pair.source}, layer {cell.layer}, has norm {norm}"
-            )
-        digest, raw = identified((stream / norm).astype(np.float32))
-        scope = PositionScope(positions=[pair.target, pair.target + 1])
-        asked = SteeringTerm(
-            vector=INLINE, coefficient=norm, unit="raw", layers=[cell.layer], operation="replace", scope=scope
+
+    steering: ResolvedSteering
+    terms: list[TermSpec]
+
+    @classmethod
+    def of(cls, cell: Cell, streams: np.ndarray, info: ServiceInfo) -> Self:
+        """The steering of a cell.
+
+        Args:
+            cell: The cell.
+            streams: `(n_positions, d_model)` float32: what the source has at the cell's hook point and layer.
+            info: The served model.
+
+        Raises:
+            SteeringFailedError: A stream is not finite.
+        """
+        norm = info.residual_norms[cell.layer]
+        applied = [_replaced(cell, pair.target, streams[pair.source], norm) for pair in cell.unit.pairs]
+        return cls(
+            ResolvedSteering(tuple(applied)), [term.spec().model_copy(update={"at": cell.at}) for term in applied]
         )
-        shared = {name: getattr(asked, name) for name in ("vector", "operation", "unit", "coefficient", "scope")}
-        applied.append(
-            ResolvedTerm(
-                **shared,
-                sha256=SHA256_PREFIX + digest,
-                layer=cell.layer,
-                a=norm,
-                relative_dose=norm / norms[cell.layer],
-                asked=asked,
-                direction=digest,
-                raw=raw,
-            )
-        )
-    return ResolvedSteering(tuple(applied))
+
+
+def _replaced(cell: Cell, position: int, stream: np.ndarray, residual_norm: float) -> ResolvedTerm:
+    """The term that makes one position's stream another one, `(d_model,)` float32."""
+    wide = stream.astype(np.float64)
+    norm = float(np.linalg.norm(wide))
+    if not np.isfinite(norm):
+        raise SteeringFailedError(f"the source has a stream of norm {norm} at {cell.at} of layer {cell.layer}")
+    unit = wide / norm if norm else np.eye(1, len(wide))[0]  # of length 0 in any direction
+    digest, raw = identified(unit.astype(np.float32))
+    scope = PositionScope(positions=[position, position + 1])
+    asked = SteeringTerm(
+        vector=INLINE, coefficient=norm, unit="raw", layers=[cell.layer], operation="replace", scope=scope
+    )
+    shared = {name: getattr(asked, name) for name in ("vector", "operation", "unit", "coefficient", "scope")}
+    return ResolvedTerm(
+        **shared,
+        sha256=SHA256_PREFIX + digest,
+        layer=cell.layer,
+        a=norm,
+        relative_dose=norm / residual_norm,
+        asked=asked,
+        direction=digest,
+        raw=raw,
+    )
 
 
 class Measured(NamedTuple):
@@ -216,14 +241,11 @@ class Measured(NamedTuple):
     logprobs: Sequence[Logprobs]
 
 
-def report(
-    measured: Measured, request: PatchRequest, model: str, info: ServiceInfo, answers: tuple[PatchAnswer, PatchAnswer]
-) -> PatchReport:
+def report(measured: Measured, model: str, info: ServiceInfo, answers: tuple[PatchAnswer, PatchAnswer]) -> PatchReport:
     """The answer: metrics and restored shares of all runs.
 
     Args:
         measured: The runs.
-        request: The request.
         model: The served name that answers.
         info: The served model.
         answers: The source's, then the target's.
@@ -242,7 +264,7 @@ def report(
             positions=[pair.target for pair in cell.unit.pairs],
             source_positions=[pair.source for pair in cell.unit.pairs],
             layer=cell.layer,
-            at=request.at,
+            at=cell.at,
             logprobs=pair,
             difference=difference,
             restored=restored_share(difference, source.difference, target.difference),
