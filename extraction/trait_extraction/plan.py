@@ -78,7 +78,7 @@ class Plan:
         dataset: The trait.
         settings: How its vectors are made.
         elicitation: The check of generated replies; None where none were generated.
-        left_out: What the dataset no longer has; None if it is whole.
+        left_out: Texts that were taken out of the dataset; None if it is whole.
     """
 
     dataset: TraitDataset

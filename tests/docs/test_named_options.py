@@ -23,7 +23,7 @@ OF_OTHER_PROGRAMS = {
     "kubectl": {"--from-file"},
     "llm": {"--key"},
     "lm_eval": {"--include", "--log", "--model", "--output", "--tasks"},
-    "pip": {"--dest", "--no-deps", "--retries"},
+    "pip": {"--dest", "--no-build-isolation", "--no-deps", "--retries"},
     "pytest": {"--collect-only"},
     "sbatch": {"--export"},
     "sky": {"--env"},

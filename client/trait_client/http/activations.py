@@ -175,7 +175,7 @@ class Activations:
         return projected.astype(np.float32)
 
     def _where_counted(self, kind: str, positions: str) -> np.ndarray:
-        """A pooled tensor; the service answers 0 for a text without such positions, which is no measurement."""
+        """A pooled tensor, NaN for a text without such positions: the 0 that the service answers for it is not data."""
         pooled = self.tensors[f"{kind}/{self._pooled(positions)}"]
         absent = self.count(positions) == 0
         return (

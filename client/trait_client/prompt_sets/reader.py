@@ -82,7 +82,7 @@ class Capture:
             raise InvalidRequestError(f"layer {layer} was not captured: {self.manifest.layers} were", param="layer")
         row = None if layer is None else self.manifest.layers.index(layer)
         pooled = self._tensor(f"{kind}/{self._captured(positions)}", row)
-        # The service answers 0 for a text without such positions, which is no measurement.
+        # The service answers 0 for a text without such positions: that is not data.
         pooled[self.count(positions) == 0] = np.nan
         return pooled
 
