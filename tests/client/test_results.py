@@ -60,6 +60,8 @@ def test_a_new_database_has_all_tables_and_the_version_of_their_schema(store):
         "judge_agreement",
         "judgements",
         "judges",
+        "patches",
+        "patchings",
         "projections",
         "prompts",
         "reading_projections",

@@ -16,6 +16,7 @@ from trait_client.cli import (
     dashboard,
     fingerprint,
     judge,
+    patch,
     project,
     report,
     rescore,
@@ -45,6 +46,7 @@ app.command("capture")(capture.capture)
 app.command("project")(project.project)
 app.command("fingerprint")(fingerprint.fingerprint)
 app.command("compare-variants")(compare_variants.compare_variants)
+app.command("patch")(patch.patch)
 app.command("sweep")(sweep.sweep)
 app.command("search")(search.search)
 app.command("rescore")(rescore.rescore)

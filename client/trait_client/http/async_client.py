@@ -12,7 +12,15 @@ from trait_client.http.calls import Call, Service, first_base
 from trait_client.http.chat_requests import ChatMessages, ChatOptions, CompletionOptions, StreamOptions
 from trait_client.http.replies import ChatDelta, ChatResult
 from trait_client.http.settings import DEFAULT_URL
-from trait_core.schema import ActivationsRequest, Message, ServiceInfo, VectorInfo, VectorLens
+from trait_core.schema import (
+    ActivationsRequest,
+    Message,
+    PatchReport,
+    PatchRequest,
+    ServiceInfo,
+    VectorInfo,
+    VectorLens,
+)
 from trait_core.vectors.file import VectorFile
 
 T = TypeVar("T")
@@ -121,6 +129,10 @@ class AsyncTraitClient(Service):
     async def activations(self, request: ActivationsRequest) -> Activations:
         """Read, or generate and read, texts in one batch."""
         return await self._run(self._activations(request))
+
+    async def patch(self, request: PatchRequest) -> PatchReport:
+        """As `TraitClient.patch`."""
+        return await self._run(self._patch(request))
 
     async def base_model(self) -> str:
         """The first served model that is not an alias; requested once."""

@@ -37,6 +37,8 @@ from trait_core.schema import (
     SHA256_PATTERN,
     ActivationsRequest,
     Message,
+    PatchReport,
+    PatchRequest,
     Response,
     ServiceInfo,
     VectorInfo,
@@ -201,6 +203,10 @@ class Service:
             content=request.model_dump_json(exclude_none=True).encode(),
             headers={"content-type": "application/json", "accept": OCTETS},
         )
+
+    def _patch(self, request: PatchRequest) -> Call[PatchReport]:
+        body = request.model_dump_json(exclude_none=True).encode()
+        return _post_json("/v1/patch", body, lambda r: PatchReport.model_validate_json(r.content))
 
     def _chat(self, messages: ChatMessages, model: str, options: ChatOptions) -> Call[ChatResult]:
         expected = expected_of(options)

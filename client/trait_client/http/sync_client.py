@@ -12,7 +12,15 @@ from trait_client.http.calls import Call, Service, first_base
 from trait_client.http.chat_requests import ChatMessages, ChatOptions, CompletionOptions, StreamOptions
 from trait_client.http.replies import ChatDelta, ChatResult
 from trait_client.http.settings import DEFAULT_URL
-from trait_core.schema import ActivationsRequest, Message, ServiceInfo, VectorInfo, VectorLens
+from trait_core.schema import (
+    ActivationsRequest,
+    Message,
+    PatchReport,
+    PatchRequest,
+    ServiceInfo,
+    VectorInfo,
+    VectorLens,
+)
 from trait_core.vectors.file import VectorFile
 
 T = TypeVar("T")
@@ -138,6 +146,14 @@ class TraitClient(Service):
     def activations(self, request: ActivationsRequest) -> Activations:
         """Read, or generate and read, texts in one batch."""
         return self._run(self._activations(request))
+
+    def patch(self, request: PatchRequest) -> PatchReport:
+        """Run a prompt with streams of another in it, one cell at a time; nothing is stored.
+
+        Raises:
+            ServiceError: The prompts cannot be aligned, the answers cannot be compared, or there are too many cells (400).
+        """
+        return self._run(self._patch(request))
 
     def base_model(self) -> str:
         """The first served model that is not an alias; requested once."""

@@ -4,7 +4,15 @@ from pathlib import Path
 
 from trait_client.results.store import ResultStore
 
-VIEWS = ("trial_deltas", "cell_summary", "trait_summary", "best_coherent", "method_comparison", "precision_delta")
+VIEWS = (
+    "trial_deltas",
+    "cell_summary",
+    "trait_summary",
+    "best_coherent",
+    "method_comparison",
+    "precision_delta",
+    "patch_cells",
+)
 
 
 def export_parquet(db: Path, folder: Path, *, views: bool = False) -> dict[str, int]:

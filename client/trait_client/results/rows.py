@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar, Literal, NamedTuple, Self
 
+from trait_client.results.patch_rows import PatchingRow, PatchRow
 from trait_client.results.variant_rows import (
     VariantClauseRow,
     VariantComparisonRow,
@@ -328,6 +329,8 @@ Row = (
     | RunJudgeRow
     | AgreementRow
     | SearchRow
+    | PatchingRow
+    | PatchRow
     | ReadingRow
     | ReadingProjectionRow
     | VariantComparisonRow
@@ -358,5 +361,7 @@ ROW_TYPES: tuple[type[Row], ...] = (
     VariantClauseRow,
     VariantEffectRow,
     VariantSpanRow,
+    PatchingRow,
+    PatchRow,
 )
 """Row types; a table comes after those that it refers to."""

@@ -320,3 +320,42 @@ CREATE TABLE variant_spans (
     size           DOUBLE NOT NULL,            -- mean |difference|
     PRIMARY KEY (comparison_id, text, sha256, layer, rank)
 );
+
+-- Activation patching of two prompts: the target is run with streams of the source. Identity: model, prompts, spans, answers.
+CREATE TABLE patchings (
+    patching_id        VARCHAR PRIMARY KEY,
+    run_id             VARCHAR NOT NULL REFERENCES runs (run_id), -- the first run of it
+    name               VARCHAR NOT NULL,
+    source             JSON NOT NULL,             -- text or messages, span, answer
+    target             JSON NOT NULL,
+    source_tokens      VARCHAR[] NOT NULL,
+    target_tokens      VARCHAR[] NOT NULL,
+    source_left_out    INTEGER[] NOT NULL,        -- positions without a partner in the other prompt
+    target_left_out    INTEGER[] NOT NULL,
+    answer_tokens      VARCHAR[] NOT NULL,        -- first token of the source's answer, and of the target's
+    source_difference  DOUBLE NOT NULL,           -- log-probability of the first minus that of the second, nats; unpatched
+    target_difference  DOUBLE NOT NULL,
+    model              VARCHAR NOT NULL,
+    config_digest      VARCHAR NOT NULL,
+    weights_digest     VARCHAR,
+    dtype              VARCHAR NOT NULL,
+    n_layers           INTEGER NOT NULL,
+    patched_at         TIMESTAMP NOT NULL
+);
+
+-- One cell: positions of the target that are given, at a hook point of a layer, what the source has at their partners.
+CREATE TABLE patches (
+    patching_id       VARCHAR NOT NULL REFERENCES patchings (patching_id),
+    hook_point        VARCHAR NOT NULL,
+    layer             INTEGER NOT NULL,
+    part              VARCHAR NOT NULL,           -- before, span or behind the span; all
+    position          INTEGER NOT NULL,           -- the first of them
+    n                 INTEGER NOT NULL,           -- positions patched together
+    positions         INTEGER[] NOT NULL,
+    source_positions  INTEGER[] NOT NULL,
+    source_answer     DOUBLE NOT NULL,            -- log-probability of the source's answer, nats
+    target_answer     DOUBLE NOT NULL,
+    difference        DOUBLE NOT NULL,            -- the first minus the second
+    restored          DOUBLE,                     -- (difference - target's) / (source's - target's); NULL where they hardly differ
+    PRIMARY KEY (patching_id, hook_point, layer, part, position, n)
+);

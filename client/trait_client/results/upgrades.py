@@ -88,6 +88,44 @@ STEPS: tuple[str, ...] = (
         PRIMARY KEY (comparison_id, text, sha256, layer, rank)
     );
     """,
+    # 12: activation patching.
+    """
+    CREATE TABLE patchings (
+        patching_id VARCHAR PRIMARY KEY,
+        run_id VARCHAR NOT NULL REFERENCES runs (run_id),
+        name VARCHAR NOT NULL,
+        source JSON NOT NULL,
+        target JSON NOT NULL,
+        source_tokens VARCHAR[] NOT NULL,
+        target_tokens VARCHAR[] NOT NULL,
+        source_left_out INTEGER[] NOT NULL,
+        target_left_out INTEGER[] NOT NULL,
+        answer_tokens VARCHAR[] NOT NULL,
+        source_difference DOUBLE NOT NULL,
+        target_difference DOUBLE NOT NULL,
+        model VARCHAR NOT NULL,
+        config_digest VARCHAR NOT NULL,
+        weights_digest VARCHAR,
+        dtype VARCHAR NOT NULL,
+        n_layers INTEGER NOT NULL,
+        patched_at TIMESTAMP NOT NULL
+    );
+    CREATE TABLE patches (
+        patching_id VARCHAR NOT NULL REFERENCES patchings (patching_id),
+        hook_point VARCHAR NOT NULL,
+        layer INTEGER NOT NULL,
+        part VARCHAR NOT NULL,
+        position INTEGER NOT NULL,
+        n INTEGER NOT NULL,
+        positions INTEGER[] NOT NULL,
+        source_positions INTEGER[] NOT NULL,
+        source_answer DOUBLE NOT NULL,
+        target_answer DOUBLE NOT NULL,
+        difference DOUBLE NOT NULL,
+        restored DOUBLE,
+        PRIMARY KEY (patching_id, hook_point, layer, part, position, n)
+    );
+    """,
 )
 """SQL of each step; the first leads from version 9 to 10."""
 

@@ -351,3 +351,11 @@ SELECT c.name, c.base_model, c.variant_model, r.prompt_id, r.text, r.clause, r.s
 FROM rows r
 JOIN variant_comparisons c USING (comparison_id)
 JOIN vectors v ON v.sha256 = r.sha256;
+
+-- One row for each patched cell, with its token in the target and the partner's in the source: the first of a whole part's.
+CREATE OR REPLACE VIEW patch_cells AS
+SELECT p.name, p.model, c.hook_point, c.layer, c.part, c.position, p.target_tokens[c.position + 1] AS token,
+       p.source_tokens[c.source_positions[1] + 1] AS source_token, c.n, c.restored, c.difference, p.source_difference,
+       p.target_difference, p.answer_tokens, p.patched_at, p.patching_id
+FROM patches c
+JOIN patchings p USING (patching_id);
