@@ -3,24 +3,12 @@
 import re
 
 import pytest
-from browser_harness import SHOTS
+from browser_harness import SHOTS, VIEWS
 from dashboard_fixtures import HOSTILE, LONG, build, dashboard, steered_text
 from fake_organism import compared
 from trait_client.dashboard.report import report
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
-
-VIEWS = {
-    "overview": "#/overview",
-    "sweep": "#/sweep?trait=refusal&setting=refusal-mean_diff-13-1.5-float32",
-    "dynamics": "#/dynamics?id=r00000&t=3",
-    "prompts": "#/prompts",
-    "fingerprints": "#/prompts?show=fingerprints",
-    "vectors": "#/vectors",
-    "sql": "#/sql",
-    "playground": "#/playground",
-}
-
 
 # ------------------------------------------------------------------------------------------------------ overview
 

@@ -10,6 +10,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "build" / "screenshots"
 FINDER = ROOT / "deploy" / "chromium.py"
+VIEWS = {
+    "overview": "#/overview",
+    "sweep": "#/sweep?trait=refusal&setting=refusal-mean_diff-13-1.5-float32",
+    "dynamics": "#/dynamics?id=r00000&t=3",
+    "prompts": "#/prompts",
+    "fingerprints": "#/prompts?show=fingerprints",
+    "vectors": "#/vectors",
+    "sql": "#/sql",
+    "playground": "#/playground",
+}
+"""View of the dashboard -> its address, over the known database."""
 
 
 def chromium() -> str:

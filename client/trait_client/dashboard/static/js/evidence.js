@@ -89,7 +89,7 @@ function similarity({ layer, main_method: method, cross_layer: between, agreemen
   return card("Similarity",
     h("p", { class: "muted small" }, `Cosines of the ${method} directions of two layers: a block of one colour is one direction that the layers keep.`),
     h("p", { class: "row muted small" }, h("span", { class: "ramp" }, "−1", h("i", { class: "diverging" }), "+1")),
-    h("div", { class: "matrix", role: "table", "aria-label": "cosines between layers", "data-cosines": "layers",
+    h("div", { class: "matrix", role: "group", "aria-label": "cosines between layers", "data-cosines": "layers",
       style: { "grid-template-columns": `2rem repeat(${layers.length}, minmax(0, 2.4rem))`, gap: "1px" } },
     h("div", {}), layers.map((l) => h("div", { class: "lab x" }, l % 5 && l !== layer ? "" : String(l))),
     layers.map((row, i) => [h("div", { class: "lab" }, String(row)), layers.map((column, j) => h("div",
@@ -142,7 +142,7 @@ function card(title, ...children) {
 // The first column is text, the others are numbers.
 function table(columns, rows) {
   const tone = (i) => (i ? "num nowrap" : null);
-  return h("div", { class: "wide" }, h("table", {},
+  return h("div", { class: "wide", tabindex: 0 }, h("table", {},
     h("thead", {}, h("tr", {}, columns.map((name, i) => h("th", { class: tone(i) }, name)))),
     h("tbody", {}, rows.map((row) => h("tr", {}, row.map((value, i) => h("td", { class: tone(i) }, value)))))));
 }

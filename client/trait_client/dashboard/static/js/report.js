@@ -112,7 +112,7 @@ function allSettings(settings) {
     ["coherence", (row) => fixed(row.coherence, 0)], ["perplexity ×", (row) => short(row.perplexity_ratio, 3)],
     ["effect", (row) => ({ true: "yes", false: "no" })[String(row.effect)] ?? "–"]];
   return h("section", { class: "card" }, h("h2", {}, "All settings"),
-    h("div", { class: "wide" },
+    h("div", { class: "wide", tabindex: 0 },
       h("table", { class: "num" }, h("thead", {}, h("tr", {}, columns.map(([name]) => h("th", {}, name)))),
         h("tbody", {},
           settings.map((row) => h("tr", {}, columns.map(([, value]) => h("td", { class: "nowrap" }, String(value(row))))))))));

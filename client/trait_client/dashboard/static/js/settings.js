@@ -79,7 +79,7 @@ function drawPanel(panel, { metric, view, bar, chosen, href, within }) {
       chosen: row.setting_id === chosen, href: href(row), title: describe(row) };
   };
   const map = heatmap({ layers, coefficients, cell, xLabel: `coefficient (${coefficientUnit(panel.rows[0].unit)})`, label: panel.name });
-  return h("section", { class: "panel", "data-panel": panel.name }, h("h3", {}, panel.name),
+  return h("section", { class: "panel", "data-panel": panel.name }, h("h2", {}, panel.name),
     h("div", { class: "both" }, map, curves(panel.rows, metric, within)));
 }
 

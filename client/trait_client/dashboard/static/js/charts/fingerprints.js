@@ -6,7 +6,7 @@ import { diverging } from "../scale.js";
 // columns: [{key, label, index, title, sorted}]; rows: [{label, href, n, cells}]; onColumn(key) sorts by a column.
 export function fingerprintMap({ columns, rows, limit, tokens, label, onColumn }) {
   const tip = h("div", { class: "tip", hidden: true, role: "status" });
-  const box = h("div", { class: "fingers", role: "table", "aria-label": label,
+  const box = h("div", { class: "fingers", role: "group", "aria-label": label,
     style: { "grid-template-columns": `fit-content(18rem) repeat(${columns.length}, minmax(1.1rem, 3.4rem))` } },
   h("div", { class: "corner" }),
   columns.map((column) => h("button", { class: "column", title: column.title, "data-direction": column.key,
@@ -15,7 +15,7 @@ export function fingerprintMap({ columns, rows, limit, tokens, label, onColumn }
     h("div", { class: "name" }, row.href ? h("a", { href: row.href, title: row.label }, row.label) : h("b", { title: row.label }, row.label),
       row.n === undefined ? null : h("span", { class: "muted small num" }, ` ${row.n}`)),
     columns.map((column) => square(row, column))]));
-  const frame = h("div", { class: "fingerframe" }, h("div", { class: "wide" }, box), tip);
+  const frame = h("div", { class: "fingerframe" }, h("div", { class: "wide", tabindex: 0 }, box), tip);
 
   function square(row, column) {
     const found = row.cells[column.index];

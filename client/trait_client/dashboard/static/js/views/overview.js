@@ -120,7 +120,7 @@ function forestRow(row) {
 function runsCard(runs) {
   const tone = { ok: "good", running: "live", partial: "warn", interrupted: "warn", stopped: "bad" };
   return h("section", { class: "card" }, h("h2", {}, plural(runs.length, "run")),
-    h("div", { class: "wide" }, h("table", {},
+    h("div", { class: "wide", tabindex: 0 }, h("table", {},
       h("thead", {},
         h("tr", {}, ["experiment", "status", "started", "took"].map((name) => h("th", {}, name)),
           h("th", { class: "num" }, "stored by run"), h("th", { class: "num" }, "planned"), h("th", {}, "report"))),

@@ -74,13 +74,13 @@ export async function promptsView(params) {
 function content(answer, set, params, turn) {
   const { total, page, size } = answer;
   const pages = Math.max(1, Math.ceil(total / size));
-  const pager = () => h("nav", { class: "pager", "aria-label": "pages" },
+  const pager = (place) => h("nav", { class: "pager", "aria-label": `pages, ${place}` },
     h("button", { disabled: page <= 0, onclick: () => turn(page - 1) }, "previous"),
     h("button", { disabled: page >= pages - 1, onclick: () => turn(page + 1) }, "next"),
     h("span", { class: "muted num" },
       total ? `${whole(page * size + 1)}–${whole(Math.min(total, (page + 1) * size))} of ${whole(total)}, page ${page + 1} of ${pages}` : "0 prompts"));
-  if (!total) return [pager(), h("p", { class: "empty" }, "No prompt of this set fits the filter.")];
-  return [pager(), ...answer.rows.map((row) => item(row, set, params)), pages > 1 ? pager() : null].filter(Boolean);
+  if (!total) return [pager("above"), h("p", { class: "empty" }, "No prompt of this set fits the filter.")];
+  return [pager("above"), ...answer.rows.map((row) => item(row, set, params)), pages > 1 ? pager("below") : null].filter(Boolean);
 }
 
 function item(row, set, params) {

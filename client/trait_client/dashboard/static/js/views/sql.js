@@ -91,7 +91,7 @@ function shown(answer, sql) {
         `${seconds < 1 ? Math.round(seconds * 1000) + " ms" : short(seconds) + " s"}${answer.source === "snapshot" ? ", from the snapshot of a running sweep" : ""}`),
         h("button", { onclick: () => download(columns, rows), disabled: !rows.length }, answer.truncated ? `CSV of these ${whole(limit)}` : "CSV"),
         h("button", { onclick: (event) => copied(event.target, `trait-client sql ${quoted(sql)}`) }, "Copy as command")),
-      h("div", { class: "wide" },
+      h("div", { class: "wide", tabindex: 0 },
         h("table", { class: "result" },
           h("thead", {}, h("tr", {}, columns.map((column, i) => h("th", { class: numeric[i] ? "num" : "" }, column)))), body)), more),
   ].filter(Boolean);

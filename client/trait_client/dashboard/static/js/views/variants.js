@@ -68,7 +68,7 @@ function strongest({ effects, directions }) {
 
 function effects(rows) {
   const heads = ["text", "verdict", "n", "difference", "95 %", "separations", "d_z", "random d_z"];
-  return h("div", { class: "wide" }, h("table", { class: "effects" },
+  return h("div", { class: "wide", tabindex: 0 }, h("table", { class: "effects" },
     h("thead", {}, h("tr", {}, heads.map((head, i) => h("th", { class: i > 1 ? "num" : null }, head)))),
     h("tbody", {}, rows.map((row) => h("tr", { "data-text": row.text },
       h("td", {}, TEXTS[row.text]), h("td", {}, h("span", { class: `tag ${TONES[row.verdict] ?? ""}` }, row.verdict)),

@@ -92,7 +92,7 @@ function cosineCard(rows, cosines, params) {
     h("div", { class: "row" }, h("h2", {}, "Cosines between directions"), field("layer", select(layers, layer, (value) => patch({ layer: value })))),
     h("p", { class: "row muted small" }, h("span", { class: "ramp" }, "−1", h("i", { class: "diverging" }), "+1"),
       "0: the directions are orthogonal; in many dimensions, random directions are close to 0."),
-    h("div", { class: "matrix", role: "table", "aria-label": `cosines on layer ${layer}`,
+    h("div", { class: "matrix", role: "group", "aria-label": `cosines on layer ${layer}`,
       style: { "grid-template-columns": `minmax(4.5rem, 8rem) repeat(${ids.length}, minmax(0, 6rem))`,
         "max-width": `${8 + 6 * ids.length}rem` } },
       h("div", {}), ids.map((id) => h("div", { class: "lab x" }, shortName(id))),
@@ -100,7 +100,7 @@ function cosineCard(rows, cosines, params) {
 }
 
 function table(vectors) {
-  return h("section", { class: "card" }, h("h2", {}, "Chosen layers"), h("div", { class: "wide" }, h("table", {},
+  return h("section", { class: "card" }, h("h2", {}, "Chosen layers"), h("div", { class: "wide", tabindex: 0 }, h("table", {},
     h("thead", {},
       h("tr", {}, h("th", {}, "trait"), h("th", {}, "method"),
         ["layer", "AUC", "95 %", "Cohen's d", "separation, residual units",
