@@ -104,6 +104,18 @@ def test_a_click_on_a_cell_shows_whole_texts_side_by_side_and_runs_no_markup(pag
     expect(first.locator(".side.control")).to_contain_text("baseline reply 0")
 
 
+def test_the_reasoning_of_a_reply_is_folded_above_its_answer(page):
+    tab = page.open("#/sweep?trait=refusal")
+    tab.locator('[data-panel="mean_diff · float32"] a.cell[data-layer="13"][data-coefficient="1.5"]').click()
+    pair = tab.locator(".pair", has_text="Question number 2?")
+    thought = pair.locator(".steered .thought")
+    expect(thought).to_be_hidden()
+    pair.locator(".steered summary").click()
+    expect(thought).to_have_text(f"first a thought {HOSTILE}")
+    expect(pair.locator(".steered .text")).to_have_text(steered_text("refusal", 13, 1.5, 2).strip())
+    assert tab.locator(".thought").count() == 1
+
+
 def test_arrows_move_between_cells_and_enter_opens_one(page):
     tab = page.open("#/sweep?trait=refusal")
     for key in ("ArrowRight", "ArrowDown", "ArrowRight"):

@@ -138,6 +138,15 @@ def test_without_a_model_the_first_base_model_is_used_and_requested_once(server)
     assert {json.loads(r.content)["model"] for r in server.received if r.method == "POST"} == {"smol"}
 
 
+def test_reasoning_that_the_server_keeps_apart_is_kept_apart(server):
+    choice = wire.chat_choice(0, "Four.", "stop")
+    choice["message"]["reasoning"] = "2 and 2"
+    server.answer = lambda _: Response(200, json=wire.chat("smol", [choice], wire.usage(9, 5)))
+    with TraitClient(server.url) as client:
+        reply = client.chat("2 + 2?", model="smol")
+    assert (reply.reasoning, reply.text) == ("2 and 2", "Four.")
+
+
 def test_logprobs_of_chats_and_of_completions_have_one_shape(server):
     """Chat logprobs come as objects, completion logprobs as parallel lists; both are read as tokens."""
     top = {"token": "Yes", "logprob": -0.1, "bytes": [89], "top_logprobs": [{"token": "No", "logprob": -2.5}]}
@@ -392,6 +401,15 @@ def test_a_stream_is_read_however_its_bytes_are_cut(server, read, size):
     assert deltas[-2].usage.completion_tokens == 2
     assert deltas[-1].steering.positions.generated == 4
     assert server.body()["stream_options"] == {"include_usage": True}
+
+
+def test_a_stream_gives_the_reasoning_beside_the_text(server):
+    pieces = [wire.piece(None, reasoning="2 and"), wire.piece(None, reasoning=" 2"), wire.piece("Four.")]
+    lines = [f"data: {json.dumps(wire.chunk('smol', [piece]))}\n\n".encode() for piece in pieces]
+    server.answer = lambda _: streamed(*lines, USAGE, DONE)
+    deltas = stream(server)
+    assert "".join(delta.reasoning or "" for delta in deltas) == "2 and 2"
+    assert "".join(delta.text for delta in deltas) == "Four."
 
 
 @pytest.mark.parametrize("read", [stream, async_stream])

@@ -7,6 +7,7 @@ import time
 import pytest
 from cli_harness import runner
 from fake_judge import RUBRIC, Fault, JudgeServer, completion, honest, judge_listening, rated_reply
+from fake_service import ACTIVATIONS
 from loopback import on_a_port
 from sweep_fixtures import QUESTIONS, MemoryService, Silent, experiment_of, write_datasets
 from trait_client.judge import JudgeConfig
@@ -48,6 +49,27 @@ def rows(folder, sql):
 
 def pending(folder):
     return rows(folder, "SELECT count(*) FROM scores WHERE mode = 'pending'")[0][0]
+
+
+class Reasoning(MemoryService):
+    """Reasons in small letters before it answers; a system prompt of the server's opens the reasoning."""
+
+    def reply(self, body, prompt, applied):
+        return f"a quiet thought</think>{super().reply(body, prompt, applied)}"
+
+
+def test_reasoning_is_stored_apart_and_scores_and_judge_read_the_answer(folder, judge):
+    service = Reasoning(reasoning_markers="<think> </think>")
+    assert sweep(folder, judge, service).status == "ok"
+    ((reasoning, texts),) = rows(
+        folder, "SELECT DISTINCT reasoning, bool_or(contains(text, 'think')) FROM trials GROUP BY 1"
+    )
+    assert (reasoning, texts) == ("a quiet thought", False)
+    sql = "SELECT DISTINCT s.value FROM scores s JOIN trials USING (trial_id) JOIN cells USING (cell_id)"
+    assert rows(folder, f"{sql} WHERE kind = 'steered' AND s.name = 'lexical'") == [(100.0,)]
+    read = [item["response"] for body in service.requests[ACTIVATIONS] for item in body["inputs"]]
+    assert read
+    assert not any("quiet thought" in text for text in [*read, *map(str, judge.bodies)])
 
 
 def test_trait_and_coherence_of_every_reply_are_judged_once(folder, judge, monkeypatch):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -131,7 +132,8 @@ def _cell(run, name, kind, precision, change, control_of=None) -> list:
             text = steered_text(trait_vector.trait, layer, coefficient, i)
             lexical = max(0.0, 10.0 + 20.0 * coefficient + (5 if layer == 13 else 0) + (60 if together else 0) + i)
             coherence, perplexity = 95.0 - 15.0 * abs(coefficient), 4.0 * 2 ** abs(coefficient)
-        rows.append(TrialRow(trial, name, f"p{i}", run, "done", text, "stop", 9, 5, None, 0.1, None, utc_now()))
+        done = TrialRow(trial, name, f"p{i}", run, "done", text, "stop", 9, 5, None, 0.1, None, utc_now())
+        rows.append(replace(done, reasoning=f"first a thought {HOSTILE}") if i == 2 and kind == "steered" else done)
         rows += [ScoreRow(trial, "*", "coherence", coherence, "1"), ScoreRow(trial, "*", "perplexity", perplexity, "1")]
         rows += [ScoreRow(trial, trait, "lexical", lexical, "1") for trait in TRAITS]
         if change:

@@ -77,7 +77,7 @@ def chunk(model: str, choices: Sequence[dict] = (), **blocks: Any) -> dict:
     return head | {"choices": list(choices)} | blocks
 
 
-def piece(content: str, finish_reason: str | None = None, **delta: str) -> dict:
+def piece(content: str | None, finish_reason: str | None = None, **delta: str) -> dict:
     """A choice of a chunk; `role` comes with the first one only."""
     choice = {"index": 0, "delta": {**delta, "content": content}, "logprobs": None, "finish_reason": finish_reason}
     return choice | ({} if delta else {"token_ids": None}) | ({"stop_reason": None} if finish_reason else {})

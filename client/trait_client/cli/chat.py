@@ -155,6 +155,8 @@ def print_reply(conversation: Conversation, text: str) -> None:
                 fresh += choice.generated
                 crossed = choice.crossed or crossed
         rows += fresh
+        if delta.reasoning:
+            out.print(Text(plain(delta.reasoning).plain, style="dim"), end="", soft_wrap=True)
         if delta.text:
             style = colour(fmean(row[0] for row in fresh) / scales[0]) if fresh else Style()
             out.print(Text(plain(delta.text).plain, style=style), end="", soft_wrap=True)

@@ -110,4 +110,9 @@ def _projection(comparison: Comparison, term: AppliedTerm) -> str:
 
 
 def _reply_json(reply: ChatResult) -> dict[str, Any]:
-    return {"text": reply.text, "finish_reason": reply.finish_reason, "usage": reply.usage.model_dump()}
+    return {
+        "text": reply.text,
+        "reasoning": reply.reasoning,
+        "finish_reason": reply.finish_reason,
+        "usage": reply.usage.model_dump(),
+    }

@@ -40,6 +40,7 @@ class Choice(Response):
     """One of `n` replies.
 
     Attributes:
+        reasoning: The reasoning before `text`, if the server keeps it apart (vLLM's `--reasoning-parser`).
         token_ids: Its tokens, and `prompt_token_ids` the prompt's, of a completion that asked for them.
     """
 
@@ -47,12 +48,13 @@ class Choice(Response):
     text: str
     finish_reason: str | None
     logprobs: list[TokenLogprob] | None = None
+    reasoning: str | None = None
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
 
 
 class ChatResult(Response):
-    """A finished request. `text`, `finish_reason` and `logprobs` are those of the first choice."""
+    """A finished request. `text`, `reasoning`, `finish_reason` and `logprobs` are those of the first choice."""
 
     id: str
     model: str
@@ -67,6 +69,11 @@ class ChatResult(Response):
         return self.choices[0].text
 
     @property
+    def reasoning(self) -> str | None:
+        """The reasoning before the first reply, if the server keeps it apart."""
+        return self.choices[0].reasoning
+
+    @property
     def finish_reason(self) -> str | None:
         """`stop`, `length`, ..."""
         return self.choices[0].finish_reason
@@ -78,12 +85,13 @@ class ChatResult(Response):
 
 
 class ChatDelta(Response):
-    """A piece of a streamed reply, with the projections of its tokens if they are monitored.
+    """A piece of a streamed reply or of its reasoning, with the projections of its tokens if they are monitored.
 
     The last ones carry `usage` and, when steered, `steering`.
     """
 
     text: str = ""
+    reasoning: str | None = None
     finish_reason: str | None = None
     logprobs: list[TokenLogprob] | None = None
     usage: Usage | None = None
@@ -100,6 +108,7 @@ class _ChatLogprobs(Response):
 
 class _ChatMessage(Response):
     content: str | None = None
+    reasoning: str | None = None
 
 
 class _ChatChoice(Response):
@@ -156,6 +165,7 @@ def read_chat(data: bytes, expected: Expected) -> ChatResult:
             text=choice.message.content or "",
             finish_reason=choice.finish_reason,
             logprobs=choice.logprobs.content if choice.logprobs else None,
+            reasoning=choice.message.reasoning,
         )
         for choice in wire.choices
     ]
@@ -274,6 +284,7 @@ class ReplyStream:
         if chunk.choices:
             choice = chunk.choices[0]
             delta.text = choice.delta.content or ""
+            delta.reasoning = choice.delta.reasoning
             delta.finish_reason = choice.finish_reason
             delta.logprobs = choice.logprobs.content if choice.logprobs else None
         return delta if delta != ChatDelta() else None

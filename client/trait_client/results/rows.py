@@ -121,7 +121,10 @@ class CellRow:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One cell on one prompt; `steering` is the service's report as JSON."""
+    """One cell on one prompt; `steering` is the service's report as JSON.
+
+    `text` is the answer, which scores and judges read; the reasoning before it, if the reply has any, is in `reasoning`.
+    """
 
     table: ClassVar = "trials"
     trial_id: str
@@ -137,6 +140,7 @@ class TrialRow:
     seconds: float
     error: str | None
     finished_at: datetime
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True)

@@ -90,14 +90,15 @@ CREATE TABLE trials (
     prompt_id      VARCHAR NOT NULL REFERENCES prompts (prompt_id),
     run_id         VARCHAR NOT NULL REFERENCES runs (run_id),
     status         VARCHAR NOT NULL CHECK (status IN ('done', 'failed')),
-    text           VARCHAR,
+    text           VARCHAR,                 -- the answer, which scores and judges read
     finish_reason  VARCHAR,
     n_prompt       INTEGER,
-    n_generated    INTEGER,
+    n_generated    INTEGER,                 -- tokens of the reasoning included
     steering       JSON,                    -- the service's report of what was applied
     seconds        DOUBLE,                  -- from request to answer
     error          VARCHAR,
-    finished_at    TIMESTAMP NOT NULL
+    finished_at    TIMESTAMP NOT NULL,
+    reasoning      VARCHAR                  -- what a reasoning model wrote before the answer; NULL for none
 );
 
 -- A missing row is a score that is still to be taken; a NULL value is a score that the reply does not have.

@@ -126,6 +126,10 @@ STEPS: tuple[str, ...] = (
         PRIMARY KEY (patching_id, hook_point, layer, part, position, n)
     );
     """,
+    # 13: the reasoning of a reply.
+    """
+    ALTER TABLE trials ADD COLUMN reasoning VARCHAR;
+    """,
 )
 """SQL of each step; the first leads from version 9 to 10."""
 

@@ -106,7 +106,7 @@ class _Sweep:
         self._run_id = run_id
         self._concurrency = 2 * info.limits.max_num_seqs
         self._recorder = Recorder(writer, self._committed)
-        self._runner = TrialRunner(client, self._recorder, run_id)
+        self._runner = TrialRunner(client, self._recorder, run_id, info.reasoning_markers)
         self._scoring = Scoring(client, self._recorder, plan, info.limits.max_activation_inputs)
         self._judge = Judge(judge, DatabaseCache(writer, self._recorder)) if judge is not None else None
         self._judging = Judging(self._judge, rubrics, self._recorder) if self._judge is not None else None

@@ -13,6 +13,7 @@ from trait_client.results.rows import TrialRow, utc_now
 from trait_client.scoring.scores import chat_of
 from trait_client.sweeps.cells import Trial
 from trait_core.errors import ServiceUnreachableError, TraitError
+from trait_core.reasoning import split_reasoning
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +25,14 @@ class TrialRunner:
         client: The service.
         recorder: Takes the rows.
         run_id: Run that the rows belong to.
+        markers: The model's markers of reasoning, which is kept apart from the answer; None: it has none.
     """
 
-    def __init__(self, client: AsyncTraitClient, recorder: Recorder, run_id: str) -> None:
+    def __init__(self, client: AsyncTraitClient, recorder: Recorder, run_id: str, markers: str | None = None) -> None:
         self._client = client
         self._recorder = recorder
         self._run_id = run_id
+        self._markers = markers
         self._stopped = False
 
     async def run(self, trials: Iterable[Trial], concurrency: int) -> None:
@@ -82,13 +85,14 @@ class TrialRunner:
         self, trial: Trial, seconds: float, result: ChatResult | None = None, error: str | None = None
     ) -> TrialRow:
         report = result.steering if result is not None else None
+        reasoning, answer = (None, None) if result is None else self._parts(result, raw=trial.cell.sampling.raw)
         return TrialRow(
             trial_id=trial.trial_id,
             cell_id=trial.cell.cell_id,
             prompt_id=trial.prompt_id,
             run_id=self._run_id,
             status="failed" if result is None else "done",
-            text=result.text if result is not None else None,
+            text=answer,
             finish_reason=result.finish_reason if result is not None else None,
             n_prompt=result.usage.prompt_tokens if result is not None else None,
             n_generated=result.usage.completion_tokens if result is not None else None,
@@ -96,4 +100,11 @@ class TrialRunner:
             seconds=seconds,
             error=error,
             finished_at=utc_now(),
+            reasoning=reasoning,
         )
+
+    def _parts(self, result: ChatResult, *, raw: bool) -> tuple[str | None, str]:
+        """Reasoning and answer: as the service separates them, else by the model's markers; raw text has no reasoning."""
+        if result.reasoning is not None or self._markers is None or raw:
+            return result.reasoning, result.text
+        return split_reasoning(result.text, self._markers)

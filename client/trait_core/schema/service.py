@@ -35,6 +35,7 @@ class ServiceInfo(Response):
         has_chat_template: False for a base model, which takes raw text only.
         chat_template_variables: Variables of its chat template that a request may set (`chat_template_kwargs`); None if they
             are not known.
+        reasoning_markers: Texts around a reply's reasoning, with a space between them; None if the model has none.
         residual_norms: Mean token norm after each block over positions 4 and later of a built-in text, `n_layers` long.
         weights: Dtype -> share of the bytes of the loaded weights, 0 to 1 (of the first pipeline stage).
     """
@@ -47,6 +48,7 @@ class ServiceInfo(Response):
     chat_template_digest: str | None
     has_chat_template: bool = True
     chat_template_variables: list[str] | None = None
+    reasoning_markers: str | None = None
     n_layers: int
     d_model: int
     dtype: str

@@ -90,6 +90,7 @@ class TraitService:
             dtype=shape["dtype"],
             quantization=shape["quantization"],
             weights=shape["weights"],
+            reasoning_markers=reader.reasoning_markers,
             residual_norms=norms,
             operations=list(shape["operations"]),
             scopes=[*get_args(NamedScope), "positions", "selectors"],

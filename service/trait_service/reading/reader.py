@@ -59,6 +59,11 @@ class ActivationReader:
         self._max_bytes = max_bytes
         self._inputs = InputTokenizer(client, state, markers)
 
+    @property
+    def reasoning_markers(self) -> str | None:
+        """The model's markers of reasoning, with a space between them; None if it has none."""
+        return None if self._inputs.markers is None else " ".join(self._inputs.markers)
+
     async def read(
         self, request: ActivationsRequest, base: str | None, steering: ResolvedSteering | None, info: ServiceInfo
     ) -> bytes:

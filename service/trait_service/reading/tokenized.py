@@ -33,6 +33,9 @@ class InputTokenizer:
         client: The engine.
         state: vLLM's application state: renderer and models.
         markers: The model's markers of reasoning, with a space between them; None: those that its tokenizer or template has.
+
+    Attributes:
+        markers: The markers that are used; None: the model has none.
     """
 
     def __init__(self, client: SteeredEngineClient, state: State, markers: str | None) -> None:
@@ -40,8 +43,8 @@ class InputTokenizer:
         self._state = state
         self._template = ChatTemplate(state.online_renderer)
         tokenizer = state.online_renderer.renderer.get_tokenizer()
-        found = Markers.of(markers) if markers is not None else Markers.found(tokenizer, self._template.text)
-        self._finder = Finder(tokenizer.decode, found)
+        self.markers = Markers.of(markers) if markers is not None else Markers.found(tokenizer, self._template.text)
+        self._finder = Finder(tokenizer.decode, self.markers)
 
     def check(self, selectors: Sequence[Positions]) -> None:
         """Refuse selectors that name parts which no text of this model has; as `Finder.check`."""

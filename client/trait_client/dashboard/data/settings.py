@@ -28,8 +28,9 @@ GROUP BY c.setting_id
 _RUNS = "SELECT DISTINCT setting_id, run_id FROM run_cells JOIN cells USING (cell_id) ORDER BY ALL"
 
 _PAIRS = """
-SELECT p.prompt_id, p.text AS prompt, c.seed, c.system, t.trial_id, t.text, t.status, t.error, t.finish_reason,
-       t.n_generated, t.steering, b.trial_id AS baseline_trial_id, b.text AS baseline_text,
+SELECT p.prompt_id, p.text AS prompt, c.seed, c.system, t.trial_id, t.text, t.reasoning, t.status, t.error,
+       t.finish_reason, t.n_generated, t.steering, b.trial_id AS baseline_trial_id, b.text AS baseline_text,
+       b.reasoning AS baseline_reasoning,
        b.finish_reason AS baseline_finish_reason, b.n_generated AS baseline_n_generated
 FROM cells c
 JOIN trials t ON t.cell_id = c.cell_id
@@ -40,7 +41,7 @@ ORDER BY p.text, c.seed
 """
 
 _CONTROLS = """
-SELECT t.prompt_id, c.seed, c.sha256, v.name AS vector, t.trial_id, t.text, t.finish_reason, t.n_generated
+SELECT t.prompt_id, c.seed, c.sha256, v.name AS vector, t.trial_id, t.text, t.reasoning, t.finish_reason, t.n_generated
 FROM cells c
 JOIN trials t ON t.cell_id = c.cell_id AND t.status = 'done'
 JOIN vectors v ON v.sha256 = c.sha256
@@ -112,7 +113,7 @@ def setting(reader: ResultReader, setting_id: str) -> dict[str, Any]:
 
 
 def _control(row: dict[str, Any], scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    kept = ("vector", "seed", "text", "finish_reason", "n_generated")
+    kept = ("vector", "seed", "text", "reasoning", "finish_reason", "n_generated")
     return {name: row[name] for name in kept} | {"scores": scores.get(row["trial_id"], {})}
 
 

@@ -136,20 +136,22 @@ export function pairList(row, pairs, compare) {
   return h("div", { class: "pairs" }, pairs.map((pair, i) => h("article", { class: "pair", tabindex: -1, "data-pair": i },
     h("p", { class: "ask" }, pair.system ? h("span", { class: "muted" }, `${pair.system}\n`) : null, pair.prompt),
     h("div", { class: "sides" },
-      side("baseline", "baseline", pair.baseline_text, pair.baseline_scores, pair.baseline_finish_reason, row),
+      side("baseline", "baseline", pair.baseline_text, pair.baseline_scores, pair.baseline_finish_reason, row, pair.baseline_reasoning),
       side("steered", `steered: ${row.trait}, layer ${row.layer}, coefficient ${short(row.coefficient)}`, pair.text ?? pair.error,
-        pair.scores, pair.finish_reason, row),
+        pair.scores, pair.finish_reason, row, pair.reasoning),
       compare && pair.controls.length ? controls(pair, row) : null))));
 }
 
 function controls(pair, row) {
-  return pair.controls.map((control, i) => side("control", `random direction ${i + 1}`, control.text, control.scores, control.finish_reason, row));
+  return pair.controls.map((control, i) => side("control", `random direction ${i + 1}`, control.text, control.scores, control.finish_reason, row, control.reasoning));
 }
 
-function side(kind, title, text, scores, finish, row) {
+// The reasoning before the answer is folded: scores and judges read the answer.
+function side(kind, title, text, scores, finish, row, reasoning) {
   const order = ["lexical", "judge", "projection", "coherence", "relevance", "perplexity"];
   const names = Object.keys(scores).filter((name) => name !== "distinct3").sort((a, b) => (order.indexOf(a) + 1 || 9) - (order.indexOf(b) + 1 || 9));
   return h("section", { class: `side ${kind}` }, h("h3", {}, title),
+    reasoning ? h("details", { class: "reasoning" }, h("summary", {}, "reasoning"), h("div", { class: "thought" }, reasoning)) : null,
     h("div", { class: "text" },
       text === null || text === undefined ? h("i", { class: "muted" }, "not run") : text || h("i", { class: "muted" },
         "(empty reply)")),
