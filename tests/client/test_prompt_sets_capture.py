@@ -85,6 +85,18 @@ def test_every_prompt_has_its_row_on_every_layer_that_was_asked_for(cli, tmp_pat
         read.mean("response[:]")
 
 
+def test_a_prompt_without_the_positions_is_counted_and_has_no_mean(cli, tmp_path):
+    """What the service answers for it is not data."""
+    with on_a_port(reading().answer) as url:
+        code, stdout, _ = cli(*capture(url, "--layers", "1", "--positions", "prompt[5:]"))
+    assert code == 0
+    assert "10 of 10 prompts captured, 0 found captured, 10 without prompt[5:] (" in stdout
+    read = read_capture(tmp_path / "c")
+    assert np.isnan(read.mean("prompt[5:]")).all()
+    assert np.isnan(read.norm("prompt[5:]", layer=1)).all()
+    assert np.isfinite(read.mean("prompt[-1]")).all()
+
+
 def test_several_shards_are_in_flight(cli):
     """So that the engine's batch stays full: twice what it runs at once."""
     service = reading(delay=0.1)

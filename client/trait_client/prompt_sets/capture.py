@@ -19,6 +19,7 @@ from trait_client.prompt_sets.folder import CaptureFolder, locked
 from trait_client.prompt_sets.manifest import CaptureIdentity, CaptureOptions
 from trait_client.prompt_sets.progress import ProgressCallback, PromptSetProgress
 from trait_client.prompt_sets.prompts import SetPrompt
+from trait_client.prompt_sets.reader import Capture
 from trait_client.prompt_sets.shards import Shard
 from trait_core.errors import ServiceError, TraitError
 from trait_core.os_errors import sentence_of
@@ -46,6 +47,8 @@ class CaptureOutcome:
         tokens: Tokens read in this run.
         seconds: Duration of this run.
         errors: Distinct messages, most frequent first, with their counts.
+        absent: Positions -> number of captured prompts that have no such position, where there are any. Their activations
+            are NaN for the reader.
     """
 
     status: Literal["ok", "partial"]
@@ -58,15 +61,17 @@ class CaptureOutcome:
     tokens: int
     seconds: float
     errors: tuple[tuple[str, int], ...]
+    absent: dict[str, int]
 
     @property
     def line(self) -> str:
         """Status and counts in one line."""
         failed = f", {self.n_failed} failed" if self.n_failed else ""
+        absent = "".join(f", {n} without {positions}" for positions, n in self.absent.items())
         speed = f", {self.tokens / self.seconds:.0f} tokens/s" if self.tokens else ""
         return (
             f"{self.status}: {self.n_captured} of {self.n_prompts} prompts captured, "
-            f"{self.n_resumed} found captured{failed} ({self.seconds:.1f} s{speed})"
+            f"{self.n_resumed} found captured{failed}{absent} ({self.seconds:.1f} s{speed})"
         )
 
 
@@ -148,6 +153,7 @@ class _Capture:
             tokens=self._tokens,
             seconds=time.monotonic() - self._started,
             errors=tuple(errors),
+            absent=await asyncio.to_thread(_absent, Capture(self._folder.path, manifest)),
         )
 
     @property
@@ -218,3 +224,13 @@ class _Capture:
                     seconds=time.monotonic() - self._started,
                 )
             )
+
+
+def _absent(capture: Capture) -> dict[str, int]:
+    if not capture.manifest.shards:
+        return {}
+    failed = sum(len(entry.failed) for entry in capture.manifest.shards)
+    counts = {
+        positions: int((capture.count(positions) == 0).sum()) - failed for positions in capture.manifest.positions
+    }
+    return {positions: n for positions, n in counts.items() if n}
