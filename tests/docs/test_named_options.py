@@ -23,6 +23,7 @@ OF_OTHER_PROGRAMS = {
     "kubectl": {"--from-file"},
     "llm": {"--key"},
     "lm_eval": {"--include", "--log", "--model", "--output", "--tasks"},
+    "persona vectors": {"--projection", "--steering"},
     "pip": {"--dest", "--no-build-isolation", "--no-deps", "--retries"},
     "pytest": {"--collect-only"},
     "sbatch": {"--export"},
