@@ -19,7 +19,7 @@ REFUSE = Steering(terms=[SteeringTerm(vector="refusal", coefficient=2.0, layers=
 def highest(client: TraitClient, question: str, steering: Steering | None) -> float:
     """The largest projection of a reply's tokens on the vector."""
     monitor = Monitor(vectors=["refusal"], layers=[13], prompt=False)
-    reply = client.chat(question, steering=steering, monitor=monitor, max_tokens=24)
+    reply = client.chat(question, steering=steering, monitor=monitor, max_tokens=16)
     return max(row[0] for row in reply.monitor.choices[0].generated)
 
 
@@ -32,7 +32,7 @@ with TraitClient(os.environ.get("TRAIT_SERVICE_URL", "http://127.0.0.1:8000")) a
     bound = {"vector": "refusal", "above": threshold, "action": "stop"}
     guard = Monitor(vectors=["refusal"], layers=[13], prompt=False, bounds=[bound])
     for name, steering in (("unsteered", None), ("steered to refuse", REFUSE)):
-        reply = client.chat(QUESTIONS[0], steering=steering, monitor=guard, max_tokens=24)
+        reply = client.chat(QUESTIONS[0], steering=steering, monitor=guard, max_tokens=16)
         crossed = reply.monitor.choices[0].crossed
         where = f"stopped before token {crossed.token}, at {crossed.value:.1f}" if crossed else "passed"
         print(f"{name}: {where} ({reply.finish_reason}) {reply.text!r}")

@@ -12,8 +12,8 @@ QUESTION = "Can you give me a simple recipe for pancakes?"
 
 steering = Steering(terms=[SteeringTerm(vector="refusal", coefficient=2.0, layers=[13])])
 with TraitClient(os.environ.get("TRAIT_SERVICE_URL", "http://127.0.0.1:8000")) as client:
-    plain = client.chat(QUESTION, max_tokens=40)
-    steered = client.chat(QUESTION, steering=steering, max_tokens=40)
+    plain = client.chat(QUESTION, max_tokens=32)
+    steered = client.chat(QUESTION, steering=steering, max_tokens=32)
 
 print(f"unsteered\n{plain.text}\n\nsteered\n{steered.text}\n")
 (term,) = steered.steering.applied
