@@ -80,6 +80,8 @@ def test_a_trial_stands_beside_its_prompt_its_baseline_and_its_scores(read):
     assert (trial["lexical"], trial["lexical_baseline"]) == (76.0, 10.0)
     assert (trial["projection"], trial["projection_baseline"]) == (7.6, 1.0)
     assert (trial["coherence"], trial["perplexity"]) == (50.0, 32.0)
+    thought = [row for row in read["rows"]["all trials"] if row["reasoning"] == row["reasoning"] and row["reasoning"]]
+    assert {(row["kind"], row["trial_id"].rpartition("/")[2]) for row in thought} == {("steered", "2")}
     assert (trial["kind"], trial["experiment"], trial["n_generated"]) == ("steered", "known", 5)
 
 
