@@ -4,7 +4,7 @@ import re
 
 import pytest
 from browser_harness import SHOTS, VIEWS
-from dashboard_fixtures import HOSTILE, LONG, build, dashboard, steered_text
+from dashboard_fixtures import HOSTILE, LONG, build, build_patching, dashboard, steered_text
 from fake_organism import compared
 from trait_client.dashboard.report import report
 
@@ -412,6 +412,34 @@ def test_the_overview_leads_to_a_comparison(open_page, two_models):
 def test_without_a_comparison_the_view_says_how_to_make_one(page):
     page.open("#/variants")
     assert "trait-client compare-variants" in page.text()
+
+
+# ------------------------------------------------------------------------------------------------------ patching
+
+
+def test_a_patching_is_a_map_of_layers_and_tokens(open_page, tmp_path):
+    store = build_patching(tmp_path / "patched.duckdb")
+    with dashboard(store.path) as url:
+        page = open_page(url)
+        tab = page.open("#/overview")
+        expect(tab.get_by_text("activation patching")).to_be_visible()
+        tab.get_by_role("link", name="Italy <- France").click()
+        expect(tab.locator("h1")).to_have_text("Patching")
+        columns = tab.locator(".fingers .column")
+        assert [text.strip() for text in columns.all_text_contents()] == ["In", "Italy", "is", "all (3)"]
+        values = tab.locator(".fingers .cell").evaluate_all("all => all.map(e => e.dataset.value ?? null)")
+        assert values == ["0", "1", "0", None, "0", "0.9", "0.1", "1", "0", "0", "1", None]
+        tab.get_by_label('layer 1, position 1, " Italy": +0.90 restored').hover()
+        expect(tab.locator(".tip")).to_contain_text("difference +5.00 nats")
+        tab.get_by_label("hook point").select_option("mlp_out")
+        tab.wait_for_url(re.compile("at=mlp_out"))
+        expect(tab.locator(".fingers .cell")).to_have_count(1)
+        assert tab.locator(".fingers .cell").get_attribute("data-value") == "-0.5"
+
+
+def test_without_a_patching_the_view_says_how_to_make_one(page):
+    page.open("#/patching")
+    assert "trait-client patch --raw" in page.text()
 
 
 # ------------------------------------------------------------------------------------------------------ the frame

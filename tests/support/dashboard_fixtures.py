@@ -1,6 +1,7 @@
 """A result database whose answers are known, written by the store's own writer, and the dashboard that serves it."""
 
 import contextlib
+import dataclasses
 import json
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 from trait_client.results import ResultStore
+from trait_client.results.patch_rows import PatchingRow, PatchRow
 from trait_client.results.rows import (
     CellRow,
     CosineRow,
@@ -200,3 +202,24 @@ def dashboard(db: Path, service: str = NOBODY, env: dict[str, str] | None = None
     finally:
         process.terminate()
         process.wait(20)
+
+
+def build_patching(path: Path) -> ResultStore:
+    """One patching of three layers and three tokens: the country restores in layers 0 and 1, the last token in layer 2."""
+    store = ResultStore(path)
+    with store.writer() as writer:
+        run = writer.start_run("Italy <- France", '{"command": "patch"}', 3)
+        row = PatchingRow(
+            "p1", run, "Italy <- France", "{}", "{}", ["In", " France", " is"], ["In", " Italy", " is"], [], [],
+            [" Paris", " Rome"], 6.0, -4.0, "smol", "c", None, "float32", 3, utc_now(),
+        )  # fmt: skip
+        shares = [[0.0, 1.0, 0.0], [0.0, 0.9, 0.1], [0.0, 0.0, 1.0]]
+        cells = [
+            PatchRow("p1", "resid_post", layer, "behind" if i == 2 else "span", i, 1, [i], [i], -1.0, -2.0, 10 * share - 4, share)
+            for layer, row in enumerate(shares)
+            for i, share in enumerate(row)
+        ]  # fmt: skip
+        whole = PatchRow("p1", "resid_post", 1, "all", 0, 3, [0, 1, 2], [0, 1, 2], -1.0, -7.0, 6.0, 1.0)
+        writer.write([row, *cells, whole, dataclasses.replace(cells[0], hook_point="mlp_out", restored=-0.5)])
+        writer.finish_run(run, "ok")
+    return store

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from trait_client.dashboard import playground
-from trait_client.dashboard.data import comparisons, readings, runs, settings, vectors
+from trait_client.dashboard.data import comparisons, patchings, readings, runs, settings, vectors
 from trait_client.dashboard.data.fingerprints import fingerprints
 from trait_client.dashboard.data.prompt_set_index import PromptSetIndex, Selection
 from trait_client.dashboard.data.results import Results
@@ -159,6 +159,18 @@ def compared(
 ) -> JSONResponse:
     """One prompt of a comparison, with both models' values by token."""
     return _json(results.read(comparisons.compared, id, prompt))
+
+
+@router.get("/patchings")
+def all_patchings(results: Stored) -> JSONResponse:
+    """Patchings of a prompt with another."""
+    return _json(results.read(patchings.patchings))
+
+
+@router.get("/patching")
+def patching(results: Stored, id: Annotated[str, Query(max_length=200)]) -> JSONResponse:  # noqa: A002 - the wire's name
+    """One patching and its cells."""
+    return _json(results.read(patchings.patching, id))
 
 
 @router.get("/vectors")

@@ -18,6 +18,9 @@ WITH counted AS (
     SELECT run_id, count(*), 0, max(finished_at), sum(n_response),
            count(*) FILTER (finished_at > now()::TIMESTAMP - INTERVAL 60 SECOND)
     FROM readings GROUP BY run_id
+    UNION ALL
+    SELECT p.run_id, count(DISTINCT (p.patching_id, c.layer)), 0, max(p.patched_at), 0, 0
+    FROM patchings p JOIN patches c USING (patching_id) GROUP BY p.run_id
 )
 SELECT r.run_id, r.experiment, r.definition, r.started_at, r.finished_at, r.status, r.n_trials, r.message,
        coalesce(c.done, 0) AS done, coalesce(c.failed, 0) AS failed, c.last_at, coalesce(c.tokens, 0) AS tokens,
@@ -27,7 +30,7 @@ FROM runs r LEFT JOIN counted c USING (run_id)
 ORDER BY r.started_at DESC
 """
 
-KINDS = {"project": "corpus", "compare-variants": "comparison"}
+KINDS = {"project": "corpus", "compare-variants": "comparison", "patch": "patching"}
 """Kind of a run by the command in its definition; a sweep's definition has none."""
 
 

@@ -4,6 +4,7 @@ import { startTheme, toggleTheme } from "./theme.js";
 import { go, here, link } from "./url.js";
 import { dynamicsView } from "./views/dynamics.js";
 import { overviewView } from "./views/overview.js";
+import { patchingView } from "./views/patching.js";
 import { playgroundView } from "./views/playground.js";
 import { promptsView } from "./views/prompts.js";
 import { sqlView } from "./views/sql.js";
@@ -20,6 +21,7 @@ const VIEWS = [
   ["playground", "Playground", playgroundView],
   ["sql", "SQL", sqlView],
   ["variants", "Variants", variantsView],
+  ["patching", "Patching", patchingView],
 ];
 
 const main = document.getElementById("main");

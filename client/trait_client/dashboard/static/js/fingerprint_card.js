@@ -1,6 +1,7 @@
 // The heat map of a prompt set with its controls; its choices go into the address.
 import { get } from "./api.js";
-import { fingerprintMap, moveInMap } from "./charts/fingerprints.js";
+import { fingerprintMap } from "./charts/fingerprints.js";
+import { moveInMap } from "./charts/squares.js";
 import { failure, field, h, select } from "./dom.js";
 import { labelOf, selectionOf } from "./filters.js";
 import { plural, signed, whole } from "./format.js";

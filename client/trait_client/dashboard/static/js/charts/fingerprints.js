@@ -1,69 +1,15 @@
-// Prompts, or groups of them, by traits: one square per mean projection, with a tooltip.
+// Prompts, or groups of them, by traits: one square per mean projection.
 import { h } from "../dom.js";
 import { fixed, signed } from "../format.js";
-import { diverging } from "../scale.js";
+import { squareMap } from "./squares.js";
 
-// columns: [{key, label, index, title, sorted}]; rows: [{label, href, n, cells}]; onColumn(key) sorts by a column.
-export function fingerprintMap({ columns, rows, limit, tokens, label, onColumn }) {
-  const tip = h("div", { class: "tip", hidden: true, role: "status" });
-  const box = h("div", { class: "fingers", role: "group", "aria-label": label,
-    style: { "grid-template-columns": `fit-content(18rem) repeat(${columns.length}, minmax(1.1rem, 3.4rem))` } },
-  h("div", { class: "corner" }),
-  columns.map((column) => h("button", { class: "column", title: column.title, "data-direction": column.key,
-    "aria-sort": column.sorted, onclick: () => onColumn(column.key) }, h("span", {}, column.label))),
-  rows.map((row) => [
-    h("div", { class: "name" }, row.href ? h("a", { href: row.href, title: row.label }, row.label) : h("b", { title: row.label }, row.label),
-      row.n === undefined ? null : h("span", { class: "muted small num" }, ` ${row.n}`)),
-    columns.map((column) => square(row, column))]));
-  const frame = h("div", { class: "fingerframe" }, h("div", { class: "wide", tabindex: 0 }, box), tip);
-
-  function square(row, column) {
-    const found = row.cells[column.index];
-    const value = found?.[0] ?? null;
-    if (value === null) return h("div", { class: "cell none" });
-    const share = value / limit;
-    const say = `${row.label}, ${column.label}: ${signed(value, 2)} separations`;
-    const show = (event) => point(event.currentTarget, row, column, found);
-    return h(row.href ? "a" : "div", {
-      class: `cell${Math.abs(share) > 0.62 ? " strong" : ""}`, href: row.href, tabindex: row.href ? undefined : 0, "aria-label": say,
-      "data-value": value, style: { "background-color": diverging(share) },
-      onpointerenter: show, onfocus: show, onpointerleave: hide, onblur: hide },
-    columns.length <= 16 ? h("span", {}, signed(value, 1)) : null);
-  }
-
-  function point(cell, row, column, [value, projection, cosine, n]) {
-    tip.replaceChildren(h("div", {}, h("b", {}, row.label)), h("div", {}, column.title),
+// As `squareMap`; a cell is [separations, projection, cosine, n], and `tokens` names what n counts.
+export function fingerprintMap({ tokens, ...map }) {
+  return squareMap({
+    ...map,
+    say: (row, column, [value]) => `${row.label}, ${column.label}: ${signed(value, 2)} separations`,
+    lines: (row, column, [value, projection, cosine, n]) => [h("div", {}, column.title),
       h("div", { class: "num" }, `${signed(value, 3)} separations, ${signed(projection, 2)} residual units`),
-      h("div", { class: "num muted" }, cosine === null ? "no cosine stored" : `cosine ${fixed(cosine, 3)}`, `, mean of ${n} ${tokens}`));
-    tip.hidden = false;
-    const [place, outer] = [cell.getBoundingClientRect(), frame.getBoundingClientRect()];
-    const left = Math.min(Math.max(place.left - outer.left, 4), Math.max(4, outer.width - tip.offsetWidth - 6));
-    tip.style.setProperty("left", `${left}px`);
-    tip.style.setProperty("top", `${place.bottom - outer.top + 6}px`);
-  }
-
-  function hide() {
-    tip.hidden = true;
-  }
-
-  return frame;
-}
-
-// Arrow keys between the squares of a map in `root`; true if the key was handled.
-export function moveInMap(root, event) {
-  const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -1, ArrowDown: 1 }[event.key];
-  const box = root.querySelector(".fingers");
-  if (!step || !box) return false;
-  const across = box.querySelectorAll(".column").length;
-  const cells = [...box.querySelectorAll(".cell")];
-  const from = cells.indexOf(document.activeElement);
-  if (from < 0) {
-    cells.find((cell) => !cell.classList.contains("none"))?.focus();
-    return cells.length > 0;
-  }
-  const move = event.key === "ArrowUp" || event.key === "ArrowDown" ? step * across : step;
-  const sameRow = Math.floor((from + move) / across) === Math.floor(from / across);
-  if (Math.abs(move) === 1 && !sameRow) return true;
-  cells[from + move]?.focus();
-  return true;
+      h("div", { class: "num muted" }, cosine === null ? "no cosine stored" : `cosine ${fixed(cosine, 3)}`, `, mean of ${n} ${tokens}`)],
+  });
 }

@@ -12,6 +12,7 @@ const KINDS = {
   sweep: { name: "sweep", unit: "trials", address: (run) => link("sweep", { run: run.run_id }) },
   corpus: { name: "prompt set", unit: "prompts", address: (run) => link("prompts", { set: run.experiment }) },
   comparison: { name: "comparison of two models", unit: "readings", address: () => link("variants") },
+  patching: { name: "activation patching", unit: "layers", address: () => link("patching") },
 };
 
 export async function overviewView() {
@@ -137,7 +138,7 @@ function runsCard(runs) {
         h("td", { class: "nowrap" }, elapsed(run.started_at, run.finished_at ?? (run.status === "running" ? null : run.last_at ?? run.started_at))),
         h("td", { class: "num" }, whole(run.done), run.failed ? h("div", { class: "bad small" }, `${run.failed} failed`) : null),
         h("td", { class: "num" }, whole(run.n_trials)),
-        h("td", {}, run.kind === "comparison" ? "–" : h("code", { class: "small" }, `trait-client report ${run.run_id.slice(0, 8)}`))))))));
+        h("td", {}, ["comparison", "patching"].includes(run.kind) ? "–" : h("code", { class: "small" }, `trait-client report ${run.run_id.slice(0, 8)}`))))))));
 }
 
 export function moveInRows(root, event) {
