@@ -230,7 +230,8 @@ def test_under_vllms_own_server_the_signal_is_ours():
 
 
 def test_after_a_second_signal_requests_get_a_503_and_streams_are_cut():
-    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as server:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=pipe, stderr=pipe, text=True) as server:
         address = f"http://127.0.0.1:{int(server.stdout.readline())}"
         with (
             ThreadPoolExecutor() as pool,
@@ -251,6 +252,7 @@ def test_after_a_second_signal_requests_get_a_503_and_streams_are_cut():
             with pytest.raises(httpx.RemoteProtocolError, match="peer closed connection"):
                 stream.result(30)
         assert server.wait(30) == 0
+        assert "listen_for_disconnect" not in server.stderr.read(), "no traceback of a stream that was cut on purpose"
 
 
 def test_an_ending_without_a_signal_is_told_from_a_farewell():

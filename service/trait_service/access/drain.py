@@ -109,11 +109,11 @@ class DrainGuard:
         answer = _Answer(send, self._in_flight)
         try:
             await self._app(scope, receive, answer.send)
-        except (Exception, asyncio.CancelledError):
-            # The server answers a task that it cancels with a 500 of its own; a stream that it cancels is cut.
-            if answer.started or not self._in_flight.closing:
+        except (Exception, asyncio.CancelledError) as error:
+            # The server answers a task that it cancels with a 500 of its own, and cuts a stream with a page of traceback.
+            if not self._in_flight.closing or (answer.started and isinstance(error, Exception)):
                 raise
-            answer.unfinished = True
+            answer.unfinished = not answer.started
         if answer.unfinished:
             await _later(scope, receive, send)
 
