@@ -55,7 +55,7 @@ browser: setup ## a Chromium for the dashboard's tests, by apt-get where that is
 demo: setup model ## serve, extract three vectors, steer, sweep, and end with the results in SQL
 	@$(BIN)/python deploy/demo.py
 
-test: harnesses lint test-triton model tools vllm-sources browser ## lint and types, the Triton kernel, then every test, also those with a real vLLM engine; two workers side by side
+test: harnesses lint test-triton model tools vllm-sources browser ## lint and types, the Triton kernel, then every test, also those with a real vLLM engine; two workers with engines, and one without, side by side
 	$(BIN)/python -m pytest tests -n auto --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-fast: lint model tools vllm-sources browser ## lint and types, then the tests that need no engine and less than a minute each

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARES_SERVICE = pytest.StashKey[Path]()
+GROUPS = pytest.StashKey[Path]()
 EXTRACTED_TRAITS = ("refusal", "question_asking", "sycophancy")
 
 os.environ.pop("COLUMNS", None)  # a console that is made while it is set keeps that width, whatever a test sets later
@@ -33,9 +33,13 @@ with suppress(ImportError):  # the engine tests run where it is not installed
     hypothesis.settings.load_profile("untimed")
 
 
+ENGINE_WORKERS = 2
+"""An engine is a start on one core and 3 GiB of memory."""
+
+
 def pytest_xdist_auto_num_workers() -> int:
-    """Two: an engine is a start on one core and 3 GiB of memory."""
-    return min(2, len(os.sched_getaffinity(0)))
+    """Two that start engines, and one for all other tests, which takes the time that engines wait."""
+    return ENGINE_WORKERS + 1 if len(os.sched_getaffinity(0)) >= ENGINE_WORKERS else 1
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,8 +47,11 @@ def pytest_configure(config: pytest.Config) -> None:
     worker = getattr(config, "workerinput", None)
     if worker is not None:
         cores = sorted(os.sched_getaffinity(0))
-        n = worker["workercount"]
-        os.sched_setaffinity(0, cores[int(worker["workerid"].removeprefix("gw")) % n :: n] or cores)
+        number, n = int(worker["workerid"].removeprefix("gw")), min(worker["workercount"], ENGINE_WORKERS)
+        if number < n:
+            os.sched_setaffinity(0, cores[number::n] or cores)
+        else:
+            os.nice(5)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -52,27 +59,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.get_closest_marker("engine") is None)
     worker = getattr(config, "workerinput", None)
     if worker is not None:
-        modules = {
-            item.nodeid.partition("::")[0] for item in items if "service_url" in getattr(item, "fixturenames", ())
+        groups = {
+            "service": modules_of(item for item in items if "service_url" in getattr(item, "fixturenames", ())),
+            "engine": modules_of(item for item in items if item.get_closest_marker("engine")),
         }
-        write_atomically(Path(worker["shares_service"]), json.dumps(sorted(modules)).encode())
+        write_atomically(Path(worker["groups"]), json.dumps(groups).encode())
+
+
+def modules_of(items: Iterable[pytest.Item]) -> list[str]:
+    return sorted({item.nodeid.partition("::")[0] for item in items})
 
 
 def pytest_configure_node(node: WorkerController) -> None:
-    """Tell each worker where to write which modules use the running service; they all write the same."""
-    node.workerinput["shares_service"] = str(shares_service(node.config))
+    """Tell each worker where to write which modules use the running service or an engine; they all write the same."""
+    node.workerinput["groups"] = str(groups_file(node.config))
 
 
-def shares_service(config: pytest.Config) -> Path:
+def groups_file(config: pytest.Config) -> Path:
     """The file in which workers name those modules, before their tests are scheduled."""
-    if SHARES_SERVICE not in config.stash:
-        config.stash[SHARES_SERVICE] = Path(tempfile.mkdtemp(prefix="trait-tests-")) / "shares-service.json"
-    return config.stash[SHARES_SERVICE]
+    if GROUPS not in config.stash:
+        config.stash[GROUPS] = Path(tempfile.mkdtemp(prefix="trait-tests-")) / "groups.json"
+    return config.stash[GROUPS]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if SHARES_SERVICE in config.stash:
-        shutil.rmtree(shares_service(config).parent, ignore_errors=True)
+    if GROUPS in config.stash:
+        shutil.rmtree(groups_file(config).parent, ignore_errors=True)
 
 
 HEAVY = {f"tests/engine/{name}.py" for name in ("test_engine_parity", "test_other_release", "test_verify")}
@@ -82,14 +94,15 @@ HEAVY = {f"tests/engine/{name}.py" for name in ("test_engine_parity", "test_othe
 class ModuleScheduling(LoadScopeScheduling):
     """A module stays on one worker, and all modules that use the running service share a worker and the service.
 
-    The heaviest modules share a worker too, so that they run one after another.
+    The heaviest modules share a worker too, so that they run one after another. The workers after the first two start no
+    engine.
 
     xdist's own groups are not used: they are marked in a node's id, which pytest 9.2 no longer lets a plugin change.
     """
 
     @cached_property
-    def _sharing(self) -> set[str]:
-        return set(json.loads(shares_service(self.config).read_text()))
+    def _groups(self) -> dict[str, set[str]]:
+        return {name: set(found) for name, found in json.loads(groups_file(self.config).read_text()).items()}
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.partition("::")[0]
@@ -97,7 +110,27 @@ class ModuleScheduling(LoadScopeScheduling):
             return "trust"  # they attack one service of their own
         if module in HEAVY:
             return "heavy"
-        return "service" if module in self._sharing else module
+        return "service" if module in self._groups["service"] else module
+
+    def _starts_engines(self, node: WorkerController) -> bool:
+        return int(node.gateway.id.removeprefix("gw")) < ENGINE_WORKERS
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if not self._starts_engines(node):
+            first = next(filter(self._needs_no_engine, self.workqueue), None)
+            if first is None:
+                return
+            self.workqueue.move_to_end(first, last=False)
+        super()._assign_work_unit(node)
+
+    def _reschedule(self, node: WorkerController) -> None:
+        if self._starts_engines(node) or any(map(self._needs_no_engine, self.workqueue)):
+            super()._reschedule(node)
+        elif not node.shutting_down:
+            node.shutdown()
+
+    def _needs_no_engine(self, scope: str) -> bool:
+        return scope not in {"trust", "heavy", "service"} and scope not in self._groups["engine"]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
