@@ -2,10 +2,13 @@
 
 import re
 
+import fake_wire as wire
 import pytest
 from browser_harness import SHOTS, VIEWS
 from dashboard_fixtures import HOSTILE, LONG, build, build_patching, dashboard, steered_text
 from fake_organism import compared
+from fake_service import FakeService
+from loopback import on_a_port
 from trait_client.dashboard.report import report
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
@@ -466,6 +469,32 @@ def test_without_a_service_the_playground_says_what_to_do(page):
     assert "http://127.0.0.1:9" in text
     assert "trait-service serve" in text
     assert tab.get_by_role("button", name="Try again").is_visible()
+
+
+class Reasoning(FakeService):
+    """A service that keeps the reasoning apart, as vLLM does with a parser of reasoning."""
+
+    def _chunks(self, model, reply, *reports):
+        first, *others = super()._chunks(model, reply, *reports)
+        yield first
+        for text in ("what ", "now?"):
+            yield wire.chunk(model, [wire.piece(None, reasoning=text)])
+        yield from others
+
+
+def test_the_playground_folds_the_reasoning_above_the_reply(open_page, tmp_path):
+    service = Reasoning()
+    with on_a_port(service.answer) as address, dashboard(tmp_path / "none.duckdb", address) as url:
+        tab = open_page(url).open("#/playground?q=Hello")
+        tab.get_by_role("button", name="Send").click()
+        expect(tab.locator("[data-side=baseline] .turn > .text").last).to_have_text("yes yes")
+        thought = tab.locator("[data-side=baseline] .thought")
+        expect(thought).to_be_hidden()
+        tab.locator("[data-side=baseline] .reasoning summary").click()
+        expect(thought).to_have_text("what now?")
+        tab.get_by_role("button", name="Send").click()
+        expect(tab.locator("[data-side=baseline] .thought")).to_have_count(2)
+    assert [turn["content"] for turn in service.chats[1]["messages"]] == ["Hello", "yes yes", "Hello"]
 
 
 @pytest.mark.parametrize(("width", "height"), [(1440, 900), (390, 844)])

@@ -92,6 +92,7 @@ export async function playgroundView(params) {
         steering: terms.length ? { terms } : null };
       for await (const delta of lines("chat", request, signal)) {
         if (delta.error) throw new Error(delta.error.message);
+        if (delta.reasoning) think(delta.reasoning, seen, body);
         take(delta, seen, body);
         said += delta.text ?? "";
       }
@@ -102,6 +103,15 @@ export async function playgroundView(params) {
     }
     block.seen = seen;
     foot.replaceChildren(...summary(seen));
+  }
+
+  // The reasoning is folded above the reply, and is not sent again with the next turn.
+  function think(text, seen, body) {
+    if (!seen.thought) {
+      seen.thought = h("div", { class: "thought" });
+      body.before(h("details", { class: "reasoning" }, h("summary", {}, "reasoning"), seen.thought));
+    }
+    seen.thought.append(text);
   }
 
   // A token is measured when it is fed back to the engine, so its value comes after its text, and the last token has none.
