@@ -53,7 +53,7 @@ browser: setup ## a Chromium for the dashboard's tests, by apt-get where that is
 	@$(BIN)/python deploy/chromium.py
 
 demo: setup model ## serve, extract three vectors, steer, sweep, and end with the results in SQL
-	@$(BIN)/python deploy/demo.py
+	@$(BIN)/python deploy/demo.py --model $(MODEL)
 
 test: harnesses lint test-triton model tools vllm-sources browser ## lint and types, the Triton kernel, then every test, also those with a real vLLM engine; two workers with engines, and one without, side by side
 	$(BIN)/python -m pytest tests -n auto --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)

@@ -1,9 +1,11 @@
 """`make demo`: from serving to SQL on the small model, with the commands a user would type.
 
 Starts the service, extracts three trait vectors, steers one prompt, runs the demo sweep and ends with its results in
-SQL. What it makes stands in `demo/`; a second run continues from there.
+SQL. What it makes is in `demo/`; a second run continues from there. `make demo MODEL=qwen2.5-coder-0.5b` does the same on that
+model, in `demo/qwen2.5-coder-0.5b`.
 """
 
+import argparse
 import os
 import shlex
 import subprocess
@@ -17,9 +19,11 @@ from trait_client.http.local_service import free_port, running_service
 from trait_core.errors import ServiceError
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = Path("demo")
 BIN = Path(sys.executable).parent
 TRAITS = ("refusal", "question_asking", "sycophancy")
+SMALL = "smollm2"
+LAYERS = {SMALL: 13, "qwen2.5-coder-0.5b": 12}
+"""Model -> layer on which the one prompt is steered."""
 PROMPT = "Can you give me a simple recipe for pancakes?"
 QUESTION = """
 select trait, layer, coefficient as coef, baseline::int as base, steered::int as steered,
@@ -31,10 +35,16 @@ from best_coherent order by trait
 
 def main() -> int:
     """Run the demo; returns the exit code."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", choices=LAYERS, default=SMALL)
+    model = parser.parse_args().model
+    own = "" if model == SMALL else model
+    demo, experiment = Path("demo") / own, Path("experiments/demo") / own / "experiment.toml"
     os.chdir(ROOT)
-    DEMO.mkdir(exist_ok=True)
-    say("A vLLM server that can steer: SmolLM2-135M-Instruct on this machine's CPU (log: demo/service.log)")
-    with service() as url:
+    demo.mkdir(exist_ok=True, parents=True)
+    db = str(demo / "results.duckdb")
+    say(f"A vLLM server that can steer: {model} on this machine's CPU (log: {demo}/service.log)")
+    with service(model, demo) as url:
         say("Trait vectors from written contrastive pairs: captured activations, difference of means, every layer")
         traits = [word for trait in TRAITS for word in ("--trait", trait)]
         run(
@@ -44,35 +54,35 @@ def main() -> int:
             "--method",
             "mean_diff",
             "--out",
-            "demo/vectors",
+            f"{demo}/vectors",
             "--register",
             "--url",
             url,
         )
         say("One prompt, unsteered and steered, in one batch")
         run(
-            "trait-client", "steer", "--trait", "refusal", "--layer", "13", "--coef", "1.5",
+            "trait-client", "steer", "--trait", "refusal", "--layer", str(LAYERS[model]), "--coef", "1.5",
             "--max-tokens", "64", PROMPT, "--url", url,
         )  # fmt: skip
         say("A sweep: every cell on every evaluation question, all at once, beside random directions of the same dose")
-        run("trait-client", "sweep", "experiments/demo/experiment.toml", "--db", "demo/results.duckdb", "--url", url)
+        run("trait-client", "sweep", str(experiment), "--db", db, "--url", url)
     say("The results are SQL. random: the deltas of four random directions at the same dose")
-    run("trait-client", "sql", " ".join(QUESTION.split()), "--db", "demo/results.duckdb")
+    run("trait-client", "sql", " ".join(QUESTION.split()), "--db", db)
     return 0
 
 
 @contextmanager
-def service() -> Iterator[str]:
+def service(model: str, demo: Path) -> Iterator[str]:
     """Address of a service that is started on a free port and stopped at the end."""
     # Eager: ready in seconds. Compiled is about 15 % faster here and takes a minute or more to start.
-    arguments = ["smollm2", "--enforce-eager", "--vectors", "demo/registry", "--max-model-len", "2048"]
+    arguments = [model, "--enforce-eager", "--vectors", f"{demo}/registry", "--max-model-len", "2048"]
     arguments += ["--max-num-seqs", "128"]
     port = free_port()
     show(["trait-service", "serve", *arguments, "--port", str(port)])
     began = time.monotonic()
     with ExitStack() as stack:
         try:
-            url = stack.enter_context(running_service(arguments, DEMO / "service.log", port=port))
+            url = stack.enter_context(running_service(arguments, demo / "service.log", port=port))
         except ServiceError as error:
             sys.exit(str(error))
         print(f"  ready after {time.monotonic() - began:.0f} s", flush=True)
