@@ -71,6 +71,30 @@ def test_replies_are_generated_once_read_in_their_context_and_recorded(instructe
     assert (again.reused, len(service.asked)) == (True, 32)
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_the_answer_is_checked_and_the_reply_is_read_with_its_reasoning(instructed, gaussians, tmp_path, apart):
+    """Also where the service itself takes the reasoning out of the text."""
+    thought = "shall I say y-e-s?"
+
+    class Thinks(gaussians):
+        def chat(self, *args, **options):
+            found = super().chat(*args, **options)
+            (choice,) = found.choices
+            if apart:
+                choice.reasoning = thought
+            else:
+                choice.text = f"<think>{thought}</think>{choice.text}"
+            return found
+
+    service, requests = Thinks(reasoning_markers="<think> </think>"), []
+    original = service.activations
+    service.activations = lambda request: requests.append(request) or original(request)
+    dataset = instructed(metric={"kind": "matches", "patterns": ["yes", "y-e-s"]})
+    (result,) = run(service, [(dataset, RESPONSE)], ["mean_diff"], tmp_path)
+    assert result.vector.metadata.elicitation.auc == 1.0, "the thought matches on both sides"
+    assert requests[0].inputs[0].response == f"<think>{thought}</think>YES, so it is with Question 0."
+
+
 def test_an_interrupted_run_asks_only_for_missing_replies(instructed, gaussians, tmp_path):
     service, dataset, lines = gaussians(fails_after=11), instructed(), []
     service.fake.change(limits={"max_num_seqs": 1})

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trait_client.http.replies import ChatResult
 from trait_core.errors import ServiceError
 from trait_core.positions import Positions
+from trait_core.reasoning import split_reasoning
 from trait_core.schema import SHA256_PREFIX, Generation, ServiceInfo
 from trait_core.storage import json_sha256
 
@@ -41,7 +43,7 @@ class ReplyTask:
 
 @dataclass(frozen=True)
 class Replies:
-    """The model's replies, by scenario; empty where it said nothing.
+    """The model's replies without their reasoning, which are checked, by scenario; empty where it said nothing.
 
     Args:
         positive: Replies of the side that shows the trait.
@@ -117,9 +119,18 @@ def generate(task: ReplyTask, plan: Plan, source: Source) -> int:
             chat_template_kwargs=plan.settings.chat_template_kwargs,
             **how,
         )
-    value |= {"reply": answer.text, "finish_reason": answer.finish_reason}
+    value |= {"reply": _whole(answer, source.info.reasoning_markers), "finish_reason": answer.finish_reason}
     source.stored.replies.put(task.key, value)
     return answer.usage.completion_tokens
+
+
+def _whole(answer: ChatResult, markers: str | None) -> str:
+    """A reply with its reasoning, as it is read back, where the service has taken the reasoning out of it."""
+    if answer.reasoning is None or markers is None:
+        return answer.text
+    begin, end = markers.split(" ")
+    ended = bool(answer.text) or answer.finish_reason != "length"
+    return f"{begin}{answer.reasoning}{end if ended else ''}{answer.text}"
 
 
 def refused_alone(error: ServiceError, task: ReplyTask) -> ServiceError:
@@ -140,7 +151,9 @@ def stored_replies(plan: Plan, source: Source) -> tuple[Replies, Scenarios, Scen
     scenarios = [*plan.dataset.positive, *plan.dataset.negative]
     if plan.dataset.style != "continued":
         replied = [s.model_copy(update={"response": t}) for s, t in zip(scenarios, texts, strict=True)]
-        return Replies(tuple(texts[:half]), tuple(texts[half:])), replied[:half], replied[half:]
+        markers = source.info.reasoning_markers
+        answers = texts if markers is None else [split_reasoning(text, markers)[1] for text in texts]
+        return Replies(tuple(answers[:half]), tuple(answers[half:])), replied[:half], replied[half:]
     prompts, tokens = ([tuple(value[name]) for value in found] for name in ("prompt_ids", "token_ids"))
     pools = [plan.settings.positions, PAST_SINKS]
     readable = [bool(ids) and _holds(pools, len(prompt), len(ids)) for prompt, ids in zip(prompts, tokens, strict=True)]
