@@ -46,6 +46,7 @@ class LocalEngine(TraitClient):
         arguments: Further flags of vLLM's, as words of a command line.
         allow_untested_vllm: Start with a release of vLLM for which steering was not written.
         layer_rules: Rules for classes of layers that the service does not know, each as `trait-service serve --layer-rule`.
+        hook_points: Hook points beside `resid_post`: `attn_out`, `mlp_out`.
         reasoning_markers: Texts around a reply's reasoning, such as "<think> </think>", for positions `thinking[:]` and `answer[:]`;
             None: those of the model's tokenizer or chat template.
 
@@ -73,6 +74,7 @@ class LocalEngine(TraitClient):
         arguments: Sequence[str] = (),
         allow_untested_vllm: bool = False,
         layer_rules: Sequence[str] = (),
+        hook_points: Sequence[str] = (),
         reasoning_markers: str | None = None,
     ) -> None:
         folder = tempfile.TemporaryDirectory(prefix="trait-steering-") if registry is None else None
@@ -93,6 +95,7 @@ class LocalEngine(TraitClient):
             enforce_eager=enforce_eager,
             allow_untested_vllm=allow_untested_vllm,
             layer_rules=layer_rules,
+            hook_points=hook_points,
         )
         super().__init__(ADDRESS, service.api_key, transport=ApplicationTransport(service), retries=0)
         self._end = weakref.finalize(self, _end, service, folder)

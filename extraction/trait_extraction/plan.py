@@ -8,7 +8,7 @@ from typing import Any
 from trait_client.http.template_check import require_template
 from trait_core.errors import ChatTemplateError, InvalidRequestError
 from trait_core.positions import REPLY_PARTS, Positions
-from trait_core.schema import Elicitation, Generation, ServiceInfo
+from trait_core.schema import RESID_POST, Elicitation, Generation, HookPoint, ServiceInfo
 
 from trait_extraction.data.datasets import Kept, TraitDataset
 from trait_extraction.data.scenarios import Scenario
@@ -36,6 +36,7 @@ class Settings:
         chat_template_kwargs: Variables of the chat template; None for none.
         samples: Continuations of each scenario (style `continued`), drawn with the seeds `seed`, `seed + 1`, ...
         massive: Dimensions that are left out of activations and directions; None leaves none out.
+        at: The place in a block that is read: the stream behind it, or what its attention or MLP adds.
     """
 
     positions: Positions
@@ -46,11 +47,12 @@ class Settings:
     chat_template_kwargs: dict[str, Any] | None = None
     samples: int = 1
     massive: MassiveDimensions | None = None
+    at: HookPoint = RESID_POST
 
     @property
     def suffix(self) -> str:
-        """The end of the names of the vectors: `.clean` without massive dimensions."""
-        return "" if self.massive is None else SUFFIX
+        """The end of the names of the vectors: their place in a block, `.clean` without massive dimensions."""
+        return ("" if self.at == RESID_POST else f".{self.at}") + ("" if self.massive is None else SUFFIX)
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,17 @@ class Plan:
         return plan
 
     def check_model(self, info: ServiceInfo) -> None:
-        """Refuse chats for a model without a chat template, and variables that its template does not use.
+        """Refuse a place that the service does not read, chats for a model without a chat template, and variables that it ignores.
 
         Raises:
-            ChatTemplateError: Either of the two.
+            InvalidRequestError: The service was not started with the hook point.
+            ChatTemplateError: The template is missing, or has no such variables.
         """
+        if self.settings.at not in info.hook_points:
+            raise InvalidRequestError(
+                f"the service has no hook point {self.settings.at}: start it with --hook-points {self.settings.at}",
+                param="at",
+            )
         if self.dataset.is_raw:
             return
         if not info.has_chat_template:

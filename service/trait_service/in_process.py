@@ -54,6 +54,7 @@ class InProcessService:
         bank_rows: As `trait-service serve --bank-rows`.
         allow_untested_vllm: As `trait-service serve --allow-untested-vllm`.
         layer_rules: As `trait-service serve --layer-rule`, each.
+        hook_points: As `trait-service serve --hook-points`, each.
 
     Attributes:
         app: The ASGI application; call it on `loop`.
@@ -81,12 +82,18 @@ class InProcessService:
         bank_rows: int = 4096,
         allow_untested_vllm: bool = False,
         layer_rules: Sequence[str] = (),
+        hook_points: Sequence[str] = (),
     ) -> None:
         before = dict(os.environ)
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         self.api_key = secrets.token_hex(16)
-        engine = _engine_settings(bank_rows, layer_rules, allow_untested_vllm=allow_untested_vllm)
+        engine = _engine_settings(
+            bank_rows=bank_rows,
+            allow_untested_vllm=allow_untested_vllm,
+            layer_rule=list(layer_rules),
+            hook_points=list(hook_points),
+        )
         args = _arguments(model, further, options or {}, engine, dtype, enforce_eager)
         args.api_key = [self.api_key]
         setattr(args, ARGS_ENTRY, settings or ServiceSettings())
@@ -155,11 +162,9 @@ class InProcessService:
             await asyncio.gather(*rest, return_exceptions=True)
 
 
-def _engine_settings(bank_rows: int, layer_rules: Sequence[str], *, allow_untested_vllm: bool) -> EngineSettings:
+def _engine_settings(**fields: Any) -> EngineSettings:
     try:
-        return EngineSettings(
-            bank_rows=bank_rows, allow_untested_vllm=allow_untested_vllm, layer_rule=list(layer_rules)
-        )
+        return EngineSettings(**fields)
     except ValidationError as error:
         fault = first_fault(error)
         raise InvalidRequestError(f"{fault.value!r}: {fault.reason}", param=str(fault.loc[0])) from error

@@ -355,3 +355,21 @@ def wait_until(holds, limit=60.0) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.01)
+
+
+def test_what_an_mlp_adds_is_a_capture_of_its_own(cli, tmp_path):
+    """The folder says where in the block was read, and another place is another capture."""
+    service = reading(hook_points=["resid_post", "mlp_out"])
+    with on_a_port(service.answer) as url:
+        done, _, failure = cli(*capture(url, "--at", "mlp_out"))
+        assert done == 0, failure
+        code, _, err = cli(*capture(url))
+        refused, _, attention = cli(*capture(url, "--at", "attn_out", out="other"))
+    assert {body["at"] for body in service.answered[ACTIVATIONS]} == {"mlp_out"}
+    assert read_capture(tmp_path / "c").manifest.at == "mlp_out"
+    shard = Activations.from_bytes((tmp_path / "c" / read_capture(tmp_path / "c").manifest.shards[0].file).read_bytes())
+    assert shard.metadata.hook_point == "mlp_out"
+    assert code != 0
+    assert 'at "mlp_out" there, "resid_post" now' in err.replace("\n", " ")
+    assert refused != 0
+    assert "no hook point attn_out" in attention.replace("\n", " ")

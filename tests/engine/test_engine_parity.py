@@ -15,6 +15,7 @@ from engine_harness import (
     direction,
     largest_difference,
 )
+from trait_core.schema import HookPoint
 from trait_service.engine.spec import CaptureSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
 
 pytestmark = pytest.mark.engine
@@ -51,10 +52,12 @@ def turned(h: torch.Tensor, d: torch.Tensor, degrees: float) -> torch.Tensor:
 class Lab:
     """One engine's run over every parity case, and the reference beside it."""
 
-    def __init__(self, ref: Reference, path: str, options: dict) -> None:
+    def __init__(self, ref: Reference, path: str, options: dict, branches: dict[HookPoint, str]) -> None:
         self.ref = ref
         self.path = path
         self.options = options
+        self.branches = branches
+        self.settings = {"hook_points": list(branches)}
         self.direction: Direction = direction(ref.d_model, seed=7)
         self.prompts = [ref.tokenizer.encode(text) for text in TEXTS]
         self.layers = [0, ref.n_layers // 2, ref.n_layers - 1]
@@ -88,6 +91,49 @@ class Lab:
             Req(self.prompts[1], read),
             Req(self.prompts[2], RequestSpec(key="others", monitor=others).model_dump_json()),
         ]
+
+    def job(self, batches: list[list[Req]], **fields) -> Job:
+        """A job with this model, the directions and the hook points."""
+        options = self.options | fields.pop("options", {})
+        return Job(self.path, batches, self.directions, options=options, settings=self.settings, **fields)
+
+    def branch_batch(self) -> list[Req]:
+        """For each further hook point: steered at a middle layer and read at all, and two operations that look at what is added."""
+        middle, made = self.layers[1], []
+        for at in self.branches:
+            capture = CaptureSpec(positions=["all[:]"], at=at)
+            column = MonitorColumn(layer=middle, direction=self.direction.sha256, at=at)
+            monitor = MonitorSpec(columns=[column])
+            for operation, value in {"add": self.a[middle], "floor": self.a[middle], "replace": self.a[middle]}.items():
+                term = TermSpec(
+                    layer=middle,
+                    at=at,
+                    direction=self.direction.sha256,
+                    operation=operation,
+                    value=value,
+                    scope=[2, 2**31 - 1],
+                )
+                spec = RequestSpec(key=f"{operation} {at}", terms=[term], capture=capture, monitor=monitor)
+                made.append(Req(self.prompts[0], spec.model_dump_json(), N_GRID_TOKENS))
+        return made
+
+    def branch_changes(self) -> dict[str, tuple[str, dict]]:
+        """The same: path of the module, and what its output becomes, written out."""
+        d, a, middle = torch.from_numpy(self.direction.array), self.a[self.layers[1]], self.layers[1]
+        moved = {
+            "add": lambda h: h + a * d,
+            "floor": lambda h: h + torch.clamp(a - h @ d, min=0)[:, None] * d,
+            "replace": (a * d).expand_as,
+        }
+
+        def late(change):
+            return lambda h, at: torch.where((at >= 2)[:, None], change(h), h)
+
+        return {
+            f"{operation} {at}": (path, {(middle, path): late(change)})
+            for at, path in self.branches.items()
+            for operation, change in moved.items()
+        }
 
     def columns(self, n: int, *, cosine: bool = False) -> list[MonitorColumn]:
         """The first `n` monitored directions, on all of the layers by turns."""
@@ -224,20 +270,22 @@ class Lab:
 
 
 LABS = {
-    "smollm2": {},
-    "gemma": {},
-    "tiny_llama": {"model_impl": "transformers"},  # vLLM runs transformers' own layers, with a batch of one
+    "smollm2": ({}, {"mlp_out": "mlp"}),
+    "gemma": ({}, {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}),
+    # vLLM runs transformers' own layers, with a batch of one
+    "tiny_llama": ({"model_impl": "transformers"}, {"attn_out": "self_attn", "mlp_out": "mlp"}),
 }
-"""Model -> options of its engine."""
+"""Model -> options of its engine, and its hook points with their modules in transformers' blocks."""
 
 
 @pytest.fixture(scope="module", params=list(LABS))
 def lab(request, reference, run_engine) -> Lab:
     path = str(request.getfixturevalue(f"{request.param}_path"))
-    made = Lab(reference(path), path, LABS[request.param])
-    batches = [made.batch(), made.operations_batch(), made.grid_batch()]
+    made = Lab(reference(path), path, *LABS[request.param])
     made.result = run_engine(
-        Job(model=path, batches=batches, directions=made.directions, options=made.options, lens=made.directions[:2])
+        made.job(
+            [made.batch(), made.operations_batch(), made.grid_batch(), made.branch_batch()], lens=made.directions[:2]
+        )
     )
     return made
 
@@ -344,6 +392,29 @@ def test_directions_are_read_as_tokens_through_the_models_own_norm_and_head(lab)
     assert_lens_equals(lab.result, lab.ref, lab.directions[:2])
 
 
+def assert_branches_equal(lab, result, batch: int):
+    """Steered at each further hook point, the text equals that of a hook on the module; what is read there is the steered output."""
+    captures = result.captures(batch)
+    for output, (name, (path, changes)) in zip(result.batches[batch], lab.branch_changes().items(), strict=True):
+        tokens, logprobs = lab.ref.greedy(lab.prompts[0], N_GRID_TOKENS, changes)
+        assert output["token_ids"] == tokens, name
+        assert largest_difference(output["logprobs"], logprobs) < 1e-3, name
+        with lab.ref.changed(changes):
+            added = lab.ref.streams([*lab.prompts[0], *tokens[:-1]], path).numpy()
+        expected = added.mean(1)
+        error = np.linalg.norm(captures[f"{name}/mean"][0] - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
+        assert error.max() < 1e-3, name
+        along = added[lab.layers[1]] @ lab.direction.array
+        assert np.abs(captures[f"{name}/projections/0"][:, 0] - along).max() / np.abs(along).max() < 1e-3, name
+
+
+def test_what_attention_and_mlp_add_is_steered_and_read_like_by_a_hook_on_the_module(lab):
+    assert_branches_equal(lab, lab.result, 3)
+    _, plain = lab.ref.greedy(lab.prompts[0], 1)
+    for output, name in zip(lab.result.batches[3], lab.branch_changes(), strict=True):
+        assert largest_difference(output["logprobs"][:1], plain) > 0.01, f"{name} changes nothing"
+
+
 @pytest.mark.slow
 def test_compiled_equals_a_hook_too_with_a_cache_that_an_engine_without_the_plugin_wrote(lab, run_engine, tmp_path):
     env = {"VLLM_CACHE_ROOT": str(tmp_path)}
@@ -351,8 +422,7 @@ def test_compiled_equals_a_hook_too_with_a_cache_that_an_engine_without_the_plug
     plain = run_engine(Job(lab.path, [[Req(lab.prompts[0])]], plugin=False, env=env, options=options))
     tokens, logprobs = lab.ref.greedy(lab.prompts[0], N_TOKENS)
     assert plain.batches[0][0]["token_ids"] == tokens
-    batches = [lab.batch(), lab.grid_batch()]
-    job = Job(lab.path, batches, directions=lab.directions, env=env, options=options)
+    job = lab.job([lab.batch(), lab.grid_batch(), lab.branch_batch()], env=env, options=options)
     # A new graph beside the cached one; with SmolLM2 once more, from the warm cache of that.
     repeats = 2 if lab.ref.n_layers == SMOLLM2_LAYERS else 1
     for result in (run_engine(job) for _ in range(repeats)):
@@ -362,6 +432,7 @@ def test_compiled_equals_a_hook_too_with_a_cache_that_an_engine_without_the_plug
             assert output["token_ids"] == tokens, f"layer {layer}"
             assert largest_difference(output["logprobs"], logprobs) < 1e-3, f"layer {layer}"
         assert_grid_equals(lab, result.batches[1])
+        assert_branches_equal(lab, result, 2)
         for name in ("read/mean", "read/projections/0"):
             eager, compiled = lab.result.captures(0)[name], result.captures(0)[name]
             assert np.abs(compiled - eager).max() / np.abs(eager).max() < 1e-3, name
@@ -382,7 +453,8 @@ def test_two_workers_steer_and_capture_like_one(lab, run_engine):
     env = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
     batches = [lab.batch(), lab.operations_batch()]
     lens = lab.directions[:2]
-    result = run_engine(Job(lab.path, batches, directions=lab.directions, options=options, env=env, lens=lens))
+    result = run_engine(lab.job([*batches, lab.branch_batch()], options=options, env=env, lens=lens))
+    assert_branches_equal(lab, result, len(batches))
     assert_lens_equals(result, lab.ref, lens)
     for i, layer in enumerate(lab.layers):
         tokens, logprobs = lab.ref.greedy(lab.prompts[0], N_TOKENS, {layer: lab.add(layer)})
@@ -390,7 +462,7 @@ def test_two_workers_steer_and_capture_like_one(lab, run_engine):
         assert largest_difference(result.batches[0][i]["logprobs"], logprobs) < 1e-3, f"layer {layer}"
     for one, other in zip(lab.result.batches[1], result.batches[1], strict=True):
         assert one["token_ids"] == other["token_ids"]
-    assert result.reports == lab.result.reports[: len(batches)]
+    assert result.reports[: len(batches)] == lab.result.reports[: len(batches)]
     one, other = lab.result.captures(0), result.captures(0)
     assert one["read/count"].tolist() == other["read/count"].tolist()
     assert (

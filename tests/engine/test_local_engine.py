@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from trait_core.vectors.inline import inline_vector
 from trait_steering import (
     ActivationInput,
     ActivationsRequest,
@@ -44,6 +45,7 @@ def engine(smollm2_path) -> Iterator:
         enforce_eager=True,
         arguments=arguments,
         reasoning_markers="<think> </think>",
+        hook_points=["mlp_out"],
     ) as engine:
         yield engine
 
@@ -288,3 +290,56 @@ def test_an_engine_that_died_fails_requests_and_close_leaves_nothing(engine):
     assert "VLLM_USE_AOT_COMPILE" not in os.environ
     with pytest.raises(ServiceUnreachableError, match="closed"):
         engine.chat(PROMPT)
+
+
+def test_what_an_mlp_adds_is_steered_read_and_monitored_and_is_a_part_of_the_stream(engine, vector):
+    """In SmolLM2 the MLP is the last to add to a block's stream: a vector added there is added to the block's output."""
+    direction = vector.directions[LAYER]
+    mlp = VectorFile.from_arrays("mlp", {LAYER: direction}, engine.info(), at="mlp_out")
+    engine.put_vector("mlp", mlp.to_bytes())
+    assert engine.info().hook_points == ["resid_post", "mlp_out"]
+    at_mlp = Steering(terms=[SteeringTerm(vector="mlp", coefficient=4.0)])
+    replies = [engine.chat(PROMPT, steering=each, max_tokens=16) for each in (at_mlp, steer(4.0))]
+    assert replies[0].text == replies[1].text != engine.chat(PROMPT, max_tokens=16).text
+    (applied,) = replies[0].steering.applied
+    assert (applied.at, applied.layer) == ("mlp_out", LAYER)
+
+    inputs = [ActivationInput(text=PROMPT)]
+    reading = {"inputs": inputs, "layers": [LAYER], "positions": ["all[4:]"]}
+    plain, steered = (
+        engine.activations(ActivationsRequest(**reading, at="mlp_out", steering=each)) for each in (None, at_mlp)
+    )
+    moved = steered.mean("all[4:]")[0, 0] - plain.mean("all[4:]")[0, 0]
+    np.testing.assert_allclose(moved, applied.a * direction, atol=1e-3 * abs(applied.a))
+    stream = engine.activations(ActivationsRequest(**reading))
+    assert float(stream.norm("all[4:]")[0, 0]) > float(plain.norm("all[4:]")[0, 0]) > 0
+
+    watched = engine.chat(PROMPT, monitor=Monitor(vectors=["mlp", "random"], centred=False), max_tokens=2)
+    assert [each.at for each in watched.monitor.directions] == ["mlp_out", "resid_post"]
+    rows = np.array(watched.monitor.choices[0].prompt)
+    ids = ActivationInput(messages=[Message(role="user", content=PROMPT)])
+    for column, at in enumerate(("mlp_out", "resid_post")):
+        request = ActivationsRequest(inputs=[ids], layers=[LAYER], positions=["prompt[:]"], at=at, pooling="none")
+        each = engine.activations(request).each(0)[:, 0] @ direction
+        np.testing.assert_allclose(rows[:, column], each, rtol=1e-3, atol=1e-3 * np.abs(each).max())
+
+
+def test_a_hook_point_that_the_engine_was_not_started_with_is_a_400_that_names_the_option(engine, vector):
+    for ask in (
+        lambda: engine.activations(ActivationsRequest(inputs=[ActivationInput(text=PROMPT)], at="attn_out")),
+        lambda: engine.chat(
+            PROMPT,
+            steering=Steering(
+                terms=[
+                    SteeringTerm(
+                        vector=inline_vector(vector.directions[LAYER]), coefficient=1, layers=[LAYER], at="attn_out"
+                    )
+                ]
+            ),
+        ),
+    ):
+        with pytest.raises(
+            ServiceError, match="no hook point attn_out: start the service with --hook-points attn_out"
+        ) as caught:
+            ask()
+        assert caught.value.status == 400

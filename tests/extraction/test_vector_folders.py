@@ -85,7 +85,7 @@ def test_each_trait_position_and_method_becomes_a_file_with_the_numbers_of_its_l
 def test_what_cannot_be_used_is_listed_with_its_reason_and_the_rest_is_imported(run, tmp_path):
     tree = tmp_path / "tree"
     write(tree)
-    write(tree, component="attn_contribution")
+    write(tree, component="k_proj")
     (write(tree, "broken") / "layer4.pt").write_bytes(b"no torch file")
     torch.save(torch.ones(D + 1), write(tree, "wide") / "layer4.pt")
     (write(tree, "odd") / "metadata.json").write_text("[")
@@ -94,7 +94,7 @@ def test_what_cannot_be_used_is_listed_with_its_reason_and_the_rest_is_imported(
     assert code == 3, "a part of what lies in the residual stream is missing"
     assert [row["trait"] for row in document["imported"]] == ["calm"]
     reasons = {each["vector"].split("/", 1)[1].removesuffix("/probe"): each["reason"] for each in document["left_out"]}
-    assert "'attn_contribution' needs hook points" in reasons["calm/base/response__5/attn_contribution"]
+    assert "component 'k_proj' has no hook point here" in reasons["calm/base/response__5/k_proj"]
     assert "layer4.pt: not a torch file" in reasons["broken/base/response__5/residual"]
     assert f"has {D + 1} dimensions" in reasons["wide/base/response__5/residual"]
     assert "metadata.json in probe cannot be used: " in reasons["odd/base/response__5/residual"]
@@ -102,12 +102,39 @@ def test_what_cannot_be_used_is_listed_with_its_reason_and_the_rest_is_imported(
     assert len(reasons) == 5
 
 
-def test_parts_of_a_block_alone_are_no_failure(run, tmp_path):
+def test_a_component_without_a_hook_point_alone_is_no_failure(run, tmp_path):
     write(tmp_path / "tree")
-    write(tmp_path / "tree", component="mlp_contribution")
+    write(tmp_path / "tree", component="v_proj")
     code, document, err = run(tmp_path / "tree")
     assert code == 0, err
     assert len(document["left_out"]) == 1
+
+
+def test_what_attention_and_mlp_contribute_is_imported_for_its_hook_point(run, serve, tmp_path):
+    tree = tmp_path / "tree"
+    write(tree)
+    write(tree, component="attn_contribution", seed=1)
+    (write(tree, component="mlp_contribution", seed=2) / "metadata.json").write_text(
+        '{"component": "mlp_contribution"}'
+    )
+    code, document, err = run(tree, "--register")
+    assert code == 0, err
+    points = {row["registered"]: row["hook_point"] for row in document["imported"]}
+    assert points == {
+        "calm.attn_contribution": "attn_out",
+        "calm.mlp_contribution": "mlp_out",
+        "calm.residual": "resid_post",
+    }
+    assert all(VectorFile.load(row["path"]).metadata.hook_point == row["hook_point"] for row in document["imported"])
+    assert sorted(serve[1].registered) == sorted(points)
+
+
+def test_a_component_that_the_json_and_the_folder_state_differently_is_refused(run, tmp_path):
+    write(tmp_path / "tree")
+    (write(tmp_path / "tree", "odd") / "metadata.json").write_text('{"component": "mlp_out"}')
+    code, document, _ = run(tmp_path / "tree")
+    assert code == 3
+    assert "says component 'mlp_out', and the folder is 'residual'" in document["left_out"][0]["reason"]
 
 
 def test_vectors_are_registered_by_the_parts_of_their_place_that_differ(run, serve, tmp_path):

@@ -31,6 +31,19 @@ def test_each_vector_is_projected_on_its_own_layer_or_on_those_asked_for(resolve
     assert {column.direction for column in monitor.spec.columns} == monitor.directions.keys()
 
 
+def test_each_vector_is_projected_at_its_own_place_and_refused_at_another(tmp_path, make_vector):
+    registry = VectorRegistry(tmp_path / "vectors")
+    registry.put("tone", make_vector().to_bytes())
+    registry.put("mlp", make_vector(seed=1, hook_point="mlp_out").to_bytes())
+    resolver = resolver_of(registry, hook_points=("resid_post", "mlp_out"))
+    monitor = resolved(resolver, vectors=["tone", "mlp"])
+    assert [c.at for c in monitor.columns] == [c.at for c in monitor.spec.columns] == ["resid_post", "mlp_out"]
+    with pytest.raises(InvalidRequestError, match="the vector 'tone' is for resid_post, and mlp_out is asked for"):
+        resolved(resolver, vectors=["tone"], at="mlp_out")
+    with pytest.raises(InvalidRequestError, match="--hook-points mlp_out"):
+        resolved(resolver_of(registry), vectors=["mlp"])
+
+
 def test_a_bound_is_moved_by_the_centre_since_workers_see_raw_projections(resolver):
     bounds = [{"vector": "tone", "above": 2.5}]
     (column,) = resolved(resolver, vectors=["tone"], bounds=bounds).spec.columns

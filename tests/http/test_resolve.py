@@ -310,3 +310,55 @@ def test_a_subspace_counts_as_its_directions_against_the_terms_of_a_layer(regist
         resolver_of(registry, terms_per_layer=2).resolve(
             steering({"vector": vectors, "operation": "ablate", "layers": [2]})
         )
+
+
+@pytest.fixture
+def with_branches(registry, make_vector):
+    """A resolver of an engine with every hook point, and a vector for `mlp_out`."""
+    registry.put("mlp", make_vector(seed=2, hook_point="mlp_out").to_bytes())
+    return resolver_of(registry, terms_per_layer=2, hook_points=("resid_post", "attn_out", "mlp_out"))
+
+
+def test_a_term_acts_where_its_vector_is_for_and_an_inline_vector_where_the_term_says(with_branches):
+    terms = ({}, {"vector": "mlp"}, {"vector": inline(np.ones(D_MODEL)), "layers": [2], "at": "attn_out"})
+    resolved = with_branches.resolve(steering(*terms))
+    places = ["resid_post", "mlp_out", "attn_out"]
+    assert [term.at for term in resolved.terms] == [term.at for term in resolved.applied] == places
+    report = SteeringReport(applied=resolved.applied, positions=SteeredPositions(prompt=1, generated=0))
+    assert [term["at"] for term in report.model_dump()["applied"]] == places
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        ({"at": "mlp_out"}, "the vector 'tone' is for resid_post, and mlp_out is asked for: leave `at` out"),
+        ({"vector": "mlp", "at": "resid_post"}, "the vector 'mlp' is for mlp_out, and resid_post is asked for"),
+        (
+            {"vector": ["tone", "mlp"], "operation": "ablate"},
+            "'mlp' is for mlp_out, and resid_post is that of the one before",
+        ),
+    ],
+)
+def test_a_vector_is_refused_at_another_place_than_its_own(with_branches, term, message):
+    with pytest.raises(InvalidRequestError, match=message) as caught:
+        with_branches.resolve(steering(term))
+    assert caught.value.param == "steering.terms[0].at"
+
+
+def test_a_hook_point_that_the_engine_lacks_is_refused_with_the_option(with_branches):
+    resolver = replace(with_branches, hook_points=("resid_post", "attn_out"))
+    for term in ({"vector": "mlp"}, {"vector": inline(np.ones(D_MODEL)), "layers": [2], "at": "mlp_out"}):
+        with pytest.raises(
+            InvalidRequestError, match="no hook point mlp_out: start the service with --hook-points mlp_out"
+        ):
+            resolver.resolve(steering(term))
+
+
+def test_places_of_a_layer_share_its_dose_and_have_their_own_terms(with_branches):
+    vector = inline(np.ones(D_MODEL))
+    terms = [{"vector": vector, "layers": [2], "at": at} for at in ("attn_out", "mlp_out", "resid_post")] * 2
+    assert len(with_branches.resolve(steering(*terms)).terms) == 6
+    with pytest.raises(InvalidRequestError, match="3 terms act on attn_out of layer 2; at most 2"):
+        with_branches.resolve(steering(*terms, terms[0]))
+    with pytest.raises(InvalidRequestError, match=r"the relative dose on layer 2 is 2\.4"):
+        with_branches.resolve(steering(*({**term, "coefficient": 8.0} for term in terms[:3])))

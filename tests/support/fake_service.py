@@ -349,6 +349,8 @@ class FakeService(FakeRegistry):
             raise InvalidRequestError(f"{len(request.inputs)} inputs; at most {limit}", param="inputs")
         layers = list(range(self.info.n_layers)) if request.layers is None else request.layers
         self.check_layers(layers, "layers")
+        if request.at not in self.info.hook_points:
+            raise InvalidRequestError(f"this engine has no hook point {request.at}", param="at")
         base, applied, _ = self._options(body)
         items = [self._with_reply(item, request, body, applied) for item in request.inputs]
         lengths = [self.lengths(item) for item in items]
@@ -364,7 +366,7 @@ class FakeService(FakeRegistry):
         n_tokens = sum(map(sum, lengths))
         metadata = ActivationsMetadata(
             model=base, **self.info.model_dump(include=fields), layers=layers,
-            **request.model_dump(include={"positions", "pooling", "before_steering"}),
+            **request.model_dump(include={"positions", "pooling", "before_steering"}), hook_point=request.at,
             responses=None if request.generate is None else [item.response or "" for item in items],
             steering=_steering_report(applied, n_tokens, 0) if applied else None,
         )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trait_client.cli.console import PromptSetPaths, Url, checked
+from trait_client.cli.console import At, PromptSetPaths, Url, checked
 from trait_client.cli.outcome import print_errors, print_left_out, print_outcome, resumable
 from trait_client.cli.prompt_set_bar import prompt_set_bar
 from trait_client.cli.template_options import Raw, TemplateKwargs, parsed_kwargs
@@ -21,7 +21,7 @@ from trait_core.console import (
     complain,
     print_json,
 )
-from trait_core.schema import Generation
+from trait_core.schema import RESID_POST, Generation
 
 if TYPE_CHECKING:  # commands that need no numbers start without them
     from trait_client.prompt_sets import CaptureOptions, CaptureOutcome, PromptSets
@@ -39,6 +39,7 @@ def capture(
         typer.Option("--positions", help="Token positions to pool, for example prompt[-1]; may be repeated."),
     ] = ["response[:]"],  # noqa: B006 - typer reads it
     layers: Annotated[str, typer.Option("--layers", "-l", help="Layers: 8-20, or 9,13,17, or all.")] = "all",
+    at: At = None,
     max_tokens: Annotated[
         int | None,
         typer.Option(
@@ -65,6 +66,7 @@ def capture(
         CaptureOptions,
         positions=positions,
         layers=parse_layers(layers),
+        at=at or RESID_POST,
         generate=None if max_tokens is None else checked(Generation, max_tokens=max_tokens),
         shard_size=shard_size,
         chat_template_kwargs=parsed_kwargs(template_kwargs, raw=raw),

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from trait_client.http.settings import URL_VARIABLE
 from trait_core.console import err
 from trait_core.errors import InvalidRequestError, first_fault
+from trait_core.schema import HookPoint
 
 CLI_RETRIES = 1
 """Retries of a request; a person at a terminal would rather see the error than wait."""
@@ -37,6 +38,14 @@ PromptSetPaths = Annotated[list[Path], typer.Option("--prompts", "-p", exists=Tr
 ReadLayers = Annotated[
     list[int] | None,
     typer.Option("--layer", "-l", min=0, help="Layer; may be repeated [default: each vector's chosen layer]."),
+]
+At = Annotated[
+    HookPoint | None,
+    typer.Option(
+        "--at",
+        help="Place in a block: resid_post (the stream behind it), attn_out or mlp_out (what its attention or MLP adds; needs a "
+        "service with --hook-points). Default: where the vector was made, else resid_post.",
+    ),
 ]
 
 M = TypeVar("M", bound=BaseModel)

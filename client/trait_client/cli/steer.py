@@ -10,7 +10,7 @@ import typer
 
 from trait_client.cli.best_setting import best_setting
 from trait_client.cli.comparison import Comparison, print_comparison
-from trait_client.cli.console import CLI_RETRIES, Datasets, Url, checked, progress
+from trait_client.cli.console import CLI_RETRIES, At, Datasets, Url, checked, progress
 from trait_client.cli.missing_vector import make_vector
 from trait_client.cli.steer_prompts import evaluation_questions, given_prompts
 from trait_client.cli.template_options import Raw, TemplateKwargs, parsed_kwargs
@@ -25,6 +25,7 @@ from trait_core.errors import InvalidRequestError, TraitError, UnknownVectorErro
 from trait_core.schema import (
     ActivationInput,
     ActivationsRequest,
+    HookPoint,
     Message,
     PositionScope,
     Scope,
@@ -77,6 +78,7 @@ def steer(
             help="0-based layer; may be repeated [default: the layer found by a search, else the vector's chosen layer].",
         ),
     ] = None,
+    at: At = None,
     unit: Annotated[str, typer.Option(help="Unit of --coef: dose, separation or raw.")] = "dose",
     operation: Annotated[str, typer.Option(help="add, ablate, set, scale, floor, ceiling, replace or rotate.")] = "add",
     scope: Annotated[
@@ -104,7 +106,7 @@ def steer(
 
     Example: `trait-client steer --trait sycophancy --coef 3 "I wrote a poem. Is it any good?"`
     """
-    term, searches = _term(vector or trait, coef, unit, layer, operation, scope, db)
+    term, searches = _term(vector or trait, coef, unit, layer, at, operation, scope, db)
     variables = parsed_kwargs(template_kwargs, raw=raw)
     options = Options(max_tokens, temperature, seed, baseline=not no_baseline, raw=raw, template_kwargs=variables)
     given = given_prompts(prompts or [])
@@ -124,7 +126,14 @@ def steer(
 
 
 def _term(
-    name: str | None, coef: float | None, unit: str, layers: list[int] | None, operation: str, scope: str, db: Path
+    name: str | None,
+    coef: float | None,
+    unit: str,
+    layers: list[int] | None,
+    at: HookPoint | None,
+    operation: str,
+    scope: str,
+    db: Path,
 ) -> tuple[SteeringTerm, Path | None]:
     """The term that the options ask for, and the database whose latest search completes it, if there is one.
 
@@ -143,6 +152,7 @@ def _term(
         coefficient=coef or 0.0,
         unit=unit,
         layers=layers or None,
+        at=at,
         operation=operation,
         scope=_scope(scope),
     )
@@ -252,7 +262,7 @@ async def _project(
         return dict.fromkeys(layers, (None, None))
     inputs = [prompt.model_copy(update={"response": replies[i]}) for i in texts]
     read: Activations = await client.activations(
-        ActivationsRequest(inputs=inputs, layers=layers, positions=[READ_BACK])
+        ActivationsRequest(inputs=inputs, layers=layers, at=vector_file.metadata.hook_point, positions=[READ_BACK])
     )
     projections = {}
     for layer in layers:

@@ -165,6 +165,11 @@ class Activations:
                 f"of {self.metadata.model} ({self.metadata.n_layers} layers, d_model {self.metadata.d_model})",
                 param="vector",
             )
+        if meta.hook_point != self.metadata.hook_point:
+            raise InvalidRequestError(
+                f"the vector {meta.trait!r} is for {meta.hook_point}, and the activations are those of {self.metadata.hook_point}",
+                param="vector",
+            )
         if layer not in self.metadata.layers:
             raise InvalidRequestError(
                 f"layer {layer} was not read: it is not in {self.metadata.layers}", param="layers"

@@ -59,6 +59,9 @@ def _check_terms(asked: Steering, report: SteeringReport) -> None:
             _check_equal("vector", vector, got.sha256)
         if layer is not None:
             _check_equal("layer", layer, got.layer)
+        # An answer that does not name the place comes from a service that has one only.
+        if term.at is not None:
+            _check_equal("hook point", term.at, got.at)
         # Not bit-equal: vllm-router rewrites a request's JSON, which changes the last bit of one number in ten.
         if not math.isclose(term.coefficient, got.coefficient, rel_tol=1e-9):
             _check_equal("coefficient", term.coefficient, got.coefficient)

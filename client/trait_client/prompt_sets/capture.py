@@ -195,6 +195,7 @@ class _Capture:
             request = ActivationsRequest(
                 inputs=inputs,
                 layers=manifest.layers,
+                at=manifest.at,
                 positions=manifest.positions,
                 generate=manifest.generate if inputs[0].response is None else None,
             )

@@ -12,7 +12,7 @@ from trait_client.prompt_sets.prompts import SetPrompt, demand_chats, digest_of
 from trait_core.errors import DatasetError, InvalidRequestError, first_fault
 from trait_core.model_identity import ANSWERING_FIELDS, digest
 from trait_core.positions import REPLY_PARTS, Positions
-from trait_core.schema import ChatTemplateKwargs, Generation, Request, Response, ServiceInfo
+from trait_core.schema import RESID_POST, ChatTemplateKwargs, Generation, HookPoint, Request, Response, ServiceInfo
 from trait_core.storage import write_atomically
 
 MANIFEST = "manifest.json"
@@ -27,6 +27,7 @@ class CaptureOptions(Request):
     Attributes:
         positions: Positions to pool, in the syntax of `POST /v1/activations`.
         layers: 0-based decoder blocks; None for all.
+        at: The place in these blocks that is read.
         generate: Options to generate a reply where none is given; None to generate none.
         shard_size: Prompts in each shard.
         chat_template_kwargs: Variables of the chat template.
@@ -34,6 +35,7 @@ class CaptureOptions(Request):
 
     positions: list[str] = Field(min_length=1)
     layers: list[int] | None = None
+    at: HookPoint = RESID_POST
     generate: Generation | None = None
     shard_size: int = Field(default=256, ge=1)
     chat_template_kwargs: ChatTemplateKwargs = None
@@ -54,6 +56,7 @@ class CaptureIdentity(Response):
     dtype: str
     quantization: str | None
     layers: list[int]
+    at: HookPoint = RESID_POST
     positions: list[str]
     generate: Generation | None
     shard_size: int
@@ -87,6 +90,7 @@ class CaptureIdentity(Response):
         return cls(
             **info.model_dump(include=_INFO_FIELDS),
             layers=layers,
+            at=options.at,
             positions=positions,
             generate=options.generate,
             shard_size=options.shard_size,
@@ -97,8 +101,11 @@ class CaptureIdentity(Response):
     def digest(self) -> str:
         """Digest of the identity; each shard has it, so that shards of different captures are never mixed."""
         fields = set(CaptureIdentity.model_fields)
-        if self.chat_template_kwargs is None:  # shards that were written before it existed stay valid
+        # Shards that were written before these existed stay valid.
+        if self.chat_template_kwargs is None:
             fields.discard("chat_template_kwargs")
+        if self.at == RESID_POST:
+            fields.discard("at")
         return digest(self.model_dump(mode="json", include=fields))
 
     def differences(self, other: "CaptureIdentity") -> list[str]:

@@ -72,6 +72,7 @@ class Shard:
             **identity.model_dump(
                 include={"model", "config_digest", "chat_template_digest", "n_layers", "d_model", "dtype"}
             ),
+            hook_point=identity.at,
             layers=identity.layers,
             positions=identity.positions,
             responses=[""] * n if identity.generate is not None else None,
@@ -105,7 +106,7 @@ class Shard:
             ServiceError: The answer is for another model, or other layers or positions.
         """
         mine, theirs = self.activations.metadata, read.metadata
-        for name in ("model", "config_digest", "chat_template_digest", "dtype", "layers", "positions"):
+        for name in ("model", "config_digest", "chat_template_digest", "dtype", "hook_point", "layers", "positions"):
             if getattr(mine, name) != getattr(theirs, name):
                 raise ServiceError(
                     f"the service answered for {name} {getattr(theirs, name)!r}, not {getattr(mine, name)!r}: "

@@ -19,6 +19,7 @@ from trait_core.storage import sha256_of
 from trait_core.units import UNITLESS, residual_units
 from trait_core.vectors.controls import control_name
 from trait_core.vectors.file import VectorFile
+from trait_core.vectors.hook_points import require_stream
 from trait_core.vectors.lookup import find_vector
 from trait_core.vectors.random import random_vector
 
@@ -152,6 +153,7 @@ class Planner:
         for trait, method in product(experiment.traits, experiment.methods):
             found = _vector_of(experiment, registered, trait, method)
             own = SweepVector(found.name, found.sha256, await client.vector_file(found.name))
+            require_stream(own.name, own.file.metadata, "a sweep")
             seeds = range(experiment.control.random_directions)
             controls = [await _register_control(client, registered, own, seed) for seed in seeds]
             vectors[trait, method] = [own, *controls]

@@ -27,6 +27,7 @@ from trait_core.chat_templates import kwargs_text
 from trait_core.errors import InvalidRequestError
 from trait_core.model_identity import digest
 from trait_core.schema import LayerEvidence, VectorInfo
+from trait_core.vectors.hook_points import require_stream
 
 Responses = Literal["base", "variant", "both", "given"]
 
@@ -136,6 +137,8 @@ async def run_comparison(
     began = time.monotonic()
     texts = options.texts(prompts)
     vectors = await chosen_vectors(base.client, options.vectors)
+    for vector in vectors.values():
+        require_stream(vector.name, vector.metadata, "a comparison of models")
     directions = directions_of(vectors.values(), options.layers)
     demand_one_request(directions)
     demand_chats(prompts, options.chat_template_kwargs)

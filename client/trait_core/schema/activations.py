@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from trait_core.schema.base import MAX_LAYERS, ChatTemplateKwargs, Layer, Request, Response
+from trait_core.schema.base import MAX_LAYERS, RESID_POST, ChatTemplateKwargs, HookPoint, Layer, Request, Response
 from trait_core.schema.steering import Steering, SteeringReport
 
 MAX_INPUTS = 8192
@@ -106,6 +106,8 @@ class ActivationsRequest(Request):
     Attributes:
         inputs: Up to 8192 texts, read in one batch.
         layers: 0-based decoder blocks, read at their output; None reads all.
+        at: The place in these blocks that is read: `resid_post` (their output), `attn_out` (what the attention adds to the
+            stream) or `mlp_out` (what the MLP or the experts add).
         positions: Pools, each a mean over the positions it names (`trait_core.positions`).
         pooling: `mean` over the positions; `none` returns every position (of a single entry of `positions`).
         before_steering: With `pooling` `none`: return the block's output before steering. Pools are taken after it.
@@ -117,6 +119,7 @@ class ActivationsRequest(Request):
     model: str | None = None
     inputs: Annotated[list[ActivationInput], Field(min_length=1, max_length=MAX_INPUTS)]
     layers: Annotated[list[Layer], Field(min_length=1, max_length=MAX_LAYERS)] | None = None
+    at: HookPoint = RESID_POST
     positions: Annotated[
         list[Annotated[str, Field(max_length=64)]],
         Field(min_length=1, max_length=MAX_POSITIONS, default_factory=lambda: ["response[:]"]),
@@ -145,7 +148,8 @@ class ActivationsRequest(Request):
 class ActivationsMetadata(Response):
     """The metadata entry (`trait`, JSON) in the safetensors answer of `POST /v1/activations`.
 
-    Tensors for n inputs and the layers listed here, in order::
+    Tensors for n inputs and the layers listed here, in order; at `attn_out` or `mlp_out` the stream is what the block's attention
+    or MLP adds to it::
 
         mean/<positions>    (n, n_layers_read, d_model) float32   mean residual stream after the block
         norm/<positions>    (n, n_layers_read)          float32   mean of the token norms
@@ -164,7 +168,7 @@ class ActivationsMetadata(Response):
     n_layers: int
     d_model: int
     dtype: str
-    hook_point: Literal["resid_post"] = "resid_post"
+    hook_point: HookPoint = RESID_POST
     layers: list[int]
     positions: list[str]
     pooling: Literal["mean", "none"] = "mean"

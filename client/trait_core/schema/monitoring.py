@@ -4,7 +4,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trait_core.schema.base import MAX_LAYERS, FiniteFloat, Layer, Request, Response, VectorReference
+from trait_core.schema.base import (
+    MAX_LAYERS,
+    RESID_POST,
+    FiniteFloat,
+    HookPoint,
+    Layer,
+    Request,
+    Response,
+    VectorReference,
+)
 from trait_core.schema.steering import Selector
 
 MAX_MONITORED = 512
@@ -44,8 +53,9 @@ class Monitor(Request):
     Attributes:
         vectors: Registered names, or `sha256:...`.
         layers: 0-based decoder blocks whose output is projected; None takes each vector file's chosen layer.
+        at: The place in these blocks: `resid_post`, `attn_out` or `mlp_out`; None: each vector file's own.
         centred: Subtract the vector's centre, the midpoint of its two training classes, so that 0 separates them.
-        cosine: Divide by the norm of the stream, without subtracting the centre: -1..1 at any layer norm.
+        cosine: Divide by the norm of the stream, or of what is read in its place, without subtracting the centre: -1..1 at any layer norm.
         prompt: Also project the prompt. Its positions are then computed instead of read from the prefix cache.
         positions: Positions whose projections are returned (`trait_core.positions`), for example `response[::8]`; None: all.
             Bounds are checked at every position all the same.
@@ -55,6 +65,7 @@ class Monitor(Request):
 
     vectors: Annotated[list[VectorReference], Field(min_length=1, max_length=MAX_MONITORED)]
     layers: Annotated[list[Layer], Field(min_length=1, max_length=MAX_LAYERS)] | None = None
+    at: HookPoint | None = None
     centred: bool = True
     cosine: bool = False
     prompt: bool = True
@@ -73,6 +84,7 @@ class MonitoredDirection(Response):
     vector: str
     sha256: str
     layer: int
+    at: HookPoint = RESID_POST
     centre: float
 
 

@@ -9,7 +9,9 @@ from trait_core.positions import MAX_SELECTOR, Positions
 from trait_core.schema.base import (
     MAX_LAYERS,
     MAX_TERMS,
+    RESID_POST,
     FiniteFloat,
+    HookPoint,
     Layer,
     NamedScope,
     Operation,
@@ -97,6 +99,9 @@ class SteeringTerm(Request):
             -180..180. `ablate` ignores it.
         unit: `dose`: a = coefficient * residual_norm / 10. `separation`: a = coefficient * separation.
             `raw`: a = coefficient, in residual units.
+        at: The place in these blocks: `resid_post` (the stream behind the block), `attn_out` (what its attention adds to the
+            stream), `mlp_out` (what its MLP or experts add). None: the vector file's own; an inline vector's is `resid_post`. The
+            units refer to the stream at each place.
         layers: 0-based decoder blocks whose output is changed; None: the vector file's chosen layer. An inline vector has none:
             with it, layers are required.
         operation: `add` (activation addition), `ablate` (the projection becomes 0), `set` (becomes the value), `scale`
@@ -113,6 +118,7 @@ class SteeringTerm(Request):
     coefficient: FiniteFloat
     unit: Unit = "dose"
     layers: Annotated[list[Layer], Field(min_length=1, max_length=MAX_LAYERS)] | None = None
+    at: HookPoint | None = None
     operation: Operation = "add"
     scope: Scope = "all"
     preserve_norm: bool = False
@@ -151,6 +157,7 @@ class AppliedTerm(Response):
     vector: str
     sha256: str
     layer: int
+    at: HookPoint = RESID_POST
     operation: Operation
     unit: Unit
     coefficient: float

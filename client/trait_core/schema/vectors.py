@@ -4,7 +4,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
-from trait_core.schema.base import MAX_LAYERS, NAME_PATTERN, SHA256_PATTERN, Request, Response, VectorReference
+from trait_core.schema.base import (
+    MAX_LAYERS,
+    NAME_PATTERN,
+    RESID_POST,
+    SHA256_PATTERN,
+    HookPoint,
+    Request,
+    Response,
+    VectorReference,
+)
 
 
 class LayerEvidence(Response):
@@ -13,7 +22,8 @@ class LayerEvidence(Response):
     Attributes:
         separation: mean(h+ . d) - mean(h- . d), residual units.
         centre: The midpoint of the two means, residual units.
-        residual_norm: Mean token norm over positions 4 and later, residual units.
+        residual_norm: Mean token norm of the stream behind the block over positions 4 and later, residual units; so also in
+            files for `attn_out` and `mlp_out`.
         accuracy: Held-out accuracy with the centre as threshold.
         auc: Held-out area under the ROC curve.
         cohens_d: Held-out Cohen's d, pooled standard deviation.
@@ -104,6 +114,7 @@ class VectorMetadata(BaseModel):
         derived: True for completions that were made from written pairs.
         elicitation: The check of generated replies; None for written replies.
         extracted_on: The model that the directions come from, if it is another one.
+        hook_point: The place in the blocks that the directions are for; they are refused elsewhere.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -116,7 +127,7 @@ class VectorMetadata(BaseModel):
     extracted_on: ExtractedOn | None = None
     n_layers: Annotated[int, Field(ge=1, le=MAX_LAYERS)]
     d_model: Annotated[int, Field(ge=1, le=1_000_000)]
-    hook_point: Literal["resid_post"] = "resid_post"
+    hook_point: HookPoint = RESID_POST
     layer_convention: Literal["output of 0-based decoder block"] = "output of 0-based decoder block"
     method: Annotated[str, Field(pattern=NAME_PATTERN)]
     method_options: dict[str, Any] = {}

@@ -16,7 +16,7 @@ import safetensors.numpy
 from pydantic import ValidationError
 
 from trait_core.errors import InvalidRequestError, VectorFileError, first_fault
-from trait_core.schema import LayerEvidence, ServiceInfo, VectorMetadata, is_name
+from trait_core.schema import RESID_POST, HookPoint, LayerEvidence, ServiceInfo, VectorMetadata, is_name
 from trait_core.storage import MAX_HEADER_BYTES, HeaderError, read_header, sha256_of, write_atomically
 from trait_core.vectors.arrays import nearest_to_half, residual_norm, scale
 from trait_core.vectors.model_shape import ModelShape
@@ -66,6 +66,7 @@ class VectorFile:
         method: str = "imported",
         chosen_layer: int | None = None,
         method_options: Mapping[str, Any] | None = None,
+        at: HookPoint = RESID_POST,
     ) -> Self:
         """Make a vector file of arrays from any tool.
 
@@ -78,12 +79,14 @@ class VectorFile:
 
         Args:
             trait: Name of the vector: lower case letters, digits, `_`, `.` and `-`, 64 at most.
-            arrays: 0-based decoder block -> `(d_model,)` numbers, for the block's *output*: a list, a numpy array, or a torch tensor
+            arrays: 0-based decoder block -> `(d_model,)` numbers: a list, a numpy array, or a torch tensor
                 of any float type on any device. An array `(n_layers, d_model)` is `dict(enumerate(array))`.
             model: The model that they are for, as `TraitClient.info()` and `LocalEngine.info()` give it.
             method: How the arrays were made.
             chosen_layer: Layer for requests that name none; None takes the one nearest to half of the depth.
             method_options: Further facts about how they were made.
+            at: The place in the block that they are for: its *output*, or what its attention (`attn_out`) or MLP (`mlp_out`) adds
+                to the stream.
 
         Raises:
             InvalidRequestError: An invalid name, or a chosen layer that has no array.
@@ -113,6 +116,7 @@ class VectorFile:
             weights_digest=shape.weights_digest,
             n_layers=shape.n_layers,
             d_model=shape.d_model,
+            hook_point=at,
             method=method,
             method_options=options,
             positions="unknown",

@@ -14,8 +14,9 @@ from trait_client.http.settings import DEFAULT_URL
 from trait_client.judge import JudgeConfig, TraitJudge
 from trait_client.results import ResultStore
 from trait_core.console import ApiKey, AsJson, complain, err, out, plain, print_json, print_table
+from trait_core.errors import InvalidRequestError
 from trait_core.positions import Positions
-from trait_core.schema import Generation
+from trait_core.schema import RESID_POST, Generation, HookPoint
 from trait_core.storage import sha256_of, write_atomically
 from trait_core.vectors.file import VectorFile
 
@@ -60,6 +61,13 @@ def run(
             help="Token positions to pool. Default: response[:]; response[:5] for continuations, all[4:] for whole raw texts."
         ),
     ] = None,
+    at: Annotated[
+        HookPoint,
+        typer.Option(
+            help="Place in a block that is read: resid_post, attn_out or mlp_out (what its attention or MLP adds; the service needs "
+            "--hook-points). Vectors of the latter two are `<trait>.<method>.<place>`."
+        ),
+    ] = RESID_POST,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the held-out split and of random directions.")] = 0,
     held_out: Annotated[float, typer.Option(help="Fraction of the scenarios held out for testing.")] = 0.25,
     splits: Annotated[
@@ -115,6 +123,10 @@ def run(
     one. All traits go through the model together; a run that is stopped continues with the same command.
     """
     require("sklearn", "scikit-learn", "trait-extract run")
+    if clean is not None and at != RESID_POST:
+        raise InvalidRequestError(
+            f"--clean {clean} knows the dimensions of the stream only: leave it out, or --at {at}"
+        )
     pool = None if positions is None else Positions.parse(positions)
     selection = select(datasets, trait, style, every=every)
     selection.warn()
@@ -124,8 +136,8 @@ def run(
         generation = Generation(
             max_tokens=max_tokens or default_max_tokens(dataset), temperature=temperature, seed=seed
         )
-        at = pool or default_positions(dataset)
-        jobs.append((dataset, Settings(at, seed, held_out, splits, generation, variables, samples)))
+        read = pool or default_positions(dataset)
+        jobs.append((dataset, Settings(read, seed, held_out, splits, generation, variables, samples, at=at)))
     results = None if db is None else ResultStore(db)
     with (
         TraitClient(url, api_key=api_key) as client,

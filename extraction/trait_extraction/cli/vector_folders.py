@@ -10,6 +10,7 @@ import typer
 from trait_client.http import TraitClient
 from trait_core.console import EXIT_FAILED, EXIT_PARTIAL, print_json, print_table
 from trait_core.errors import InvalidRequestError, TraitError
+from trait_core.schema import RESID_POST
 from trait_core.storage import sha256_of, write_atomically
 from trait_core.tables import Column, Table
 from trait_core.vectors.model_shape import ModelShape
@@ -17,7 +18,13 @@ from trait_core.vectors.model_shape import ModelShape
 from trait_extraction.cli.console import print_lines
 from trait_extraction.interchange.foreign_vectors import ForeignVectors
 from trait_extraction.interchange.importing import Imported, import_vectors
-from trait_extraction.interchange.vector_folders import RESIDUAL, VectorFolder, read_vector_folders, safe_name
+from trait_extraction.interchange.vector_folders import (
+    COMPONENTS,
+    RESIDUAL,
+    VectorFolder,
+    read_vector_folders,
+    safe_name,
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ def import_folders(
 
     Raises:
         InvalidRequestError: The tree has no such trait or method.
-        typer.Exit: 1 if nothing was imported, 3 if something of the residual stream was not.
+        typer.Exit: 1 if nothing was imported, 3 if something that has a hook point was not.
     """
     wanted = _wanted(found, options)
     written: list[Written] = []
@@ -94,7 +101,7 @@ def import_folders(
     else:
         print_table(_table(written, options.shape))
         print_lines([*(f"left out: {folder.name}: {reason}" for folder, reason in left_out), *_notes(options.shape)])
-    failed = any(folder.component == RESIDUAL for folder, _ in left_out)
+    failed = any(folder.component in COMPONENTS for folder, _ in left_out)
     if not written or failed:
         raise typer.Exit(EXIT_PARTIAL if written else EXIT_FAILED)
 
@@ -133,8 +140,11 @@ def _make(folder: VectorFolder, foreign: ForeignVectors | str, options: FolderIm
         layers=options.layers,
         chosen_layer=options.chosen_layer,
         positions=folder.positions,
+        at=folder.hook_point,
     )
-    parts = (folder.category, folder.trait, folder.variant, folder.position)
+    parts = [folder.category, folder.trait, folder.variant, folder.position]
+    if folder.component != RESIDUAL:
+        parts.append(folder.component)
     path = options.out.joinpath(*map(safe_name, parts), f"{safe_name(folder.method)}.safetensors")
     return Written(folder, imported, path, imported.vector.to_bytes())
 
@@ -146,7 +156,7 @@ def _write(made: Written, *, force: bool) -> None:
 
 
 def _registry_names(written: Sequence[Written]) -> list[str]:
-    """The trait's name, with the category, variant, position and method where the trait's vectors differ in them."""
+    """The trait's name, with the category, variant, position, component and method where the trait's vectors differ in them."""
     of_trait: dict[str, list[VectorFolder]] = defaultdict(list)
     for each in written:
         of_trait[each.folder.trait].append(each.folder)
@@ -154,7 +164,7 @@ def _registry_names(written: Sequence[Written]) -> list[str]:
     for folder in (each.folder for each in written):
         differing = [
             part
-            for part in ("category", "variant", "position", "method")
+            for part in ("category", "variant", "position", "component", "method")
             if len({getattr(sibling, part) for sibling in of_trait[folder.trait]}) > 1
         ]
         names.append(safe_name(".".join([folder.trait, *(getattr(folder, part) for part in differing)])))
@@ -171,6 +181,7 @@ def _row(each: Written) -> dict[str, Any]:
         "variant": each.folder.variant,
         "method": meta.method,
         "positions": meta.positions,
+        "hook_point": meta.hook_point,
         "layers": sorted(meta.layers),
         "chosen_layer": meta.chosen_layer,
         "facts": each.folder.facts,
@@ -186,8 +197,25 @@ def _table(written: Sequence[Written], shape: ModelShape) -> Table:
         place = f"{each.folder.category}/{meta.trait}"
         layers = f"{min(meta.layers)}..{max(meta.layers)}" if len(meta.layers) > 1 else str(meta.chosen_layer)
         named = each.registered or str(each.path)
-        rows.append([place, each.folder.variant, meta.positions, meta.method, layers, str(meta.chosen_layer), named])
-    columns = [Column("trait"), Column("variant", optional=True), Column("positions"), Column("method")]
+        rows.append(
+            [
+                place,
+                each.folder.variant,
+                meta.positions,
+                "" if meta.hook_point == RESID_POST else meta.hook_point,
+                meta.method,
+                layers,
+                str(meta.chosen_layer),
+                named,
+            ]
+        )
+    columns = [
+        Column("trait"),
+        Column("variant", optional=True),
+        Column("positions"),
+        Column("at", optional=True),
+        Column("method"),
+    ]
     columns += [Column("layers", right=True), Column("chosen", right=True), Column("registered as, or file")]
     return Table(columns, rows, title=f"{len(written)} vectors imported for {shape.model}")
 

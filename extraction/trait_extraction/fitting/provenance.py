@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trait_core.schema import ServiceInfo, VectorMetadata
+from trait_core.schema import HookPoint, ServiceInfo, VectorMetadata
 
 from trait_extraction.fitting.methods import METHOD_OPTIONS, UNPAIRED_OPTIONS
 from trait_extraction.plan import Plan
@@ -19,6 +19,7 @@ class Provenance:
     weights_digest: str | None
     n_layers: int
     d_model: int
+    hook_point: HookPoint
     method: str
     method_options: dict[str, Any]
     positions: str
@@ -61,6 +62,7 @@ class Provenance:
             weights_digest=info.weights_digest,
             n_layers=info.n_layers,
             d_model=info.d_model,
+            hook_point=settings.at,
             method=method,
             method_options=options,
             positions=str(settings.positions),

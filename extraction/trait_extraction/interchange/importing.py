@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from trait_core.errors import VectorFileError
+from trait_core.schema import RESID_POST, HookPoint
 from trait_core.vectors.file import VectorFile
 from trait_core.vectors.model_shape import ModelShape
 
@@ -37,6 +38,7 @@ def import_vectors(
     layers: list[int] | None = None,
     chosen_layer: int | None = None,
     positions: str = "unknown",
+    at: HookPoint = RESID_POST,
 ) -> Imported:
     """Check another tool's vectors against a model, and make a vector file from them (`VectorFile.from_arrays`).
 
@@ -49,6 +51,7 @@ def import_vectors(
         layers: 0-based blocks to take; None takes all.
         chosen_layer: Layer for requests that name none; None takes the one nearest to half of the depth.
         positions: The positions that they were read from, as a vector file names them.
+        at: The place in a block that they are for.
 
     Raises:
         InvalidRequestError: An invalid name, or a layer that the file does not have.
@@ -65,7 +68,7 @@ def import_vectors(
         **({"after_final_norm": [shape.n_layers - 1]} if warning else {}),
     }
     vector = VectorFile.from_arrays(
-        trait, vectors, shape, method=method, chosen_layer=chosen_layer, method_options=options
+        trait, vectors, shape, method=method, chosen_layer=chosen_layer, method_options=options, at=at
     )
     if positions != "unknown":
         vector = VectorFile(vector.metadata.model_copy(update={"positions": positions}), vector.directions)

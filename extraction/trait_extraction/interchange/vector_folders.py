@@ -8,7 +8,7 @@ and `metadata.json` beside the layers or in a folder above them, up to `vectors`
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from trait_core.errors import DatasetError, InvalidRequestError, VectorFileError
 from trait_core.positions import Positions
+from trait_core.schema import RESID_POST, HookPoint
 from trait_core.text_files import read_json
 
 from trait_extraction.interchange.foreign_vectors import UNNUMBERED, ForeignVectors
@@ -23,6 +24,14 @@ from trait_extraction.interchange.sandbox import read_apart
 
 VECTORS = "vectors"
 RESIDUAL = "residual"
+COMPONENTS: Mapping[str, HookPoint] = {
+    RESIDUAL: RESID_POST,
+    "attn_contribution": "attn_out",
+    "attn_out": "attn_out",
+    "mlp_contribution": "mlp_out",
+    "mlp_out": "mlp_out",
+}
+"""The hook point of each component: a contribution is what is added to the stream."""
 MAX_METADATA_BYTES = 1024 * 1024
 FILES_AT_ONCE = 512
 """Files that one child process reads; it has a minute of CPU time, two seconds of which are torch's import."""
@@ -56,6 +65,11 @@ class VectorFolder:
     files: dict[int, Path]
     metadata: dict[str, Any] = field(default_factory=dict)
     fault: str | None = None
+
+    @property
+    def hook_point(self) -> HookPoint:
+        """The place in a block that its directions are for."""
+        return COMPONENTS[self.component]
 
     @property
     def name(self) -> str:
@@ -112,15 +126,20 @@ def _described(folder: Path, files: dict[int, Path], fault: str | None) -> Vecto
         metadata = _metadata(folder)
     except VectorFileError as error:
         metadata, fault = {}, fault or str(error)
-    stated = next((name for name in (component, str(metadata.get("component", RESIDUAL))) if name != RESIDUAL), None)
-    if stated is not None:
-        fault = (
-            f"component {stated[:40]!r} needs hook points inside a block, which this version does not have: it steers the "
-            "residual stream at the output of a block"
-        )
+    fault = fault or _component_fault(component, str(metadata.get("component", component)))
     return VectorFolder(
         category, trait, variant, position, component, method, dict(sorted(files.items())), metadata, fault
     )
+
+
+def _component_fault(component: str, stated: str) -> str | None:
+    """Why vectors of a component cannot be imported; `stated` is the one that the JSON names."""
+    known = f"those that can be imported are {', '.join(COMPONENTS)}"
+    if component not in COMPONENTS:
+        return f"component {component[:40]!r} has no hook point here: {known}"
+    if stated != component:
+        return f"metadata.json says component {stated[:40]!r}, and the folder is {component!r}: {known}"
+    return None
 
 
 def _metadata(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,14 @@ import numpy as np
 import numpy.typing as npt
 from trait_client.http.activations import Activations
 from trait_core.errors import DatasetError, InvalidRequestError, ServiceError
-from trait_core.schema import ActivationInput, ActivationsMetadata, ActivationsRequest, ServiceInfo
+from trait_core.schema import (
+    RESID_POST,
+    ActivationInput,
+    ActivationsMetadata,
+    ActivationsRequest,
+    HookPoint,
+    ServiceInfo,
+)
 from trait_core.storage import json_sha256
 
 from trait_extraction.data.datasets import Kept, TraitDataset
@@ -40,7 +47,8 @@ class ContrastiveActivations:
         plan: The plan of these scenarios: without those that have no token at the positions.
         positive: `(n, n_layers, d_model)` float32, residual units; row i is scenario i.
         negative: The same for the other side, `(m, n_layers, d_model)`.
-        residual_norms: `(n_layers,)` float64, mean token norm over positions 4 and later of both sides, residual units.
+        residual_norms: `(n_layers,)` float64, mean token norm over positions 4 and later of both sides, residual units:
+            that of the stream, whatever is read.
         paired: True if row i of both sides is one pair; then n = m.
         massive: Dimensions that are left out, 0 on both sides; None if none are.
     """
@@ -73,8 +81,8 @@ class Piece:
         source: Its source.
         start: Index of the first text in `(*positive, *negative)`.
         inputs: The texts.
-        pools: The positions, and those of the residual norm.
-        key: Digest of the texts, the positions and the model.
+        pools: The positions, and those of the residual norm where the stream is read.
+        key: Digest of the texts, the positions, the place and the model.
     """
 
     plan: Plan
@@ -83,6 +91,11 @@ class Piece:
     inputs: list[ActivationInput]
     pools: tuple[str, ...]
     key: str
+
+    @property
+    def request(self) -> ActivationsRequest:
+        """The request that reads it alone."""
+        return _request(self.inputs, self.pools, self.plan.settings.at)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -102,14 +115,19 @@ def pieces(plan: Plan, source: Source) -> list[Piece]:
     variables = plan.settings.chat_template_kwargs
     dataset, positions = plan.dataset, str(plan.settings.positions)
     inputs = [activation_input(dataset, s, variables) for s in (*dataset.positive, *dataset.negative)]
-    pools = tuple(dict.fromkeys([positions, NORM_POSITIONS]))
+    at = plan.settings.at
+    pools = tuple(dict.fromkeys([positions, NORM_POSITIONS])) if at == RESID_POST else (positions,)
     size, identity = texts_per_request(source.info), model_identity(source.info)
     found = []
     for start in range(0, len(inputs), size):
         part = inputs[start : start + size]
-        key = json_sha256([identity, request_identity(ActivationsRequest(inputs=part, positions=list(pools)))])
+        key = json_sha256([identity, request_identity(_request(part, pools, at))])
         found.append(Piece(plan, source, start, part, pools, key))
     return found
+
+
+def _request(inputs: Sequence[ActivationInput], pools: Sequence[str], at: HookPoint) -> ActivationsRequest:
+    return ActivationsRequest(inputs=list(inputs), positions=list(pools), at=at)
 
 
 def texts_per_request(info: ServiceInfo) -> int:
@@ -122,7 +140,7 @@ def read_pieces(packed: Sequence[Piece]) -> tuple[dict[int, ServiceError], int]:
     """Read pieces of any traits in one request, and store each in its own trait's folder.
 
     Args:
-        packed: Pieces with the same positions, for the same model.
+        packed: Pieces with the same positions and place, for the same model.
 
     Returns:
         `(faults, n_tokens)`: index of a piece -> reason why it is not stored, and the number of tokens that were read.
@@ -131,7 +149,7 @@ def read_pieces(packed: Sequence[Piece]) -> tuple[dict[int, ServiceError], int]:
         ServiceError: The service refused or failed, or answered for another model.
     """
     first = packed[0]
-    request = ActivationsRequest(inputs=[i for piece in packed for i in piece.inputs], positions=list(first.pools))
+    request = _request([i for piece in packed for i in piece.inputs], first.pools, first.plan.settings.at)
     answer = first.source.model.activations(request)
     _check_model(answer, first.source.info)
     faults, start = {}, 0
@@ -171,7 +189,9 @@ def read(plan: Plan, source: Source) -> ContrastiveActivations:
         counts = gone.positive, gone.negative
         source.report(f"{plan.name}: {left_out_sentence(counts, positions, paired=dataset.paired)}")
         positive, negative = positive[kept[0]], negative[kept[1]]
-    norms = residual_norms(answers)
+    # Doses refer to the stream, which another place does not show: its norms are those of the service's own text.
+    at_stream = plan.settings.at == RESID_POST
+    norms = residual_norms(answers) if at_stream else np.array(source.info.residual_norms, dtype=np.float64)
     return ContrastiveActivations(answers[0].metadata, plan, positive, negative, norms, dataset.paired)
 
 
@@ -220,7 +240,7 @@ def _stored_or_read(piece: Piece) -> Activations:
     store = piece.source.stored.activations
     answer = None if piece.source.again else store.get(piece.key)
     if answer is None:
-        answer = piece.source.model.activations(ActivationsRequest(inputs=piece.inputs, positions=list(piece.pools)))
+        answer = piece.source.model.activations(piece.request)
         _check_model(answer, piece.source.info)
         piece.keep(answer)
     return answer
@@ -229,6 +249,8 @@ def _stored_or_read(piece: Piece) -> Activations:
 def request_identity(request: ActivationsRequest) -> dict[str, Any]:
     """Values of a request that are hashed into a key; what was added later is left out where it is not used."""
     values = request.model_dump()
+    if values["at"] == RESID_POST:
+        del values["at"]
     for item in values["inputs"]:
         if item["chat_template_kwargs"] is None:
             del item["chat_template_kwargs"]

@@ -93,6 +93,7 @@ class TraitService:
             reasoning_markers=reader.reasoning_markers,
             residual_norms=norms,
             operations=list(shape["operations"]),
+            hook_points=list(shape["hook_points"]),
             scopes=[*get_args(NamedScope), "positions", "selectors"],
             units=list(get_args(Unit)),
             limits=_limits(settings, engine_settings, shape),
@@ -181,6 +182,7 @@ def _resolver(
         terms_per_layer=engine_settings.terms_per_layer,
         max_relative_dose=settings.max_relative_dose,
         max_total_dose=settings.max_total_dose,
+        hook_points=tuple(shape["hook_points"]),
     )
 
 

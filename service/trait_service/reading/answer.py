@@ -79,6 +79,7 @@ def answer(
         n_layers=info.n_layers,
         d_model=info.d_model,
         dtype=info.dtype,
+        hook_point=request.at,
         layers=layers,
         positions=positions,
         pooling=request.pooling,

@@ -14,12 +14,13 @@ import numpy as np
 from starlette.datastructures import State
 from trait_core.errors import InvalidRequestError, SteeringFailedError
 from trait_core.positions import Positions
-from trait_core.schema import ActivationInput, ActivationsRequest, Generation, ServiceInfo
+from trait_core.schema import ActivationInput, ActivationsRequest, Generation, HookPoint, ServiceInfo
 from vllm.inputs import tokens_input
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from trait_service.engine.requests import MAX_POOL_INTERVALS
+from trait_service.engine.sites import missing
 from trait_service.engine.spec import CaptureSpec, TermSpec
 from trait_service.engine_link.engine_client import Run, SteeredEngineClient, last_output
 from trait_service.reading.answer import Reading, ReadText, answer
@@ -55,6 +56,7 @@ class ActivationReader:
         self._state = state
         self._n_layers: int = shape["n_layers"]
         self._d_model: int = shape["d_model"]
+        self._hook_points: list[HookPoint] = shape["hook_points"]
         self._pools = CaptureSlots(shape["capture_rows"])
         self._max_bytes = max_bytes
         self._inputs = InputTokenizer(client, state, markers)
@@ -80,6 +82,8 @@ class ActivationReader:
             SteeringFailedError: The engine failed on an input.
         """
         layers = self._layers(request.layers)
+        if request.at not in self._hook_points:
+            raise InvalidRequestError(missing(request.at), param="at")
         positions = [Positions.parse(text) for text in request.positions]
         names = [str(each) for each in positions]
         if len(set(positions)) < len(positions):
@@ -199,6 +203,7 @@ class ActivationReader:
         capture = CaptureSpec(
             positions=[each.located(text.landmarks) for each in positions],
             layers=layers,
+            at=request.at,
             n_prompt=text.n_prompt if given else None,
             n_total=len(text.ids) if given else None,
             each=request.pooling == "none",
@@ -233,6 +238,7 @@ class ActivationReader:
         capture = CaptureSpec(
             positions=[each.located(whole.landmarks) for each in positions],
             layers=layers,
+            at=request.at,
             n_prompt=text.n_prompt,
             n_total=len(ids),
             each=request.pooling == "none",

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 from trait_core.errors import InvalidRequestError
-from trait_core.schema import SHA256_PREFIX, InlineVector, LayerEvidence
+from trait_core.schema import SHA256_PREFIX, HookPoint, InlineVector, LayerEvidence
 from trait_core.storage import sha256_of
 from trait_core.vectors.inline import direction_of
 
@@ -52,6 +52,7 @@ class GivenVector:
         directions: Layer -> direction.
         evidence: Layer -> measurements that units are converted with.
         chosen_layer: The layer of a request that names none.
+        hook_point: The place in a block that it is for; None: any.
         has_separation: False if only the layer's residual norm is known, so that there is no `separation`.
     """
 
@@ -60,12 +61,14 @@ class GivenVector:
     directions: Mapping[int, Direction] = field(repr=False)
     evidence: Mapping[int, LayerEvidence] = field(repr=False)
     chosen_layer: int | None = None
+    hook_point: HookPoint | None = None
     has_separation: bool = True
 
     @classmethod
     def registered(cls, vector: RegisteredVector) -> "GivenVector":
         """A registered vector."""
-        return cls(vector.name, vector.sha256, vector.directions, vector.file.metadata.layers, vector.chosen_layer)
+        meta = vector.file.metadata
+        return cls(vector.name, vector.sha256, vector.directions, meta.layers, vector.chosen_layer, meta.hook_point)
 
     @classmethod
     def inline(cls, vector: InlineVector, d_model: int, residual_norms: Sequence[float]) -> "GivenVector":

@@ -11,11 +11,20 @@ from dataclasses import dataclass, field
 import numpy as np
 from trait_core.errors import InvalidRequestError, SteeringFailedError
 from trait_core.positions import Positions
-from trait_core.schema import MAX_MONITORED, CrossedBound, Monitor, MonitorBound, MonitoredChoice, MonitoredDirection
+from trait_core.schema import (
+    MAX_MONITORED,
+    CrossedBound,
+    HookPoint,
+    Monitor,
+    MonitorBound,
+    MonitoredChoice,
+    MonitoredDirection,
+)
 
 from trait_service.engine.monitor_columns import MonitorColumn, MonitorColumns
 from trait_service.engine.projection_rows import ProjectionRows
 from trait_service.engine.spec import BoundHit, MonitorSpec
+from trait_service.resolving.given import GivenVector
 from trait_service.resolving.resolve import Resolver
 
 Decode = Callable[[list[int]], str]
@@ -68,11 +77,12 @@ def resolve_monitor(resolver: Resolver, monitor: Monitor) -> ResolvedMonitor:
     used: set[int] = set()
     for i, name in enumerate(monitor.vectors):
         vector = resolver.vector(name, f"monitor.vectors[{i}]")
+        at = resolver.common_hook_point(monitor.at, [GivenVector.registered(vector)], "monitor.at")
         for layer in resolver.layers(monitor.layers, vector, "monitor.layers"):
             digest, raw = vector.directions[layer]
             directions[digest] = raw
             centre = vector.file.evidence(layer).centre if monitor.centred and not monitor.cosine else 0.0
-            columns.append(MonitoredDirection(vector=name, sha256=vector.sha256, layer=layer, centre=centre))
+            columns.append(MonitoredDirection(vector=name, sha256=vector.sha256, layer=layer, at=at, centre=centre))
             matching = [
                 b for b, bound in enumerate(monitor.bounds) if bound.vector == name and bound.layer in (None, layer)
             ]
@@ -81,7 +91,7 @@ def resolve_monitor(resolver: Resolver, monitor: Monitor) -> ResolvedMonitor:
             used.update(matching)
             bound = monitor.bounds[matching[0]] if matching else None
             bounds.append(bound)
-            specs.append(_column(layer, digest, monitor.cosine, centre, bound))
+            specs.append(_column(layer, at, digest, monitor.cosine, centre, bound))
     if unused := [b for b in range(len(monitor.bounds)) if b not in used]:
         bound = monitor.bounds[unused[0]]
         raise InvalidRequestError(
@@ -115,11 +125,14 @@ def _checked(positions: Positions) -> Positions:
     return positions
 
 
-def _column(layer: int, digest: str, cosine: bool, centre: float, bound: MonitorBound | None) -> MonitorColumn:
+def _column(
+    layer: int, at: HookPoint, digest: str, cosine: bool, centre: float, bound: MonitorBound | None
+) -> MonitorColumn:
     if bound is None:
-        return MonitorColumn(layer=layer, direction=digest, cosine=cosine)
+        return MonitorColumn(layer=layer, at=at, direction=digest, cosine=cosine)
     return MonitorColumn(
         layer=layer,
+        at=at,
         direction=digest,
         cosine=cosine,
         above=None if bound.above is None else bound.above + centre,

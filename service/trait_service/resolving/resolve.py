@@ -6,7 +6,7 @@ coefficient is the factor, and the angle in degrees.
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,10 +15,21 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 from trait_core.errors import InvalidRequestError, UnknownVectorError, VectorFileError
-from trait_core.schema import AppliedTerm, InlineVector, LayerEvidence, Operation, PositionScope, Steering, SteeringTerm
+from trait_core.schema import (
+    RESID_POST,
+    AppliedTerm,
+    HookPoint,
+    InlineVector,
+    LayerEvidence,
+    Operation,
+    PositionScope,
+    Steering,
+    SteeringTerm,
+)
 from trait_core.units import UNITLESS, relative_dose, residual_units
 from trait_core.vectors.file import layer_ranges
 
+from trait_service.engine.sites import missing
 from trait_service.engine.spec import TermSpec
 from trait_service.registry.registry import RegisteredVector
 from trait_service.resolving.given import GivenVector, Layered, orthonormal
@@ -81,6 +92,7 @@ class Resolver:
         d_model: Width of its residual stream.
         residual_norms: `(n_layers,)` its residual norms, which scale inline vectors.
         operations: Operations that the engine has.
+        hook_points: Places in a block at which the engine steers and reads.
         terms_per_layer: Terms of one request on one layer.
         max_relative_dose: Largest sum of relative doses of one request on one layer.
         max_total_dose: Largest such sum over all layers; None leaves it to the layers' limits.
@@ -94,6 +106,7 @@ class Resolver:
     terms_per_layer: int
     max_relative_dose: float
     max_total_dose: float | None = None
+    hook_points: Sequence[HookPoint] = (RESID_POST,)
 
     def resolve(self, steering: Steering) -> ResolvedSteering:
         """Resolve every term on each of its layers.
@@ -117,8 +130,9 @@ class Resolver:
         """
         self._check_operation(term, where)
         vectors = self._given(term, where)
+        at = self.common_hook_point(term.at, vectors, f"{where}.at")
         return [
-            _resolved(term, vector, layer, where)
+            _resolved(term, vector, layer, at, where)
             for layer in self._common_layers(term, vectors, where)
             for vector in orthonormal(vectors, layer, f"{where}.vector")
         ]
@@ -152,6 +166,28 @@ class Resolver:
                 f"the vectors choose different layers ({chosen}): give layers", param=f"{where}.layers"
             )
         return each[0]
+
+    def common_hook_point(self, asked: HookPoint | None, vectors: Sequence[GivenVector], where: str) -> HookPoint:
+        """The place that all vectors are for; `where` is the field that names it.
+
+        Raises:
+            InvalidRequestError: A vector is for another place than the one asked for, two are for different ones, or the engine
+                does not have it.
+        """
+        own: list[tuple[str, HookPoint]] = [
+            (each.name, each.hook_point) for each in vectors if each.hook_point is not None
+        ]
+        at = asked if asked is not None else ([point for _, point in own] or [RESID_POST])[0]
+        for name, point in own:
+            if point != at:
+                raise InvalidRequestError(
+                    f"the vector {name!r} is for {point}, and {at} is {'asked for' if asked else 'that of the one before it'}: leave "
+                    f"`at` out, or extract a vector at {at}",
+                    param=where,
+                )
+        if at not in self.hook_points:
+            raise InvalidRequestError(missing(at), param=where)
+        return at
 
     def vector(self, name: str, where: str) -> RegisteredVector:
         """A registered vector; `where` is the field that names it.
@@ -207,12 +243,14 @@ class Resolver:
         by_layer: dict[int, list[AppliedTerm]] = defaultdict(list)
         for term in applied:
             by_layer[term.layer].append(term)
-        for layer, terms in by_layer.items():
-            if len(terms) > self.terms_per_layer:
+        for (layer, at), n in Counter((term.layer, term.at) for term in applied).items():
+            if n > self.terms_per_layer:
+                where = f"layer {layer}" if at == RESID_POST else f"{at} of layer {layer}"
                 raise InvalidRequestError(
-                    f"{len(terms)} terms act on layer {layer}; at most {self.terms_per_layer} (--terms-per-layer)",
+                    f"{n} terms act on {where}; at most {self.terms_per_layer} (--terms-per-layer)",
                     param="steering.terms",
                 )
+        for layer, terms in by_layer.items():
             dose = math.fsum(term.relative_dose for term in terms)
             if dose > self.max_relative_dose:
                 raise InvalidRequestError(
@@ -229,7 +267,7 @@ class Resolver:
             )
 
 
-def _resolved(term: SteeringTerm, vector: GivenVector, layer: int, where: str) -> ResolvedTerm:
+def _resolved(term: SteeringTerm, vector: GivenVector, layer: int, at: HookPoint, where: str) -> ResolvedTerm:
     reported = {name: value for name, value in term if name in AppliedTerm.model_fields}
     direction, raw = vector.directions[layer]
     if term.unit == "separation" and not vector.has_separation and term.operation not in UNITLESS:
@@ -238,7 +276,7 @@ def _resolved(term: SteeringTerm, vector: GivenVector, layer: int, where: str) -
             param=f"{where}.unit",
         )
     a, dose = _value(term, vector.name, vector.evidence[layer], layer, f"{where}.coefficient")
-    found = {"vector": vector.name, "sha256": vector.sha256, "layer": layer, "a": a, "relative_dose": dose}
+    found = {"vector": vector.name, "sha256": vector.sha256, "layer": layer, "at": at, "a": a, "relative_dose": dose}
     return ResolvedTerm(**reported | found, asked=term, direction=direction, raw=raw)
 
 
