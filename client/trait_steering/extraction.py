@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trait_core.positions import Positions
-from trait_core.schema import Generation
+from trait_core.schema import RESID_POST, Generation, HookPoint
 from trait_core.traits import default_traits_folder, find_place, grouped
 from trait_core.vectors.file import VectorFile
 from trait_extraction import pipeline
@@ -36,6 +36,7 @@ def extract(
     allow_unchecked: bool = False,
     chat_template_kwargs: dict[str, Any] | None = None,
     cache: Path | None = None,
+    at: HookPoint = RESID_POST,
 ) -> dict[str, VectorFile]:
     """Make a trait's vectors; nothing is written or registered. The options are those of `trait-extract run`.
 
@@ -63,6 +64,7 @@ def extract(
         allow_unchecked: Use generated replies that fail the check, or that nothing can check.
         chat_template_kwargs: Variables of the chat template, such as `enable_thinking`.
         cache: Folder that keeps replies and activations for a second call.
+        at: The place in a block that is read: `resid_post`, or with a model that has them `attn_out` and `mlp_out`.
 
     Returns:
         Method -> vector file, in the order of `methods`.
@@ -83,7 +85,7 @@ def extract(
     pool = default_positions(dataset) if positions is None else Positions.parse(positions)
     length = default_max_tokens(dataset) if max_tokens is None else max_tokens
     generation = Generation(max_tokens=length, temperature=temperature, seed=seed)
-    settings = Settings(pool, seed, held_out, splits, generation, chat_template_kwargs, samples)
+    settings = Settings(pool, seed, held_out, splits, generation, chat_template_kwargs, samples, at=at)
     names = [methods] if isinstance(methods, str) else methods
     check = ReplyCheck(allow_unchecked=allow_unchecked)
     return pipeline.extract(model, dataset, names, settings, cache=cache, check=check)

@@ -21,6 +21,7 @@ def page() -> str:
             f"`{name}`",
             ", ".join(f"`{_short(layer)}`" for layer in each.layers),
             " or ".join(dict.fromkeys(_rule(layer) for layer in each.layers)),
+            ", ".join(f"`{at}`" for at in each.hook_points),
             ", ".join(EVIDENCE[kind] for kind in each.evidence),
             each.quirk,
         )
@@ -45,12 +46,16 @@ def page() -> str:
         (
             f"*Parity test* ({n_parity} architectures): vLLM runs a tiny random model of it on a CPU, in float32. `add` and `ablate` "
             "at the first, a middle and the last layer give what transformers gives with a hook on the same block. A capture of all "
-            "layers does too (`tests/engine/test_engine_architectures_*.py`). *With an image*: the same with an image in the prompt "
+            "layers does too (`tests/engine/test_engine_architectures_*.py`), and so do `add`, capture and monitor at the further hook points "
+            "(`--hook-points`). *With an image*: the same with an image in the prompt "
             "(`tests/engine/test_engine_images.py`). *`verify` on real weights*: "
             "`trait-service verify` passed. *Read only*: the source was read, and the last column says why there is no parity test. "
             "No GPU has run these tests yet."
         ),
-        table(("architecture", "class of its layers", "rule", "how it is known", "particular"), architectures),
+        table(
+            ("architecture", "class of its layers", "rule", "hook points", "how it is known", "particular"),
+            architectures,
+        ),
         "## More classes of layers with a rule",
         "Read in the sources of vLLM 0.32 and 0.33; no parity test runs them.",
         table(("class", "rule"), read),

@@ -54,6 +54,31 @@ def test_one_capture_gives_a_file_for_each_method_with_its_provenance(trait_fold
     assert service.registered == {}
 
 
+def test_vectors_of_what_an_mlp_adds_are_files_of_their_own_with_the_norms_of_the_stream(
+    trait_folder, gaussians, tmp_path
+):
+    service, dataset = gaussians(), load_trait(trait_folder())
+    mlp = at("response[:]", at="mlp_out")
+    with pytest.raises(InvalidRequestError, match="no hook point mlp_out: start it with --hook-points mlp_out"):
+        run(service, [(dataset, mlp)], ["mean_diff"], tmp_path / "out")
+    asked = []
+    service = gaussians(hook_points=["resid_post", "mlp_out"])
+    info, activations = service.info(), service.activations
+    service.activations = lambda request: asked.append((request.at, request.positions)) or activations(request)
+    options = RunOptions(register=True)
+    (stream,), (inside,) = (
+        run(service, [(dataset, each)], ["mean_diff"], tmp_path / "out", options) for each in (RESPONSE, mlp)
+    )
+    assert asked == [("resid_post", ["response[:]", "all[4:]"]), ("mlp_out", ["response[:]"])]
+    assert (stream.path.name, inside.path.name) == ("mean_diff.safetensors", "mean_diff.mlp_out.safetensors")
+    assert (stream.registered, inside.registered) == ("warmth", "warmth.mean_diff.mlp_out")
+    meta = inside.vector.metadata
+    assert (meta.hook_point, stream.vector.metadata.hook_point) == ("mlp_out", "resid_post")
+    assert [meta.layers[layer].residual_norm for layer in meta.layers] == pytest.approx(info.residual_norms)
+    again = run(service, [(dataset, mlp)], ["mean_diff"], tmp_path / "out", options)
+    assert (again[0].reused, len(asked)) == (True, 2)
+
+
 def test_extract_makes_the_same_vectors_in_memory_and_reads_a_cache(trait_folder, gaussians, tmp_path):
     class ReadOnly:
         """Just what written pairs need of a model: no chat, no registry."""

@@ -14,6 +14,7 @@ from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import RequestSpec, TermSpec
 from trait_service.engine.state import EngineShape, SteeringState
+from trait_service.reading.branch_check import first_wrong
 
 N_LAYERS, D_MODEL, N_TOKENS = 3, 4, 5
 EAST = np.eye(D_MODEL, dtype=np.float32)[0]
@@ -229,3 +230,14 @@ def test_shared_experts_are_summed_over_the_ranks_with_the_others():
     assert branches.branch(experts(skip_final_all_reduce=False), "mlp_out", 2)
     with pytest.raises(UnsupportedModelError, match=r"mlp \(its experts\) leaves the sum"):
         branches.branch(experts(skip_final_all_reduce=True), "mlp_out", 2)
+
+
+def test_branches_that_do_not_add_up_to_the_stream_are_found_by_their_means():
+    rng = np.random.default_rng(0)
+    added = rng.normal(size=(5, 64)).astype(np.float32)
+    stream = 10 + added.cumsum(0)
+    assert first_wrong(stream, added) is None
+    assert first_wrong(stream + rng.normal(size=stream.shape) * 1e-2, added) is None, "rounded"
+    assert first_wrong(10 + (0.22 * added).cumsum(0), added) == 1, "a multiplier of the branches"
+    added[3, 0] = np.nan
+    assert first_wrong(stream, added) == 3

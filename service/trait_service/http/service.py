@@ -30,6 +30,7 @@ from trait_service.metrics import expose_bank
 from trait_service.models.identity import chat_template_digest, config_digest, registry_folder
 from trait_service.models.weights import checkpoint_digest, weights_digest
 from trait_service.patching.patcher import Patcher
+from trait_service.reading.branch_check import check_branches
 from trait_service.reading.chat_template import ChatTemplate
 from trait_service.reading.lens import Lens
 from trait_service.reading.reader import ActivationReader
@@ -81,6 +82,7 @@ class TraitService:
         patcher = Patcher(client, state, shape, engine_settings.terms_per_layer, settings.max_activation_bytes)
         identity = await _identify(engine, state)
         registry, norms = _open_registry(settings, identity, uses), await measure_residual_norms(reader)
+        await check_branches(reader, shape["hook_points"])
         resolver = _resolver(registry, norms, settings, engine_settings, shape)
         info = ServiceInfo(
             model=state.openai_serving_models.base_model_paths[0].name,

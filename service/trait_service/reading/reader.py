@@ -14,7 +14,7 @@ import numpy as np
 from starlette.datastructures import State
 from trait_core.errors import InvalidRequestError, SteeringFailedError
 from trait_core.positions import Positions
-from trait_core.schema import ActivationInput, ActivationsRequest, Generation, HookPoint, ServiceInfo
+from trait_core.schema import RESID_POST, ActivationInput, ActivationsRequest, Generation, HookPoint, ServiceInfo
 from vllm.inputs import tokens_input
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -23,6 +23,7 @@ from trait_service.engine.requests import MAX_POOL_INTERVALS
 from trait_service.engine.sites import missing
 from trait_service.engine.spec import CaptureSpec, TermSpec
 from trait_service.engine_link.engine_client import Run, SteeredEngineClient, last_output
+from trait_service.engine_link.workers import Capture
 from trait_service.reading.answer import Reading, ReadText, answer
 from trait_service.reading.capture_slots import CaptureSlots
 from trait_service.reading.landmarks import LATE_PARTS, TURNS, named
@@ -112,7 +113,20 @@ class ActivationReader:
         Raises:
             InvalidRequestError: None of the positions is in the context.
         """
-        request = ActivationsRequest(inputs=[ActivationInput(text=text)], positions=[positions])
+        norms: np.ndarray = (await self._capture(text, positions, RESID_POST)).norm[0]
+        return norms
+
+    async def means(self, text: str, positions: str, at: HookPoint) -> np.ndarray:
+        """`(n_layers, d_model)` float32: mean of what is at a hook point, as `mean_norms` reads a text; residual units.
+
+        Raises:
+            InvalidRequestError: None of the positions is in the context.
+        """
+        means: np.ndarray = (await self._capture(text, positions, at)).mean[0]
+        return means
+
+    async def _capture(self, text: str, positions: str, at: HookPoint) -> Capture:
+        request = ActivationsRequest(inputs=[ActivationInput(text=text)], positions=[positions], at=at)
         ids = await asyncio.to_thread(self._inputs.encode, text, add_special_tokens=True)
         ids = ids[: self._client.model_config.max_model_len - 1]  # one token is generated
         fits = ReadText(ids, len(ids))
@@ -120,8 +134,7 @@ class ActivationReader:
         self._check_text(0, fits, request, parsed)
         reading = await self._read_one(fits, request, parsed, list(range(self._n_layers)), None, None)
         assert reading.capture is not None, "a mean was asked for"
-        norms: np.ndarray = reading.capture.norm[0]
-        return norms
+        return reading.capture
 
     # ------------------------------------------------------------------------------------------------------ checks
 
