@@ -162,6 +162,18 @@ def test_logprobs_of_chats_and_of_completions_have_one_shape(server):
     assert server.body(1) | {"prompt": [1, 2], "logprobs": 5} == server.body(1)
     assert first.logprobs == second.logprobs
     assert first.logprobs[0].top_logprobs[0].logprob == -2.5
+    assert not server.body(1).keys() & {"echo", "return_tokens_as_token_ids"}
+
+
+def test_an_echoed_prompt_has_log_probabilities_from_its_second_token_on(server):
+    lists = wire.completion_logprobs(["token_id:1", "token_id:2"])
+    lists |= {"token_logprobs": [None, -0.5], "top_logprobs": [None, {"token_id:3": -0.25}]}
+    choice = wire.completion_choice(0, "a b", "length", logprobs=lists)
+    server.answer = lambda _: Response(200, json=wire.completion("smol", [choice], wire.usage(2, 0)))
+    with TraitClient(server.url) as client:
+        (token,) = client.complete([1, 2], model="smol", logprobs=1, echo=True).logprobs
+    assert server.body() | {"echo": True, "return_tokens_as_token_ids": True} == server.body()
+    assert (token.token, token.logprob, token.top_logprobs[0].token) == ("token_id:2", -0.5, "token_id:3")
 
 
 PINNED = SteeringTerm(vector="sha256:" + "0" * 64, coefficient=3.0, layers=[13])

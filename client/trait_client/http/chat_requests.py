@@ -61,11 +61,14 @@ class CompletionOptions(CommonOptions, total=False):
         logprobs: Number of candidates reported with each token; None reports none.
         n: Number of replies; default 1.
         token_ids: Also return the generated ids.
+        echo: Put the prompt before the reply. With `logprobs`, its tokens are reported too, without the first, which has no
+            probability; all tokens are then written by their ids, `token_id:17`, since texts need not be distinct.
     """
 
     logprobs: int | None
     n: int
     token_ids: bool
+    echo: bool
 
 
 def expected_of(options: CommonOptions) -> Expected:
@@ -103,10 +106,13 @@ def completion_body(
     logprobs: int | None = None,
     n: int = 1,
     token_ids: bool = False,
+    echo: bool = False,
     **common: Unpack[CommonOptions],
 ) -> bytes:
     """The JSON body of `POST /v1/completions`."""
     body = _common_body(model, n, **common) | {"prompt": prompt}
+    if echo:
+        body |= {"echo": True, "return_tokens_as_token_ids": True}
     if token_ids:
         body["return_token_ids"] = True
     if logprobs is not None:
