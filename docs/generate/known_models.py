@@ -21,7 +21,7 @@ def page() -> str:
             f"`{name}`",
             ", ".join(f"`{_short(layer)}`" for layer in each.layers),
             " or ".join(dict.fromkeys(_rule(layer) for layer in each.layers)),
-            ", ".join(f"`{at}`" for at in each.hook_points),
+            ", ".join(f"`{at}`" for at in each.hook_points) if "parity" in each.evidence else "not tested",
             ", ".join(EVIDENCE[kind] for kind in each.evidence),
             each.quirk,
         )
