@@ -165,6 +165,7 @@ def test_status_fits_a_page(cli, url):
     assert code == 0
     assert "30 (0..29), d_model 4" in stdout
     assert "relative dose 2" in stdout
+    assert "resid_post" in stdout
     document = json.loads(cli("status", "--json", "--url", url)[1])
     assert (document["ready"], document["vectors"], document["service"]["model"]) == (True, ["refusal.md"], "smol")
 

@@ -86,3 +86,15 @@ def test_tensors_that_do_not_fit_the_metadata_are_refused(metadata, tensors, mes
     """A missing or misshapen tensor is an error, never an empty result."""
     with pytest.raises(ServiceError, match=message):
         Activations.from_bytes(answer(metadata, **tensors))
+
+
+def test_a_vector_of_another_place_in_the_block_is_refused():
+    """What an MLP adds has no projection on a direction of the stream, nor the other way round."""
+    stream = vector_file()
+    inside = VectorFile(stream.metadata.model_copy(update={"hook_point": "mlp_out"}), stream.directions)
+    with pytest.raises(InvalidRequestError, match="is for mlp_out, and the activations are those of resid_post"):
+        Activations.from_bytes(answer()).projection(inside, 9, "response[:]")
+    added = Activations.from_bytes(answer({"hook_point": "mlp_out"}))
+    assert added.projection(inside, 9, "response[:]")[0] == 11.0
+    with pytest.raises(InvalidRequestError, match="is for resid_post, and the activations are those of mlp_out"):
+        added.projection(stream, 9, "response[:]")

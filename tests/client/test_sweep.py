@@ -244,6 +244,15 @@ def test_vectors_are_found_by_trait_and_method(folder):
     ]
 
 
+def test_a_vector_of_another_place_in_the_block_is_refused_before_anything_is_generated(folder):
+    """Replies are read back behind the block, where its projections would mean nothing."""
+    stream = vector_file()
+    service = MemoryService(VectorFile(stream.metadata.model_copy(update={"hook_point": "mlp_out"}), stream.directions))
+    with pytest.raises(InvalidRequestError, match="is for mlp_out, and a sweep reads replies at resid_post only"):
+        sweep(folder, service)
+    assert not service.chats
+
+
 def test_the_chosen_layer_is_the_vector_files(folder):
     sweep(folder, MemoryService(), layers="chosen")
     assert rows(folder, "SELECT DISTINCT layer FROM cells WHERE kind <> 'baseline'") == [(2,)]

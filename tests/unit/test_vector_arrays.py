@@ -79,3 +79,10 @@ def test_a_model_whose_norm_is_not_known_for_a_layer_is_refused():
         InvalidRequestError, match=r"the warmth vector file has no residual norm for layer 2, only for \[3\]"
     ):
         VectorFile.from_arrays("happy", {2: ROWS[2]}, shape)
+
+
+def test_a_vector_of_what_an_mlp_adds_says_so_in_its_file():
+    vector = VectorFile.from_arrays("inside", {2: ROWS[2]}, SHAPE, at="mlp_out")
+    read = VectorFile.from_bytes(vector.to_bytes())
+    assert (read.metadata.hook_point, read.metadata.layers[2].residual_norm) == ("mlp_out", 12.0)
+    assert VectorFile.from_arrays("stream", {2: ROWS[2]}, SHAPE).metadata.hook_point == "resid_post"

@@ -47,6 +47,7 @@ def _page(
         "residual norm": _norms(info.residual_norms),
         "vectors": ", ".join(vector.name for vector in registered) or "none: see `trait-client vectors put --help`",
         "operations": ", ".join(info.operations),
+        "hook points": ", ".join(info.hook_points),
         "units": ", ".join(info.units),
         "scopes": ", ".join(info.scopes),
         "steering limits": (

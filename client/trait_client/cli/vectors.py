@@ -10,7 +10,7 @@ from trait_client.http import TraitClient
 from trait_client.http.settings import DEFAULT_URL
 from trait_core.console import ApiKey, AsJson, out, plain, print_fields, print_json, print_table
 from trait_core.errors import VectorFileError
-from trait_core.schema import SHA256_PREFIX, VectorInfo
+from trait_core.schema import RESID_POST, SHA256_PREFIX, VectorInfo
 from trait_core.storage import sha256_of, write_atomically
 from trait_core.tables import Cell, Column, Shown, Table
 from trait_core.vectors.controls import controls_of
@@ -213,6 +213,7 @@ def _provenance(vector: VectorInfo) -> dict[str, str]:
         "trait": meta.trait,
         "model": f"{meta.model} ({meta.n_layers} layers, d_model {meta.d_model})",
         "method": f"{meta.method} at {meta.positions}",
+        "hook point": "" if meta.hook_point == RESID_POST else meta.hook_point,
         "examples": pairs if meta.n_positive is not None else "",
         "layer": f"{meta.chosen_layer}: {meta.chosen_because}",
         "created": meta.created or "",
