@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from cli_harness import Run, runner
 from fake_registry import refusal
-from fake_service import CHATS, FakeService, Pool
+from fake_service import ACTIVATIONS, CHATS, FakeService, Pool
 from loopback import on_a_port
 from terminal import in_terminal
 from trait_core.schema import ActivationInput, AppliedTerm, LayerEvidence
 from trait_core.storage import sha256_of
+from trait_core.vectors.file import VectorFile
 from vector_fixtures import made_vector
 
 SHAPE = {"n_layers": 30, "d_model": 4, "model": "smol"}
@@ -104,6 +105,23 @@ def test_steer_json_is_one_document_with_what_was_applied(cli, url):
         {"layer": 12, "baseline": 1.0, "steered": 2.0},
         {"layer": 13, "baseline": 1.0, "steered": 2.0},
     ]
+
+
+def test_steer_at_an_mlp_reads_the_replies_back_there_and_refuses_a_vector_of_the_stream(cli, service, url):
+    """The vector says its place; `--at` must agree with it."""
+    stream = VectorFile.from_bytes(service.files["refusal.md"])
+    inside = VectorFile(stream.metadata.model_copy(update={"hook_point": "mlp_out"}), stream.directions)
+    service.info = service.info.model_copy(update={"hook_points": ["resid_post", "mlp_out"]})
+    service.files["inside"] = inside.to_bytes()
+    for options in ((), ("--at", "mlp_out")):
+        code, stdout, stderr = cli("steer", "--vector", "inside", "-c", "3", "hello", "--json", "--url", url, *options)
+        assert (code, stderr) == (0, "")
+        (result,) = json.loads(stdout)["results"]
+        assert {applied["at"] for applied in result["applied"]} == {"mlp_out"}
+    assert {body["at"] for body in service.answered[ACTIVATIONS]} == {"mlp_out"}
+    code, _, stderr = cli("steer", "--vector", "refusal.md", "-c", "3", "hello", "--url", url, "--at", "mlp_out")
+    assert code == 1
+    assert "is for resid_post, and mlp_out is asked for" in " ".join(stderr.split())
 
 
 def test_steer_reads_prompts_from_stdin(cli, url, monkeypatch):

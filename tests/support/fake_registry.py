@@ -163,13 +163,17 @@ class FakeRegistry:
         for i, term in enumerate(terms):
             name = self.named(term.vector, f"steering.terms[{i}].vector")
             file = VectorFile.from_bytes(self.files[name])
+            at = file.metadata.hook_point
+            if term.at not in (None, at) or at not in self.info.hook_points:
+                message = f"the vector {name!r} is for {at}, and {term.at} is asked for"
+                raise InvalidRequestError(message, param=f"steering.terms[{i}].at")
             for layer in self.layers_of(term.layers, file, f"steering.terms[{i}].layers"):
                 norm = file.evidence(layer).residual_norm
                 free = term.operation in UNITLESS
                 value = term.coefficient if free else residual_units(term.coefficient, term.unit, file.evidence(layer))
                 applied.append(
                     AppliedTerm(
-                        vector=name, sha256=sha256_of(self.files[name]), layer=layer, a=value,
+                        vector=name, sha256=sha256_of(self.files[name]), layer=layer, at=at, a=value,
                         relative_dose=relative_dose(term.operation, value, norm),
                         **term.model_dump(include={"operation", "unit", "coefficient", "scope"}),
                     )
