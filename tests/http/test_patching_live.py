@@ -153,7 +153,7 @@ def test_chats_are_patched_in_their_template(client):
         ({"positions": "turn[0]"}, "written as prompt", "positions"),
         ({"parts": ["all"], "positions": "prompt[99:]"}, "has 0 aligned positions", "parts"),
         ({"model": "smollm2+refusal@1"}, "this route does not steer", "model"),
-        ({"at": ["mlp_out"]}, "--hook-points mlp_out", "at"),
+        ({"at": ["attn_out"]}, "--hook-points attn_out", "at"),
         ({"model": "nobody"}, "is not served", "model"),
         ({"steering": {"terms": []}}, "steering", "steering"),
     ],

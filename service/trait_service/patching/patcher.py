@@ -8,7 +8,7 @@ other requests of the batch.
 import contextlib
 import secrets
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from starlette.datastructures import State
@@ -31,7 +31,7 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from trait_service.engine.sites import missing
-from trait_service.engine.spec import CaptureSpec, TermSpec
+from trait_service.engine.spec import CaptureSpec
 from trait_service.engine_link.engine_client import Run, SteeredEngineClient, last_output
 from trait_service.patching.alignment import Alignment, Cell, align, cells, restored_share, units
 from trait_service.patching.prompts import PromptTokenizer, Tokenized, selected
@@ -95,7 +95,7 @@ class Patcher:
         lora = self._models.lora_requests.get(base)
         read = await all_together([self._streams(source.ids, layers, at, lora) for at in points])
         streams = dict(zip(points, read, strict=True))
-        patches = [Patch.of(cell, streams[cell.at][:, layers.index(cell.layer)], info) for cell in planned]
+        patches = [replacing(cell, streams[cell.at][:, layers.index(cell.layer)], info) for cell in planned]
         runs = [(source, None), (target, None), *((target, each) for each in patches)]
         found = await all_together([self._logprob(text, i, each, lora) for text, each in runs for i in (0, 1)])
         logprobs = list(zip(found[::2], found[1::2], strict=True))
@@ -146,12 +146,12 @@ class Patcher:
             raise SteeringFailedError(f"the workers did not keep all of the source's {len(ids)} positions")
         return each
 
-    async def _logprob(self, text: Tokenized, answer: int, patch: "Patch | None", lora: Any) -> float:
+    async def _logprob(self, text: Tokenized, answer: int, patch: ResolvedSteering | None, lora: Any) -> float:
         """Log-probability of an answer's first token behind a prompt, nats."""
-        token, run = text.answers[answer], Run() if patch is None else Run(patch.steering, terms=patch.terms)
+        token, run = text.answers[answer], Run(patch)
         output = await self._run(run, [*text.ids, token], lora, prompt_logprobs=0)
-        if patch is not None and (n := run.collected[0].report.steered_prompt) != len(patch.terms):
-            raise SteeringFailedError(f"the workers patched {n} of {len(patch.terms)} positions")
+        if patch is not None and (n := run.collected[0].report.steered_prompt) != len(patch.applied):
+            raise SteeringFailedError(f"the workers patched {n} of {len(patch.applied)} positions")
         entry = output.prompt_logprobs[-1] if output.prompt_logprobs else None
         if entry is None:
             raise SteeringFailedError("the engine gave no log-probability of an answer")
@@ -170,34 +170,19 @@ class Patcher:
             return await last_output(outputs)
 
 
-class Patch(NamedTuple):
-    """One cell's steering: each of its positions is given what the source has at the partner.
+def replacing(cell: Cell, streams: np.ndarray, info: ServiceInfo) -> ResolvedSteering:
+    """The steering of a cell: each of its positions is given what the source has at the partner.
 
-    Attributes:
-        steering: The directions that the engine must hold.
-        terms: The terms, as they travel to the workers.
+    Args:
+        cell: The cell.
+        streams: `(n_positions, d_model)` float32: what the source has at the cell's hook point and layer.
+        info: The served model.
+
+    Raises:
+        SteeringFailedError: A stream is not finite.
     """
-
-    steering: ResolvedSteering
-    terms: list[TermSpec]
-
-    @classmethod
-    def of(cls, cell: Cell, streams: np.ndarray, info: ServiceInfo) -> Self:
-        """The steering of a cell.
-
-        Args:
-            cell: The cell.
-            streams: `(n_positions, d_model)` float32: what the source has at the cell's hook point and layer.
-            info: The served model.
-
-        Raises:
-            SteeringFailedError: A stream is not finite.
-        """
-        norm = info.residual_norms[cell.layer]
-        applied = [_replaced(cell, pair.target, streams[pair.source], norm) for pair in cell.unit.pairs]
-        return cls(
-            ResolvedSteering(tuple(applied)), [term.spec().model_copy(update={"at": cell.at}) for term in applied]
-        )
+    norm = info.residual_norms[cell.layer]
+    return ResolvedSteering(tuple(_replaced(cell, pair.target, streams[pair.source], norm) for pair in cell.unit.pairs))
 
 
 def _replaced(cell: Cell, position: int, stream: np.ndarray, residual_norm: float) -> ResolvedTerm:
@@ -208,18 +193,21 @@ def _replaced(cell: Cell, position: int, stream: np.ndarray, residual_norm: floa
         raise SteeringFailedError(f"the source has a stream of norm {norm} at {cell.at} of layer {cell.layer}")
     unit = wide / norm if norm else np.eye(1, len(wide))[0]  # of length 0 in any direction
     digest, raw = identified(unit.astype(np.float32))
-    scope = PositionScope(positions=[position, position + 1])
-    asked = SteeringTerm(
-        vector=INLINE, coefficient=norm, unit="raw", layers=[cell.layer], operation="replace", scope=scope
-    )
-    shared = {name: getattr(asked, name) for name in ("vector", "operation", "unit", "coefficient", "scope")}
+    shared: dict[str, Any] = {
+        "vector": INLINE,
+        "coefficient": norm,
+        "unit": "raw",
+        "operation": "replace",
+        "at": cell.at,
+        "scope": PositionScope(positions=[position, position + 1]),
+    }
     return ResolvedTerm(
         **shared,
-        sha256=SHA256_PREFIX + digest,
+        asked=SteeringTerm(**shared, layers=[cell.layer]),
         layer=cell.layer,
         a=norm,
         relative_dose=norm / residual_norm,
-        asked=asked,
+        sha256=SHA256_PREFIX + digest,
         direction=digest,
         raw=raw,
     )
