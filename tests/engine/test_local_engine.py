@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from trait_core.vectors.inline import inline_vector
 from trait_steering import (
     ActivationInput,
@@ -16,6 +17,8 @@ from trait_steering import (
     Generation,
     Message,
     Monitor,
+    PatchPrompt,
+    PatchRequest,
     ServiceError,
     ServiceUnreachableError,
     Steering,
@@ -322,6 +325,44 @@ def test_what_an_mlp_adds_is_steered_read_and_monitored_and_is_a_part_of_the_str
         request = ActivationsRequest(inputs=[ids], layers=[LAYER], positions=["prompt[:]"], at=at, pooling="none")
         each = engine.activations(request).each(0)[:, 0] @ direction
         np.testing.assert_allclose(rows[:, column], each, rtol=1e-3, atol=1e-3 * np.abs(each).max())
+
+
+def test_what_an_mlp_adds_is_patched_as_a_hook_in_transformers_does(engine, smollm2_path):
+    texts = [f"The capital of {country} is the city of" for country in ("France", "Italy")]
+    spans, answers, layers = ("France", "Italy"), (" Paris", " Rome"), [0, 23]
+    source, target = (PatchPrompt(text=t, span=s, answer=a) for t, s, a in zip(texts, spans, answers, strict=True))
+    report = engine.patch(
+        PatchRequest(source=source, target=target, layers=layers, positions="prompt[3], prompt[-1]", at=["mlp_out"])
+    )
+    assert [(cell.at, cell.layer, cell.positions) for cell in report.cells] == [
+        ("mlp_out", layer, [position]) for layer in layers for position in (3, 7)
+    ]
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(smollm2_path, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_path)
+    first, second = (tokenizer.encode(answer)[0] for answer in answers)
+
+    def run(text: str, layer: int, hook) -> float:
+        handle = model.model.layers[layer].mlp.register_forward_hook(hook)
+        with torch.no_grad():
+            logits = model(torch.tensor([tokenizer.encode(text)])).logits[0, -1]
+        handle.remove()
+        return float(logits[first] - logits[second])
+
+    wanted = []
+    for layer in layers:
+        kept: list[torch.Tensor] = []
+        run(texts[0], layer, lambda *given, kept=kept: kept.append(given[2][0].clone()))
+        for position in (3, 7):
+
+            def replace(_module, _arguments, output, position=position, kept=kept) -> torch.Tensor:
+                output[0, position] = kept[0][position]
+                return output
+
+            wanted.append(run(texts[1], layer, replace))
+    assert [cell.difference for cell in report.cells] == pytest.approx(wanted, abs=5e-3)
+    assert len({round(each, 1) for each in wanted}) > 1
 
 
 def test_a_hook_point_that_the_engine_was_not_started_with_is_a_400_that_names_the_option(engine, vector):
