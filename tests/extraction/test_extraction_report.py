@@ -51,6 +51,22 @@ def test_the_page_holds_the_cosines_between_layers_and_between_methods(extracted
             assert at["cosine"] == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_vector_of_another_hook_point_is_compared_with_that_of_the_stream(extracted, trait_extract):
+    folder = extracted / "warmth"
+    stream = VectorFile.load(folder / "mean_diff.safetensors")
+    turned = {layer: np.roll(direction, 1) for layer, direction in stream.directions.items()}
+    mlp = VectorFile(stream.metadata.model_copy(update={"hook_point": "mlp_out"}), turned)
+    (folder / "mean_diff.mlp_out.safetensors").write_bytes(mlp.to_bytes())
+    code, _, said = run_report(trait_extract, extracted, "warmth")
+    assert code == 0, said
+    data = data_of(extracted)
+    assert data["main_method"] == "mean_diff"
+    found = {tuple(each["methods"]): each["layers"] for each in data["agreement"]}[("mean_diff", "mean_diff.mlp_out")]
+    for at in found:
+        expected = float(stream.directions[at["layer"]] @ turned[at["layer"]])
+        assert at["cosine"] == pytest.approx(expected, abs=1e-6)
+
+
 def test_show_prints_the_same_cosines(extracted, trait_extract):
     file = extracted / "warmth" / "mean_diff.safetensors"
     vector = VectorFile.load(file)

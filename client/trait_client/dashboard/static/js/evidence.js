@@ -95,7 +95,7 @@ function similarity({ layer, main_method: method, cross_layer: between, agreemen
     layers.map((row, i) => [h("div", { class: "lab" }, String(row)), layers.map((column, j) => h("div",
       { title: `layers ${row} and ${column}: ${fixed(cosines[i][j], 2)}`,
         style: { "background-color": diverging(cosines[i][j]), "min-height": "0.9rem" } }))])),
-    h("h3", {}, "Agreement of methods"),
+    h("h3", {}, "Agreement of methods, and of places inside a block with the stream"),
     drawn.length
       ? h("div", { "data-measure": "agreement" }, lineChart({ series: drawn, xLabel: "layer", yLabel: "cosine", integers: true, marked: layer,
         yDomain: extent([0, 1, ...drawn.flatMap((each) => each.points.map((point) => point.y))]), label: "cosine of two methods' directions by layer" }))
