@@ -58,14 +58,6 @@ def disjoint(include: Iterable[Interval], exclude: Iterable[Interval] = ()) -> l
     return _merged(pieces)
 
 
-def covered(intervals: Iterable[Interval], start: int, stop: int) -> int:
-    """Number of the positions `[start, stop)` that intervals hold, which may overlap; `stop` is a sequence's length."""
-    held = np.zeros(max(stop, 0), dtype=np.bool_)
-    for each in intervals:
-        held[each.start : each.stop : each.step] = True
-    return int(held[start:].sum())
-
-
 def _tight(interval: Interval) -> Interval:
     """The same positions: the end is one past the last one, and a single position has no step."""
     if interval.step == 1 or interval.stop == UNBOUNDED:

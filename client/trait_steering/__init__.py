@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from trait_core.schema import (
         ActivationInput,
         ActivationsRequest,
+        Gate,
         Generation,
         InlineVector,
         Message,
@@ -59,6 +60,7 @@ __all__ = [
     "ChatDelta",
     "ChatResult",
     "DatasetError",
+    "Gate",
     "Generation",
     "InlineVector",
     "InvalidRequestError",

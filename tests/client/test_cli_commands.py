@@ -84,6 +84,27 @@ def test_steer_prints_both_replies_and_the_numbers(cli, url):
     assert "\x1b" not in stdout
 
 
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("refusal@12>0.5", {"layer": 12, "above": 0.5}),
+        ("refusal<-1e1", {"layer": FILE.metadata.chosen_layer, "below": -10.0}),
+        (" refusal @ 12 > .5 ", {"layer": 12, "above": 0.5}),
+    ],
+)
+def test_steer_under_a_condition_sends_it_and_reports_it(cli, url, text, asked):
+    command = ("steer", "-t", "refusal", "-c", "3", "-l", "13", "hello", "--when", text, "--when-hold", "latch")
+    command += ("--when-unit", "separation")
+    code, stdout, _ = cli(*command, "--json", "--url", url)
+    assert code == 0
+    (result,) = json.loads(stdout)["results"]
+    (applied,) = result["applied"]
+    found = applied["when"]
+    assert {name: found[name] for name in asked} == asked
+    assert (found["vector"], found["unit"], found["hold"]) == ("refusal.md", "separation", "latch")
+    assert applied["acted"] == {name: result["positions"][name] for name in ("prompt", "generated")}
+
+
 def test_steer_stacks_the_replies_in_a_narrow_terminal(cli, url, monkeypatch):
     """Two columns need 80."""
     monkeypatch.setenv("COLUMNS", "60")
@@ -162,6 +183,11 @@ def test_steer_names_the_registered_vectors_if_the_name_is_unknown(cli, url):
         (["-t", "refusal", "-c", "1", "--scope", "a:b"], "FROM:TO"),
         (["-t", "refusal", "-c", "1", "--scope", "some"], "not one of all, prompt, generated, last_prompt"),
         (["-t", "refusal", "-c", "1", "--scope", "response[8::0]"], "the step is 0"),
+        (["-t", "refusal", "-c", "1", "--when", "refusal@9"], "write VECTOR@LAYER>NUMBER"),
+        (["-t", "refusal", "-c", "1", "--when", "refusal@9>much"], "write VECTOR@LAYER>NUMBER"),
+        (["-t", "refusal", "-c", "1", "--when", "refusal@9>nan"], "finite"),
+        (["-t", "refusal", "-c", "1", "--when", "refusal>1", "--when-unit", "dose"], "'raw' or 'separation'"),
+        (["-t", "refusal", "-c", "1", "--when", "refusal>1", "--when-hold", "once"], "'token', 'latch' or 'prompt'"),
         (["-t", "refusal", "-c", "1", "--url", "nowhere"], "http://HOST:PORT"),
         (["-t", "refusal", "-c", "1", "--nonsense"], "--nonsense"),
     ],

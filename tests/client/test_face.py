@@ -18,6 +18,7 @@ EXPORTED = [
     "ChatDelta",
     "ChatResult",
     "DatasetError",
+    "Gate",
     "Generation",
     "InlineVector",
     "InvalidRequestError",

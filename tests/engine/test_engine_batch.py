@@ -2,15 +2,21 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
+import torch
 from engine_forms import V1_ASYNC, V1_SYNC, in_forms
-from engine_harness import EngineResult, Job, Req, difference, direction
-from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
+from engine_harness import EngineResult, Job, Req, difference, direction, largest_difference
+from gated_reference import HOLDS, gated_run
+from trait_service.engine.spec import CaptureSpec, GateSpec, RequestSpec, TermSpec
 
 pytestmark = [pytest.mark.engine, in_forms(V1_SYNC, V1_ASYNC)]
 
 N_CONFIGURATIONS = 64
 N_TOKENS = 10
+READ, PUSHED, N_GATED = 3, 5, 8
+"""The layer on which a gate is read, the one that is steered, and generated tokens."""
+IN_PIECES = {"max_num_batched_tokens": 64, "max_num_seqs": 16}
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +34,12 @@ def directions(reference, smollm2_path):
     return [direction(reference(smollm2_path).d_model, seed) for seed in range(N_CONFIGURATIONS)]
 
 
-def spec(i: int, digest: str, n_layers: int) -> str:
+def spec(i: int, digest: str, other: str, n_layers: int) -> str:
+    """Every fourth one has a gate, each way to hold in turn, on the direction of another."""
     layer = (7 * i) % n_layers
-    term = TermSpec(layer=layer, direction=digest, value=8.0 + i)
+    hold = HOLDS[i // 4 % len(HOLDS)]
+    when = GateSpec(layer=layer - 1, direction=other, above=0.0, hold=hold) if i % 4 == 1 and layer else None
+    term = TermSpec(layer=layer, direction=digest, value=8.0 + i, when=when)
     return RequestSpec(key=f"r{i}", terms=[term]).model_dump_json()
 
 
@@ -64,6 +73,30 @@ def both(reference, smollm2_path, directions):
     return [Req(ids, spec.model_dump_json(), 8)]
 
 
+@pytest.fixture(scope="module")
+def gated(reference, smollm2_path, directions):
+    """A prompt of 130 tokens under a gate of each way to hold: what it must do, and the request, with keys 0 and 1.
+
+    Probes, which add nothing, stand at one position each.
+    """
+    ref = reference(smollm2_path)
+    ids = ref.tokenizer.encode("The ferry leaves at nine, unless the fog is thick or the wind turns. " * 12)[:130]
+    of_gate, digest = torch.from_numpy(directions[0].array), directions[1].sha256
+    found = {}
+    for hold in HOLDS:
+        added = torch.from_numpy(directions[1].array) * 20.0
+        run = gated_run(ref, ids, N_GATED, hold, (READ, of_gate), (PUSHED, added))
+        when = GateSpec(layer=READ, direction=directions[0].sha256, above=run.bound, hold=hold)
+        terms = [TermSpec(layer=PUSHED, direction=digest, value=20.0, when=when)]
+        terms += [
+            TermSpec(layer=PUSHED + 1 + at // 8, direction=digest, scope=[at, at + 1], when=when)
+            for at in range(len(run.acts))
+        ]
+        specs = [RequestSpec(key=f"{hold} {i}", terms=terms).model_dump_json() for i in range(2)]
+        found[hold] = run, [Req(ids, spec, N_GATED, skip_cache=hold != "token") for spec in specs]
+    return found
+
+
 @dataclass(frozen=True)
 class Runs:
     """Batches of the plugin's one engine by name, and a stock engine's."""
@@ -83,11 +116,12 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(run_engine, reference, smollm2_path, prompts, directions, refused, cached, both):
+def runs(run_engine, reference, smollm2_path, prompts, directions, refused, cached, both, gated):
     """All at once, with neighbours, and one by one, among others; and unsteered on an engine without the plugin."""
     n_layers = reference(smollm2_path).n_layers
     steered = [
-        Req(p, spec(i, d.sha256, n_layers), N_TOKENS) for i, (p, d) in enumerate(zip(prompts, directions, strict=True))
+        Req(p, spec(i, d.sha256, directions[i - 1].sha256, n_layers), N_TOKENS)
+        for i, (p, d) in enumerate(zip(prompts, directions, strict=True))
     ]
     neighbours = [Req(p, None, N_TOKENS) for p in prompts[:16]]
     mixed = [request for pair in zip(steered[:16], neighbours, strict=True) for request in pair] + steered[16:]
@@ -96,6 +130,7 @@ def runs(run_engine, reference, smollm2_path, prompts, directions, refused, cach
         "filling the cache": cached[0],
         "cached": cached[1],
         "both": both,
+        **{f"{hold} {i}": [requests[i]] for hold, (_, requests) in gated.items() for i in range(2)},
         "together": steered,
         "mixed": mixed,
         **{f"alone {i}": [request] for i, request in enumerate(steered)},
@@ -141,10 +176,41 @@ def test_capture_refuses_positions_that_the_prefix_cache_answered(runs):
     assert "prefix cache" in runs.reports("cached")["cached"]["error"]
 
 
-def test_capture_and_steering_combine_in_chunked_prefill(runs, run_engine, smollm2_path, directions, both):
+@pytest.fixture(scope="module")
+def chunked(run_engine, smollm2_path, directions, both, gated):
+    """An engine that reads long prompts in pieces: steered and captured; and all gated requests at once."""
+    batches = [both, [requests[0] for _, requests in gated.values()]]
+    return run_engine(Job(smollm2_path, batches, directions=directions[:2], options=IN_PIECES))
+
+
+@pytest.mark.parametrize("hold", HOLDS)
+def test_a_term_acts_at_the_positions_at_which_transformers_hidden_states_are_past_the_bound(
+    runs, chunked, gated, hold
+):
+    """Alone, with its prompt in pieces among others, and where the prompt comes from the cache."""
+    asked, requests = gated[hold]
+    assert set(asked.acts.tolist()) == {True, False}
+    again = runs.outputs(f"{hold} 1")[0]
+    ran = [
+        (runs.outputs(f"{hold} 0")[0], runs.reports(f"{hold} 0")[f"{hold} 0"]),
+        (chunked.batches[1][HOLDS.index(hold)], chunked.reports[1][f"{hold} 0"]),
+        (again, runs.reports(f"{hold} 1")[f"{hold} 1"]),
+    ]
+    assert (again["cached"] > 0) == (hold == "token")
+    n_prompt = len(requests[0].token_ids)
+    for output, report in ran:
+        assert output["token_ids"] == asked.tokens
+        assert largest_difference(output["logprobs"], asked.logprobs) < 2e-3
+        known = np.arange(len(asked.acts)) >= output["cached"]
+        pushed, *probes = report["acted"]
+        assert [sum(each) for each in probes] == (asked.acts & known).astype(int).tolist()
+        expected = [int((asked.acts & known)[part].sum()) for part in (slice(n_prompt), slice(n_prompt, None))]
+        assert list(pushed) == expected
+        assert [report["steered_prompt"], report["steered_generated"]] == expected
+
+
+def test_capture_and_steering_combine_in_chunked_prefill(runs, chunked):
     """A prompt longer than a step's token budget is read in pieces; each position still counts once."""
-    options = {"max_num_batched_tokens": 64, "max_num_seqs": 16}
-    chunked = run_engine(Job(smollm2_path, [both], directions=directions[:1], options=options))
     assert difference(runs.outputs("both")[0], chunked.batches[0][0]) < 1e-3
     one, other = runs.captures("both"), chunked.captures(0)
     assert one["both/count"].tolist() == other["both/count"].tolist() == [260, 263]

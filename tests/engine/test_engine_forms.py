@@ -7,7 +7,8 @@ import pytest
 import torch
 from engine_forms import FORMS, V1_SYNC, V2_ASYNC, in_forms
 from engine_harness import Job, Req, difference, direction, largest_difference
-from trait_service.engine.spec import CaptureSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
+from gated_reference import HOLDS, gated_run
+from trait_service.engine.spec import CaptureSpec, GateSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
 
 pytestmark = [pytest.mark.engine, in_forms(*FORMS)]
 
@@ -63,8 +64,26 @@ def projections(reference, tiny_llama_path, made, expected):
     return (streams[WATCHED] @ torch.from_numpy(made.array)).numpy()
 
 
+def gated_spec(key: str, digest: str, hold: str, bound: float) -> RequestSpec:
+    """A term that acts where the stream of the layer before is above a bound on the same direction."""
+    when = GateSpec(layer=STEERED - 1, direction=digest, above=bound, hold=hold)
+    return spec_of(key, digest, terms=[TermSpec(layer=STEERED, direction=digest, value=VALUE, when=when)])
+
+
 @pytest.fixture(scope="module")
-def result(run_engine, form, tiny_llama_path, made, expected, projections):
+def gated(reference, tiny_llama_path, made):
+    """What a term must do under a gate of each way to hold, by transformers."""
+    of_gate = torch.from_numpy(made.array)
+    return {
+        hold: gated_run(
+            reference(tiny_llama_path), PROMPT, N_TOKENS, hold, (STEERED - 1, of_gate), (STEERED, of_gate * VALUE)
+        )
+        for hold in HOLDS
+    }
+
+
+@pytest.fixture(scope="module")
+def result(run_engine, form, tiny_llama_path, made, expected, projections, gated):
     """All cases on one engine, each with an unsteered neighbour."""
     digest, tokens = made.sha256, expected[0]
     stop_at = next(i for i in range(3, N_TOKENS) if tokens.index(tokens[i]) == i)
@@ -95,6 +114,8 @@ def result(run_engine, form, tiny_llama_path, made, expected, projections):
             )
         ],
     }
+    for hold, run in gated.items():
+        cases[hold] = [Req(PROMPT, gated_spec(hold, digest, hold, run.bound).model_dump_json(), N_TOKENS)]
     if form != V2_ASYNC:  # Triton's interpreter is slow with grammars
         at_once = MonitorColumn(layer=WATCHED, direction=digest, above=-1e9, stop=True)
         spec = spec_of("grammar", digest, monitor=MonitorSpec(columns=[at_once]))
@@ -109,7 +130,7 @@ def result(run_engine, form, tiny_llama_path, made, expected, projections):
 def case(result, name: str):
     """Outputs, report and, where it captures, tensors of a case."""
     batch = result.order.index(name)
-    captures = {} if name == "failed" else result.captures(batch)
+    captures = {} if name in ("failed", *HOLDS) else result.captures(batch)
     return result.batches[batch][0], result.reports[batch][name], captures
 
 
@@ -129,6 +150,15 @@ def test_unsteered_neighbours_are_all_alike(result):
     first, *others = [batch[-1] for batch in result.batches]
     for other in others:
         assert difference(first, other) < 1e-4
+
+
+@pytest.mark.parametrize("hold", HOLDS)
+def test_a_gate_opens_where_transformers_hidden_states_are_past_its_bound(result, gated, hold):
+    output, report, _ = case(result, hold)
+    run, n = gated[hold], len(PROMPT)
+    assert output["token_ids"] == run.tokens
+    assert largest_difference(output["logprobs"], run.logprobs) < 1e-3
+    assert report["acted"] == [[int(run.acts[:n].sum()), int(run.acts[n:].sum())]]
 
 
 def test_counts_are_exact_when_the_length_ends_a_request(result, projections):
@@ -226,7 +256,10 @@ def test_a_failed_request_that_is_aborted_while_its_step_runs_leaves_no_blocks_b
 
 
 def test_preempted_requests_equal_uninterrupted_ones(run_engine, tiny_llama_path, made):
-    batch = [Req([20 + i, *range(30, 60)], whole(f"r{i}", made.sha256).model_dump_json(), 24) for i in range(4)]
+    specs = [whole(f"r{i}", made.sha256) for i in range(4)]
+    for i, hold in enumerate(HOLDS, start=1):
+        specs[i] = specs[i].model_copy(update={"terms": gated_spec("k", made.sha256, hold, 0.0).terms})
+    batch = [Req([20 + i, *range(30, 60)], spec.model_dump_json(), 24) for i, spec in enumerate(specs)]
     roomy = run_engine(Job(tiny_llama_path, [batch], directions=[made], options=OPTIONS))
     tight = OPTIONS | {"block_size": 32, "num_gpu_blocks_override": 7}
     result = run_engine(Job(tiny_llama_path, [batch], directions=[made], options=tight))

@@ -50,6 +50,7 @@ class MemoryEngine:
                     "steered_prompt": 3,
                     "steered_generated": 1,
                     "steered_cached": 2,
+                    "acted": ((3, 1),),
                     "error": self.error,
                     "bound_hits": (),
                 }

@@ -42,6 +42,7 @@ CALLS: dict[str, tuple[str, str, Any]] = {
     "two replies": ("POST", CHATS, SHORT | {"n": 2, "temperature": 1.0}),
     "a steered chat": ("POST", CHATS, SHORT | STEERED),
     "a chat steered at positions": ("POST", CHATS, steered_by(scope={"positions": [0, 2]})),
+    "a chat steered under a condition": ("POST", CHATS, steered_by(when={"vector": NAME, "above": -1e6})),
     "a monitored chat": ("POST", CHATS, SHORT | MONITORED),
     "a stream": ("POST", CHATS, SHORT | {"stream": True}),
     "a steered and monitored stream": (

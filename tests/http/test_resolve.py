@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from resolvers import D_MODEL, RESIDUAL_NORM, resolver_of
 from trait_core.errors import InvalidRequestError, UnknownVectorError, first_fault
 from trait_core.positions import Landmarks
-from trait_core.schema import AppliedTerm, SteeredPositions, Steering, SteeringReport
+from trait_core.schema import AppliedGate, AppliedTerm, SteeredPositions, Steering, SteeringReport
 from trait_core.storage import sha256_of
 from trait_core.vectors.inline import inline_vector
 from trait_service.engine.spec import TermSpec
@@ -216,6 +216,78 @@ def test_the_total_dose_limit_holds_for_the_sum_over_layers(resolver):
     assert len(replace(resolver, max_total_dose=1.0).resolve(over_layers).terms) == 2
     with pytest.raises(InvalidRequestError, match=r"add up to 1; allowed: at most 0\.9"):
         replace(resolver, max_total_dose=0.9).resolve(over_layers)
+
+
+# ------------------------------------------------------------------------------------------------------------- gates
+
+
+@pytest.mark.parametrize(
+    ("when", "layer", "bound"),
+    [
+        ({"above": 0.5}, 2, 1.5),
+        ({"above": 0.5, "centred": False}, 2, 0.5),
+        ({"below": 0.5, "unit": "separation"}, 2, 3.0),
+        ({"below": -0.5, "unit": "separation", "centred": False, "layer": 3}, 3, -2.0),
+    ],
+)
+def test_a_gates_bound_comes_to_residual_units_with_the_centre_added(resolver, registry, when, layer, bound):
+    """Separation 4, centre 1."""
+    resolved = resolver.resolve(steering({"layers": [3], "when": {"vector": "tone", **when}}))
+    (spec,), (applied,) = resolved.terms, resolved.applied
+    file = registry.get("tone").file
+    assert (spec.when.layer, spec.when.bound, spec.when.hold) == (layer, bound, "token")
+    assert (spec.when.above is None) == ("below" in when)
+    raw = resolved.directions[spec.when.direction]
+    assert np.array_equal(np.frombuffer(raw, "<f4"), file.directions[layer])
+    assert (applied.when.vector, applied.when.layer, applied.when.bound) == ("tone", layer, bound)
+    assert resolved.vectors == {registry.get("tone").sha256}
+    report = SteeringReport(applied=[applied], positions=SteeredPositions(prompt=1, generated=1)).model_dump()
+    assert report["applied"][0]["when"].keys() == AppliedGate.model_fields.keys()
+
+
+def test_the_file_of_a_gates_vector_is_in_use_and_its_direction_goes_to_the_engine(resolver, registry):
+    resolved = resolver.resolve(steering({"when": {"vector": "flat", "above": 1.0}}))
+    assert resolved.vectors == {registry.get(name).sha256 for name in ("tone", "flat")}
+    assert len(resolved.directions) == 2
+
+
+@pytest.mark.parametrize(
+    ("when", "message", "param"),
+    [
+        ({"vector": "nope", "above": 1.0}, "'nope'.*registered", "when.vector"),
+        ({"layer": 3, "above": 1.0}, r"layer 3 is too late for resid_post of layer 2.*0\.\.2", "when.layer"),
+        ({"layer": 1, "above": 1.0}, "layer 1 is not in vector 'tone'", "when.layer"),
+        ({"vector": "flat", "above": 1.0, "unit": "separation"}, "a separation of 0", "when.unit"),
+        ({"above": 1e300}, "not a finite float32", "when"),
+    ],
+)
+def test_a_gate_that_cannot_be_read_is_refused(resolver, when, message, param):
+    with pytest.raises(InvalidRequestError, match=message) as caught:
+        resolver.resolve(steering({"layers": [2], "when": {"vector": "tone", **when}}))
+    assert caught.value.param == f"steering.terms[0].{param}"
+
+
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        ({}, "above or below"),
+        ({"above": 1.0, "below": 2.0}, "not both"),
+        ({"above": float("nan")}, "finite"),
+        ({"above": 1.0, "hold": "once"}, "token"),
+        ({"above": 1.0, "colour": "red"}, "colour|extra"),
+    ],
+)
+def test_a_gate_of_another_form_is_refused(when, message):
+    with pytest.raises(ValidationError, match=message):
+        steering({"when": {"vector": "tone", **when}})
+
+
+def test_more_gates_than_a_request_may_have_are_refused(registry):
+    resolver = resolver_of(registry, terms_per_layer=16, max_relative_dose=99.0)
+    terms = [{"when": {"vector": "tone", "above": float(i)}} for i in range(9)]
+    assert len(resolver.resolve(steering(*terms[:8])).terms) == 8
+    with pytest.raises(InvalidRequestError, match="9 different gates in one request; at most 8"):
+        resolver.resolve(steering(*terms))
 
 
 # ------------------------------------------------------------------------------------- inline vectors and subspaces

@@ -16,6 +16,7 @@ def result(key: str, **fields: object) -> dict:
         "steered_prompt": 3,
         "steered_generated": 1,
         "steered_cached": 0,
+        "acted": ((3, 1),),
         "error": None,
         "bound_hits": (),
     } | fields

@@ -97,6 +97,31 @@ def test_coefficient_zero_is_the_baseline(http, vector):
     assert np.allclose(logprobs(chat(http, steering=terms(vector, 0.0))), logprobs(chat(http)), atol=1e-3)
 
 
+def test_a_term_with_a_gate_acts_where_it_is_open_and_the_report_counts_where(http, vector):
+    def steered(**when) -> httpx.Response:
+        return chat(http, steering=terms(vector, 2.0, when={"vector": vector, **when}))
+
+    always, never, some = steered(above=-1e6), steered(below=-1e6), steered(above=0.0, centred=False)
+    assert np.allclose(logprobs(always), logprobs(chat(http, steering=terms(vector))), atol=1e-3)
+    assert np.allclose(logprobs(never), logprobs(chat(http)), atol=1e-3)
+    counts = [answer.json()["steering"] for answer in (always, never, some)]
+    usage = always.json()["usage"]
+    n_prompt = usage["prompt_tokens"]
+    assert counts[0]["applied"][0]["acted"] == {"prompt": n_prompt, "generated": usage["completion_tokens"] - 1}
+    assert (
+        counts[1]["applied"][0]["acted"]
+        == {"prompt": 0, "generated": 0}
+        == {name: counts[1]["positions"][name] for name in ("prompt", "generated")}
+    )
+    assert 0 < counts[2]["applied"][0]["acted"]["prompt"] < n_prompt
+    when = counts[2]["applied"][0]["when"]
+    assert (when["vector"], when["layer"], when["above"], when["bound"], when["hold"]) == (vector, LAYER, 0, 0, "token")
+    assert "is too late for resid_post of layer" in message_of(
+        chat(http, steering=terms(vector, layers=[LAYER], when={"vector": vector, "layer": LAYER + 1, "above": 0})), 400
+    )
+    assert "registered" in message_of(chat(http, steering=terms(vector, when={"vector": "nobody", "above": 0})), 400)
+
+
 def test_an_inline_vector_steers_like_the_registered_one(http, vector, info):
     direction = random_vector(info, 0).directions[LAYER]
     sent = inline_vector(7 * direction).model_dump()

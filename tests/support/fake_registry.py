@@ -9,9 +9,11 @@ import httpx
 from pydantic import BaseModel, ValidationError
 from trait_core.errors import InvalidRequestError, UnknownVectorError
 from trait_core.schema import (
+    AppliedGate,
     AppliedTerm,
     ErrorBody,
     ErrorDetail,
+    Gate,
     LayerLens,
     LensToken,
     ServiceInfo,
@@ -157,6 +159,14 @@ class FakeRegistry:
         if is_of_another_model(metadata, self.info) and not allow_other_model:
             raise InvalidRequestError("the vector was made for another model", param="config_digest")
 
+    def _gate(self, gate: Gate, where: str) -> AppliedGate:
+        """A term's condition; this service says that it is always met."""
+        data = self.files[self.named(gate.vector, f"{where}.vector")]
+        file = VectorFile.from_bytes(data)
+        (layer,) = self.layers_of(None if gate.layer is None else [gate.layer], file, f"{where}.layer")
+        bound = (gate.above or gate.below or 0.0) + gate.centred * file.evidence(layer).centre
+        return AppliedGate(**gate.model_dump() | {"sha256": sha256_of(data), "layer": layer, "bound": bound})
+
     def applied(self, terms: Sequence[SteeringTerm]) -> list[AppliedTerm]:
         """Each term on each of its layers."""
         applied = []
@@ -175,6 +185,7 @@ class FakeRegistry:
                     AppliedTerm(
                         vector=name, sha256=sha256_of(self.files[name]), layer=layer, at=at, a=value,
                         relative_dose=relative_dose(term.operation, value, norm),
+                        when=None if term.when is None else self._gate(term.when, f"steering.terms[{i}].when"),
                         **term.model_dump(include={"operation", "unit", "coefficient", "scope"}),
                     )
                 )  # fmt: skip

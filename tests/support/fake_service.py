@@ -25,6 +25,7 @@ from trait_core.chat_templates import no_chat_template
 from trait_core.errors import InvalidRequestError, TraitError, UnknownVectorError
 from trait_core.positions import Positions
 from trait_core.schema import (
+    ActedPositions,
     ActivationInput,
     ActivationsMetadata,
     ActivationsRequest,
@@ -416,8 +417,10 @@ def _steering_report(applied: list[AppliedTerm], n_prompt: int, n_generated: int
             held = list(range(start, min(stop, n_total)))
         else:
             held = Positions.parse(term.scope).indices(n_prompt, n_total)
-        prompt.update(at for at in held if at < n_prompt)
-        generated.update(at for at in held if at >= n_prompt)
+        before, after = {at for at in held if at < n_prompt}, {at for at in held if at >= n_prompt}
+        term.acted = ActedPositions(prompt=len(before), generated=len(after))
+        prompt |= before
+        generated |= after
     return SteeringReport(applied=applied, positions=SteeredPositions(prompt=len(prompt), generated=len(generated)))
 
 

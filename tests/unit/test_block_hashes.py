@@ -2,7 +2,7 @@
 
 import pytest
 from trait_service.engine.scheduler import branch_hashes, branch_of
-from trait_service.engine.spec import EXTRA_ARGS_KEY, RequestSpec, TermSpec
+from trait_service.engine.spec import EXTRA_ARGS_KEY, GateSpec, RequestSpec, TermSpec
 
 SIZE = 16
 N_TOKENS = 7 * SIZE + 3
@@ -119,6 +119,20 @@ def test_equal_steering_of_equal_tokens_has_equal_hashes_however_the_tokens_came
 )
 def test_any_difference_of_the_steering_shares_no_steered_block(hashes, other):
     assert shared(hashes(term(), n_prompt=60), hashes(*other, n_prompt=60)) == 0
+
+
+@pytest.mark.parametrize(
+    "other", [{"above": 2.0}, {"below": 1.0}, {"layer": 1}, {"direction": D}, {"hold": "latch"}, {"above": 1.0000001}]
+)
+def test_any_difference_of_a_gate_shares_no_steered_block(hashes, other):
+    def gated(**fields):
+        bound = {} if "below" in fields else {"above": 1.0}
+        return term("prompt[20:]", when=GateSpec(**{"layer": 2, "direction": E} | bound | fields))
+
+    one = hashes(gated(), n_prompt=60)
+    assert one == hashes(gated(), n_prompt=60)
+    assert shared(one, hashes(gated(**other), n_prompt=60)) == 20 // SIZE
+    assert shared(one, hashes(term("prompt[20:]"), n_prompt=60)) == 20 // SIZE
 
 
 def test_the_order_of_terms_counts(hashes):

@@ -18,6 +18,7 @@ from trait_service.engine.buffers import NO_ROW, VectorBank
 from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.cuda_step import CudaStep
 from trait_service.engine.direction_sets import DirectionSet
+from trait_service.engine.gates import GATE, GATE_SHIFT
 from trait_service.engine.monitor_table import HEADER_WORDS, TILE_TOKENS, TILE_WORDS
 from trait_service.engine.requests import TERM, LiveRequest
 from trait_service.engine.spec import RequestSpec, TermSpec
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 N_LAYERS, D_MODEL = 3, 8
 CPU = torch.device("cpu")
 SPEC = RequestSpec(key="k", terms=[TermSpec(layer=0, direction="0" * 64)])
-CAPTURE, DEFER = 1, 2
+CAPTURE, DEFER, GATED = 1, 2, 4
 ACTS = "a launch imports Triton"
 
 
@@ -141,6 +142,24 @@ def test_a_request_that_failed_before_its_first_step_is_steered_but_not_captured
     assert cuda.table.flags.tensor[:, :2].tolist() == [[0, 0], [1, 0], [0, 0]]
     assert cuda.monitored_tokens is None
     assert not pools.counts.any()
+
+
+def test_a_gate_is_in_its_requests_row_in_the_word_and_flags_of_its_layer_and_in_the_bits_of_its_tokens(cuda):
+    gated = steered(layer=2)
+    gated.terms["mode"] |= 4 << GATE_SHIFT
+    gated.gates = np.array([(3, 1, 1, 1, 0, 5, -0.5, 0, UNBOUNDED)], dtype=GATE)
+    batch = LiveBatch(2, [(0, 2, gated), (1, 0, steered())])
+    cuda.regroup(batch)
+    cuda.prepare(step_of((4, 1), (4, 1)), batch.computed_to)
+    assert [entry[3] & GATED for entry in listed(cuda)] == [GATED, 0]
+    assert cuda.table.flags.tensor[:, :3].tolist() == [[0, 0, 0], [1, 0, 1], [1, 0, 0]]
+    layout, words = cuda.table.layout, cuda.table.tensor[2]
+    assert words[layout.layers : layout.terms].tolist() == [0, 1 << 3 << 1, 0]
+    entry = words[layout.gates + 3 * 4 :][:4]
+    assert (entry[:2].tolist(), entry[2:3].view(torch.float32).item()) == ([1, 1], -0.5)
+    cuda.regroup(LiveBatch(2, [(0, 2, steered()), (1, 0, steered())]))
+    assert words[layout.layers : layout.terms].tolist() == [0, 0, 0]
+    assert not cuda.table.flags.tensor[:, 2].any()
 
 
 def tiles(cuda) -> list[list[int]]:

@@ -28,8 +28,9 @@ ARCHITECTURES = (80, 90, 100, 120)
 WIDTHS = (576, 2048, 2304, 2880, 4096, 5120, 8192, 12288, 16384)
 SIZES = {"bf16": 2, "fp16": 2, "fp32": 4}
 TENSORS = {
-    **dict.fromkeys(("active", "flags", "table"), "*i32"),
+    **dict.fromkeys(("active", "flags", "table", "open_gates"), "*i32"),
     **dict.fromkeys(("bank", "pools"), "*fp32"),
+    "held": "*i64",
 }
 MONITOR_TENSORS = {**dict.fromkeys(("tiles", "sets", "most"), "*i32"), **dict.fromkeys(("bank", "values"), "*fp32")}
 NUMBERS = ("layer", "residual_stride", "hidden_stride")

@@ -21,6 +21,7 @@ from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.cpu_step import CpuStep
 from trait_service.engine.cuda_step import CudaStep
 from trait_service.engine.direction_sets import DirectionSet
+from trait_service.engine.gates import GATE, GATE_SHIFT, LATCH, PROMPT, TOKEN
 from trait_service.engine.kernel_triton import constants
 from trait_service.engine.requests import TERM, LiveRequest
 from trait_service.engine.spec import RequestSpec, TermSpec
@@ -32,10 +33,14 @@ SPEC = RequestSpec(key="k", terms=[TermSpec(layer=0, direction="0" * 64)])
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
 
-def term(layer, k, operation, value, bank_row, start=0, stop=UNBOUNDED, preserve_norm=False, step=1):
+def term(layer, k, operation, value, bank_row, start=0, stop=UNBOUNDED, preserve_norm=False, step=1, slot=-1):
     asked = TermSpec(layer=layer, direction="0" * 64, operation=operation, value=value, preserve_norm=preserve_norm)
     mode, a, b = coefficients(asked)
-    return (layer, k, bank_row, mode, a, b, start, stop, step)
+    return (layer, k, bank_row, mode | slot + 1 << GATE_SHIFT, a, b, start, stop, step)
+
+
+def gate(slot, layer, bank_row, bound, *, below=False, hold=TOKEN, n_prompt=3, start=0, stop=UNBOUNDED):
+    return (slot, layer, bank_row, below, hold, n_prompt, bound, start, stop)
 
 
 class Sides:
@@ -47,8 +52,9 @@ class Sides:
         self.bank.rows.copy_(torch.nn.functional.normalize(self.randn(N_DIRECTIONS, d_model), dim=-1))
         self.d_model, self.dtype, self.split = d_model, dtype, split
         self.shared = None
+        self.decided = []  # 1 for each token whose gate was open, 0 for each other
         self.pools = [CaptureRows(N_LAYERS, N_POOLS, d_model, CPU, deferred=deferred) for _ in range(2)]
-        self.torch = CpuStep(self.bank, self.pools[0], N_LAYERS)
+        self.torch = CpuStep(self.bank, self.pools[0], N_LAYERS, max_requests=N_ROWS)
         sizes = {"n_layers": N_LAYERS, "max_tokens": MAX_TOKENS, "max_requests": N_ROWS, "terms_per_layer": 4}
         self.triton = CudaStep(self.bank, self.pools[1], **sizes, device=CPU)
 
@@ -92,9 +98,24 @@ class Sides:
             if getattr(reference, name) is not None:
                 torch.testing.assert_close(getattr(mine, name), getattr(reference, name), **of_sums)
         self.compare_projections(batch, step, tolerance)
+        self.compare_gates(batch, step)
         batch.advance(step)
         batch.settle()
         return changed
+
+    def compare_gates(self, batch, step):
+        """The words of gated tokens, at the positions on which each gate is read."""
+        if not batch.gated_requests:
+            return
+        expected, got = (side.copy_open().read() for side in (self.torch, self.triton))
+        for index, request in batch.gated_requests:
+            place = step.first_place[index] + np.arange(step.n_scheduled[index])
+            position = place - step.first_place[index] + step.n_computed[index]
+            for each in request.gates:
+                here = place[(position >= each["start"]) & (position < each["stop"])]
+                bits = [words[here] >> each["slot"] & 1 for words in (expected, got)]
+                assert bits[0].tolist() == bits[1].tolist()
+                self.decided += bits[0].tolist()
 
     def compare_projections(self, batch, step, tolerance):
         tokens = self.torch.monitored_tokens
@@ -183,12 +204,14 @@ def test_batches_of_anything_that_come_and_go(dtype, split, deferred, seed):
                 most = max(request.n_prompt - start, 1) if start == request.computed_to else request.computed_to
                 tokens[index] = (start, int(rng.integers(1, max(min(most, 8), 1) + 1)))
             sides.forward(batch, step_of(*tokens), padding=int(rng.integers(0, 4)))
+    assert set(sides.decided) == {0, 1}
 
 
 def made_up(rng, sides):
     """A request with terms, pools and monitored directions of any kind, or some of them."""
     n_prompt = int(rng.integers(1, 8))
     terms, monitored, start, pools = [], None, 0, []
+    gates = made_up_gates(rng, n_prompt) if rng.random() < 0.5 else []
     for layer in range(N_LAYERS):
         for k in range(int(rng.integers(0, 4))):
             start = int(rng.integers(0, 6))
@@ -205,6 +228,7 @@ def made_up(rng, sides):
                     stop,
                     rng.random() < 0.3,
                     int(rng.choice([1, 1, 2, 3])),
+                    slot=int(rng.choice([-1, *(each[0] for each in gates if each[1] + (each[4] > 0) <= layer)])),
                 )
             )
     if rng.random() < 0.5:
@@ -222,6 +246,7 @@ def made_up(rng, sides):
         SPEC,
         n_prompt,
         terms=np.array(terms, dtype=TERM),
+        gates=np.array(gates, dtype=GATE),
         monitored=monitored,
         monitored_from=start,
         pools=pools,
@@ -230,8 +255,39 @@ def made_up(rng, sides):
     )
 
 
+def made_up_gates(rng, n_prompt):
+    """Up to the most of one request, on any layers that can be in time."""
+    gates = []
+    for slot in rng.permutation(8)[: int(rng.integers(1, 9))].tolist():
+        hold = int(rng.choice([TOKEN, TOKEN, LATCH, PROMPT]))
+        layer, bank_row = int(rng.integers(N_LAYERS - (hold > 0))), int(rng.integers(N_DIRECTIONS))
+        bound = float(rng.normal()) * (3 if hold == LATCH else 1)
+        gates.append(gate(slot, layer, bank_row, bound, below=rng.random() < 0.5, hold=hold, n_prompt=n_prompt))
+    return gates
+
+
 def some_directions(rng, n):
     return DirectionSet.of(rng.integers(N_LAYERS, size=n), rng.integers(N_DIRECTIONS, size=n), rng.random(n) < 0.5)
+
+
+@pytest.mark.parametrize(("dtype", "split"), [(torch.float32, True), (torch.bfloat16, True), (torch.float16, False)])
+def test_a_term_acts_where_its_gate_is_open_and_nowhere_else(dtype, split):
+    """The gate's layer is the steered one, or below it; the second term of the steered layer would open it; a neighbour has none."""
+    for on in (0, 1):
+        sides = Sides(dtype=dtype, split=split)
+        gates = np.array([gate(5, on, 3, 0.1), gate(0, on, 3, 0.1, below=True)], dtype=GATE)
+        terms = [term(1, 0, "add", 5.0, 3), term(1, 1, "add", 1.0, 0, slot=5), term(2, 0, "set", 9.0, 1, slot=0)]
+        gated = LiveRequest(SPEC, 3, terms=np.array(terms, dtype=TERM), gates=gates)
+        plain = LiveRequest(SPEC, 3, terms=np.array([term(2, 0, "set", 9.0, 1)], dtype=TERM))
+        batch = LiveBatch(3, [(0, 4, plain), (2, 1, gated)])
+        sides.regroup(batch)
+        changed = sides.forward(batch, step_of((0, 9), (0, 2), (0, 20)))
+        words = sides.torch.copy_open().read()
+        below = [bool(word & 1) for word in words[11:31]]
+        assert changed[1][11:31].all()
+        assert changed[2].tolist() == [True] * 9 + [False] * 2 + below + [False] * 2
+        assert set(below) == {True, False}
+        assert [bool(word >> 5 & 1) for word in words[11:31]] == [not each for each in below]
 
 
 @pytest.mark.parametrize(("dtype", "split"), [(torch.float32, True), (torch.bfloat16, False)])
@@ -271,7 +327,9 @@ def test_the_terms_of_a_rows_last_request_are_gone():
     sides = Sides()
     terms = [term(1, k, "add", 1.0, k) for k in range(3)]
     neighbour = LiveRequest(SPEC, 3, terms=np.array(terms, dtype=TERM))
-    many, one = LiveRequest(SPEC, 3, terms=neighbour.terms), LiveRequest(SPEC, 3, terms=neighbour.terms[:1])
+    gated = np.array([term(1, k, "add", 1.0, k, slot=0) for k in range(3)], dtype=TERM)
+    many = LiveRequest(SPEC, 3, terms=gated, gates=np.array([gate(0, 1, 2, 0.0)], dtype=GATE))
+    one = LiveRequest(SPEC, 3, terms=neighbour.terms[:1])
     for request in (many, one):
         batch = LiveBatch(2, [(0, 0, neighbour), (1, 1, request)])
         sides.regroup(batch)

@@ -9,7 +9,7 @@ from rich.table import Table as Grid
 
 from trait_client.http.replies import ChatResult
 from trait_core.console import out, plain, print_table
-from trait_core.schema import AppliedTerm, SteeredPositions
+from trait_core.schema import ActedPositions, AppliedTerm, SteeredPositions
 from trait_core.tables import Column, Table
 
 NARROW = 80
@@ -95,12 +95,16 @@ def _numbers(comparison: Comparison, positions: SteeredPositions) -> Table:
             term.unit if term.operation == "add" else f"{term.unit} ({term.operation})",
             f"{term.a:.4g}",
             f"{term.relative_dose:.3g}",
-            f"{positions.prompt} prompt + {positions.generated} generated",
+            _steered(term.acted or positions),
             _projection(comparison, term),
         ]
         for term in comparison.applied
     ]
     return Table([*columns, Column("projection", right=True)], rows)
+
+
+def _steered(positions: SteeredPositions | ActedPositions) -> str:
+    return f"{positions.prompt} prompt + {positions.generated} generated"
 
 
 def _projection(comparison: Comparison, term: AppliedTerm) -> str:

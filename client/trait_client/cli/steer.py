@@ -14,6 +14,7 @@ from trait_client.cli.console import CLI_RETRIES, At, Datasets, Url, checked, pr
 from trait_client.cli.missing_vector import make_vector
 from trait_client.cli.steer_prompts import evaluation_questions, given_prompts
 from trait_client.cli.template_options import Raw, TemplateKwargs, parsed_kwargs
+from trait_client.cli.when_option import When, WhenHold, WhenUnit, parsed_gate
 from trait_client.http import AsyncTraitClient
 from trait_client.http.activations import Activations
 from trait_client.http.chat_requests import CommonOptions
@@ -25,12 +26,14 @@ from trait_core.errors import InvalidRequestError, TraitError, UnknownVectorErro
 from trait_core.schema import (
     ActivationInput,
     ActivationsRequest,
+    Gate,
     HookPoint,
     Message,
     PositionScope,
     Scope,
     Steering,
     SteeringTerm,
+    VectorInfo,
 )
 from trait_core.vectors.file import VectorFile
 from trait_core.vectors.lookup import find_vector
@@ -84,6 +87,9 @@ def steer(
     scope: Annotated[
         str, typer.Option(help="all, prompt, generated, last_prompt, FROM:TO, or a selector such as response[:16].")
     ] = "all",
+    when: When = None,
+    when_unit: WhenUnit = "raw",
+    when_hold: WhenHold = "token",
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, tokens.")] = 96,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Seed of sampling.")] = None,
@@ -106,7 +112,8 @@ def steer(
 
     Example: `trait-client steer --trait sycophancy --coef 3 "I wrote a poem. Is it any good?"`
     """
-    term, searches = _term(vector or trait, coef, unit, layer, at, operation, scope, db)
+    gate = parsed_gate(when, when_unit, when_hold)
+    term, searches = _term(vector or trait, coef, unit, layer, at, operation, scope, gate, db)
     variables = parsed_kwargs(template_kwargs, raw=raw)
     options = Options(max_tokens, temperature, seed, baseline=not no_baseline, raw=raw, template_kwargs=variables)
     given = given_prompts(prompts or [])
@@ -133,6 +140,7 @@ def _term(
     at: HookPoint | None,
     operation: str,
     scope: str,
+    gate: Gate | None,
     db: Path,
 ) -> tuple[SteeringTerm, Path | None]:
     """The term that the options ask for, and the database whose latest search completes it, if there is one.
@@ -155,6 +163,7 @@ def _term(
         at=at,
         operation=operation,
         scope=_scope(scope),
+        when=gate,
     )
     return term, db if searched else None
 
@@ -187,14 +196,12 @@ async def _steer_all(
     async with AsyncTraitClient(url, api_key, retries=CLI_RETRIES) as client:
         if not options.raw:
             require_template(await client.info(), options.template_kwargs)
+        vectors = await client.vectors()
         registered = find_vector(
-            await client.vectors(),
-            reference=term.reference,
-            trait=term.reference,
-            choose="give one of them as --vector",
+            vectors, reference=term.reference, trait=term.reference, choose="give one of them as --vector"
         )
         prompts = prompts or evaluation_questions(registered.metadata.trait, datasets)
-        term = term.model_copy(update={"vector": registered.name})
+        term = term.model_copy(update={"vector": registered.name, "when": _named(term.when, vectors)})
         if searches is not None:
             term = _as_found(term, searches, registered.sha256)
         vector_file = await client.vector_file(registered.name)
@@ -202,6 +209,14 @@ async def _steer_all(
     done = [outcome for outcome in outcomes if isinstance(outcome, Comparison)]
     failed = [(p, outcome) for p, outcome in zip(prompts, outcomes, strict=True) if isinstance(outcome, TraitError)]
     return done, failed
+
+
+def _named(gate: Gate | None, vectors: list[VectorInfo]) -> Gate | None:
+    """The gate with the registered name of its vector."""
+    if gate is None:
+        return None
+    found = find_vector(vectors, reference=gate.vector, trait=gate.vector, choose="give one of them in --when")
+    return gate.model_copy(update={"vector": found.name})
 
 
 def _as_found(term: SteeringTerm, db: Path, sha256: str) -> SteeringTerm:

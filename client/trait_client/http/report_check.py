@@ -6,6 +6,8 @@ from typing import NamedTuple
 from trait_core.errors import SteeringFailedError
 from trait_core.schema import (
     SHA256_PREFIX,
+    AppliedGate,
+    Gate,
     InlineVector,
     Monitor,
     MonitorReport,
@@ -65,6 +67,22 @@ def _check_terms(asked: Steering, report: SteeringReport) -> None:
         # Not bit-equal: vllm-router rewrites a request's JSON, which changes the last bit of one number in ten.
         if not math.isclose(term.coefficient, got.coefficient, rel_tol=1e-9):
             _check_equal("coefficient", term.coefficient, got.coefficient)
+        _check_gate(term.when, got.when)
+
+
+def _check_gate(asked: Gate | None, applied: AppliedGate | None) -> None:
+    """Compare a term's condition with the reported one."""
+    if asked is None or applied is None:
+        _check_equal("a condition (when)", asked is not None, applied is not None)
+        return
+    bounds = [(gate.above, gate.below) for gate in (asked, applied)]
+    (above, below), (got_above, got_below) = bounds
+    side, value, got = ("above", above, got_above) if above is not None else ("below", below, got_below)
+    if value is None or got is None or not math.isclose(value, got, rel_tol=1e-9):
+        _check_equal(f"when.{side}", str(value), str(got))
+    _check_equal("when.hold", asked.hold, applied.hold)
+    if asked.layer is not None:
+        _check_equal("when.layer", asked.layer, applied.layer)
 
 
 def _vectors(term: SteeringTerm) -> list[str | InlineVector]:

@@ -24,6 +24,7 @@ from trait_core.schema.base import (
     SHA256_PREFIX,
     ChatTemplateKwargs,
     FiniteFloat,
+    Hold,
     HookPoint,
     Layer,
     NamedScope,
@@ -34,6 +35,7 @@ from trait_core.schema.base import (
     VectorReference,
     is_name,
 )
+from trait_core.schema.gates import ActedPositions, AppliedGate, Gate, GateUnit
 from trait_core.schema.given import MAX_SUBSPACE, InlineType, InlineVector, OneVector, SteeringVector
 from trait_core.schema.lens import MAX_LENS_TOKENS, LayerLens, LensRequest, LensToken, VectorLens
 from trait_core.schema.monitoring import (
@@ -94,9 +96,11 @@ __all__ = [
     "RESID_POST",
     "SHA256_PATTERN",
     "SHA256_PREFIX",
+    "ActedPositions",
     "ActivationInput",
     "ActivationsMetadata",
     "ActivationsRequest",
+    "AppliedGate",
     "AppliedTerm",
     "ChatTemplateKwargs",
     "CrossedBound",
@@ -105,7 +109,10 @@ __all__ = [
     "ErrorDetail",
     "ExtractedOn",
     "FiniteFloat",
+    "Gate",
+    "GateUnit",
     "Generation",
+    "Hold",
     "HookPoint",
     "InlineType",
     "InlineVector",

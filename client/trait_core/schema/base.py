@@ -25,6 +25,7 @@ MAX_LAYERS = 512
 Unit = Literal["dose", "separation", "raw"]
 Operation = Literal["add", "ablate", "set", "scale", "floor", "ceiling", "replace", "rotate"]
 NamedScope = Literal["all", "prompt", "generated", "last_prompt"]
+Hold = Literal["token", "latch", "prompt"]
 HookPoint = Literal["resid_post", "attn_out", "mlp_out"]
 """Place in a decoder block: the stream behind it, what its attention adds to the stream, what its MLP or experts add."""
 

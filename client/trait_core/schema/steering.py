@@ -19,6 +19,7 @@ from trait_core.schema.base import (
     Response,
     Unit,
 )
+from trait_core.schema.gates import ActedPositions, AppliedGate, Gate
 from trait_core.schema.given import SteeringVector
 
 
@@ -112,6 +113,7 @@ class SteeringTerm(Request):
             `response[8::4]` (a list is their union; `{"select": [...], "except": [...]}` takes positions out). `generated`
             includes the last prompt position, which produces the first generated token; `response[:]` begins at that token.
         preserve_norm: Rescale the residual stream to its norm before the change.
+        when: Condition: at a position of the scope the term acts only where the gate is open. None: everywhere.
     """
 
     vector: SteeringVector
@@ -122,6 +124,7 @@ class SteeringTerm(Request):
     operation: Operation = "add"
     scope: Scope = "all"
     preserve_norm: bool = False
+    when: Gate | None = None
 
     @property
     def reference(self) -> str:
@@ -152,6 +155,8 @@ class AppliedTerm(Response):
             limit (`set`, `floor`, `ceiling`), the stream's new length (`replace`), the factor (`scale`), degrees (`rotate`),
             0 (`ablate`).
         relative_dose: `|a| / residual_norm` of the layer; `rotate`: 2 sin(|angle| / 2); 0 for `ablate` and `scale`.
+        when: The condition under which it acts; None: none.
+        acted: Positions at which it acted, counted in the worker; None from a service that does not count them.
     """
 
     vector: str
@@ -164,13 +169,16 @@ class AppliedTerm(Response):
     a: float
     relative_dose: float
     scope: Scope
+    when: AppliedGate | None = None
+    acted: ActedPositions | None = None
 
 
 class SteeredPositions(Response):
-    """Number of steered token positions, counted in the worker.
+    """Number of token positions at which at least one term acted, counted in the worker.
 
     Attributes:
-        prompt: Prompt positions, including those read from identically steered cache blocks.
+        prompt: Prompt positions, including those read from identically steered cache blocks. Terms with a gate count only where
+            the position was computed.
         generated: Generated tokens that were fed to the steered model; the last token of a reply never is.
         cached: Number of `prompt` positions that came from the prefix cache.
     """

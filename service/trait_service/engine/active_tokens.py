@@ -6,8 +6,8 @@ import torch
 from trait_service.engine.batch import Intervals, Step
 from trait_service.engine.buffers import Mirrored
 
-CAPTURE, DEFER = 1, 2
-"""Bits of a token: its pools count it, since it was not computed before; it waits (`CaptureRows`)."""
+CAPTURE, DEFER, GATED = 1, 2, 4
+"""Bits of a token: its pools count it, since it was not computed before; it waits (`CaptureRows`); its request has gates."""
 
 NO_POSITION = -1
 
@@ -31,7 +31,13 @@ class ActiveTokens:
         self.n = 0
 
     def fill(
-        self, step: Step, asking: Intervals, row: np.ndarray, computed_to: np.ndarray, waits_from: np.ndarray
+        self,
+        step: Step,
+        asking: Intervals,
+        row: np.ndarray,
+        computed_to: np.ndarray,
+        waits_from: np.ndarray,
+        gated: np.ndarray,
     ) -> None:
         """List the tokens of a step: one copy to the device, and none if the list was empty and stays so.
 
@@ -41,6 +47,7 @@ class ActiveTokens:
             row: `(n_asking,)` each request's row of the table.
             computed_to: `(n_asking,)` absolute positions below were computed before.
             waits_from: `(n_asking,)` absolute position from which on the last token of the step waits.
+            gated: `(n_asking,)` int64, `GATED` for requests with gates, else 0.
         """
         spans = asking.spans(step)
         place = spans.places()
@@ -55,8 +62,10 @@ class ActiveTokens:
         entries[:, 0] = place
         entries[:, 1] = spans.each(row)
         entries[:, 2] = position
-        entries[:, 3] = CAPTURE * (position >= spans.each(computed_to)) + DEFER * (
-            position == spans.each(waiting_position)
+        entries[:, 3] = (
+            CAPTURE * (position >= spans.each(computed_to))
+            + DEFER * (position == spans.each(waiting_position))
+            + spans.each(gated)
         )
         self._list.array[0, 0] = self.n = n
         self._list.flush(n + 1)

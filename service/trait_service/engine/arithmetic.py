@@ -42,7 +42,10 @@ PARALLEL = 1e-5
 """Sine of the angle between stream and direction below which they count as parallel; float32 gives no better."""
 
 PRESERVE_NORM = 8
-"""Bit of a mode: the norm is preserved. Further flags of a term are further bits, which everything but the arithmetic passes on."""
+"""Bit of a mode: the norm is preserved. Higher bits hold a term's gate (`gates`)."""
+
+ARITHMETIC = FORM | PRESERVE_NORM
+"""Mask of the bits of a mode that the arithmetic reads."""
 
 
 class Coefficients(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 
 from trait_service.engine.buffers import NO_ROW
 from trait_service.engine.capture_rows import CaptureRows
+from trait_service.engine.gates import GATE
 from trait_service.engine.requests import TERM, LiveRequest
 from trait_service.engine.runner_view import StepView
 
@@ -183,6 +184,26 @@ class LiveBatch:
     def terms(self) -> tuple[np.ndarray, np.ndarray]:
         """All terms, and the place of the request that owns each."""
         return joined([(index, request.terms) for index, request in self.live], TERM)
+
+    @cached_property
+    def gates(self) -> tuple[np.ndarray, np.ndarray]:
+        """All gates, and the place of the request that owns each."""
+        return joined([(index, request.gates) for index, request in self.live], GATE)
+
+    @cached_property
+    def gated_requests(self) -> list[tuple[int, LiveRequest]]:
+        """Requests with gates, each after its place."""
+        return [(index, request) for index, request in self.live if len(request.gates)]
+
+    @cached_property
+    def _holding(self) -> np.ndarray:
+        """Places of requests with gates that hold a number in their row."""
+        return np.array([i for i, request in self.gated_requests if request.gates["hold"].any()], dtype=np.int64)
+
+    def starting_rows(self, step: Step) -> np.ndarray:
+        """`(n,)` int64 rows whose gates' numbers begin anew: their requests are computed from the start."""
+        holding = self._holding
+        return self.rows[holding[step.n_computed[holding] == 0]].astype(np.int64)
 
     @cached_property
     def bounded_requests(self) -> list[tuple[int, LiveRequest]]:

@@ -78,10 +78,12 @@ class KernelBuffers(NamedTuple):
 
     Args:
         active: `(1 + max_tokens, 4)` int32: as `ActiveTokens`.
-        flags: `(n_layers, 4)` int32: terms used on a layer, whether it is captured, 0, 0.
+        flags: `(n_layers, 4)` int32: as `RequestTable`.
         table: `(n_rows, layout.width)` int32: as `RequestTable`.
         bank: `(n_bank_rows, d_model)` float32.
         pools: `CaptureRows.store`, changed in place.
+        open_gates: `(max_tokens,)` int32, changed in place: the word of each token of the step.
+        held: `(n_rows, MAX_GATES)` int64, changed in place: what the requests' rows hold (`gates`).
     """
 
     active: torch.Tensor
@@ -89,6 +91,8 @@ class KernelBuffers(NamedTuple):
     table: torch.Tensor
     bank: torch.Tensor
     pools: torch.Tensor
+    open_gates: torch.Tensor
+    held: torch.Tensor
 
 
 class MonitorBuffers(NamedTuple):

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from trait_service.engine import kernel_torch
-from trait_service.engine.arithmetic import LINEAR
+from trait_service.engine.arithmetic import ARITHMETIC, LINEAR
 from trait_service.engine.batch import Intervals, LiveBatch, Pools, Spans, Step
 from trait_service.engine.buffers import VectorBank
 from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.direction_sets import DirectionSet
-from trait_service.engine.kernel_torch import Places, Pooled, Projected, Terms
+from trait_service.engine.gates import GATE_MASK, GATE_SHIFT, MAX_GATES, TOKEN
+from trait_service.engine.kernel_torch import Gates, Held, Places, Pooled, Projected, Terms
 from trait_service.engine.monitored_tokens import MonitoredTokens, StepTokens, TokenRows
 
 MAX_KEPT_BYTES = 1 << 28
@@ -31,6 +32,7 @@ class CpuStep:
         bank: Directions.
         pools: Running sums.
         n_layers: Sites of the engine (`Sites`).
+        max_requests: Rows.
         sums_stages: The projections of all stages of a pipeline are summed: columns of layers elsewhere must be zero.
 
     Attributes:
@@ -41,13 +43,18 @@ class CpuStep:
     monitored: MonitoredTokens
     monitored_tokens: StepTokens | None
 
-    def __init__(self, bank: VectorBank, pools: CaptureRows, n_layers: int, *, sums_stages: bool = False) -> None:
+    def __init__(
+        self, bank: VectorBank, pools: CaptureRows, n_layers: int, *, max_requests: int, sums_stages: bool = False
+    ) -> None:
         self._bank = bank
         self._pools = pools
         self._sums_stages = sums_stages
         self._n_layers = n_layers
         self._resting = True
         self._terms: list[list[Terms]] = [[] for _ in range(n_layers)]
+        self._gates: list[list[Gates]] = [[] for _ in range(n_layers)]
+        self._open = torch.empty(0, dtype=torch.int32)
+        self._held = torch.zeros((MAX_GATES, max_requests), dtype=torch.int64)
         self._kept = False
         self._assigned: list[_Assigned] = []
         self._projected: list[list[Projected]]
@@ -58,7 +65,10 @@ class CpuStep:
 
     def regroup(self, batch: LiveBatch) -> None:
         """Rebuild the groups after a change of batch membership."""
+        self._batch = batch
         self._term_groups = _TermGroups(batch)
+        self._gate_groups = _GateGroups(batch)
+        self._gates = [[] for _ in range(self._n_layers)]
         self._pool_groups = _PoolGroups(batch)
         self.monitored = MonitoredTokens(batch)
         self.monitored_tokens = None
@@ -79,6 +89,13 @@ class CpuStep:
             self._kept = False
         elif not self._kept:
             self._keep()
+        if self._gate_groups:
+            # Memory of the step's own: it outlives the step.
+            self._open = torch.zeros(step.n_tokens, dtype=torch.int32)
+            self._gates = [[] for _ in range(self._n_layers)]
+            self._held[:, self._batch.starting_rows(step)] = 0
+            for layer, gates in self._gate_groups.on_step(step, self._held):
+                self._gates[layer].append(gates)
         self._assigned = self._pool_groups.on_step(step, computed_to, self._pools)
         tokens = self.monitored_tokens = self.monitored.on_step(step)
         rows = None if tokens is None else tokens.rows
@@ -129,8 +146,12 @@ class CpuStep:
         """Steer, then capture and monitor, at the output of one layer."""
         if self._resting:
             return
+        for gates in self._gates[layer]:
+            kernel_torch.read_gates(residual, hidden, self._bank.rows, gates, self._open)
         for terms in self._terms[layer]:
-            kernel_torch.steer(residual, hidden, self._bank.rows, terms)
+            acting = terms.acting(self._open)
+            if acting is not None:
+                kernel_torch.steer(residual, hidden, self._bank.rows, acting)
         for assigned in self._assigned:
             if layer in assigned.layers:
                 self._capture(residual, hidden, layer, assigned)
@@ -150,14 +171,18 @@ class CpuStep:
         """The projections of the step's monitored tokens."""
         return HostValues(self._values)
 
+    def copy_open(self) -> "HostValues":
+        """The words of the step's gates."""
+        return HostValues(self._open)
+
 
 class HostValues(NamedTuple):
-    """Projections of one step, which are on the host as soon as they are made."""
+    """Numbers of one step, which are on the host as soon as they are made."""
 
     values: torch.Tensor
 
     def read(self) -> np.ndarray:
-        """`(n_monitored_tokens, n_directions)` float32."""
+        """Projections, `(n_monitored_tokens, n_directions)` float32; or words of gates, `(n_tokens,)` int32."""
         array: np.ndarray = self.values.numpy()
         return array
 
@@ -177,7 +202,10 @@ class _TermGroups:
             torch.from_numpy(terms[name].copy()) for name in ("bank_row", "mode", "a", "b")
         )
         self._a, self._b = a.unsqueeze(-1), b.unsqueeze(-1)
-        self._additive = (terms["mode"] == LINEAR) & (terms["b"] == 0)
+        self._additive = (terms["mode"] & ARITHMETIC == LINEAR) & (terms["b"] == 0)
+        gate = terms["mode"] >> GATE_SHIFT & GATE_MASK
+        self._is_gated = gate > 0
+        self._gate = torch.from_numpy((1 << gate >> 1).astype(np.int32))
         self._spans: Spans | None = None
 
     def moved(self, step: Step) -> bool:
@@ -199,18 +227,71 @@ class _TermGroups:
             which: slice | torch.Tensor = group
             if not (spans.length == 1).all():
                 which = torch.from_numpy(np.repeat(np.arange(group.start, group.stop), spans.length))
-            made.append((layer, self._terms(Places.of(places), which, additive=bool(self._additive[group].all()))))
+            terms = Terms(
+                Places.of(places),
+                self._bank_row[which],
+                self._a[which],
+                self._b[which],
+                self._mode[which],
+                bool(self._additive[group].all()),
+                self._gate[which] if self._is_gated[group].any() else None,
+            )
+            made.append((layer, terms))
         return made
 
-    def _terms(self, places: Places, which: slice | torch.Tensor, *, additive: bool) -> Terms:
-        return Terms(
-            places,
-            self._bank_row[which],
-            self._a[which],
-            self._b[which],
-            self._mode[which],
-            additive,
+
+class _GateGroups:
+    """The batch's gates, ordered by layer, slot and hold: one group is read at once."""
+
+    def __init__(self, batch: LiveBatch) -> None:
+        gates, owner = batch.gates
+        kinds = ("layer", "slot", "hold")
+        order = np.lexsort([gates[kind] for kind in reversed(kinds)])
+        gates, owner = gates[order], owner[order]
+        self._intervals = Intervals(owner, gates["start"], gates["stop"])
+        self._row = batch.rows[owner].astype(np.int64)
+        self._n_prompt = gates["n_prompt"]
+        changes = [np.diff(gates[kind], prepend=-1) != 0 for kind in kinds]
+        begins = np.flatnonzero(np.logical_or.reduce(changes)).tolist()
+        self._groups = [(*gates[list(kinds)][a].tolist(), slice(a, b)) for a, b in pairwise([*begins, len(gates)])]
+        self._bank_row, self._bound = (
+            torch.from_numpy(gates["bank_row"].copy()),
+            torch.from_numpy(gates["bound"].copy()),
         )
+        self._below = torch.from_numpy(gates["below"] != 0)
+
+    def __bool__(self) -> bool:
+        return bool(self._groups)
+
+    def on_step(self, step: Step, numbers: torch.Tensor) -> list[tuple[int, Gates]]:
+        """The layers' gates with their tokens in the step.
+
+        Args:
+            step: The step.
+            numbers: `(MAX_GATES, n_rows)` int64: what the requests' rows hold.
+        """
+        spans = self._intervals.spans(step)
+        made = []
+        for layer, slot, hold, group in self._groups:
+            part = spans.part(group)
+            places = part.places()
+            if not len(places):
+                continue
+            which = np.repeat(np.arange(group.start, group.stop), part.length)
+            held = None if hold == TOKEN else self._held(step, places, which, hold, numbers[slot])
+            bank_row, bound, below = (
+                each[torch.from_numpy(which)] for each in (self._bank_row, self._bound, self._below)
+            )
+            made.append((layer, Gates(Places.of(places), bank_row, bound, below, 1 << slot, held)))
+        return made
+
+    def _held(self, step: Step, places: np.ndarray, which: np.ndarray, hold: int, numbers: torch.Tensor) -> Held:
+        owner = self._intervals.owner[which]
+        position = places - step.first_place[owner] + step.n_computed[owner]
+        row, position, n_prompt = (
+            torch.from_numpy(each) for each in (self._row[which], position, self._n_prompt[which])
+        )
+        return Held(hold, numbers, row, position, n_prompt)
 
 
 class _Assigned(NamedTuple):

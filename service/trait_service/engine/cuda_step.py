@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from trait_core.intervals import UNBOUNDED
 
-from trait_service.engine.active_tokens import ActiveTokens
+from trait_service.engine.active_tokens import GATED, ActiveTokens
 from trait_service.engine.batch import Intervals, LiveBatch, Pools, Step
-from trait_service.engine.buffers import NO_ROW, HostCopy, KernelBuffers, MonitorBuffers, VectorBank
+from trait_service.engine.buffers import NO_ROW, HostCopy, KernelBuffers, MonitorBuffers, VectorBank, on_device
 from trait_service.engine.capture_rows import CaptureRows
+from trait_service.engine.gates import MAX_GATES
 from trait_service.engine.monitor_table import MonitorTable
 from trait_service.engine.monitored_tokens import MonitoredTokens, StepTokens
 from trait_service.engine.request_table import RequestTable
@@ -64,12 +65,17 @@ class CudaStep:
         self.table = RequestTable(n_layers, max_requests, terms_per_layer, device)
         self.active = ActiveTokens(max_tokens, device)
         self.monitor_table = MonitorTable(n_layers, max_requests, max_tokens, device)
+        self._open_gates = torch.zeros(max_tokens, dtype=torch.int32, device=device)
+        self._held = torch.zeros((max_requests, MAX_GATES), dtype=torch.int64, device=device)
+        self._n_tokens = 0
         self._buffers = KernelBuffers(
             self.active.tensor,
             self.table.flags.tensor,
             self.table.tensor,
             bank.rows,
             pools.store,
+            self._open_gates,
+            self._held,
         )
         self._monitor_buffers = MonitorBuffers(
             self.monitor_table.tiles,
@@ -84,10 +90,12 @@ class CudaStep:
 
     def regroup(self, batch: LiveBatch) -> None:
         """After a change of batch membership, write the rows that now belong to other requests."""
+        self._batch = batch
         self._row = batch.rows[batch.places]
         self.table.update(dict(zip(self._row.tolist(), [request for _, request in batch.live], strict=True)))
         self._acts: list[int] = self.table.flags.array.max(axis=1).tolist()
         self._asking = Intervals(batch.places, self.table.start[self._row], self.table.stop[self._row])
+        self._gated = GATED * self.table.gated[self._row].astype(np.int64)
         n_prompt = self.table.n_prompt[self._row]
         self._waits_from = n_prompt if self._pools.deferred else np.full_like(n_prompt, UNBOUNDED)
         self._batch_pools = self._pools_of(batch, n_prompt)
@@ -106,7 +114,11 @@ class CudaStep:
     def prepare(self, step: Step, computed_to: np.ndarray) -> None:
         """List the active and the monitored tokens; as `CpuStep.prepare`."""
         self._launches_always = False
-        self.active.fill(step, self._asking, self._row, computed_to[self._asking.owner], self._waits_from)
+        self._n_tokens = step.n_tokens
+        starting = self._batch.starting_rows(step)
+        if len(starting):
+            self._held.index_fill_(0, on_device(starting, self._device), 0)
+        self.active.fill(step, self._asking, self._row, computed_to[self._asking.owner], self._waits_from, self._gated)
         if self._batch_pools:
             self._batch_pools.note(step, computed_to, self._pools)
         self.monitored_tokens = self.monitored.on_step(step)
@@ -147,18 +159,22 @@ class CudaStep:
     def _is_recorded(self) -> bool:
         return self._device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
+    def copy_open(self) -> "DeviceValues":
+        """Start to copy the words of the step's gates; as `copy_values`."""
+        return DeviceValues(HostCopy(self._open_gates[: self._n_tokens]))
+
     def copy_values(self) -> "DeviceValues":
         """Start to copy the projections of the step's monitored tokens; the next step comes after the copy."""
         return DeviceValues(HostCopy(self.monitor_table.step_values()))
 
 
 class DeviceValues(NamedTuple):
-    """Projections of one step, on their way to the host."""
+    """Numbers of one step, on their way to the host."""
 
     values: HostCopy
 
     def read(self) -> np.ndarray:
-        """`(n_monitored_tokens, n_directions)` float32; waits for the device."""
+        """Projections, `(n_monitored_tokens, n_directions)` float32, or words of gates, `(n_tokens,)` int32; waits for the device."""
         array: np.ndarray = self.values.read().numpy()
         return array
 

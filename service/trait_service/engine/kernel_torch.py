@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from trait_service.engine.arithmetic import delta
+from trait_service.engine.gates import LATCH, LATCHED, SUM_LIMIT, SUM_SCALE
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Terms:
         b: `(n, 1)` float32.
         mode: `(n,)` int64.
         additive: All are plain additions; the stream, b and mode are not read.
+        gate: `(n,)` int32: the bit of each term's gate in its token's word, 0 for none; None: no term has one.
         added: `(n, d_model)` float32, what additive terms add, if it is reused from step to step; None computes it at each step.
     """
 
@@ -64,7 +66,31 @@ class Terms:
     b: torch.Tensor
     mode: torch.Tensor
     additive: bool
+    gate: torch.Tensor | None = None
     added: torch.Tensor | None = None
+
+    def acting(self, open_gates: torch.Tensor) -> "Terms | None":
+        """The terms without those whose gates are closed; None if all are.
+
+        Args:
+            open_gates: `(n_tokens,)` int32: the word of each token of the step.
+        """
+        if self.gate is None:
+            return self
+        acts = ((self.places.pick(open_gates) & self.gate) == self.gate).nonzero().squeeze(-1)
+        if len(acts) == len(self):
+            return self
+        if not len(acts):
+            return None
+        return Terms(
+            Places(self.places.index[acts], None),
+            self.bank_row[acts],
+            self.a[acts],
+            self.b[acts],
+            self.mode[acts],
+            self.additive,
+            added=None if self.added is None else self.added[acts],
+        )
 
     def __len__(self) -> int:
         return len(self.bank_row)
@@ -76,6 +102,46 @@ class Terms:
     def work_out(self, bank: torch.Tensor) -> torch.Tensor:
         """`(n, d_model)` float32: what additive terms add."""
         return bank.index_select(0, self.bank_row).mul_(self.a) if self.added is None else self.added
+
+
+@dataclass(frozen=True)
+class Gates:
+    """One gate a token, on one layer.
+
+    Args:
+        places: Rows of the `n` tokens.
+        bank_row: `(n,)` int64: each token's direction.
+        bound: `(n,)` float32, residual units.
+        below: `(n,)` bool: the gate is open below the bound, not above it.
+        bit: Their bit in a token's word.
+        held: Their numbers, where other positions decide; None: each token's own projection decides.
+    """
+
+    places: Places
+    bank_row: torch.Tensor
+    bound: torch.Tensor
+    below: torch.Tensor
+    bit: int
+    held: "Held | None" = None
+
+
+@dataclass(frozen=True)
+class Held:
+    """The tokens' side of gates that hold a number in their request's row (`gates`).
+
+    Args:
+        hold: `LATCH` or `PROMPT`.
+        numbers: `(n_rows,)` int64, changed in place: of one slot.
+        row: `(n,)` int64: row of each token's request.
+        position: `(n,)` int64: absolute position of each token.
+        n_prompt: `(n,)` int64: length of each token's prompt.
+    """
+
+    hold: int
+    numbers: torch.Tensor
+    row: torch.Tensor
+    position: torch.Tensor
+    n_prompt: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -103,6 +169,48 @@ class Projected:
     cosine: torch.Tensor | None
     rows: slice
     columns: slice
+
+
+def read_gates(
+    residual: torch.Tensor, hidden: torch.Tensor | None, bank: torch.Tensor, gates: Gates, open_gates: torch.Tensor
+) -> None:
+    """Decide one gate for each of its tokens. A projection that is not a number opens none.
+
+    Args:
+        residual: `(n_tokens, d_model)`.
+        hidden: `(n_tokens, d_model)` or None: the other half of the stream.
+        bank: `(n_bank_rows, d_model)` float32.
+        gates: The tokens and their gates.
+        open_gates: `(n_tokens,)` int32, changed in place: the gate's bit of each token's word.
+    """
+    stream = gates.places.stream(residual, hidden)
+    projection = (stream * bank.index_select(0, gates.bank_row)).sum(-1)
+    if gates.held is None:
+        opens = _past(gates, projection)
+    elif gates.held.hold == LATCH:
+        opens = _latched(gates.held, _past(gates, projection))
+    else:
+        opens = _past(gates, _prompt_mean(gates.held, projection)) & (gates.held.position >= gates.held.n_prompt - 1)
+    words = gates.places.pick(open_gates)
+    open_gates.index_copy_(0, gates.places.index, (words & ~gates.bit) | opens.to(torch.int32) * gates.bit)
+
+
+def _past(gates: Gates, projection: torch.Tensor) -> torch.Tensor:
+    """`(n,)` bool: the projection is past the token's bound."""
+    return torch.where(gates.below, projection < gates.bound, projection > gates.bound)
+
+
+def _latched(held: Held, past: torch.Tensor) -> torch.Tensor:
+    """`(n,)` bool: a position up to this one was past the bound, in this step or before."""
+    held.numbers.scatter_reduce_(0, held.row, torch.where(past, LATCHED - held.position, 0), "amax")
+    return held.position >= LATCHED - held.numbers[held.row]
+
+
+def _prompt_mean(held: Held, projection: torch.Tensor) -> torch.Tensor:
+    """`(n,)` float32: the mean over each token's prompt so far."""
+    parts = torch.nan_to_num(projection, nan=0.0).clamp(-SUM_LIMIT, SUM_LIMIT).mul(SUM_SCALE).to(torch.int64)
+    held.numbers.index_add_(0, held.row, torch.where(held.position < held.n_prompt, parts, 0))
+    return held.numbers[held.row].to(torch.float32) / SUM_SCALE / held.n_prompt
 
 
 def steer(residual: torch.Tensor, hidden: torch.Tensor | None, bank: torch.Tensor, terms: Terms) -> None:

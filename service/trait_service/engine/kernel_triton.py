@@ -1,6 +1,6 @@
 """Steering and capture as one Triton kernel, for CUDA. Not yet run on a GPU; `kernel_torch` is its reference.
 
-It steers, then captures, while a token's half of the stream stays in registers; `kernel_monitor` is launched after it. It is
+It reads gates, steers, then captures, while a token's half of the stream stays in registers; `kernel_monitor` is launched after it. It is
 launched over the step's padded tokens, so that CUDA graphs hold it, and works through the list of active tokens: each
 program takes an equal run of them, and leaves at once if none is left for it or if its layer has nothing to do. All
 addresses are of buffers that live as long as the engine.
@@ -10,12 +10,15 @@ import torch
 import triton
 import triton.language as tl
 
-from trait_service.engine.active_tokens import CAPTURE, DEFER
+from trait_service.engine.active_tokens import CAPTURE, DEFER, GATED
 from trait_service.engine.arithmetic import FLOOR, FORM, LINEAR, PARALLEL, PRESERVE_NORM, REPLACE
 from trait_service.engine.buffers import KernelBuffers
 from trait_service.engine.capture_rows import NORM_WORDS
+from trait_service.engine.gates import GATE_MASK, GATE_SHIFT, LATCH, LATCHED, MAX_GATES, SUM_LIMIT, SUM_SCALE
 from trait_service.engine.request_table import (
     CAPTURED_BIT,
+    GATE_WORDS,
+    GATES_SHIFT,
     POOL_WORDS,
     STEP_SHIFT,
     TERM_WORDS,
@@ -29,13 +32,18 @@ WIDEST_GATHER = 16384
 MAX_REGISTERS = 128
 """Registers of a thread: a program of 16 warps gets no more, and a smaller one shares its multiprocessor with another."""
 
-_CAPTURE, _DEFER = tl.constexpr(CAPTURE), tl.constexpr(DEFER)
+_CAPTURE, _DEFER, _GATED = tl.constexpr(CAPTURE), tl.constexpr(DEFER), tl.constexpr(GATED)
 _LINEAR, _FLOOR, _FORM = tl.constexpr(LINEAR), tl.constexpr(FLOOR), tl.constexpr(FORM)
 _REPLACE, _PARALLEL = tl.constexpr(REPLACE), tl.constexpr(PARALLEL)
 _PRESERVE_NORM = tl.constexpr(PRESERVE_NORM)
 _POOL, _TERM = tl.constexpr(POOL_WORDS), tl.constexpr(TERM_WORDS)
 _NORM = tl.constexpr(NORM_WORDS)
-_CAPTURED = tl.constexpr(CAPTURED_BIT)
+_CAPTURED, _GATES_SHIFT = tl.constexpr(CAPTURED_BIT), tl.constexpr(GATES_SHIFT)
+_GATE, _MAX_GATES = tl.constexpr(GATE_WORDS), tl.constexpr(MAX_GATES)
+_SLOTS = tl.constexpr((1 << 2 * MAX_GATES) - 1)
+_LATCH, _LATCHED = tl.constexpr(LATCH), tl.constexpr(LATCHED)
+_SUM_SCALE, _SUM_LIMIT = tl.constexpr(float(SUM_SCALE)), tl.constexpr(SUM_LIMIT)
+_GATE_SHIFT, _GATE_MASK = tl.constexpr(GATE_SHIFT), tl.constexpr(GATE_MASK)
 _STEP_SHIFT = tl.constexpr(STEP_SHIFT)
 
 # torch.finfo(torch.float32).tiny. A smaller number would be a double to Triton, and so would all that comes of it.
@@ -81,6 +89,47 @@ def _delta(kept, hidden, direction, mode, a, b, columns, inside, has_hidden: tl.
             ratio = tl.sqrt(tl.sum(stream * stream)) / tl.maximum(tl.sqrt(tl.sum(after * after)), _TINY)
             added = after * ratio - stream
     return added
+
+
+@triton.jit
+def _is_past(gate, projection):
+    """1 if a projection is past a gate's bound. NaN is past none."""
+    bound = tl.load(gate + 2).to(tl.float32, bitcast=True)
+    return tl.where((tl.load(gate + 1) & 1) != 0, projection < bound, projection > bound).to(tl.int32)
+
+
+@triton.jit
+def _gates_decided(gates, slots, word, position, stream, bank, held, columns, inside, d_model):
+    """A token's word after some of its request's gates are read or settled (`gates`): a bit for each slot.
+
+    Both are in one loop, since two take more registers than there are on sm_80.
+    """
+    for each in range(2 * _MAX_GATES):
+        if ((slots >> each) & 1) != 0:
+            slot = tl.where(each < _MAX_GATES, each, each - _MAX_GATES)
+            gate = gates + slot * _GATE
+            hold = tl.load(gate + 1) >> 1
+            opens = 0
+            if each < _MAX_GATES:
+                direction = tl.load(bank + tl.load(gate).to(tl.int64) * d_model + columns, mask=inside, other=0.0)
+                projection = tl.sum(stream * direction)
+                opens = _is_past(gate, projection)
+                if hold == _LATCH:
+                    if opens != 0:
+                        tl.atomic_max(held + slot, (-position + _LATCHED).to(tl.int64), sem="relaxed")
+                elif (hold > _LATCH) & (position < tl.load(gate + 3)):
+                    finite = tl.where(projection == projection, projection, 0.0)  # noqa: PLR0124 - NaN is not
+                    part = tl.minimum(tl.maximum(finite, -_SUM_LIMIT), _SUM_LIMIT) * _SUM_SCALE
+                    tl.atomic_add(held + slot, part.to(tl.int64), sem="relaxed")
+            else:
+                number = tl.load(held + slot)
+                opens = (position + number >= _LATCHED).to(tl.int32)
+                if hold > _LATCH:
+                    n_prompt = tl.load(gate + 3)
+                    mean = number.to(tl.float32) / _SUM_SCALE / n_prompt.to(tl.float32)
+                    opens = _is_past(gate, mean) & (position >= n_prompt - 1).to(tl.int32)
+            word = (word & ~(1 << slot)) | (opens << slot)
+    return word
 
 
 @triton.jit
@@ -163,12 +212,15 @@ def intervene_kernel(
     table,
     bank,
     pools,
+    open_gates,
+    held,
     layer,
     residual_stride,
     hidden_stride,
     n_layers: tl.constexpr,
     n_kinds: tl.constexpr,
     n_pools: tl.constexpr,
+    at_gates: tl.constexpr,
     at_layers: tl.constexpr,
     at_terms: tl.constexpr,
     width: tl.constexpr,
@@ -180,16 +232,17 @@ def intervene_kernel(
     """One program for each run of active tokens."""
     used = tl.load(flags + layer * 4)
     captured = tl.load(flags + layer * 4 + 1)
+    gated = tl.load(flags + layer * 4 + 2)
     n_active = tl.load(active)
     per_program = tl.cdiv(n_active, tl.num_programs(0))
     first = tl.program_id(0) * per_program
-    if (used + captured == 0) | (first >= n_active):
+    if (used + captured + gated == 0) | (first >= n_active):
         return
     columns = tl.arange(0, block)
     inside = columns < d_model
     # Tokens that follow one another in the same pools are summed here: a long prompt costs one atomic addition a program.
-    held = 0
-    held_row = 0
+    summed = 0
+    summed_row = 0
     total = tl.zeros([block if gathers else 1], dtype=tl.float32)
     total_norm = 0.0
     for i in range(first, tl.minimum(first + per_program, n_active)):
@@ -203,6 +256,23 @@ def intervene_kernel(
         other = hidden + token * hidden_stride
         kept = tl.load(here + columns, mask=inside, other=0.0).to(tl.float32)
 
+        reads = tl.load(request + at_layers + layer)
+        # One number in the place of three, since registers are few while terms act.
+        pooled = tl.where((captured != 0) & ((bits & _CAPTURE) != 0) & ((reads & _CAPTURED) != 0), bits, 0)
+        word = 0
+        if (bits & _GATED) != 0:
+            word = tl.load(open_gates + token)
+            own = held + row.to(tl.int64) * _MAX_GATES
+            slots = (reads >> _GATES_SHIFT) & _SLOTS
+            if slots != 0:
+                stream = _stream(kept, other, columns, inside, has_hidden)
+                word = _gates_decided(
+                    request + at_gates, slots, word, position, stream, bank, own, columns, inside, d_model
+                )
+                tl.store(open_gates + token, word)
+        # Gate 0 is that of a term without one: always open.
+        word = (word << 1) | 1
+
         changed = 0
         for k in range(used):
             term = request + at_terms + (k * n_layers + layer) * _TERM
@@ -210,7 +280,8 @@ def intervene_kernel(
             how = tl.load(term + 1)
             start = tl.load(term + 2)
             on_step = (position - start) % (how >> _STEP_SHIFT) == 0
-            if (bank_row >= 0) & (position >= start) & (position < tl.load(term + 3)) & on_step:
+            is_open = ((word >> ((how >> _GATE_SHIFT) & _GATE_MASK)) & 1) != 0
+            if (bank_row >= 0) & (position >= start) & (position < tl.load(term + 3)) & on_step & is_open:
                 direction = tl.load(bank + bank_row.to(tl.int64) * d_model + columns, mask=inside, other=0.0)
                 a = tl.load(term + 4).to(tl.float32, bitcast=True)
                 b = tl.load(term + 5).to(tl.float32, bitcast=True)
@@ -221,25 +292,24 @@ def intervene_kernel(
         if changed == 1:
             tl.store(here + columns, kept.to(residual.dtype.element_ty), mask=inside)
 
-        reads = tl.load(request + at_layers + layer)
         holding = 0
-        if (captured != 0) & ((bits & _CAPTURE) != 0) & ((reads & _CAPTURED) != 0):
+        if pooled != 0:
             holding = _pools_at(request, position, n_pools)
         if holding != 0:
             stream = _stream(kept, other, columns, inside, has_hidden)
             norm = tl.sqrt(tl.sum(stream * stream))
-            if n_kinds == 2 and (bits & _DEFER) != 0:
+            if n_kinds == 2 and (pooled & _DEFER) != 0:
                 _defer(
                     request, holding, stream, norm, pools, columns, inside, layer, n_layers, d_model, n_kinds, n_pools
                 )
             elif not gathers:
                 _add(request, holding, stream, norm, pools, columns, inside, layer, n_layers, d_model, n_kinds, n_pools)
             else:
-                if (holding != held) | (row != held_row):
-                    before = table + tl.cast(held_row, tl.int64) * width
+                if (holding != summed) | (row != summed_row):
+                    before = table + tl.cast(summed_row, tl.int64) * width
                     _add(
                         before,
-                        held,
+                        summed,
                         total,
                         total_norm,
                         pools,
@@ -251,15 +321,15 @@ def intervene_kernel(
                         n_kinds,
                         n_pools,
                     )
-                    held = holding
-                    held_row = row
+                    summed = holding
+                    summed_row = row
                     total = tl.zeros([block], dtype=tl.float32)
                     total_norm = 0.0
                 total += stream
                 total_norm += norm
     if gathers:
-        before = table + tl.cast(held_row, tl.int64) * width
-        _add(before, held, total, total_norm, pools, columns, inside, layer, n_layers, d_model, n_kinds, n_pools)
+        before = table + tl.cast(summed_row, tl.int64) * width
+        _add(before, summed, total, total_norm, pools, columns, inside, layer, n_layers, d_model, n_kinds, n_pools)
 
 
 def intervene(
@@ -290,6 +360,8 @@ def intervene(
         buffers.table,
         buffers.bank,
         buffers.pools,
+        buffers.open_gates,
+        buffers.held,
         layer,
         residual.stride(0),
         other.stride(0),
@@ -318,6 +390,7 @@ def constants(
         "n_layers": layout.n_layers,
         "n_kinds": n_kinds,
         "n_pools": MAX_POOL_INTERVALS,
+        "at_gates": layout.gates,
         "at_layers": layout.layers,
         "at_terms": layout.terms,
         "width": layout.width(layout.n_terms),

@@ -4,15 +4,26 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from trait_core.errors import SteeringFailedError
-from trait_core.intervals import UNBOUNDED, Interval, covered
+from trait_core.intervals import UNBOUNDED, Interval
 
 from trait_service.engine.arithmetic import coefficients
 from trait_service.engine.buffers import VectorBank
 from trait_service.engine.direction_sets import DirectionSet
+from trait_service.engine.gates import (
+    GATE,
+    GATE_SHIFT,
+    NO_GATE,
+    Acts,
+    GateRecord,
+    gate_array,
+    positions_acted,
+    slots_of,
+)
 from trait_service.engine.projection_rows import ProjectionRows
 from trait_service.engine.sites import Sites
 from trait_service.engine.spec import BoundHit, CaptureSpec, MonitorSpec, RequestReport, RequestSpec, TermSpec
@@ -32,7 +43,8 @@ TERM = np.dtype(
     ]
 )
 """One term of one request on one interval of its scope, as the operation reads it: `k` of them act on the layer before it;
-layer is its site, mode, a and b are as in `arithmetic`; it touches absolute positions `start`, `start + step`, ... below `stop`."""
+layer is its site, mode, a and b are as in `arithmetic`, its gate as in `gates`; it touches absolute positions `start`,
+`start + step`, ... below `stop`."""
 
 
 MAX_POOL_INTERVALS = 16
@@ -48,6 +60,8 @@ class LiveRequest:
         n_prompt: Length of its original prompt.
         completion: Which of the prompt's completions it is.
         terms: `(n_terms,)` of `TERM`.
+        gates: `(n_gates,)` of `GATE`.
+        acts: For each term of the spec, where it may act.
         pools: Disjoint intervals of each pool.
         captured_layers: Sites of its pools, as `Sites` numbers them.
         capture_rows: Row of each pool.
@@ -67,6 +81,8 @@ class LiveRequest:
     n_prompt: int
     completion: int = 0
     terms: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=TERM))
+    gates: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=GATE))
+    acts: Sequence[Acts] = ()
     pools: list[list[Interval]] = field(default_factory=list)
     captured_layers: list[int] = field(default_factory=list)
     capture_rows: list[int] = field(default_factory=list)
@@ -83,6 +99,11 @@ class LiveRequest:
     def projections(self) -> ProjectionRows:
         """Its projections so far."""
         return ProjectionRows(0 if self.monitored is None else len(self.monitored))
+
+    @cached_property
+    def gate_record(self) -> GateRecord:
+        """Where its gates were open so far."""
+        return GateRecord(self.first_computed)
 
     @cached_property
     def has_bounds(self) -> bool:
@@ -105,14 +126,16 @@ class LiveRequest:
         """The report of the positions so far that are below a limit."""
         if self.error is not None:
             return RequestReport(key=self.spec.key, n_prompt=self.n_prompt, error=self.error)
-        touched = {Interval(*each) for each in self.terms[["start", "stop", "step"]].tolist()}
-        computed_to, hit = min(self.computed_to, limit), self.bound_hit
+        computed_to, hit, n_prompt = min(self.computed_to, limit), self.bound_hit, self.n_prompt
+        acted, some = positions_acted(self.acts, self.gate_record, computed_to)
+        counts = {each: (int(held[:n_prompt].sum()), int(held[n_prompt:].sum())) for each, held in acted.items()}
         return RequestReport(
             key=self.spec.key,
-            n_prompt=self.n_prompt,
-            steered_prompt=covered(touched, 0, min(self.n_prompt, computed_to)),
-            steered_generated=covered(touched, self.n_prompt, computed_to),
-            steered_cached=covered(touched, 0, min(self.n_prompt, self.first_computed)),
+            n_prompt=n_prompt,
+            steered_prompt=int(some[:n_prompt].sum()),
+            steered_generated=int(some[n_prompt:].sum()),
+            steered_cached=int(some[: min(n_prompt, self.first_computed)].sum()),
+            acted=tuple(counts[each] for each in self.acts),
             bound_hits=() if hit is None or hit.position >= limit else (hit,),
         )
 
@@ -145,26 +168,43 @@ class LiveRequest:
             )
 
 
-def term_array(
-    terms: Sequence[TermSpec], n_prompt: int, sites: Sites, terms_per_layer: int, bank: VectorBank
-) -> np.ndarray:
-    """A request's terms, `(n,)` of `TERM`: one for each interval of a term's scope.
+class Terms(NamedTuple):
+    """A request's terms and gates, as `LiveRequest` keeps them."""
+
+    terms: np.ndarray
+    gates: np.ndarray
+    acts: tuple[Acts, ...]
+
+
+def term_arrays(
+    terms: Sequence[TermSpec],
+    n_prompt: int,
+    first_computed: int,
+    sites: Sites,
+    terms_per_layer: int,
+    bank: VectorBank,
+) -> Terms:
+    """A request's terms and gates; one of `TERM` for each interval of a term's scope.
 
     Raises:
-        SteeringFailedError: A site the engine lacks, a direction that is not in the bank, or too many terms on a layer.
+        SteeringFailedError: A site the engine lacks, a direction that is not in the bank, too many terms on a layer, too many
+            gates, or positions that a gate needs came from the prefix cache.
         InvalidRequestError: A scope cannot be told yet.
     """
-    rows = []
+    rows, acts, slots = [], [], slots_of(terms)
     used: dict[int, int] = defaultdict(int)
     scope: object = None
-    intervals: list[Interval] = []
+    intervals: tuple[Interval, ...] = ()
     for term in terms:
         layer = sites.of(term.at, term.layer)
         mode, a, b = coefficients(term)
+        slot = NO_GATE if term.when is None else slots[term.when]
         if term.scope != scope:  # most requests have one scope on all layers
-            scope, intervals = term.scope, term.intervals(n_prompt)
+            scope, intervals = term.scope, tuple(term.intervals(n_prompt))
+        acts.append(Acts(intervals, slot))
         for interval in intervals:
-            rows.append((layer, used[layer], bank.row(term.direction), mode, a, b, *interval))
+            row = bank.row(term.direction)
+            rows.append((layer, used[layer], row, mode | slot + 1 << GATE_SHIFT, a, b, *interval))
             used[layer] += 1
     for layer, n in used.items():
         if n > terms_per_layer:
@@ -172,7 +212,7 @@ def term_array(
                 f"{n} terms act on {sites.name(layer)}, each interval of a scope counted; at most {terms_per_layer}: start the service "
                 "with a larger --terms-per-layer"
             )
-    return np.array(rows, dtype=TERM)
+    return Terms(np.array(rows, dtype=TERM), gate_array(slots, acts, n_prompt, first_computed, bank), tuple(acts))
 
 
 def pool_intervals(capture: CaptureSpec, n_prompt: int, first_computed: int) -> list[list[Interval]]:

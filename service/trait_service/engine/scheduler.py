@@ -28,7 +28,7 @@ from vllm.v1.request import Request
 
 from trait_service.engine.arithmetic import coefficients
 from trait_service.engine.errors import UnsupportedEngineError
-from trait_service.engine.spec import EXTRA_ARGS_KEY, RequestSpec, TermSpec
+from trait_service.engine.spec import EXTRA_ARGS_KEY, GateSpec, RequestSpec, TermSpec
 from trait_service.engine.step_output import verdict_of
 
 Hasher = Callable[[Request], list[BlockHash]]
@@ -240,8 +240,14 @@ def branch_of(terms: Sequence[TermSpec], n_prompt: int) -> CacheBranch | None:
         if intervals:
             mode, *numbers = coefficients(term)
             bits = np.array(numbers, dtype=np.float32).tobytes()  # as the request table holds them
-            acting.append((intervals, term.at, term.layer, term.direction, mode, bits))
+            gate = term.when and _identity(term.when)
+            acting.append((intervals, term.at, term.layer, term.direction, mode, bits, gate))
     if not acting:
         return None
     first = min(start for intervals, *_ in acting for start, *_ in intervals)
     return CacheBranch(first, hashlib.sha256(repr(acting).encode()).digest())
+
+
+def _identity(gate: GateSpec) -> tuple[object, ...]:
+    """All that decides where a gate is open; the bound as the request table holds it."""
+    return gate.layer, gate.direction, gate.above is None, np.float32(gate.bound).tobytes(), gate.hold, gate.n_prompt

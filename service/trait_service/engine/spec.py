@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 from trait_core.errors import InvalidRequestError, SteeringFailedError
 from trait_core.intervals import UNBOUNDED, Interval
 from trait_core.positions import Positions
-from trait_core.schema import MAX_LAYERS, MAX_POSITIONS, RESID_POST, FiniteFloat, HookPoint, NamedScope, Operation
+from trait_core.schema import MAX_LAYERS, MAX_POSITIONS, RESID_POST, FiniteFloat, Hold, HookPoint, NamedScope, Operation
 
 from trait_service.engine.monitor_columns import DIRECTION_PATTERN, MonitorColumn, MonitorColumns
 
@@ -50,6 +50,52 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+class GateSpec(_Strict):
+    """The condition of a term: it acts only where a projection is past a bound.
+
+    Attributes:
+        layer: Layer whose stream is projected, before any term of that layer acts.
+        direction: sha256 (hex) of the direction's float32 bytes: its row in the vector bank.
+        above: The projection must be above it, residual units.
+        below: The projection must be below it. One of the two is set.
+        hold: `token`: each position is decided by its own projection. `latch`: the gate is open from the first position past the
+            bound on. `prompt`: the mean over the prompt decides, from the last prompt position on. These two are read below the
+            layer that they steer, and the prompt may not come from the prefix cache.
+        n_prompt: With `prompt`: where the response begins inside a given text; None: the request's own prompt length.
+    """
+
+    layer: Annotated[int, Field(ge=0, lt=MAX_LAYERS)]
+    direction: Annotated[str, Field(pattern=DIRECTION_PATTERN)]
+    above: FiniteFloat | None = None
+    below: FiniteFloat | None = None
+    hold: Hold = "token"
+    n_prompt: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _has_one_bound(self) -> Self:
+        if (self.above is None) == (self.below is None):
+            raise ValueError("a gate needs above or below, and not both")
+        return self
+
+    @property
+    def bound(self) -> float:
+        """The bound, residual units."""
+        bound = self.below if self.above is None else self.above
+        assert bound is not None, "checked above"
+        return bound
+
+
+def last_gate_layer(layer: int, at: HookPoint, hold: Hold) -> int:
+    """The last layer whose output a term's gate may be read at; below 0 if there is none.
+
+    Args:
+        layer: The term's layer.
+        at: The term's hook point: what a block adds comes before its output.
+        hold: `latch` and `prompt` are settled on the layer after the one where they are read.
+    """
+    return layer - (at != RESID_POST) - (hold != "token")
+
+
 class TermSpec(_Strict):
     """One direction on one layer.
 
@@ -59,6 +105,7 @@ class TermSpec(_Strict):
         value: The operation's number, in residual units: `add`: a; `set`: the projection's new value; `scale`: the
             factor; `floor`, `ceiling`: the limit; `replace`: the stream's new length. `rotate`: degrees. `ablate` ignores it.
         scope: A name, absolute positions `[from, to)`, or a selector (`trait_core.positions`).
+        when: Condition under which it acts at a position of its scope; None: always.
     """
 
     layer: Annotated[int, Field(ge=0, lt=MAX_LAYERS)]
@@ -68,6 +115,15 @@ class TermSpec(_Strict):
     value: FiniteFloat = 0.0
     scope: NamedScope | FromTo | WrittenPositions = "all"
     preserve_norm: bool = False
+    when: GateSpec | None = None
+
+    @model_validator(mode="after")
+    def _is_read_in_time(self) -> Self:
+        if self.when is not None and self.when.layer > last_gate_layer(self.layer, self.at, self.when.hold):
+            raise ValueError(
+                f"a gate with hold {self.when.hold!r} on layer {self.when.layer} is too late for {self.at} of layer {self.layer}"
+            )
+        return self
 
     def intervals(self, n_prompt: int) -> list[Interval]:
         """Absolute positions that it touches, disjoint; `n_prompt` is the request's own prompt length.
@@ -222,9 +278,11 @@ class RequestReport:
 
     Args:
         n_prompt: The request's own prompt length.
-        steered_prompt: Prompt positions that at least one term touched, cached ones included.
-        steered_generated: Generated positions that at least one term touched.
+        steered_prompt: Prompt positions at which at least one term acted, cached ones included.
+        steered_generated: Generated positions at which at least one term acted.
         steered_cached: How many of `steered_prompt` were read from the prefix cache.
+        acted: For each term of the spec, the prompt positions and the generated positions at which it acted. What a gate
+            decided at a cached position is not known: such positions are left out.
         error: Reason why the request could not be steered as asked; its text is then empty.
         bound_hits: The first bound of its monitor that each completion crossed, if any.
     """
@@ -234,13 +292,16 @@ class RequestReport:
     steered_prompt: int = 0
     steered_generated: int = 0
     steered_cached: int = 0
+    acted: tuple[tuple[int, int], ...] = ()
     error: str | None = None
     bound_hits: tuple[BoundHit, ...] = ()
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Self:
         """From `dataclasses.asdict`, as it travels."""
-        return cls(**{**fields, "bound_hits": tuple(BoundHit(**hit) for hit in fields["bound_hits"])})
+        hits = tuple(BoundHit(**hit) for hit in fields["bound_hits"])
+        acted = tuple((prompt, generated) for prompt, generated in fields["acted"])
+        return cls(**{**fields, "bound_hits": hits, "acted": acted})
 
     def plus(self, other: Self) -> Self:
         """The report of both: of requests that share a key (`n > 1`)."""
@@ -249,6 +310,7 @@ class RequestReport:
             steered_prompt=self.steered_prompt + other.steered_prompt,
             steered_generated=self.steered_generated + other.steered_generated,
             steered_cached=self.steered_cached + other.steered_cached,
+            acted=tuple((a + c, b + d) for (a, b), (c, d) in zip(self.acted, other.acted, strict=False)),
             error=self.error or other.error,
             bound_hits=self.bound_hits + other.bound_hits,
         )

@@ -28,14 +28,14 @@ from trait_service.engine.requests import (
     completion_of,
     first_monitored,
     pool_intervals,
-    term_array,
+    term_arrays,
 )
 from trait_service.engine.results import Finished, Results
 from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.sites import Sites
 from trait_service.engine.spec import RequestSpec
-from trait_service.engine.step_end import EndOfStep, ProjectionQueue, StepProjections
+from trait_service.engine.step_end import EndOfStep, LateQueue, LateValues, StepGates, StepProjections
 
 logger = logging.getLogger(__name__)
 
@@ -114,13 +114,19 @@ class SteeringState:
         self._batch = LiveBatch(0, [])
         self._grouped = False
         self._current = Step(*(np.empty(0, dtype=np.int64),) * 3, n_tokens=0)
-        self._projections = ProjectionQueue()
+        self._late = LateQueue()
         self._results = Results(settings.max_results_waiting)
 
     def _new_step(self) -> CpuStep | CudaStep:
         shape = self.shape
         if shape.device.type == "cpu":
-            return CpuStep(self.bank, self.pools, len(shape.sites), sums_stages=not shape.sees_all_layers)
+            return CpuStep(
+                self.bank,
+                self.pools,
+                len(shape.sites),
+                max_requests=shape.max_requests,
+                sums_stages=not shape.sees_all_layers,
+            )
         return CudaStep(
             self.bank,
             self.pools,
@@ -164,19 +170,22 @@ class SteeringState:
             return None
         assert self._batch_ids is not None, "prepare() has set it"
         step, batch, ids = self._current, self._batch, self._batch_ids
-        projections = None
+        late = LateValues()
         tokens = self._step.monitored_tokens
         if tokens is not None and self.shape.captures:
             values = self._step.copy_values()
-            projections = StepProjections.of(self._step.monitored, tokens, batch.computed_to, values)
-            self._projections.push(projections)
+            late.parts.append(StepProjections.of(self._step.monitored, tokens, batch.computed_to, values))
+        if batch.gated_requests:
+            late.parts.append(StepGates.of(batch.gated_requests, step, batch.computed_to, self._step.copy_open()))
+        if late.parts:
+            self._late.push(late)
         batch.advance(step)
         failed = [ids[index] for index, request in batch.live if request.error is not None]
         bounded = [
             (ids[index], request, int(step.n_computed[index] + step.n_scheduled[index]))
             for index, request in batch.bounded_requests
         ]
-        return EndOfStep(failed, bounded, projections, self._projections)
+        return EndOfStep(failed, bounded, late, self._late)
 
     def rest(self, *, dummy: bool = False) -> None:
         """No request in the next forward pass is steered, captured or monitored.
@@ -223,7 +232,7 @@ class SteeringState:
             As `Results.take`.
         """
         self._batch.settle()
-        with self._projections.settled(everything=self._never_asked):
+        with self._late.settled(everything=self._never_asked):
             for request in self._live.values():
                 if request.spec.key in lengths and not request.collected:
                     self._keep_result(request)
@@ -240,7 +249,7 @@ class SteeringState:
             safetensors bytes, `<key>/projections/<completion>` float32 `(n_positions, n_columns)`: the rest. A key that
             is not live is missing.
         """
-        with self._projections.settled(everything=self._never_asked):
+        with self._late.settled(everything=self._never_asked):
             found = {
                 f"{request.spec.key}/projections/{request.completion}": request.projections_between(
                     after[request.spec.key]
@@ -314,9 +323,16 @@ class SteeringState:
             SteeringFailedError: The request cannot be served as asked.
         """
         spec = request.spec
-        request.terms = term_array(
-            spec.terms, request.n_prompt, self.shape.sites, self.settings.terms_per_layer, self.bank
+        request.terms, request.gates, request.acts = term_arrays(
+            spec.terms,
+            request.n_prompt,
+            request.first_computed,
+            self.shape.sites,
+            self.settings.terms_per_layer,
+            self.bank,
         )
+        if len(request.gates) and not self.shape.sees_all_layers:
+            raise SteeringFailedError("gates (when) are not supported with pipeline parallelism")
         if spec.monitor is not None:
             if spec.monitor.has_bounds and not self.shape.sees_all_layers:
                 raise SteeringFailedError("bounds of a monitor are not supported with pipeline parallelism")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trait_core.errors import InvalidRequestError, SteeringFailedError
-from trait_core.schema import MonitorReport, SteeredPositions, SteeringReport
+from trait_core.schema import ActedPositions, MonitorReport, SteeredPositions, SteeringReport
 from vllm.exceptions import VLLMValidationError
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -67,7 +67,7 @@ class Run:
     @property
     def vectors(self) -> set[str]:
         """`sha256:...` of every vector file that the request uses."""
-        steering = {term.sha256 for term in self.steering.applied} if self.steering else set()
+        steering = self.steering.vectors if self.steering else set()
         return steering | ({column.sha256 for column in self.monitor.columns} if self.monitor else set())
 
     @property
@@ -141,13 +141,21 @@ def report_of(steering: ResolvedSteering, collected: list[Collected]) -> Steerin
     """The report of what was applied, and to how many positions of all prompts together."""
     reports = [item.report for item in collected]
     return SteeringReport(
-        applied=list(steering.applied),
+        applied=[
+            term.model_copy(update={"acted": _acted([report.acted[i] for report in reports if report.acted])})
+            for i, term in enumerate(steering.applied)
+        ],
         positions=SteeredPositions(
             prompt=sum(report.steered_prompt for report in reports),
             generated=sum(report.steered_generated for report in reports),
             cached=sum(report.steered_cached for report in reports),
         ),
     )
+
+
+def _acted(counts: list[tuple[int, int]]) -> ActedPositions:
+    """Prompt and generated positions of one term, summed over prompts."""
+    return ActedPositions(prompt=sum(prompt for prompt, _ in counts), generated=sum(after for _, after in counts))
 
 
 _current: ContextVar[Run | None] = ContextVar("trait_run", default=None)
@@ -335,8 +343,9 @@ def _with_spec(params: SamplingParams, spec: RequestSpec, n_prompt: int) -> Samp
     params = params.clone()
     params.extra_args = {**(params.extra_args or {}), **spec.to_extra_args()}
     monitors_prompt = spec.monitor is not None and spec.monitor.prompt
-    if monitors_prompt or (spec.capture is not None and reads_prompt(spec.capture, n_prompt)):
-        # Positions from the prefix cache never pass the layers, so that they could not be captured.
+    holds = any(term.when is not None and term.when.hold != "token" for term in spec.terms)
+    if monitors_prompt or holds or (spec.capture is not None and reads_prompt(spec.capture, n_prompt)):
+        # Positions from the prefix cache never pass the layers, so that they could not be captured or decide a gate.
         params.skip_reading_prefix_cache = True
     return params
 

@@ -18,6 +18,7 @@ from trait_core.errors import InvalidRequestError, UnknownVectorError, VectorFil
 from trait_core.schema import (
     RESID_POST,
     AppliedTerm,
+    Gate,
     HookPoint,
     InlineVector,
     LayerEvidence,
@@ -30,8 +31,9 @@ from trait_core.units import UNITLESS, relative_dose, residual_units
 from trait_core.vectors.file import layer_ranges
 
 from trait_service.engine.sites import missing
-from trait_service.engine.spec import TermSpec
+from trait_service.engine.spec import TermSpec, last_gate_layer
 from trait_service.registry.registry import RegisteredVector
+from trait_service.resolving.gates import ResolvedGate, check_gates, resolved_gate
 from trait_service.resolving.given import GivenVector, Layered, orthonormal
 
 MAX_FACTOR = 10.0
@@ -50,6 +52,7 @@ class ResolvedTerm(AppliedTerm):
         raw: The direction's float32 little-endian bytes.
     """
 
+    when: ResolvedGate | None = None
     asked: Annotated[SteeringTerm, Field(exclude=True)]
     direction: Annotated[str, Field(exclude=True)]
     raw: Annotated[bytes, Field(exclude=True, repr=False)]
@@ -58,7 +61,8 @@ class ResolvedTerm(AppliedTerm):
         """The term as it travels to the workers."""
         shared = {name: value for name, value in (*self.asked, *self) if name in TermSpec.model_fields}
         scope = self.scope.positions if isinstance(self.scope, PositionScope) else self.scope
-        return TermSpec(**shared | {"value": self.a, "scope": scope})
+        gate = None if self.when is None else self.when.spec()
+        return TermSpec(**shared | {"value": self.a, "scope": scope, "when": gate})
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,17 @@ class ResolvedSteering:
     @cached_property
     def directions(self) -> dict[str, bytes]:
         """sha256 hex -> float32 bytes of every direction in use."""
-        return {term.direction: term.raw for term in self.applied}
+        gates = {gate.direction: gate.raw for gate in self._gates}
+        return gates | {term.direction: term.raw for term in self.applied}
+
+    @property
+    def vectors(self) -> set[str]:
+        """`sha256:...` of every vector file in use."""
+        return {term.sha256 for term in self.applied} | {gate.sha256 for gate in self._gates}
+
+    @property
+    def _gates(self) -> list[ResolvedGate]:
+        return [term.when for term in self.applied if term.when is not None]
 
 
 @dataclass(frozen=True)
@@ -131,11 +145,27 @@ class Resolver:
         self._check_operation(term, where)
         vectors = self._given(term, where)
         at = self.common_hook_point(term.at, vectors, f"{where}.at")
+        layers = self._common_layers(term, vectors, where)
+        gate = None if term.when is None else self._gate(term.when, layers, at, f"{where}.when")
         return [
-            _resolved(term, vector, layer, at, where)
-            for layer in self._common_layers(term, vectors, where)
+            _resolved(term, vector, layer, at, gate, where)
+            for layer in layers
             for vector in orthonormal(vectors, layer, f"{where}.vector")
         ]
+
+    def _gate(self, gate: Gate, steered: Sequence[int], at: HookPoint, where: str) -> ResolvedGate:
+        """A term's gate, which must be read before any layer that it steers."""
+        vector = self.vector(gate.vector, f"{where}.vector")
+        self.common_hook_point(RESID_POST, [GivenVector.registered(vector)], f"{where}.vector")
+        (layer,) = self.layers(None if gate.layer is None else [gate.layer], vector, f"{where}.layer")
+        last = last_gate_layer(min(steered), at, gate.hold)
+        if layer > last:
+            raise InvalidRequestError(
+                f"the gate's layer {layer} is too late for {at} of layer {min(steered)}: with hold {gate.hold!r} what it decides is "
+                f"not known there yet. Allowed: {f'0..{last}' if last >= 0 else 'none'}",
+                param=f"{where}.layer",
+            )
+        return resolved_gate(gate, vector, layer, where)
 
     def _given(self, term: SteeringTerm, where: str) -> list[GivenVector]:
         """The vectors of a term: one, or those that span a subspace."""
@@ -235,11 +265,12 @@ class Resolver:
             )
 
     def check_layers(self, applied: Sequence[AppliedTerm]) -> None:
-        """Refuse more terms, or a larger dose, than a layer may have.
+        """Refuse more terms, or a larger dose, than a layer may have, and more gates than a request may have.
 
         Raises:
             InvalidRequestError: Names the layer, the number and the limit.
         """
+        check_gates(applied)
         by_layer: dict[int, list[AppliedTerm]] = defaultdict(list)
         for term in applied:
             by_layer[term.layer].append(term)
@@ -267,7 +298,9 @@ class Resolver:
             )
 
 
-def _resolved(term: SteeringTerm, vector: GivenVector, layer: int, at: HookPoint, where: str) -> ResolvedTerm:
+def _resolved(
+    term: SteeringTerm, vector: GivenVector, layer: int, at: HookPoint, gate: ResolvedGate | None, where: str
+) -> ResolvedTerm:
     reported = {name: value for name, value in term if name in AppliedTerm.model_fields}
     direction, raw = vector.directions[layer]
     if term.unit == "separation" and not vector.has_separation and term.operation not in UNITLESS:
@@ -276,7 +309,15 @@ def _resolved(term: SteeringTerm, vector: GivenVector, layer: int, at: HookPoint
             param=f"{where}.unit",
         )
     a, dose = _value(term, vector.name, vector.evidence[layer], layer, f"{where}.coefficient")
-    found = {"vector": vector.name, "sha256": vector.sha256, "layer": layer, "at": at, "a": a, "relative_dose": dose}
+    found = {
+        "vector": vector.name,
+        "sha256": vector.sha256,
+        "layer": layer,
+        "at": at,
+        "a": a,
+        "relative_dose": dose,
+        "when": gate,
+    }
     return ResolvedTerm(**reported | found, asked=term, direction=direction, raw=raw)
 
 

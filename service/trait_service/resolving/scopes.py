@@ -61,17 +61,26 @@ def as_generated(terms: Sequence[TermSpec], n_prompt: int) -> list[TermSpec]:
     found = []
     for term in terms:
         held = Positions(tuple(map(Slice.whole, term.intervals(n_prompt))))
-        found.append(term.model_copy(update={"scope": held}))
+        found.append(_with_prompt(term, n_prompt).model_copy(update={"scope": held}))
     return found
 
 
 def placed(terms: Sequence[TermSpec], places: Landmarks) -> list[TermSpec]:
-    """The terms for a text that is given whole: selectors count inside its reply, which is a part of the engine's prompt.
+    """The terms for a text that is given whole: selectors and gates count inside its reply, a part of the engine's prompt.
 
     Raises:
         InvalidRequestError: The text has no such part.
     """
+    if places.response is not None:
+        terms = [_with_prompt(term, places.response[0]) for term in terms]
     return [
         term.model_copy(update={"scope": term.scope.located(places)}) if isinstance(term.scope, Positions) else term
         for term in terms
     ]
+
+
+def _with_prompt(term: TermSpec, n_prompt: int) -> TermSpec:
+    """The term whose gate, if it holds a prompt's mean, knows where the prompt ends."""
+    if term.when is None or term.when.hold != "prompt" or n_prompt < 1:
+        return term
+    return term.model_copy(update={"when": term.when.model_copy(update={"n_prompt": n_prompt})})

@@ -13,6 +13,7 @@ from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.cpu_step import CpuStep
 from trait_service.engine.cuda_step import CudaStep
 from trait_service.engine.direction_sets import DirectionSet
+from trait_service.engine.gates import GATE, GATE_SHIFT, NO_GATE
 from trait_service.engine.requests import TERM, LiveRequest
 from trait_service.engine.spec import RequestSpec, TermSpec
 
@@ -76,8 +77,11 @@ def compare(case: Case, device: str) -> dict[str, float]:
 
 
 def request_of(rng: np.random.Generator, i: int) -> LiveRequest:
-    """Terms on every layer, all operations among them; two pools on some layers; monitored directions on some."""
+    """Terms on every layer, all operations among them, some with a gate; two pools on some layers; monitored directions on some."""
     terms = []
+    gates = np.array(
+        [(slot, slot, i % N_DIRECTIONS, i % 2, 0, N_PROMPT, 0.3, 0, UNBOUNDED) for slot in range(i % 3)], dtype=GATE
+    )
     for layer in range(N_LAYERS):
         for k in range(1 + int(rng.integers(MOST_TERMS))):
             start, stop = (0, UNBOUNDED) if rng.random() < 0.7 else sorted(int(p) for p in rng.integers(0, 12, 2))
@@ -92,6 +96,7 @@ def request_of(rng: np.random.Generator, i: int) -> LiveRequest:
                     stop=stop,
                     step=int(rng.choice([1, 1, 2, 3])),
                     preserve_norm=bool(rng.random() < 0.4),
+                    slot=NO_GATE if k % 2 or layer >= len(gates) else layer,
                 )
             )
     n_monitored = 300 if i % 8 == 0 else 5
@@ -99,6 +104,7 @@ def request_of(rng: np.random.Generator, i: int) -> LiveRequest:
         SPEC,
         N_PROMPT,
         terms=np.array(terms, dtype=TERM),
+        gates=gates,
         pools=[[Interval(0, N_PROMPT), Interval(N_PROMPT + 1, UNBOUNDED, 2)], [Interval(N_PROMPT, UNBOUNDED)]],
         captured_layers=sorted(int(layer) for layer in rng.choice(N_LAYERS, 3, replace=False)),
         capture_rows=[2 * i, 2 * i + 1],
@@ -113,9 +119,10 @@ def request_of(rng: np.random.Generator, i: int) -> LiveRequest:
 def term(layer: int, k: int, operation: str, value: float, bank_row: int, **fields: Any) -> tuple[Any, ...]:
     """One entry of `TERM`."""
     interval = Interval(fields.pop("start", 0), fields.pop("stop", UNBOUNDED), fields.pop("step", 1))
+    gate = fields.pop("slot", NO_GATE) + 1 << GATE_SHIFT
     asked = TermSpec(layer=layer, direction="0" * 64, operation=operation, value=value, **fields)
     mode, a, b = coefficients(asked)
-    return (layer, k, bank_row, mode, a, b, *interval)
+    return (layer, k, bank_row, mode | gate, a, b, *interval)
 
 
 def _side(case: Case, directions: torch.Tensor, batch: LiveBatch, device: torch.device) -> tuple[Any, CaptureRows]:
@@ -125,7 +132,7 @@ def _side(case: Case, directions: torch.Tensor, batch: LiveBatch, device: torch.
     pools = CaptureRows(N_LAYERS, 2 * MOST_REQUESTS, case.d_model, device, deferred=case.deferred)
     sizes = {"max_tokens": max(case.n_tokens, MOST_REQUESTS) + PADDING, "max_requests": MOST_REQUESTS}
     side: Any = (
-        CpuStep(bank, pools, N_LAYERS)
+        CpuStep(bank, pools, N_LAYERS, max_requests=MOST_REQUESTS)
         if device is CPU
         else CudaStep(bank, pools, n_layers=N_LAYERS, **sizes, terms_per_layer=MOST_TERMS, device=device)
     )
