@@ -1,13 +1,18 @@
-"""Sweeps on a real service with SmolLM2: the effects on held-out prompts. Kills in the middle: `test_kill_live.py`."""
+"""Sweeps on a real service with SmolLM2: the effects on held-out prompts, and damage on neutral text. Kills in the middle: `test_kill_live.py`."""
 
 import asyncio
 from pathlib import Path
 
+import numpy as np
 import pytest
 from trait_client.http import AsyncTraitClient
 from trait_client.results import ResultStore
+from trait_client.scoring.damage import damage, read_damage_set
+from trait_client.scoring.damage_set import CHOICES, NEUTRAL, read_choices, read_passages
 from trait_client.sweeps import run_sweep
 from trait_client.sweeps.experiment import Experiment
+from trait_core.schema import Steering, SteeringTerm
+from trait_core.vectors.inline import inline_vector
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,3 +94,28 @@ def test_what_was_applied_is_what_was_asked(held_out):
         "AND (steering->>'$.positions.generated')::INTEGER = n_generated - 1)"
     )[1]
     assert mismatches == []
+
+
+def test_damage_grows_with_the_dose_and_an_equal_reading_has_none(service_url):
+    """A random direction of 5 residual units changes neutral text by little, one of 50 by far more."""
+    folder = ROOT / "datasets" / "damage"
+    passages, choices = read_passages(folder / NEUTRAL)[:4], read_choices(folder / CHOICES)[:4]
+    direction = inline_vector(np.random.default_rng(0).standard_normal(576))
+
+    async def readings():
+        async with AsyncTraitClient(service_url) as client:
+            plain = [await read_damage_set(client, passages, choices) for _ in range(2)]
+            steered = []
+            for a in (5.0, 50.0):
+                term = SteeringTerm(vector=direction, coefficient=a, unit="raw", layers=[12])
+                steered.append(await read_damage_set(client, passages, choices, Steering(terms=[term])))
+            return plain, steered
+
+    (plain, again), steered = asyncio.run(readings())
+    none, little, much = (damage(plain, other) for other in (again, *steered))
+    print(none, little, much)
+    assert abs(none.kl) < 0.01
+    assert none.kl < little.kl < much.kl
+    assert 0.5 < none.coverage <= 1
+    assert much.nll_rise > little.nll_rise
+    assert {len(row) for row in plain.choices.values()} == {4}
