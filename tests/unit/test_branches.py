@@ -241,3 +241,12 @@ def test_branches_that_do_not_add_up_to_the_stream_are_found_by_their_means():
     assert first_wrong(10 + (0.22 * added).cumsum(0), added) == 1, "a multiplier of the branches"
     added[3, 0] = np.nan
     assert first_wrong(stream, added) == 3
+
+
+def test_without_further_hook_points_nothing_is_hooked_inside_a_layer():
+    model = blocks()
+    state = SteeringState(EngineSettings(bank_rows=1), EngineShape(N_LAYERS, D_MODEL, 2, 32, torch.device("cpu")))
+    branches.attach(dict(enumerate(model.layers)), state, 1)
+    assert not any(module._forward_hooks for module in model.modules())
+    assert not state.unchecked
+    assert state.pools.sums.shape[1] == N_LAYERS
