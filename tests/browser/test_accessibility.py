@@ -4,10 +4,38 @@ from pathlib import Path
 
 import pytest
 from browser_harness import VIEWS
+from dashboard_fixtures import build_patching, dashboard
+from fake_organism import compared
 
 axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
 
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}}
+
+
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory):
+    """The address of a dashboard over a comparison of two models."""
+    store = compared(
+        tmp_path_factory.mktemp("variants") / "two.duckdb", ["salt", "sand", "snow", "rain", "wind", "wood"]
+    )
+    with dashboard(store.path) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def patched(tmp_path_factory):
+    """The address of a dashboard over a patching."""
+    with dashboard(build_patching(tmp_path_factory.mktemp("patching") / "patched.duckdb").path) as url:
+        yield url
+
+
+def violations(tab) -> list[str]:
+    tab.evaluate(Path(axe.AXE_FILE_PATH).read_text())
+    return [
+        f"{each['id']} ({each['impact']}): {each['help']}: {node['html'][:160]}"
+        for each in tab.evaluate("rules => axe.run(document, rules)", RULES)["violations"]
+        for node in each["nodes"][:3]
+    ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -16,12 +44,11 @@ def test_a_view_has_no_violation(open_page, known, view, scheme):
     page = open_page(known, scheme=scheme)
     if view == "playground":
         page.expect_refused("/api/service")
-    tab = page.open(VIEWS[view])
-    tab.evaluate(Path(axe.AXE_FILE_PATH).read_text())
-    found = tab.evaluate("rules => axe.run(document, rules)", RULES)["violations"]
-    told = [
-        f"{each['id']} ({each['impact']}): {each['help']}: {node['html'][:160]}"
-        for each in found
-        for node in each["nodes"][:3]
-    ]
-    assert told == []
+    assert violations(page.open(VIEWS[view])) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("address", "view"), [("two_models", "variants"), ("patched", "patching")])
+def test_a_coloured_map_has_no_violation(open_page, request, address, view, scheme):
+    page = open_page(request.getfixturevalue(address), scheme=scheme)
+    assert violations(page.open(f"#/{view}")) == []

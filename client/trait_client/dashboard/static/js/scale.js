@@ -41,6 +41,17 @@ export function diverging(value) {
   return `color-mix(in oklab, var(${value < 0 ? "--neg" : "--pos"}) ${share}%, var(--mid))`;
 }
 
+// Shares of a ramp from which on the other ink contrasts more: white in the light theme, black in the dark one. With these the
+// contrast is at least 4.5 everywhere.
+const SWITCH = { pos: { deep: 0.94, bright: 0.68 }, neg: { deep: 0.86, bright: 0.71 }, accent: { deep: 0.87, bright: 0.61 } };
+
+// Class names for text on a colour of a ramp; style.css has the inks of both themes.
+export function inks(value, ramp = value < 0 ? "neg" : "pos") {
+  const share = Math.round(Math.min(Math.abs(value), 1) * 100) / 100;
+  const { deep, bright } = SWITCH[ramp];
+  return ["inked", share >= deep && "deep", share >= bright && "bright"].filter(Boolean).join(" ");
+}
+
 // 0..1 on the sequential ramp.
 export function sequential(value) {
   return `color-mix(in oklab, var(--accent) ${Math.round(Math.min(Math.max(value, 0), 1) * 100)}%, var(--mid))`;

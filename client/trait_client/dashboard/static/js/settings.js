@@ -3,7 +3,7 @@ import { heatmap } from "./charts/heatmap.js";
 import { lineChart } from "./charts/lines.js";
 import { h } from "./dom.js";
 import { coefficientUnit, fixed, interval, measureName, short, signed, unitOf } from "./format.js";
-import { diverging, hue, sequential } from "./scale.js";
+import { diverging, hue, inks, sequential } from "./scale.js";
 
 const VARIANT = ["method", "precision", "adapter", "model", "operation", "scope", "unit", "preserve_norm", "max_tokens",
   "temperature", "top_p", "system"];
@@ -75,7 +75,7 @@ function drawPanel(panel, { metric, view, bar, chosen, href, within }) {
     if (!row) return null;
     const { value, text, note, tone } = view(row);
     const faded = row.coherence === null || row.coherence < bar;
-    return { text, note, fill: tone(value), strong: Math.abs(value) > 0.62, faded, best: row === best,
+    return { text, note, fill: tone(value), inks: inks(value, tone === sequential ? "accent" : undefined), faded, best: row === best,
       chosen: row.setting_id === chosen, href: href(row), title: describe(row) };
   };
   const map = heatmap({ layers, coefficients, cell, xLabel: `coefficient (${coefficientUnit(panel.rows[0].unit)})`, label: panel.name });

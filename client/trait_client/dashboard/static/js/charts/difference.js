@@ -1,7 +1,7 @@
 // A text coloured token by token with the difference of two models.
 import { h } from "../dom.js";
 import { signed } from "../format.js";
-import { diverging } from "../scale.js";
+import { diverging, inks } from "../scale.js";
 import { isSpecial } from "./interlinear.js";
 
 const STRONG = 0.62;
@@ -11,7 +11,7 @@ export function differenceText({ text, name, from, to, spans, limit, onToken }) 
   const box = h("div", { class: "text difference" });
   for (let i = from; i < to; i++) {
     const share = text.difference[i] / limit;
-    const kind = ["tok", isSpecial(text.tokens[i]) && "special", Math.abs(share) > STRONG && "strong",
+    const kind = ["tok", inks(share), isSpecial(text.tokens[i]) && "special", Math.abs(share) > STRONG && "strong",
       spans.some((span) => span.start <= i && i < span.stop) && "in-span"];
     box.append(h("span", {
       class: kind.filter(Boolean).join(" "), "data-token": i, "data-text": name, title: signed(text.difference[i], 2),

@@ -2,7 +2,7 @@
 import { h } from "../dom.js";
 import { short } from "../format.js";
 
-// cell(layer, coefficient) -> null or {text, note, fill, strong, faded, best, chosen, href, title}
+// cell(layer, coefficient) -> null or {text, note, fill, inks, faded, best, chosen, href, title}
 export function heatmap({ layers, coefficients, cell, xLabel, label }) {
   const columns = `minmax(2.2rem, 3rem) repeat(${coefficients.length}, minmax(0, 5.5rem)) minmax(0, 1fr)`;
   return h("div", { class: "heat", role: "group", "aria-label": label,
@@ -17,7 +17,7 @@ export function heatmap({ layers, coefficients, cell, xLabel, label }) {
 
 function square(found, layer, coefficient) {
   if (!found) return h("div", { class: "cell none", title: "not run" }, "·");
-  const kind = ["cell", found.strong && "strong", found.faded && "faded", found.best && "best", found.chosen && "chosen"];
+  const kind = ["cell", found.faded ? "faded" : found.inks, found.best && "best", found.chosen && "chosen"];
   return h("a", {
     class: kind.filter(Boolean).join(" "), href: found.href, title: found.title,
     "aria-label": found.title, "data-layer": layer, "data-coefficient": coefficient,

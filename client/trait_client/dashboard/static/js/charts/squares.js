@@ -1,7 +1,7 @@
 // A map of squares with names at the left and columns above: one value each as colour, with a tooltip.
 import { h } from "../dom.js";
 import { signed } from "../format.js";
-import { diverging } from "../scale.js";
+import { diverging, inks } from "../scale.js";
 
 // columns: [{key, label, index, title, sorted}]; rows: [{label, href, n, cells}], a cell's first number is its value.
 // say(row, column, found) is the square's name, lines(row, column, found) the tooltip's lines below the row's label.
@@ -26,7 +26,7 @@ export function squareMap({ columns, rows, limit, label, digits = 1, say, lines,
     const share = value / limit;
     const show = (event) => point(event.currentTarget, row, column, found);
     return h(row.href ? "a" : "div", {
-      class: `cell${Math.abs(share) > 0.62 ? " strong" : ""}`, href: row.href, role: row.href ? undefined : "img", tabindex: row.href ? undefined : 0,
+      class: `cell ${inks(share)}`, href: row.href, role: row.href ? undefined : "img", tabindex: row.href ? undefined : 0,
       "aria-label": say(row, column, found), "data-value": value, style: { "background-color": diverging(share) },
       onpointerenter: show, onfocus: show, onpointerleave: hide, onblur: hide },
     columns.length <= 16 ? h("span", {}, signed(value, digits)) : null);

@@ -109,7 +109,7 @@ class PromptCard {
       h("p", { class: "row small muted" }, h("span", { class: "ramp" }, `−${short(this.limit, 2)}`, h("i", { class: "diverging" }), `+${short(this.limit, 2)}`),
         `residual units; one separation of the vector is ${short(direction.separation, 3)}. Underlined: the largest spans of all prompts.`),
       h("details", { class: "asked" }, h("summary", {}, "The prompt"), this.prompt),
-      h("div", { class: "sides" }, this.replies.map((reply) => h("section", { class: "side", "data-text": reply.name }, h("h3", {}, TEXTS[reply.name]), reply.box))),
+      h("div", { class: "sides" }, this.replies.map((reply) => h("section", { class: "side", "data-text": reply.name }, h("h2", {}, TEXTS[reply.name]), reply.box))),
       this.tip);
     this.at = params.t ?? null;
   }

@@ -3,7 +3,7 @@ import { get } from "../api.js";
 import { lineChart } from "../charts/lines.js";
 import { emptyState, field, h, select } from "../dom.js";
 import { fixed, plural } from "../format.js";
-import { diverging, extent, hue } from "../scale.js";
+import { diverging, extent, hue, inks } from "../scale.js";
 import { link, patch } from "../url.js";
 
 const MEASURES = {
@@ -84,7 +84,7 @@ function cosineCard(rows, cosines, params) {
   const square = (a, b) => {
     const value = a === b ? 1 : known.get(`${a}|${b}`) ?? null;
     return h("div",
-      { class: `val${value !== null && Math.abs(value) > 0.62 ? " strong" : ""}`,
+      { class: `val ${value === null ? "" : inks(value)}`,
         title: `${tell(a)} and ${tell(b)}: ${fixed(value, 3)}`,
         style: { "background-color": value === null ? "transparent" : diverging(value) } }, fixed(value, 2));
   };
