@@ -84,6 +84,8 @@ def _type(param: Any) -> str:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) is Literal:
         return " / ".join(get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return " ".join(TYPES[each] for each in get_args(annotation))
     if issubclass(annotation, Enum):
         return " / ".join(str(one.value) for one in annotation)
     return TYPES[annotation]

@@ -11,6 +11,7 @@ OURS = (
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/activations",
+    "/v1/patch",
     "/v1/steering",
     "/v1/vectors",
     "/v1/vectors/{name}",
@@ -20,9 +21,10 @@ OURS = (
 )
 ADDED = ("steering", "monitor")
 REQUESTS = {
-    "steering": ("Steering", "SteeringTerm", "PositionScope"),
+    "steering": ("Steering", "SteeringTerm", "Gate", "PositionScope"),
     "monitor": ("Monitor", "MonitorBound"),
     "`POST /v1/activations`": ("ActivationsRequest", "ActivationInput", "Message", "Generation"),
+    "`POST /v1/patch`": ("PatchRequest", "PatchPrompt"),
 }
 
 
@@ -70,7 +72,12 @@ def _answers() -> tuple[type[BaseModel], ...]:
     names = (
         "SteeringReport",
         "AppliedTerm",
+        "AppliedGate",
+        "ActedPositions",
         "SteeredPositions",
+        "PatchReport",
+        "PatchCell",
+        "PatchRun",
         "MonitorReport",
         "MonitoredDirection",
         "MonitoredChoice",

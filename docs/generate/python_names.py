@@ -13,8 +13,8 @@ from trait_client.http import chat_requests
 
 KINDS = (
     ("Clients", ("TraitClient", "AsyncTraitClient", "AsyncTraitReplicas", "LocalEngine")),
-    ("Requests", ("Steering", "SteeringTerm", "InlineVector", "Monitor", "Message", "Generation", "ActivationInput", "ActivationsRequest")),
-    ("Answers", ("ChatResult", "ChatDelta", "SteeringReport", "Activations", "ServiceInfo", "VectorInfo")),
+    ("Requests", ("Steering", "SteeringTerm", "Gate", "InlineVector", "Monitor", "Message", "Generation", "ActivationInput", "ActivationsRequest", "PatchPrompt", "PatchRequest")),
+    ("Answers", ("ChatResult", "ChatDelta", "SteeringReport", "Activations", "PatchReport", "ServiceInfo", "VectorInfo")),
     ("Vectors", ("VectorFile", "inline_vector", "extract", "model_folder", "Positions")),
 )  # fmt: skip
 """Heading -> names. Errors are those that end with `Error`; a name that is nowhere is an error of this page's."""
