@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.engine, in_forms(V1_SYNC, V1_ASYNC)]
 
 N_CONFIGURATIONS = 64
 N_TOKENS = 10
-READ, PUSHED, N_GATED = 3, 5, 8
+READ, PUSHED, N_GATED = 3, 5, 4
 """The layer on which a gate is read, the one that is steered, and generated tokens."""
 IN_PIECES = {"max_num_batched_tokens": 64, "max_num_seqs": 16}
 

@@ -97,7 +97,7 @@ def test_coefficient_zero_is_the_baseline(http, vector):
     assert np.allclose(logprobs(chat(http, steering=terms(vector, 0.0))), logprobs(chat(http)), atol=1e-3)
 
 
-def test_a_term_with_a_gate_acts_where_it_is_open_and_the_report_counts_where(http, vector):
+def test_a_term_with_a_gate_acts_where_it_is_open_and_the_report_counts_where(http, vector, info):
     def steered(**when) -> httpx.Response:
         return chat(http, steering=terms(vector, 2.0, when={"vector": vector, **when}))
 
@@ -116,8 +116,9 @@ def test_a_term_with_a_gate_acts_where_it_is_open_and_the_report_counts_where(ht
     assert 0 < counts[2]["applied"][0]["acted"]["prompt"] < n_prompt
     when = counts[2]["applied"][0]["when"]
     assert (when["vector"], when["layer"], when["above"], when["bound"], when["hold"]) == (vector, LAYER, 0, 0, "token")
+    early = inline_vector(np.ones(info.d_model)).model_dump()
     assert "is too late for resid_post of layer" in message_of(
-        chat(http, steering=terms(vector, layers=[LAYER], when={"vector": vector, "layer": LAYER + 1, "above": 0})), 400
+        chat(http, steering=terms(early, layers=[LAYER - 1], when={"vector": vector, "layer": LAYER, "above": 0})), 400
     )
     assert "registered" in message_of(chat(http, steering=terms(vector, when={"vector": "nobody", "above": 0})), 400)
 
