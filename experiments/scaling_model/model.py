@@ -22,6 +22,7 @@ MAX_TOKENS = 8192
 MAX_POOL_INTERVALS = 16
 WORD = 4
 POOL_WORDS, TERM_WORDS = 4, 6
+MAX_GATES, GATE_WORDS = 8, 4
 CAPTURE_ROWS = 256
 TERMS_PER_LAYER = 8
 
@@ -145,8 +146,10 @@ def bank_bytes(model: Model, rows: int = 4096) -> int:
 
 
 def table_bytes(model: Model, n_requests: int) -> int:
-    """A row of words for each request: pools, a word a layer, and the terms of every layer; on every GPU."""
-    words = MAX_POOL_INTERVALS * POOL_WORDS + model.n_layers * (1 + TERMS_PER_LAYER * TERM_WORDS)
+    """A row of words for each request: pools, gates, a word a layer, and the terms of every layer; on every GPU."""
+    words = (
+        MAX_POOL_INTERVALS * POOL_WORDS + MAX_GATES * GATE_WORDS + model.n_layers * (1 + TERMS_PER_LAYER * TERM_WORDS)
+    )
     return n_requests * words * WORD
 
 
