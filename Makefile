@@ -55,6 +55,8 @@ browser: setup ## a Chromium for the dashboard's tests, by apt-get where that is
 demo: setup model ## serve, extract three vectors, steer, sweep, and end with the results in SQL
 	@$(BIN)/python deploy/demo.py --model $(MODEL)
 
+# The kernel's longer forms: `make test-triton` alone.
+test: export TRAIT_TRITON_SHORT = 1
 test: harnesses lint test-triton model tools vllm-sources browser ## lint and types, the Triton kernel, then every test, also those with a real vLLM engine; two workers with engines, and one without, side by side
 	$(BIN)/python -m pytest tests -n auto --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 

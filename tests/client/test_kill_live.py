@@ -1,6 +1,6 @@
 """`kill -9` of the client and of the service at random moments: in the end the tables are those of an uninterrupted sweep.
 
-5 and 1 kills here, 50 and 10 in `make test-kill` (TRAIT_TEST_KILLS). Every kill leaves what was stored stored, nothing twice.
+3 and 1 kills here, 50 and 10 in `make test-kill` (TRAIT_TEST_KILLS). Every kill leaves what was stored stored, nothing twice.
 """
 
 import os
@@ -14,8 +14,8 @@ from vector_fixtures import random_vector
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
-CLIENT_KILLS, SERVICE_KILLS = map(int, os.environ.get("TRAIT_TEST_KILLS", "5,1").split(","))
-N_PROMPTS = 6 if CLIENT_KILLS <= 5 else 12
+CLIENT_KILLS, SERVICE_KILLS = map(int, os.environ.get("TRAIT_TEST_KILLS", "3,1").split(","))
+N_PROMPTS = 6 if CLIENT_KILLS <= 3 else 12
 EACH = 4
 """Kills of one sweep, at most, each in the next quarter of its requests or so."""
 

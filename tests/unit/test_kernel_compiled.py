@@ -26,6 +26,8 @@ from triton.compiler import ASTSource
 N_LAYERS, N_TERMS = 32, 8
 ARCHITECTURES = (80, 90, 100, 120)
 WIDTHS = (576, 2048, 2304, 2880, 4096, 5120, 8192, 12288, 16384)
+if os.environ.get("TRAIT_TRITON_SHORT"):
+    WIDTHS = WIDTHS[::3]
 SIZES = {"bf16": 2, "fp16": 2, "fp32": 4}
 TENSORS = {
     **dict.fromkeys(("active", "flags", "table", "open_gates"), "*i32"),
