@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +19,12 @@ from xdist.workermanage import WorkerController
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUPS = pytest.StashKey[Path]()
+SERVICE = pytest.StashKey[ExitStack]()
+SERVICE_MODULES = pytest.StashKey[list[str]]()
+HEAVY = {f"tests/engine/{name}.py" for name in ("test_engine_parity", "test_other_release", "test_verify")}
+"""Engines beside float32 references: two of these modules at the same time do not fit into 24 GiB."""
+TRUST = "tests/trust/"
+"""Tests that attack one service of their own."""
 EXTRACTED_TRAITS = ("refusal", "question_asking", "sycophancy")
 
 os.environ.pop("COLUMNS", None)  # a console that is made while it is set keeps that width, whatever a test sets later
@@ -55,14 +61,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Start engines first: a long module at the end would leave one worker idle."""
-    items.sort(key=lambda item: item.get_closest_marker("engine") is None)
+    """Start engines first, and of them the long groups: one of those at the end would leave the other workers idle."""
+    groups = {
+        "service": modules_of(item for item in items if "service_url" in getattr(item, "fixturenames", ())),
+        "engine": modules_of(item for item in items if item.get_closest_marker("engine")),
+    }
+
+    def turn(item: pytest.Item) -> int:
+        module = item.nodeid.partition("::")[0]
+        long = (module in groups["service"], module in HEAVY, module.startswith(TRUST))
+        return long.index(True) if True in long else 3 + (item.get_closest_marker("engine") is None)
+
+    items.sort(key=turn)
+    config.stash[SERVICE_MODULES] = groups["service"]
     worker = getattr(config, "workerinput", None)
     if worker is not None:
-        groups = {
-            "service": modules_of(item for item in items if "service_url" in getattr(item, "fixturenames", ())),
-            "engine": modules_of(item for item in items if item.get_closest_marker("engine")),
-        }
         write_atomically(Path(worker["groups"]), json.dumps(groups).encode())
 
 
@@ -87,10 +100,6 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(groups_file(config).parent, ignore_errors=True)
 
 
-HEAVY = {f"tests/engine/{name}.py" for name in ("test_engine_parity", "test_other_release", "test_verify")}
-"""Engines beside float32 references: two of these modules at the same time do not fit into 24 GiB."""
-
-
 class ModuleScheduling(LoadScopeScheduling):
     """A module stays on one worker, and all modules that use the running service share a worker and the service.
 
@@ -106,8 +115,8 @@ class ModuleScheduling(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.partition("::")[0]
-        if module.startswith("tests/trust/"):
-            return "trust"  # they attack one service of their own
+        if module.startswith(TRUST):
+            return "trust"
         if module in HEAVY:
             return "heavy"
         return "service" if module in self._groups["service"] else module
@@ -135,6 +144,15 @@ class ModuleScheduling(LoadScopeScheduling):
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     return ModuleScheduling(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Stop the service behind its last test: its 5 GiB are wanted by the engines that follow."""
+    service, modules = item.config.stash.get(SERVICE, None), item.config.stash.get(SERVICE_MODULES, None)
+    if None not in (service, modules, nextitem) and modules_of([nextitem])[0] not in modules:
+        del item.config.stash[SERVICE]
+        service.close()
 
 
 @pytest.fixture(scope="session")
@@ -176,7 +194,7 @@ def qwen_path() -> Path:
 
 
 @pytest.fixture(scope="session")
-def service_url(smollm2_path, tmp_path_factory) -> Iterator[str]:
+def service_url(request, smollm2_path, tmp_path_factory) -> Iterator[str]:
     """A real service with SmolLM2, model name `smollm2`; its registry holds vectors extracted from the datasets here.
 
     TRAIT_TEST_URL names one that runs already.
@@ -186,7 +204,9 @@ def service_url(smollm2_path, tmp_path_factory) -> Iterator[str]:
         yield given
         return
     folder = tmp_path_factory.mktemp("service")
-    with serving(smollm2_path, folder, "--max-model-len", "2048", "--max-num-seqs", "128") as url:
+    with ExitStack() as service:
+        request.config.stash[SERVICE] = service
+        url = service.enter_context(serving(smollm2_path, folder, "--max-model-len", "2048", "--max-num-seqs", "128"))
         extract = [BIN / "trait-extract", "run", "--url", url, "--register", "--method", "mean_diff"]
         extract += ["--datasets", str(ROOT / "datasets" / "traits"), "--out", str(folder / "vectors")]
         for trait in EXTRACTED_TRAITS:

@@ -38,9 +38,9 @@ def run_engine(engine_hosts, form, tmp_path_factory):
     return start
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def reference():
-    """`reference(path) -> Reference`, loaded once."""
+    """`reference(path) -> Reference`, loaded once for a module: kept longer, they fill the memory that engines want."""
     loaded: dict[str, Reference] = {}
 
     def load(path) -> Reference:

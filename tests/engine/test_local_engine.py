@@ -277,24 +277,6 @@ def test_a_script_needs_no_main_guard(tmp_path):
     assert done.stdout.splitlines() == ["the script runs", "0 True"], done.stderr
 
 
-def test_an_engine_that_died_fails_requests_and_close_leaves_nothing(engine):
-    """Last in the module: it ends the engine that the others share."""
-    (process,) = engine_processes()
-    folder = Path(engine.registry)
-    assert any(folder.iterdir())
-    assert "VLLM_USE_AOT_COMPILE" in os.environ
-    os.kill(process, signal.SIGKILL)
-    with pytest.raises(ServiceError):
-        engine.chat(PROMPT, max_tokens=2, steering=steer(2.0))
-    engine.close()
-    engine.close()
-    assert engine_processes() == []
-    assert not folder.exists()
-    assert "VLLM_USE_AOT_COMPILE" not in os.environ
-    with pytest.raises(ServiceUnreachableError, match="closed"):
-        engine.chat(PROMPT)
-
-
 def test_what_an_mlp_adds_is_steered_read_and_monitored_and_is_a_part_of_the_stream(engine, vector):
     """In SmolLM2 the MLP is the last to add to a block's stream: a vector added there is added to the block's output."""
     direction = vector.directions[LAYER]
@@ -384,3 +366,21 @@ def test_a_hook_point_that_the_engine_was_not_started_with_is_a_400_that_names_t
         ) as caught:
             ask()
         assert caught.value.status == 400
+
+
+def test_an_engine_that_died_fails_requests_and_close_leaves_nothing(engine):
+    """Last in the module: it ends the engine that the others share."""
+    (process,) = engine_processes()
+    folder = Path(engine.registry)
+    assert any(folder.iterdir())
+    assert "VLLM_USE_AOT_COMPILE" in os.environ
+    os.kill(process, signal.SIGKILL)
+    with pytest.raises(ServiceError):
+        engine.chat(PROMPT, max_tokens=2, steering=steer(2.0))
+    engine.close()
+    engine.close()
+    assert engine_processes() == []
+    assert not folder.exists()
+    assert "VLLM_USE_AOT_COMPILE" not in os.environ
+    with pytest.raises(ServiceUnreachableError, match="closed"):
+        engine.chat(PROMPT)
