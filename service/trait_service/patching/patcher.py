@@ -35,6 +35,7 @@ from trait_service.engine.spec import CaptureSpec
 from trait_service.engine_link.engine_client import Run, SteeredEngineClient, last_output
 from trait_service.patching.alignment import Alignment, Cell, align, cells, restored_share, units
 from trait_service.patching.prompts import PromptTokenizer, Tokenized, selected
+from trait_service.reading.layer_choice import chosen_layers
 from trait_service.reading.tokenized import InputTokenizer, all_together
 from trait_service.resolving.given import INLINE, identified
 from trait_service.resolving.resolve import ResolvedSteering, ResolvedTerm
@@ -82,7 +83,7 @@ class Patcher:
             InvalidRequestError: A prompt, a span, an answer or a layer cannot be used; the message names it.
             SteeringFailedError: The engine failed on a run.
         """
-        layers, points = self._layers(request.layers), self._points(request.at)
+        layers, points = chosen_layers(request.layers, self._n_layers), self._points(request.at)
         source, target = await self._prompts.read(request, base)
         spans = None if source.span is None or target.span is None else (source.span, target.span)
         alignment = align(len(source.ids), len(target.ids), spans)
@@ -106,16 +107,6 @@ class Patcher:
     def _answer(self, text: str, prompt: Tokenized, which: int) -> PatchAnswer:
         token = prompt.answers[which]
         return PatchAnswer(text=text, token_id=token, token=self._prompts.text(token))
-
-    def _layers(self, layers: list[int] | None) -> list[int]:
-        if layers is None:
-            return list(range(self._n_layers))
-        for layer in layers:
-            if layer >= self._n_layers:
-                raise InvalidRequestError(f"layer {layer} is out of range: 0..{self._n_layers - 1}", param="layers")
-        if len(set(layers)) < len(layers):
-            raise InvalidRequestError(f"layers {layers[:32]} name a layer twice", param="layers")
-        return sorted(layers)
 
     def _points(self, at: Sequence[HookPoint]) -> list[HookPoint]:
         for point in at:

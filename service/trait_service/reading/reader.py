@@ -27,6 +27,7 @@ from trait_service.engine_link.workers import Capture
 from trait_service.reading.answer import Reading, ReadText, answer
 from trait_service.reading.capture_slots import CaptureSlots
 from trait_service.reading.landmarks import LATE_PARTS, TURNS, named
+from trait_service.reading.layer_choice import chosen_layers
 from trait_service.reading.tokenized import InputTokenizer, all_together
 from trait_service.resolving.resolve import ResolvedSteering
 from trait_service.resolving.scopes import as_generated, placed
@@ -82,7 +83,7 @@ class ActivationReader:
             InvalidRequestError: An input cannot be read as asked; the message names it.
             SteeringFailedError: The engine failed on an input.
         """
-        layers = self._layers(request.layers)
+        layers = chosen_layers(request.layers, self._n_layers)
         if request.at not in self._hook_points:
             raise InvalidRequestError(missing(request.at), param="at")
         positions = [Positions.parse(text) for text in request.positions]
@@ -137,16 +138,6 @@ class ActivationReader:
         return reading.capture
 
     # ------------------------------------------------------------------------------------------------------ checks
-
-    def _layers(self, layers: list[int] | None) -> list[int]:
-        if layers is None:
-            return list(range(self._n_layers))
-        for layer in layers:
-            if layer >= self._n_layers:
-                raise InvalidRequestError(f"layer {layer} is out of range: 0..{self._n_layers - 1}", param="layers")
-        if len(set(layers)) < len(layers):
-            raise InvalidRequestError(f"layers {layers[:32]} name a layer twice", param="layers")
-        return sorted(layers)
 
     def _check_size(self, n_rows: int, n_layers: int) -> None:
         size = n_rows * n_layers * self._d_model * 4
