@@ -7,10 +7,13 @@ U+0085 and form feeds are part of a text. A file that is not such a text gets on
 import json
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from trait_core.errors import DatasetError
+from pydantic import BaseModel, ValidationError
+
+from trait_core.errors import DatasetError, first_fault
 from trait_core.os_errors import sentence_of
 
 _MARKS = {
@@ -99,6 +102,30 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: not TOML: {one_line(error)}") from error
+
+
+Entry = TypeVar("Entry", bound=BaseModel)
+
+
+def read_entries(path: Path, model: type[Entry], wanted: str) -> Iterator[tuple[int, Entry]]:
+    """The entries of a file with one JSON object on each line, each after its line number; empty lines are skipped.
+
+    Args:
+        path: The file.
+        model: The form of an entry.
+        wanted: Advice for the error where the file is missing: the form of its lines.
+
+    Raises:
+        DatasetError: The file is missing, or an entry is malformed; the message names file, line and field.
+    """
+    for number, line in enumerate(read_lines(path, wanted), 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, model.model_validate(parse_json(line, str(path), number))
+        except ValidationError as error:
+            fault = first_fault(error, whole="the line")
+            raise DatasetError(f"{path}:{number}: {fault.with_value()}") from error
 
 
 def parse_json(text: str, where: str, line: int | None = None) -> Any:

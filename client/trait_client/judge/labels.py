@@ -11,12 +11,12 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from trait_client.judge.rubric import COHERENCE
-from trait_core.errors import DatasetError, first_fault
+from trait_core.errors import DatasetError
 from trait_core.schema import is_name
-from trait_core.text_files import parse_json, read_lines
+from trait_core.text_files import read_entries
 
 Text = Annotated[str, Field(min_length=1, max_length=1_000_000)]
 
@@ -51,14 +51,7 @@ def read_labels(path: Path) -> list[LabelledReply]:
     """
     labels: list[LabelledReply] = []
     seen: dict[tuple[str, str, str], int] = {}
-    for number, line in enumerate(read_lines(path, "write one labelled reply on each line"), 1):
-        if not line.strip():
-            continue
-        try:
-            label = LabelledReply.model_validate(parse_json(line, str(path), number))
-        except ValidationError as error:
-            fault = first_fault(error, whole="the line")
-            raise DatasetError(f"{path}:{number}: {fault.with_value()}") from error
+    for number, label in read_entries(path, LabelledReply, "write one labelled reply on each line"):
         if label.trait != COHERENCE and not is_name(label.trait):
             raise DatasetError(
                 f"{path}:{number}: trait: {label.trait!r} is neither the name of a trait nor '*' for coherence"

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from trait_core.errors import DatasetError, first_fault
-from trait_core.text_files import parse_json, read_lines
+from trait_core.errors import DatasetError
+from trait_core.text_files import read_entries
 from trait_core.traits.files import MAX_CHARACTERS
 
 NEUTRAL, CHOICES = "neutral.jsonl", "choices.jsonl"
@@ -98,14 +98,7 @@ Entry = TypeVar("Entry", bound=_Entry)
 def _read(path: Path, model: type[Entry], content: Callable[[Entry], str], wanted: str) -> list[Entry]:
     entries: list[Entry] = []
     seen: dict[tuple[str, str], int] = {}
-    for number, line in enumerate(read_lines(path, wanted), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = model.model_validate(parse_json(line, str(path), number))
-        except ValidationError as error:
-            fault = first_fault(error, whole="the line")
-            raise DatasetError(f"{path}:{number}: {fault.with_value()}") from error
+    for number, entry in read_entries(path, model, wanted):
         for what, value in (("id", entry.id), ("text", content(entry).strip().casefold())):
             if (what, value) in seen:
                 raise DatasetError(f"{path}:{number}: the same {what} is already on line {seen[what, value]}")

@@ -14,15 +14,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from trait_client.judge.agreement import Agreement, agreement
 from trait_client.judge.labels import LabelledReply
 from trait_client.judge.rubric import COHERENCE
 from trait_client.scoring.evaluation import EvaluationSpec
 from trait_client.scoring.lexical import Metric
-from trait_core.errors import DatasetError, first_fault
-from trait_core.text_files import parse_json, read_lines
+from trait_core.errors import DatasetError
+from trait_core.text_files import read_entries
 from trait_core.traits.files import MAX_CHARACTERS, STEERING
 from trait_core.traits.folder import find_trait
 
@@ -155,14 +155,7 @@ def read_check(path: Path) -> list[CheckReply]:
     """
     replies: list[CheckReply] = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(read_lines(path, WANTED), 1):
-        if not line.strip():
-            continue
-        try:
-            reply = CheckReply.model_validate(parse_json(line, str(path), number))
-        except ValidationError as error:
-            fault = first_fault(error, whole="the line")
-            raise DatasetError(f"{path}:{number}: {fault.with_value()}") from error
+    for number, reply in read_entries(path, CheckReply, WANTED):
         if reply.text in seen:
             raise DatasetError(f"{path}:{number}: the same reply is already on line {seen[reply.text]}")
         seen[reply.text] = number
