@@ -3,6 +3,7 @@
 import pytest
 from browser_harness import Page, chromium
 from dashboard_fixtures import build, dashboard
+from fake_organism import compared
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +24,16 @@ def known(tmp_path_factory):
     """The address of a dashboard over the known database."""
     folder = tmp_path_factory.mktemp("wider_than_a_telephone_" * 3)
     store = build(folder / "known.duckdb")
+    with dashboard(store.path) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def two_models(tmp_path_factory):
+    """The address of a dashboard over a comparison whose planted word is known."""
+    store = compared(
+        tmp_path_factory.mktemp("variants") / "two.duckdb", ["salt", "sand", "snow", "rain", "wind", "wood"]
+    )
     with dashboard(store.path) as url:
         yield url
 

@@ -5,21 +5,10 @@ from pathlib import Path
 import pytest
 from browser_harness import VIEWS
 from dashboard_fixtures import build_patching, dashboard
-from fake_organism import compared
 
 axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
 
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}}
-
-
-@pytest.fixture(scope="module")
-def two_models(tmp_path_factory):
-    """The address of a dashboard over a comparison of two models."""
-    store = compared(
-        tmp_path_factory.mktemp("variants") / "two.duckdb", ["salt", "sand", "snow", "rain", "wind", "wood"]
-    )
-    with dashboard(store.path) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")

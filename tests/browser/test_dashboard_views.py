@@ -6,7 +6,6 @@ import fake_wire as wire
 import pytest
 from browser_harness import SHOTS, VIEWS
 from dashboard_fixtures import HOSTILE, LONG, build, build_patching, dashboard, steered_text
-from fake_organism import compared
 from fake_service import FakeService
 from loopback import on_a_port
 from trait_client.dashboard.report import report
@@ -342,16 +341,6 @@ def test_own_queries_are_kept_in_the_browser(page):
 
 
 # ------------------------------------------------------------------------------------------------------ variants
-
-
-@pytest.fixture(scope="module")
-def two_models(tmp_path_factory):
-    """The address of a dashboard over a comparison whose planted word is known."""
-    store = compared(
-        tmp_path_factory.mktemp("variants") / "two.duckdb", ["salt", "sand", "snow", "rain", "wind", "wood"]
-    )
-    with dashboard(store.path) as url:
-        yield url
 
 
 def test_two_models_are_compared_on_the_same_tokens(open_page, two_models):

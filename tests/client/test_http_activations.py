@@ -89,7 +89,7 @@ def test_tensors_that_do_not_fit_the_metadata_are_refused(metadata, tensors, mes
 
 
 def test_a_vector_of_another_place_in_the_block_is_refused():
-    """What an MLP adds has no projection on a direction of the stream, nor the other way round."""
+    """The output of an MLP has no projection on a direction of the stream, nor the other way round."""
     stream = vector_file()
     inside = VectorFile(stream.metadata.model_copy(update={"hook_point": "mlp_out"}), stream.directions)
     with pytest.raises(InvalidRequestError, match="is for mlp_out, and the activations are those of resid_post"):

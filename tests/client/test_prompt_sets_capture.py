@@ -86,7 +86,7 @@ def test_every_prompt_has_its_row_on_every_layer_that_was_asked_for(cli, tmp_pat
 
 
 def test_a_prompt_without_the_positions_is_counted_and_has_no_mean(cli, tmp_path):
-    """What the service answers for it is not data."""
+    """The zeros that the service answers for it are not data."""
     with on_a_port(reading().answer) as url:
         code, stdout, _ = cli(*capture(url, "--layers", "1", "--positions", "prompt[5:]"))
     assert code == 0

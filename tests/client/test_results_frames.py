@@ -54,7 +54,7 @@ def database(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["pandas", "polars"])
 def read(request, database, tmp_path_factory):
-    """What a library has of the database: rows of each frame, types, and the library that is taken if none is named."""
+    """The database as a library shows it: rows of each frame, types, and the library that is taken if none is named."""
     if not has(request.param):
         pytest.skip(f"{request.param} is not installed (TRAIT_TEST_FRAMES may name a folder that has it)")
     text = python_with_frames(SUMMARY, request.param, database.path, folder=tmp_path_factory.mktemp("run"))
