@@ -9,6 +9,7 @@ from dashboard_fixtures import HOSTILE, LONG, build, build_patching, dashboard, 
 from fake_service import FakeService
 from loopback import on_a_port
 from trait_client.dashboard.report import report
+from trait_client.results import ResultStore
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 
@@ -27,6 +28,24 @@ def test_the_overview_shows_each_traits_best_coherent_delta_with_its_interval(pa
     lane = page.tab.get_by_role("img", name="refusal: +36.5 [35.5, 37.5]").first
     expect(lane).to_be_visible()
     assert "layer 13, mean_diff, dose 1.5" in page.text()
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["no database", "an empty database"])
+def test_a_first_visit_says_the_three_commands_that_fill_the_database(open_page, tmp_path, written):
+    store = ResultStore(tmp_path / "new.duckdb")
+    if written:
+        with store.writer():
+            pass
+    with dashboard(store.path) as url:
+        page = open_page(url)
+        page.expect_refused("/api/overview")
+        steps = page.open("#/overview").locator("ol > li > code").all_inner_texts()
+    named = store.path if written else "results.duckdb"
+    assert steps == [
+        "trait-service serve smollm2",
+        f"trait-extract run --trait refusal --trait question_asking --trait sycophancy --db {named}",
+        f"trait-client sweep experiments/demo/experiment.toml --db {named}",
+    ]
 
 
 def test_a_row_of_the_overview_leads_to_its_setting(page):

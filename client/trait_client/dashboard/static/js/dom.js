@@ -36,9 +36,20 @@ export function field(label, control, after = null) {
 // A missing database is not an error: the message says how to create one.
 export function failure(error) {
   if (error.kind !== "ResultsMissingError") return h("div", { class: "notice bad", role: "alert" }, error.message);
-  return emptyState(h("p", { role: "alert" }, error.message), h("p", {}, "A sweep fills this page while it runs:"),
-    h("code", {}, "trait-client sweep experiments/demo/experiment.toml --db results.duckdb"),
+  return emptyState(h("p", { role: "alert" }, error.message), ...firstSteps("results.duckdb"),
     h("p", {}, "Results in another file: ", h("code", {}, "trait-client dashboard --db PATH")));
+}
+
+// The commands of a first visit, which fill a database.
+export function firstSteps(path) {
+  const steps = [
+    ["Serve a model, and leave it running:", "trait-service serve smollm2"],
+    ["In another terminal, make vectors of three traits:",
+      `trait-extract run --trait refusal --trait question_asking --trait sycophancy --db ${path}`],
+    ["In a checkout, sweep them; results appear here while it runs:", `trait-client sweep experiments/demo/experiment.toml --db ${path}`],
+  ];
+  return [h("p", {}, "Three commands fill the database:"),
+    h("ol", {}, steps.map(([what, command]) => h("li", {}, h("p", {}, what), h("code", {}, command))))];
 }
 
 export function emptyState(...children) {

@@ -1,7 +1,7 @@
 // Runs, what is running now, and each trait's best coherent delta.
 import { get } from "../api.js";
 import { forest } from "../charts/forest.js";
-import { emptyState, field, h } from "../dom.js";
+import { emptyState, field, firstSteps, h } from "../dom.js";
 import { elapsed, fixed, interval, measureName, plural, short, signed, span, when, whole } from "../format.js";
 import { here, link, quietly } from "../url.js";
 
@@ -55,8 +55,7 @@ function content(data, refresh) {
   const { counts, runs, best } = data;
   const live = runs.filter((run) => run.status === "running");
   if (!counts.runs) return [h("h1", {}, "Overview"),
-    emptyState(h("p", {}, "No runs yet. A sweep fills this page:"),
-      h("code", {}, `trait-client sweep experiments/demo/experiment.toml --db ${data.path}`))];
+    emptyState(h("p", {}, "No runs yet. "), ...firstSteps(data.path))];
   return [
     h("div", { class: "head" }, h("h1", {}, "Overview"),
       h("p", { class: "muted" }, h("code", {}, data.path),
