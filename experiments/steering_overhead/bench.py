@@ -24,7 +24,20 @@ from hooks import WAYS, Hooks, same_replies
 from trait_steering import model_folder
 from workloads import CONFIGURATIONS, N_CONFIGURATIONS, N_PROMPTS, N_TOKENS, STOCK, WORKLOADS
 
-VARIANTS = ("idle", *(f"configurations_{k}" for k in CONFIGURATIONS), "all_layers", "capture", "monitor", "monitor_256")
+VARIANTS = (
+    "idle",
+    *(f"configurations_{k}" for k in CONFIGURATIONS),
+    "gated_256",
+    "latched_256",
+    "replace_256",
+    "rotate_256",
+    "all_layers",
+    "capture",
+    "monitor",
+    "monitor_256",
+)
+OF_HOOK_POINTS = ("mlp_out_256",)
+"""Variants that need `--hook-points`."""
 MODES = ("eager", "compiled")
 SEPARATE = "separate_process"
 """Stock vLLM in a process of its own, against the steered engine with the plugin taken out."""
@@ -39,22 +52,34 @@ def main() -> None:
     )
     parser.add_argument("--workload", action="append", choices=list(WORKLOADS), help="default: all")
     parser.add_argument("--mode", action="append", choices=MODES, help="default: both")
-    parser.add_argument("--variant", action="append", choices=VARIANTS, help="default: all")
+    parser.add_argument(
+        "--variant", action="append", choices=(*VARIANTS, *OF_HOOK_POINTS), help="default: all that the engine has"
+    )
+    parser.add_argument(
+        "--hook-points", default="", help="start the engine with them, as `trait-service serve` (default: none)"
+    )
     parser.add_argument("--pairs", type=int, default=12, help="runs of each variant beside a stock run")
     parser.add_argument("--sweeps", type=int, default=5, help="runs of the sweep each way; 0: none")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of results.json, table.md and overhead.png")
     options = parser.parse_args()
     model = options.model or str(model_folder())
     workloads = options.workload or list(WORKLOADS)
+    hook_points = [name for name in options.hook_points.split(",") if name]
+    if "mlp_out" not in hook_points and set(options.variant or ()) & set(OF_HOOK_POINTS):
+        parser.error(f"{', '.join(OF_HOOK_POINTS)}: needs --hook-points mlp_out")
+    variants = options.variant or [*VARIANTS, *(OF_HOOK_POINTS if "mlp_out" in hook_points else ())]
     measured: dict[str, Any] = {}
     sweep: dict[str, Any] | None = None
     started = time.monotonic()
     table = ""
     for mode in options.mode or MODES:
-        stock, steered = (Engine(model, plugin=plugin, compiled=mode == "compiled") for plugin in (False, True))
+        stock, steered = (
+            Engine(model, plugin=plugin, compiled=mode == "compiled", hook_points=hook_points)
+            for plugin in (False, True)
+        )
         try:
             for name in workloads:
-                figures = measure(stock, steered, name, options.variant or list(VARIANTS), options.pairs, mode)
+                figures = measure(stock, steered, name, variants, options.pairs, mode)
                 measured.setdefault(mode, {})[name] = figures
                 if options.sweeps and sweep is None:
                     sweep = measure_sweep(steered, model, options.sweeps)

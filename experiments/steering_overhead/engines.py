@@ -3,7 +3,7 @@
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -84,10 +84,11 @@ class Engine(Process):
         model: Folder.
         plugin: Steering is loaded, or vLLM is as it comes.
         compiled: torch.compile, or eager.
+        hook_points: Hook points beside the blocks' outputs, where steering is loaded.
     """
 
-    def __init__(self, model: str, *, plugin: bool, compiled: bool) -> None:
-        super().__init__(partial(_EngineRunner, model, plugin=plugin, compiled=compiled))
+    def __init__(self, model: str, *, plugin: bool, compiled: bool, hook_points: Sequence[str] = ()) -> None:
+        super().__init__(partial(_EngineRunner, model, plugin=plugin, compiled=compiled, hook_points=hook_points))
 
     def run(self, workload: str, variant: str, run: int) -> Timing:
         """Run a workload once.
@@ -128,7 +129,15 @@ class _NoMixin:
 class _EngineRunner:
     """The engine inside its process."""
 
-    def __init__(self, model: str, *, plugin: bool, compiled: bool, before: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        plugin: bool,
+        compiled: bool,
+        hook_points: Sequence[str] = (),
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
         os.environ.update(ENVIRONMENT | {"VLLM_PLUGINS": "trait_steering" if plugin else ""})
         cores = sorted(os.sched_getaffinity(0))
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
@@ -137,7 +146,8 @@ class _EngineRunner:
 
         before()
         self.plugin = plugin
-        options: dict[str, Any] = engine_args(EngineSettings(), cuda=False) if plugin else {}
+        settings = EngineSettings(hook_points=list(hook_points))
+        options: dict[str, Any] = engine_args(settings, cuda=False) if plugin else {}
         self.llm = LLM(
             model=model,
             dtype="float32",

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from trait_service.engine.spec import CaptureSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
+from trait_service.engine.spec import CaptureSpec, GateSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
 
 STOCK = "stock"
 CONFIGURATIONS = (1, 8, 64, 256)
 N_MONITORED = 8
 RELATIVE_DOSE = 0.1
+ALWAYS = -1e6
+"""A gate's bound that every projection is above: the cost of the gate is measured, and the work stays the same."""
 
 # The sweep: every configuration steers every prompt; replies end where the model ends them.
 N_CONFIGURATIONS, N_PROMPTS, N_TOKENS = 8, 8, 24
@@ -46,6 +48,9 @@ class Workload:
         return prompts
 
 
+TERM_VARIANTS = ("configurations", "gated", "latched", "replace", "rotate", "mlp_out")
+"""Variants of one term a request."""
+
 WORKLOADS = {
     "decode": Workload("decode", n_requests=256, n_prompt=4, n_generated=9),
     "prefill": Workload("prefill", n_requests=16, n_prompt=256, n_generated=1),
@@ -78,7 +83,9 @@ def specs(variant: str, workload: Workload, model: Model, bank: list[str]) -> li
     """Make the spec of each request of a variant.
 
     Args:
-        variant: `idle`, `configurations_<K>`, `all_layers`, `capture`, or `monitor` or `monitor_<N>` for N directions.
+        variant: `idle`, `capture`, `monitor` or `monitor_<N>` for N directions, `all_layers`, or, of `K` configurations that
+            differ in vector, layer and coefficient: `configurations_<K>`, `gated_<K>` (each with a gate on the layer below),
+            `latched_<K>`, `replace_<K>`, `rotate_<K>`, `mlp_out_<K>` (needs that hook point).
         workload: Its requests.
         model: Shape and norms.
         bank: Digests of at least 256 directions.
@@ -88,15 +95,11 @@ def specs(variant: str, workload: Workload, model: Model, bank: list[str]) -> li
 
 def _spec(variant: str, i: int, model: Model, bank: list[str]) -> RequestSpec | None:
     key = f"r{i}"
-    name, _, count = variant.partition("_")
+    name, _, count = variant.rpartition("_") if variant[-1].isdigit() else (variant, "", "")
     if variant == "idle":
         return None
-    if name == "configurations":
-        # Distinct in vector, layer and coefficient.
-        c = i % int(count)
-        layer = (7 * c) % model.n_layers
-        value = RELATIVE_DOSE * model.norms[layer] * (1 + c / 256)
-        return RequestSpec(key=key, terms=[TermSpec(layer=layer, direction=bank[c], value=value)])
+    if name in TERM_VARIANTS:
+        return RequestSpec(key=key, terms=[_term(name, i % int(count), model, bank)])
     if variant == "all_layers":
         terms = [
             TermSpec(
@@ -116,6 +119,28 @@ def _spec(variant: str, i: int, model: Model, bank: list[str]) -> RequestSpec | 
         ]
         return RequestSpec(key=key, monitor=MonitorSpec(columns=columns))
     raise ValueError(f"variant {variant!r} is not known")
+
+
+def _term(name: str, c: int, model: Model, bank: list[str]) -> TermSpec:
+    """The term of one configuration, distinct in vector, layer and coefficient."""
+    layer = (7 * c) % model.n_layers
+    if name in ("gated", "latched"):
+        layer = max(layer, 1)
+    value = RELATIVE_DOSE * model.norms[layer] * (1 + c / 256)
+    plain = TermSpec(layer=layer, direction=bank[c], value=value)
+    match name:
+        case "gated" | "latched":
+            gate = GateSpec(
+                layer=layer - 1, direction=bank[-1 - c], above=ALWAYS, hold="token" if name == "gated" else "latch"
+            )
+            return plain.model_copy(update={"when": gate})
+        case "replace":
+            return plain.model_copy(update={"operation": "replace", "value": model.norms[layer]})
+        case "rotate":
+            return plain.model_copy(update={"operation": "rotate", "value": 5.0 + c / 256})
+        case "mlp_out":
+            return plain.model_copy(update={"at": "mlp_out"})
+    return plain
 
 
 def sweep_configurations(model: Model) -> list[tuple[int, np.ndarray]]:
