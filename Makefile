@@ -24,7 +24,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 .DEFAULT_GOAL := help
 # What a target needs is made two at a time: one of them waits for a network, or runs on one core.
 MAKEFLAGS += --jobs=2
-.PHONY: help setup model tools vllm-sources harnesses demo test test-fast fuzz test-hostile soak test-overload test-kill test-triton test-gpu test-docs strangers-path users-card test-replicas bench bench-quick bench-host study docs docs-site lint lint-deploy format lock clean browser screenshots
+.PHONY: help setup model tools vllm-sources harnesses demo test test-fast fuzz test-hostile test-product soak test-overload test-kill test-triton test-gpu test-docs strangers-path users-card test-replicas bench bench-quick bench-host study docs docs-site lint lint-deploy format lock clean browser screenshots
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -69,6 +69,9 @@ fuzz: setup model ## 50,000 requests that nobody would write: from the OpenAPI, 
 test-hostile: setup model ## 200 batches with a hostile member, and 300 clients that go
 	TRAIT_HOSTILE_BATCHES=200 TRAIT_DISCONNECTS=300 $(BIN)/python -m pytest -s \
 		tests/trust/test_hostile_batches.py tests/trust/test_disconnects.py $(PYTEST_ARGS)
+
+test-product: setup model ## every operation in every scope at every hook point under every gate, in eighteen engines
+	TRAIT_LONG=1 $(BIN)/python -m pytest -s tests/engine/test_engine_product.py $(PYTEST_ARGS)
 
 soak: setup model ## 30 minutes (SOAK_SECONDS=) of vectors coming and going, with little load
 	TRAIT_SOAK_SECONDS=$(SOAK_SECONDS) TRAIT_SOAK_PAUSE_MS=1500 $(BIN)/python -m pytest tests/trust/test_soak.py -s $(PYTEST_ARGS)

@@ -15,6 +15,7 @@ from engine_harness import (
     direction,
     largest_difference,
 )
+from parity_product import turned
 from trait_core.schema import HookPoint
 from trait_service.engine.spec import CaptureSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
 
@@ -39,14 +40,6 @@ CAPTURED = [
     "prompt[:2], response[:4] except response[1]",
 ]
 SELECTOR = "prompt[-4:], response[1::2] except prompt[-2]"
-
-
-def turned(h: torch.Tensor, d: torch.Tensor, degrees: float) -> torch.Tensor:
-    """Each row turned towards d, written with two orthonormal vectors."""
-    angle = torch.tensor(degrees).deg2rad()
-    first = torch.nn.functional.normalize(h, dim=-1)
-    second = torch.nn.functional.normalize(d - (first @ d)[:, None] * first, dim=-1)
-    return h.norm(dim=-1, keepdim=True) * (angle.cos() * first + angle.sin() * second)
 
 
 class Lab:

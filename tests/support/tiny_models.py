@@ -232,10 +232,10 @@ TRANSFORMERS_BACKEND = {
 MODELS = DENSE | EXPERT_MIXTURES | HYBRIDS | TRANSFORMERS_BACKEND
 
 
-def make(architecture: str, folder: Path, tokenizer_from: Path) -> Path:
-    """Write a model of `MODELS`."""
+def make(architecture: str, folder: Path, tokenizer_from: Path, **options: Any) -> Path:
+    """Write a model of `MODELS`; `options` go into its config too."""
     tiny = MODELS[architecture]
-    made = _make(tiny.kind, tiny.options, folder, tokenizer_from, tiny.spread)
+    made = _make(tiny.kind, tiny.options | options, folder, tokenizer_from, tiny.spread)
     config = json.loads((made / "config.json").read_text())
     config["architectures"] = [architecture]  # transformers and vLLM differ in the name of a few
     (made / "config.json").write_text(json.dumps(config))
