@@ -70,8 +70,8 @@ test-hostile: setup model ## 200 batches with a hostile member, and 300 clients 
 	TRAIT_HOSTILE_BATCHES=200 TRAIT_DISCONNECTS=300 $(BIN)/python -m pytest -s \
 		tests/trust/test_hostile_batches.py tests/trust/test_disconnects.py $(PYTEST_ARGS)
 
-test-product: setup model ## every operation in every scope at every hook point under every gate, in eighteen engines
-	TRAIT_LONG=1 $(BIN)/python -m pytest -s tests/engine/test_engine_product.py $(PYTEST_ARGS)
+test-product: setup model ## every operation in every scope at every hook point under every gate, in eighteen engines, and all parity with Gemma
+	TRAIT_LONG=1 $(BIN)/python -m pytest -s tests/engine/test_engine_product.py tests/engine/test_engine_parity.py $(PYTEST_ARGS)
 
 soak: setup model ## 30 minutes (SOAK_SECONDS=) of vectors coming and going, with little load
 	TRAIT_SOAK_SECONDS=$(SOAK_SECONDS) TRAIT_SOAK_PAUSE_MS=1500 $(BIN)/python -m pytest tests/trust/test_soak.py -s $(PYTEST_ARGS)

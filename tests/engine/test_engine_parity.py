@@ -1,5 +1,6 @@
 """Steering and capture equal transformers with a forward hook on the same block (float32)."""
 
+import os
 from functools import cached_property
 
 import numpy as np
@@ -25,6 +26,8 @@ N_TOKENS = 12
 N_GRID_TOKENS = 3
 N_MONITORED, N_MONITORED_OTHERS = 256, 5
 SMOLLM2_LAYERS = 30
+LONG = os.environ.get("TRAIT_LONG") == "1"
+OF_THE_LONG_RUN = "minutes on Gemma, whose tiny kin is in test_engine_product: `make test-product` runs it"
 TEXTS = [
     "The museum opens at nine, and the first visitors are usually",
     "Here is what I would tell a friend who wants to learn the piano:",
@@ -50,6 +53,7 @@ class Lab:
         self.path = path
         self.options = options
         self.branches = branches
+        self.is_gemma = ref.model.config.model_type.startswith("gemma")
         self.settings = {"hook_points": list(branches)}
         self.direction: Direction = direction(ref.d_model, seed=7)
         self.prompts = [ref.tokenizer.encode(text) for text in TEXTS]
@@ -330,6 +334,8 @@ def assert_grid_equals(lab, outputs):
 
 
 def test_every_operation_in_every_scope_equals_its_formula_in_a_hook(lab):
+    if lab.is_gemma and not LONG:
+        pytest.skip(OF_THE_LONG_RUN)
     assert_grid_equals(lab, lab.result.batches[2])
     _, plain = lab.ref.greedy(lab.prompts[0], N_GRID_TOKENS)
     moved = {name: float((logprobs - plain).abs().max()) for name, (_, logprobs) in lab.grid_reference.items()}
@@ -410,6 +416,8 @@ def test_what_attention_and_mlp_add_is_steered_and_read_like_by_a_hook_on_the_mo
 
 @pytest.mark.slow
 def test_compiled_equals_a_hook_too_with_a_cache_that_an_engine_without_the_plugin_wrote(lab, run_engine, tmp_path):
+    if lab.is_gemma and not LONG:
+        pytest.skip(OF_THE_LONG_RUN)
     env = {"VLLM_CACHE_ROOT": str(tmp_path)}
     options = {**lab.options, "enforce_eager": False}
     plain = run_engine(Job(lab.path, [[Req(lab.prompts[0])]], plugin=False, env=env, options=options))
