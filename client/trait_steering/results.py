@@ -30,7 +30,8 @@ _CELLS = _Rows("SELECT * FROM cell_summary", "trait, method, layer, coefficient,
 _TRIALS = _Rows(
     """
 SELECT t.trial_id, t.cell_id, c.setting_id, c.kind, c.control_of, c.trait, c.method, c.layer, c.layers, c.coefficient, c.unit,
-       c.operation, c.scope, c.precision, c.adapter, c.seed, c.model, r.experiment, t.run_id,
+       c.operation, c.scope, coalesce(c.hook_point, CASE WHEN c.kind <> 'baseline' THEN 'resid_post' END) AS hook_point, c.gate,
+       t.acted_prompt, t.acted_generated, c.precision, c.adapter, c.seed, c.model, r.experiment, t.run_id,
        t.prompt_id, p.text AS prompt, t.reasoning, t.text AS reply, b.text AS baseline_reply,
        s.lexical, d.lexical_baseline, s.judge, d.judge_baseline, d.projection, d.projection_baseline,
        s.coherence, s.judge_coherence, s.relevance, s.perplexity, s.distinct3,

@@ -39,4 +39,4 @@ def _is_section(annotation: Any) -> bool:
     parts = get_args(annotation) or (annotation,)
     return any(
         isinstance(part, type) and issubclass(part, BaseModel) for part in parts if part is not type(None)
-    ) and not any(getattr(part, "__name__", "") == "PositionScope" for part in parts)
+    ) and not any(getattr(part, "__name__", "") in {"PositionScope", "Gate"} for part in parts)

@@ -5,7 +5,7 @@ import re
 import fake_wire as wire
 import pytest
 from browser_harness import SHOTS, VIEWS
-from dashboard_fixtures import HOSTILE, LONG, build, build_patching, dashboard, steered_text
+from dashboard_fixtures import HOSTILE, LONG, build, build_gated, build_patching, dashboard, steered_text
 from fake_service import FakeService
 from loopback import on_a_port
 from trait_client.dashboard.report import report
@@ -123,6 +123,28 @@ def test_a_click_on_a_cell_shows_whole_texts_side_by_side_and_runs_no_markup(pag
     assert not first.locator(".steered .text").evaluate("e => e.scrollHeight > e.clientHeight + 1")
     tab.get_by_role("button", name="random directions too").click()
     expect(first.locator(".side.control")).to_contain_text("baseline reply 0")
+
+
+def test_hook_points_and_gates_have_panels_and_filters_of_their_own(open_page, tmp_path):
+    store = build_gated(tmp_path / "gated.duckdb")
+    with dashboard(store.path) as url:
+        page = open_page(url)
+        tab = page.open("#/sweep?trait=refusal")
+        panels = "all => all.map(e => e.dataset.panel)"
+        assert sorted(tab.locator("[data-panel]").evaluate_all(panels)) == [
+            "hook point mlp_out · gate none", "hook point mlp_out · gate warmth@9>0.5",
+            "hook point resid_post · gate none", "hook point resid_post · gate warmth@9>0.5",
+        ]  # fmt: skip
+        tab.get_by_label("filter by gate").select_option("warmth@9>0.5")
+        tab.get_by_label("filter by hook point").select_option("mlp_out")
+        expect(tab.locator("[data-panel]")).to_have_count(1)
+        assert "gate=warmth%409%3E0.5" in tab.url
+        tab.locator("a.cell").first.click()
+        expect(tab.locator("#texts")).to_contain_text(
+            "when warmth@9>0.5: open in 50 % of the replies, at 2 prompt positions and 0.5 generated tokens a reply"
+        )
+        page.open("#/overview?bar=50")
+        assert "float32, mlp_out, when warmth@9>0.5" in page.text()
 
 
 def test_the_reasoning_of_a_reply_is_folded_above_its_answer(page):
@@ -442,7 +464,7 @@ def test_a_patching_is_a_map_of_layers_and_tokens(open_page, tmp_path):
         assert values == ["0", "1", "0", None, "0", "0.9", "0.1", "1", "0", "0", "1", None]
         tab.get_by_label('layer 1, position 1, " Italy": +0.90 restored').hover()
         expect(tab.locator(".tip")).to_contain_text("difference +5.00 nats")
-        tab.get_by_label("hook point").select_option("mlp_out")
+        tab.get_by_label("filter by hook point").select_option("mlp_out")
         tab.wait_for_url(re.compile("at=mlp_out"))
         expect(tab.locator(".fingers .cell")).to_have_count(1)
         assert tab.locator(".fingers .cell").get_attribute("data-value") == "-0.5"

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 from trait_client.results.rows import CellRow
-from trait_client.sweeps.cells import Cell, Intervention, Sampling, Trial
+from trait_client.sweeps.cells import COLUMN_OF, Cell, Intervention, Sampling, Trial
 from trait_client.sweeps.experiment import Experiment
 from trait_core.model_identity import ModelIdentity
-from trait_core.schema import PositionScope, SteeringTerm
+from trait_core.schema import Gate, PositionScope, SteeringTerm
 
 TRAIT, RANDOM = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 SAMPLING = Sampling(system=None, max_tokens=48, temperature=0.0, top_p=1.0, seed=0)
@@ -56,9 +56,6 @@ def test_the_id_of_a_trial():
 BY_HAND = {"vector", "coefficient", "layers"}
 """Fields that an experiment, a grid point and a row name otherwise: `traits`, `coefficients`, a set of layers."""
 
-NOT_IN_SWEEPS = {"at", "when"}
-"""Fields that a request has and an experiment does not have yet."""
-
 
 class LaterTerm(SteeringTerm):
     """A term with a field that stored ids know nothing of."""
@@ -78,6 +75,34 @@ def test_a_new_field_is_sent_and_stored_without_another_line_of_code():
 
 
 def test_every_field_of_a_term_is_a_key_of_the_experiment_and_a_column_of_its_cells():
-    names = SteeringTerm.model_fields.keys() - BY_HAND - NOT_IN_SWEEPS
+    names = SteeringTerm.model_fields.keys() - BY_HAND
     assert names <= Experiment.model_fields.keys()
-    assert names <= {field.name for field in dataclasses.fields(CellRow)}
+    assert {COLUMN_OF.get(name, name) for name in names} <= {field.name for field in dataclasses.fields(CellRow)}
+
+
+# ------------------------------------------------------------------------------------------------- hook points and gates
+
+GATE = Gate(vector=RANDOM, layer=3, above=0.5)
+
+
+def test_the_ids_of_a_cell_at_a_hook_point_and_under_a_gate():
+    assert steered(at="mlp_out").cell_id == "b57e26a2852bfd9b84e057f1eaf9b1d6"
+    assert steered(when=GATE).cell_id == "992d3bf540c6a8be085a761d16e9e276"
+
+
+def test_the_name_of_a_gates_vector_is_no_part_of_an_id():
+    change = steered(when=GATE).intervention
+    named = Cell(MODEL, SAMPLING, dataclasses.replace(change, gate="harmful@3>0.5"))
+    assert named.cell_id == steered(when=GATE).cell_id
+    assert named.intervention.columns()["gate"] == "harmful@3>0.5"
+
+
+def test_a_gate_is_part_of_the_id_and_of_its_controls():
+    gates = [
+        None,
+        GATE,
+        *(GATE.model_copy(update=change) for change in ({"hold": "latch"}, {"above": 0.25}, {"layer": 2})),
+    ]
+    assert len({steered(when=gate).setting_id for gate in gates}) == len(gates)
+    assert steered(RANDOM, when=GATE).control_of == steered(when=GATE).setting_id
+    assert steered(when=GATE).baseline.cell_id == BASELINE

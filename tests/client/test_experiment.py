@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from trait_client.sweeps.experiment import Experiment, size_of
 from trait_core.errors import DatasetError, InvalidRequestError
+from trait_core.schema import Gate
 
 MINIMAL = {"name": "x", "traits": ["a", "b"], "coefficients": [1.0, 2]}
 
@@ -49,6 +50,19 @@ def test_size_counts_cells_controls_and_shared_baselines(folder):
     assert size.trials == 16 * 5 * 4 + 16
 
 
+def test_hook_points_and_gates_are_dimensions_in_the_words_of_the_file(folder):
+    path = folder / "experiment.toml"
+    path.write_text(
+        'name = "x"\ntraits = ["a"]\ndatasets = "datasets"\ncoefficients = [1]\nlayers = [2]\nat = ["resid_post", "mlp_out"]\n'
+        'when = ["none", "b@1>0.5, latch", {vector = "b", below = 2.0}]\n[control]\nrandom_directions = 0\n'
+    )
+    loaded = Experiment.load(path)
+    assert loaded.hook_points == ["resid_post", "mlp_out"]
+    assert loaded.gates == [None, Gate(vector="b", layer=1, above=0.5, hold="latch"), Gate(vector="b", below=2.0)]
+    assert size_of(loaded).cells == 2 * 3
+    assert Experiment.from_values(json.loads(loaded.model_dump_json())).gates == loaded.gates
+
+
 def test_explicit_prompts_replace_every_traits_questions(folder):
     given = experiment(folder, datasets="datasets", prompts=["p", "q"])
     assert given.prompts_of("b") == ["p", "q"]
@@ -67,6 +81,13 @@ def test_explicit_prompts_replace_every_traits_questions(folder):
         ({"layer": [1]}, "layer: Extra inputs are not permitted"),
         ({"unit": "doses"}, "unit"),
         ({"scope": {"positions": [4, 2]}}, "positions [4, 2) are empty"),
+        ({"at": "resid_pre"}, "at"),
+        ({"at": ["mlp_out", "mlp_out"]}, "at: 'mlp_out' is given more than once"),
+        ({"at": ["mlp_out", "attn_out"], "trait": {"a": {"vector": "a"}}}, "one vector, but at has 2 entries"),
+        ({"when": "harmful"}, "when: 'harmful' is refused: write VECTOR@LAYER>NUMBER"),
+        ({"when": ["none", "harmful@9>x"]}, "when.1: 'harmful@9>x' is refused"),
+        ({"when": ["harmful>1", {"vector": "harmful", "above": 1}]}, "is given more than once"),
+        ({"when": {"vector": "harmful"}}, "a gate needs above or below"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"temperature": True}, "temperature"),
         ({"n_prompts": 2, "prompts": ["p"]}, "n_prompts or prompts, not both"),

@@ -6,7 +6,7 @@ import pytest
 from trait_client.http.activations import Activations
 from trait_client.scoring import scores
 from trait_core.errors import ServiceError
-from trait_core.schema import ActivationsMetadata
+from trait_core.schema import RESID_POST, ActivationsMetadata
 
 
 @pytest.mark.parametrize(("nll", "expected"), [(2.0, 100), (1.0, 100), (4.0, 50), (6.0, 0), (9.0, 0)])
@@ -78,7 +78,7 @@ class Model:
 def test_many_replies_are_read_in_one_request_after_their_prompt_and_after_none():
     model = Model()
     replies = [scores.Reply("hello", "hi"), scores.Reply("bye", "ciao", system="Be kind.")]
-    readings = asyncio.run(scores.read_replies(model, replies, [5, 3]))
+    readings = asyncio.run(scores.read_replies(model, replies, {RESID_POST: [5, 3]}))
     (request,) = model.requests
     assert [(item.messages[-1].content, item.response) for item in request.inputs] == [
         ("hello", "hi"), ("", "hi"), ("bye", "ciao"), ("", "ciao"),
@@ -86,9 +86,9 @@ def test_many_replies_are_read_in_one_request_after_their_prompt_and_after_none(
     assert [item.messages[0].content for item in request.inputs[2:]] == ["Be kind.", "Be kind."]
     assert (request.layers, request.logprobs, request.steering) == ([3, 5], True, None)
     assert [(reading.nll, reading.nll_unprompted) for reading in readings] == [(0, 1), (2, 3)]
-    assert readings[1].means[5].tolist() == [2, 2]
+    assert readings[1].means[RESID_POST][5].tolist() == [2, 2]
 
 
 def test_a_likelihood_that_is_not_finite_is_an_error():
     with pytest.raises(ServiceError, match="not finite"):
-        asyncio.run(scores.read_replies(Model(nll=float("nan")), [scores.Reply("a", "b")], [0]))
+        asyncio.run(scores.read_replies(Model(nll=float("nan")), [scores.Reply("a", "b")], {}))

@@ -163,7 +163,7 @@ def test_the_first_dose_follows_the_models_width():
     [
         ({"operation": "ablate"}, "a search adds doses"),
         ({"layers": [[1, 2]]}, "one layer at a time"),
-        ({"temperature": [0.0, 1.0]}, "one scope, adapter, temperature"),
+        ({"temperature": [0.0, 1.0]}, "one scope, gate, adapter, temperature"),
     ],
 )
 def test_what_a_search_cannot_do_is_refused(folder, values, words):

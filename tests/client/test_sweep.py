@@ -244,13 +244,13 @@ def test_vectors_are_found_by_trait_and_method(folder):
     ]
 
 
-def test_a_vector_of_another_place_in_the_block_is_refused_before_anything_is_generated(folder):
-    """Replies are read back behind the block, where its projections would mean nothing."""
+def test_a_vector_of_another_place_in_the_block_is_steered_and_read_there(folder):
     stream = vector_file()
-    service = MemoryService(VectorFile(stream.metadata.model_copy(update={"hook_point": "mlp_out"}), stream.directions))
-    with pytest.raises(InvalidRequestError, match="is for mlp_out, and a sweep reads replies at resid_post only"):
-        sweep(folder, service)
-    assert not service.chats
+    file = VectorFile(stream.metadata.model_copy(update={"hook_point": "mlp_out"}), stream.directions)
+    sweep(folder, MemoryService(file, hook_points=["resid_post", "mlp_out"]))
+    assert rows(folder, "SELECT DISTINCT hook_point, gate FROM cell_summary") == [("mlp_out", None)]
+    sql = "SELECT DISTINCT round(steered, 3) FROM cell_summary WHERE measure = 'projection'"
+    assert rows(folder, sql) == [(0.5,)]  # 1 along the direction, minus the centre
 
 
 def test_the_chosen_layer_is_the_vector_files(folder):

@@ -164,7 +164,7 @@ def test_what_the_client_started_stops_when_the_client_is_killed(tmp_path):
 def test_an_experiment_with_services_keeps_its_folder_on_each(folder):
     experiment = experiment_of(folder, precision={"a": {"url": "http://x"}})
     assert isinstance(experiment, Experiment)
-    assert (experiment.at("a").precision, experiment.at("a").prompts_of("shouting")) == (
+    assert (experiment.on_service("a").precision, experiment.on_service("a").prompts_of("shouting")) == (
         "a",
         experiment.prompts_of("shouting"),
     )

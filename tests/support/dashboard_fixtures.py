@@ -98,6 +98,23 @@ def _sweep(run: str) -> list:
     return rows + _cell(run, "warmth-mean_diff-9+13-1.5-float32", "steered", "float32", (warm, warm, LAYERS, 1.5))
 
 
+def build_gated(path: Path) -> ResultStore:
+    """One trait at one setting, at two hook points, without a gate and under one that was open in half of the replies."""
+    store = ResultStore(path)
+    vector, gate = vector_row("refusal"), vector_row("warmth")
+    rows: list = [PromptRow(f"p{i}", prompt_text(i)) for i in range(N_PROMPTS)] + [vector, gate]
+    with store.writer() as writer:
+        run = writer.start_run("gated", '{"name": "gated"}', 5 * N_PROMPTS)
+        rows += _cell(run, "base-float32", "baseline", "float32", None)
+        for at in ("resid_post", "mlp_out"):
+            rows += _cell(run, f"{at}-open", "steered", "float32", (vector, vector, 13, 1.5), hook_point=at)
+            condition = {"hook_point": at, "gate": "warmth@9>0.5", "gate_sha256": gate.sha256}
+            rows += _cell(run, f"{at}-gated", "steered", "float32", (vector, vector, 9, 1.5), **condition)
+        writer.write(rows)
+        writer.finish_run(run, "ok")
+    return store
+
+
 def prompt_text(i: int) -> str:
     """The last one tries to be markup."""
     return HOSTILE if i == N_PROMPTS - 1 else f"Question number {i}?"
@@ -108,7 +125,7 @@ def steered_text(trait: str, layer: int, coefficient: float, i: int) -> str:
     return f"steered {trait} layer {layer} at {coefficient} on {i}. {LONG if i == 0 else HOSTILE}"
 
 
-def _cell(run, name, kind, precision, change, control_of=None) -> list:
+def _cell(run, name, kind, precision, change, control_of=None, **more) -> list:
     values: dict = dict.fromkeys(CellRow.__dataclass_fields__.keys() - {"table"})
     values |= {
         "cell_id": name, "setting_id": name, "baseline_id": f"base-{precision}", "kind": kind, "control_of": control_of,
@@ -125,6 +142,7 @@ def _cell(run, name, kind, precision, change, control_of=None) -> list:
             "coefficient": coefficient, "unit": "dose", "operation": "add",
             "scope": "all", "preserve_norm": False,
         }  # fmt: skip
+    values |= more
     rows: list = [CellRow(**values), RunCellRow(run, name)]
     for i in range(N_PROMPTS):
         trial = f"{name}/{i}"
@@ -135,6 +153,8 @@ def _cell(run, name, kind, precision, change, control_of=None) -> list:
             lexical = max(0.0, 10.0 + 20.0 * coefficient + (5 if layer == 13 else 0) + (60 if together else 0) + i)
             coherence, perplexity = 95.0 - 15.0 * abs(coefficient), 4.0 * 2 ** abs(coefficient)
         done = TrialRow(trial, name, f"p{i}", run, "done", text, "stop", 9, 5, None, 0.1, None, utc_now())
+        if more.get("gate"):
+            done = replace(done, acted_prompt=4 * (i % 2), acted_generated=i % 2)
         rows.append(replace(done, reasoning=f"first a thought {HOSTILE}") if i == 2 and kind == "steered" else done)
         rows += [ScoreRow(trial, "*", "coherence", coherence, "1"), ScoreRow(trial, "*", "perplexity", perplexity, "1")]
         rows += [ScoreRow(trial, trait, "lexical", lexical, "1") for trait in TRAITS]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from trait_core.chat_templates import kwargs_text
 from trait_core.console import out, plain, print_fields, print_json
+from trait_core.gate_text import NO_GATE, gate_text
 
 if TYPE_CHECKING:
     from trait_client.sweeps.experiment import Experiment
@@ -71,9 +72,11 @@ def _dimensions(experiment: "Experiment") -> dict[str, list[Any]]:
         "adapter": [adapter or experiment.adapter for adapter in experiment.served_adapters],
         "trait": list(experiment.traits),
         "method": list(experiment.methods),
+        "hook point": [at or "as each vector" for at in experiment.hook_points],
         "layers": _layers(experiment.layers),
         "operation": list(experiment.operations),
         "scope": [scope if isinstance(scope, str) else str(scope.positions) for scope in experiment.scopes],
+        "gate": [NO_GATE if gate is None else gate_text(gate) for gate in experiment.gates],
         f"coefficient ({experiment.unit})": list(experiment.coefficients),
         "temperature": list(experiment.temperatures),
         "top_p": list(experiment.top_ps),

@@ -1,17 +1,11 @@
 """`--when`: the condition of a steering term, such as `harmful@9>0.5`."""
 
-import re
 from typing import Annotated
 
 import typer
 
-from trait_client.cli.console import checked
-from trait_core.errors import InvalidRequestError
+from trait_core.gate_text import parse_gate
 from trait_core.schema import Gate
-
-FORM = "VECTOR@LAYER>NUMBER or VECTOR@LAYER<NUMBER, for example harmful@9>0.5"
-
-_WHEN = re.compile(r"\s*(?P<vector>[^@<>\s]+)\s*(?:@\s*(?P<layer>\d+))?\s*(?P<side>[<>])\s*(?P<bound>\S+)\s*")
 
 When = Annotated[
     str | None,
@@ -44,15 +38,4 @@ def parsed_gate(text: str | None, unit: str, hold: str) -> Gate | None:
     Raises:
         InvalidRequestError: The text does not have the form, or the wire schema refuses a value.
     """
-    if text is None:
-        return None
-    found = _WHEN.fullmatch(text)
-    try:
-        bound = float(found["bound"]) if found else None
-    except ValueError:
-        bound = None
-    if found is None or bound is None:
-        raise InvalidRequestError(f"when {text!r} is refused: write {FORM}", param="when")
-    side = "above" if found["side"] == ">" else "below"
-    layer = None if found["layer"] is None else int(found["layer"])
-    return checked(Gate, vector=found["vector"], layer=layer, unit=unit, hold=hold, **{side: bound})
+    return None if text is None else parse_gate(text, unit=unit, hold=hold)

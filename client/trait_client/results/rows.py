@@ -117,6 +117,9 @@ class CellRow:
     weights: str | None = None
     raw: bool = False
     chat_template_kwargs: str | None = None
+    hook_point: str | None = None
+    gate: str | None = None
+    gate_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ class TrialRow:
     """One cell on one prompt; `steering` is the service's report as JSON.
 
     `text` is the answer, which scores and judges read; the reasoning before it, if the reply has any, is in `reasoning`.
+    `acted_prompt` and `acted_generated` count the positions at which the term acted; None where nothing was counted.
     """
 
     table: ClassVar = "trials"
@@ -141,6 +145,8 @@ class TrialRow:
     error: str | None
     finished_at: datetime
     reasoning: str | None = None
+    acted_prompt: int | None = None
+    acted_generated: int | None = None
 
 
 @dataclass(frozen=True)

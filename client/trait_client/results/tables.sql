@@ -80,7 +80,10 @@ CREATE TABLE cells (
     adapter_digest        VARCHAR,          -- of a sample of the adapter's
     weights               JSON,             -- type -> its share of the loaded weights' bytes
     raw                   BOOLEAN,          -- prompts were sent as they are, without the chat template
-    chat_template_kwargs  JSON              -- variables of the chat template; NULL for none
+    chat_template_kwargs  JSON,             -- variables of the chat template; NULL for none
+    hook_point            VARCHAR,          -- the place in a block that is steered; NULL before version 14: resid_post
+    gate                  VARCHAR,          -- condition under which the term acts, as `harmful@9>0.5`; NULL for none
+    gate_sha256           VARCHAR           -- the gate's vector
 );
 
 -- One cell on one prompt.
@@ -98,7 +101,10 @@ CREATE TABLE trials (
     seconds        DOUBLE,                  -- from request to answer
     error          VARCHAR,
     finished_at    TIMESTAMP NOT NULL,
-    reasoning      VARCHAR                  -- what a reasoning model wrote before the answer; NULL for none
+    reasoning      VARCHAR,                 -- what a reasoning model wrote before the answer; NULL for none
+    acted_prompt     INTEGER,               -- prompt positions at which the term acted; with a gate those that were computed, and
+                                            -- not read from the prefix cache; NULL before version 14, and for a baseline
+    acted_generated  INTEGER                -- generated tokens at which it acted
 );
 
 -- A missing row is a score that is still to be taken; a NULL value is a score that the reply does not have.

@@ -130,6 +130,14 @@ STEPS: tuple[str, ...] = (
     """
     ALTER TABLE trials ADD COLUMN reasoning VARCHAR;
     """,
+    # 14: hook points and gates of cells, and the positions at which a term acted.
+    """
+    ALTER TABLE cells ADD COLUMN hook_point VARCHAR;
+    ALTER TABLE cells ADD COLUMN gate VARCHAR;
+    ALTER TABLE cells ADD COLUMN gate_sha256 VARCHAR;
+    ALTER TABLE trials ADD COLUMN acted_prompt INTEGER;
+    ALTER TABLE trials ADD COLUMN acted_generated INTEGER;
+    """,
 )
 """SQL of each step; the first leads from version 9 to 10."""
 

@@ -96,6 +96,16 @@ CREATE TABLE IF NOT EXISTS stored_setting_quality AS SELECT * FROM live_setting_
 CREATE VIEW IF NOT EXISTS setting_deltas AS SELECT * FROM live_setting_deltas;
 CREATE VIEW IF NOT EXISTS setting_quality AS SELECT * FROM live_setting_quality;
 
+-- How often the gate of a gated setting was open: share of its replies in which the term acted at all, and mean number of
+-- prompt positions and generated tokens at which it did.
+CREATE OR REPLACE VIEW gate_openings AS
+SELECT c.setting_id, avg(CASE WHEN t.acted_prompt + t.acted_generated > 0 THEN 1.0 ELSE 0.0 END) AS acted_in,
+       avg(t.acted_prompt) AS acted_prompt, avg(t.acted_generated) AS acted_generated
+FROM cells c
+JOIN trials t ON t.cell_id = c.cell_id AND t.status = 'done'
+WHERE c.gate IS NOT NULL AND t.acted_prompt IS NOT NULL
+GROUP BY c.setting_id;
+
 -- One row per steered setting and measure. `effect`: the delta lies beyond every random direction's, on the side of its
 -- sign, and its interval excludes 0; NULL without a control or an interval. `verdict` says it in words.
 CREATE OR REPLACE VIEW cell_summary AS
@@ -133,9 +143,11 @@ SELECT d.trait, d.method, d.layer, d.coefficient, d.unit, d.measure, d.n, d.base
             WHEN d.interval[1] <= 0 AND d.interval[2] >= 0 THEN 'not distinguishable from 0'
             WHEN d.n_controls IS NULL THEN 'differs from 0, no control'
             WHEN d.effect THEN 'effect'
-            ELSE 'no more than random directions' END AS verdict
+            ELSE 'no more than random directions' END AS verdict,
+       coalesce(d.hook_point, 'resid_post') AS hook_point, d.gate, d.gate_sha256, g.acted_in, g.acted_prompt, g.acted_generated
 FROM judged d
-JOIN setting_quality q USING (setting_id);
+JOIN setting_quality q USING (setting_id)
+LEFT JOIN gate_openings g USING (setting_id);
 
 -- cell_summary with one measure a setting: the trait's lexical metric where it has one, else the judge, else the projection.
 CREATE OR REPLACE VIEW trait_summary AS
@@ -144,43 +156,45 @@ WHERE measure <> 'judge_coherence'
 QUALIFY row_number() OVER (
     PARTITION BY setting_id ORDER BY CASE measure WHEN 'lexical' THEN 1 WHEN 'judge' THEN 2 ELSE 3 END) = 1;
 
--- For each trait (of a model, precision and adapter): the setting that moves it most in its own direction among those
--- whose mean coherence is at least `bar`.
+-- For each trait (of a model, precision, adapter, hook point and gate): the setting that moves it most in its own direction among
+-- those whose mean coherence is at least `bar`.
 CREATE OR REPLACE MACRO best_coherent_at(bar) AS TABLE
 SELECT trait, method, layer, coefficient, unit, n, baseline, steered, delta, ci_low, ci_high, coherence,
        control_low, control_high, effect, measure, precision, adapter, model, verdict, n_pending,
-       operation, scope, layers
+       operation, scope, layers, hook_point, gate, acted_in, setting_id
 FROM trait_summary
 WHERE coherence >= bar
 QUALIFY row_number() OVER (
-    PARTITION BY trait, model, precision, adapter ORDER BY trait_delta DESC, coherence DESC, setting_id) = 1
-ORDER BY trait, precision, adapter;
+    PARTITION BY trait, model, precision, adapter, hook_point, gate ORDER BY trait_delta DESC, coherence DESC, setting_id) = 1
+ORDER BY trait, precision, adapter, hook_point, gate NULLS FIRST;
 
 CREATE OR REPLACE VIEW best_coherent AS SELECT * FROM best_coherent_at(75);
 
 -- The same by the judge alone: its trait score, and its coherence score at least `bar`.
 CREATE OR REPLACE MACRO best_judged_at(bar) AS TABLE
 SELECT trait, method, layer, coefficient, unit, n, baseline, steered, delta, ci_low, ci_high, judge_coherence, coherence,
-       control_low, control_high, effect, precision, adapter, model, verdict, n_pending
+       control_low, control_high, effect, precision, adapter, model, verdict, n_pending, hook_point, gate
 FROM cell_summary
 WHERE measure = 'judge' AND judge_coherence >= bar
 QUALIFY row_number() OVER (
-    PARTITION BY trait, model, precision, adapter ORDER BY trait_delta DESC, judge_coherence DESC, setting_id) = 1
-ORDER BY trait, precision, adapter;
+    PARTITION BY trait, model, precision, adapter, hook_point, gate
+    ORDER BY trait_delta DESC, judge_coherence DESC, setting_id) = 1
+ORDER BY trait, precision, adapter, hook_point, gate NULLS FIRST;
 
--- Each method's best coherent setting of a trait, best method first.
+-- Each method's best coherent setting of a trait at a hook point and under a gate, best method first.
 CREATE OR REPLACE VIEW method_comparison AS
 WITH best AS (
     SELECT * FROM trait_summary
     WHERE coherence >= 75
     QUALIFY row_number() OVER (
-        PARTITION BY trait, method, model, precision, adapter ORDER BY trait_delta DESC, coherence DESC, setting_id) = 1
+        PARTITION BY trait, method, model, precision, adapter, hook_point, gate
+        ORDER BY trait_delta DESC, coherence DESC, setting_id) = 1
 )
-SELECT trait, rank() OVER (PARTITION BY trait, model, precision, adapter ORDER BY trait_delta DESC) AS place,
+SELECT trait, rank() OVER (PARTITION BY trait, model, precision, adapter, hook_point, gate ORDER BY trait_delta DESC) AS place,
        method, layer, coefficient, unit, measure, n, baseline, steered, delta, sd, ci_low, ci_high, coherence,
-       control_low, control_high, effect, precision, adapter, model, verdict, operation, scope, layers
+       control_low, control_high, effect, precision, adapter, model, verdict, operation, scope, layers, hook_point, gate
 FROM best
-ORDER BY trait, precision, adapter, place;
+ORDER BY trait, precision, adapter, hook_point, gate NULLS FIRST, place;
 
 -- The same setting at two precisions; the reference is the unquantised one, else the first by name. `same_vector`: the same
 -- vector file steered both.
@@ -193,13 +207,13 @@ SELECT r.trait, r.method, r.layer, r.coefficient, r.unit, r.operation, r.scope, 
        r.delta AS reference_delta, r.sd AS reference_sd, r.ci_low AS reference_ci_low, r.ci_high AS reference_ci_high,
        o.delta, o.sd, o.ci_low, o.ci_high, o.delta - r.delta AS difference,
        r.coherence AS reference_coherence, o.coherence, o.trait_sha256 = r.trait_sha256 AS same_vector,
-       r.layers, r.verdict AS reference_verdict, o.verdict
+       r.layers, r.verdict AS reference_verdict, o.verdict, r.hook_point, r.gate
 FROM ranked r
 JOIN ranked o
-  ON (r.trait, r.method, r.layers, r.coefficient, r.unit, r.operation, r.scope, r.preserve_norm, r.adapter, r.measure)
-   = (o.trait, o.method, o.layers, o.coefficient, o.unit, o.operation, o.scope, o.preserve_norm, o.adapter, o.measure)
+  ON (r.trait, r.method, r.layers, r.coefficient, r.unit, r.operation, r.scope, r.preserve_norm, r.adapter, r.measure, r.hook_point)
+   = (o.trait, o.method, o.layers, o.coefficient, o.unit, o.operation, o.scope, o.preserve_norm, o.adapter, o.measure, o.hook_point)
  AND (r.max_tokens, r.temperature, r.top_p) = (o.max_tokens, o.temperature, o.top_p)
- AND (r.system, r.raw, r.chat_template_kwargs) IS NOT DISTINCT FROM (o.system, o.raw, o.chat_template_kwargs)
+ AND (r.system, r.raw, r.chat_template_kwargs, r.gate) IS NOT DISTINCT FROM (o.system, o.raw, o.chat_template_kwargs, o.gate)
  AND (r.quantised, r.precision) < (o.quantised, o.precision)
 ORDER BY ALL;
 

@@ -5,7 +5,7 @@ template, or after a line break where prompts are raw text.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,11 +13,13 @@ import numpy as np
 
 from trait_client.http.activations import Activations
 from trait_core.errors import ServiceError
-from trait_core.schema import ActivationInput, ActivationsRequest, Message
+from trait_core.schema import RESID_POST, ActivationInput, ActivationsRequest, HookPoint, Message
 
 POSITIONS = "response[:]"
 NO_TEXT = "\n"
 """Raw text that stands for no prompt: every tokenizer has a token for it, and not every one a BOS token."""
+
+_NOT_FINITE = "the service answered a number that is not finite for a reply"
 
 _WORD = re.compile(r"\w+")
 
@@ -77,12 +79,12 @@ class Reading:
     Attributes:
         nll: Mean negative log-likelihood per token of the reply given its prompt, nats.
         nll_unprompted: The same without the prompt (`Reply.unprompted`).
-        means: Layer -> `(d_model,)` float32, mean residual stream over the reply's tokens, read after its prompt.
+        means: Hook point -> layer -> `(d_model,)` float32, mean over the reply's tokens, read after its prompt.
     """
 
     nll: float
     nll_unprompted: float
-    means: dict[int, np.ndarray]
+    means: dict[HookPoint, dict[int, np.ndarray]]
 
     @property
     def perplexity(self) -> float:
@@ -101,35 +103,44 @@ def is_empty(text: str) -> bool:
 
 
 async def read_replies(
-    client: Reader, replies: Sequence[Reply], layers: Sequence[int], model: str | None = None
+    client: Reader, replies: Sequence[Reply], layers: Mapping[HookPoint, Collection[int]], model: str | None = None
 ) -> list[Reading]:
-    """Read replies with the unsteered model, in one request with two inputs per reply.
+    """Read replies with the unsteered model: one request with two inputs per reply, and one for each further hook point.
 
     Args:
         client: The service.
         replies: Replies that are not empty (`is_empty`).
-        layers: Layers whose residual stream is read.
+        layers: Layers that are read, by hook point; the residual stream is always read, on some layer.
         model: Adapter that reads the replies; None is the base model.
 
     Raises:
         ServiceError: The service failed, or answered a number that is not finite.
     """
+    stream = sorted(layers.get(RESID_POST, ())) or [0]
     inputs = [each for reply in replies for each in (reply.prompted(), reply.unprompted())]
-    request = ActivationsRequest(
-        model=model, inputs=inputs, layers=sorted(set(layers)), positions=[POSITIONS], logprobs=True
-    )
+    request = ActivationsRequest(model=model, inputs=inputs, layers=stream, positions=[POSITIONS], logprobs=True)
     answer = await client.activations(request)
-    means, nll = answer.mean(POSITIONS), answer.nll
-    if not (np.isfinite(nll).all() and np.isfinite(means).all()):
-        raise ServiceError("the service answered a number that is not finite for a reply")
-    return [
-        Reading(
-            nll=float(nll[i]),
-            nll_unprompted=float(nll[i + 1]),
-            means={layer: means[i, row] for row, layer in enumerate(answer.metadata.layers)},
+    nll = answer.nll
+    means = {RESID_POST: _finite(answer)[::2]}
+    for at in layers.keys() - {RESID_POST}:
+        branch = ActivationsRequest(
+            model=model, inputs=inputs[::2], layers=sorted(layers[at]), at=at, positions=[POSITIONS]
         )
-        for i in range(0, 2 * len(replies), 2)
+        means[at] = _finite(await client.activations(branch))
+    if not np.isfinite(nll).all():
+        raise ServiceError(_NOT_FINITE)
+    return [
+        Reading(nll=float(nll[2 * i]), nll_unprompted=float(nll[2 * i + 1]), means={at: means[at][i] for at in means})
+        for i in range(len(replies))
     ]
+
+
+def _finite(answer: Activations) -> list[dict[int, np.ndarray]]:
+    """Means of each text by layer."""
+    means = answer.mean(POSITIONS)
+    if not np.isfinite(means).all():
+        raise ServiceError(_NOT_FINITE)
+    return [dict(zip(answer.metadata.layers, text, strict=True)) for text in means]
 
 
 def coherence(text: str, nll: float) -> float:

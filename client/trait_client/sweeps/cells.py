@@ -11,10 +11,13 @@ from functools import cached_property
 from typing import Any, Literal
 
 from trait_core.model_identity import ModelIdentity, digest
-from trait_core.schema import PositionScope, Steering, SteeringTerm
+from trait_core.schema import RESID_POST, HookPoint, PositionScope, Steering, SteeringTerm
 
 _HASHED = frozenset({"coefficient", "unit", "operation", "scope", "preserve_norm"})
 """Fields of a term that every id contains, whatever their values."""
+
+COLUMN_OF = {"at": "hook_point", "when": "gate"}
+"""Fields of a term whose columns have other names: these are words of SQL."""
 
 _SAMPLING_ADDED = frozenset({"raw", "chat_template_kwargs"})
 """Fields of a sampling that ids contain only where they are set."""
@@ -57,13 +60,15 @@ class Intervention:
         trait_sha256: The trait's vector file; replies are projected on its direction.
         method: Extraction method of the trait's vector file.
         term: The change as a request sends it: its vector is the hash of the trait's file or of a random one; its layers are
-            set.
+            set; a gate's vector is a hash as well, and its layer is set.
+        gate: The term's gate as text, by the name of its vector; None: no gate.
     """
 
     trait: str
     trait_sha256: str
     method: str
     term: SteeringTerm
+    gate: str | None = None
 
     @property
     def sha256(self) -> str:
@@ -82,6 +87,11 @@ class Intervention:
         return self.term.layers
 
     @property
+    def at(self) -> HookPoint:
+        """The place in a block that is changed, and that replies are projected at."""
+        return self.term.at or RESID_POST
+
+    @property
     def layer(self) -> int | None:
         """The one steered layer; None where several are."""
         return self.layers[0] if len(self.layers) == 1 else None
@@ -97,21 +107,25 @@ class Intervention:
 
     def columns(self) -> dict[str, Any]:
         """Values of its columns in the table `cells`; the scope is a name, a selector, or `positions[from, to)`."""
-        values = self.term.model_dump(exclude={"vector"}) | {"scope": self._scope_text()}
+        values = self.term.model_dump(exclude={"vector"}) | {
+            "scope": self._scope_text(),
+            "at": self.at,
+            "when": self.gate,
+        }
         own = {"trait": self.trait, "trait_sha256": self.trait_sha256, "sha256": self.sha256, "method": self.method}
-        return own | values | {"layer": self.layer, "read_layer": self.read_layer}
+        layers = {"layer": self.layer, "read_layer": self.read_layer}
+        gate = {"gate_sha256": self.term.when.vector if self.term.when is not None else None}
+        return own | {COLUMN_OF.get(name, name): value for name, value in values.items()} | layers | gate
 
     def as_identity(self) -> dict[str, Any]:
         """Values hashed into the ids; a newer field is left out at its default, so that stored ids stay the same."""
-        columns, fields = self.columns(), type(self.term).model_fields
-        del columns["read_layer"]
-        columns["layer"] = self.layer if self.layer is not None else columns["layers"]
-        del columns["layers"]
-        return {
-            name: value
-            for name, value in columns.items()
-            if name in _HASHED or name not in fields or value != fields[name].default
-        }
+        fields = type(self.term).model_fields
+        values = self.term.model_dump(exclude={"vector", "layers"}) | {"scope": self._scope_text()}
+        if self.term.when is not None:
+            values["when"] = self.term.when.model_dump(exclude_defaults=True)
+        own = {"trait": self.trait, "trait_sha256": self.trait_sha256, "sha256": self.sha256, "method": self.method}
+        used = {name: value for name, value in values.items() if name in _HASHED or value != fields[name].default}
+        return own | {"layer": self.layer if self.layer is not None else self.layers} | used
 
     def with_trait_vector(self) -> "Intervention":
         """The same change by the trait's own direction, for a control."""

@@ -12,25 +12,13 @@ from trait_client.scoring.evaluation import EvaluationSpec
 from trait_client.scoring.scores import chat_of
 from trait_client.sweeps.cells import Cell, Intervention, Trial
 from trait_client.sweeps.experiment import Experiment, GridPoint, grid
+from trait_client.sweeps.sweep_vectors import SweepVector, VectorKey, fetched, vectors_of
 from trait_core.errors import InvalidRequestError
+from trait_core.gate_text import gate_text
 from trait_core.model_identity import ModelIdentity, digest
-from trait_core.schema import ANY_TRAIT, NO_ADAPTER, ServiceInfo, VectorInfo
-from trait_core.storage import sha256_of
+from trait_core.schema import ANY_TRAIT, NO_ADAPTER, RESID_POST, Gate, ServiceInfo, SteeringTerm, last_gate_layer
 from trait_core.units import UNITLESS, residual_units
-from trait_core.vectors.controls import control_name
-from trait_core.vectors.file import VectorFile
-from trait_core.vectors.hook_points import require_stream
 from trait_core.vectors.lookup import find_vector
-from trait_core.vectors.random import random_vector
-
-
-@dataclass(frozen=True)
-class SweepVector:
-    """A registered vector and its file."""
-
-    name: str
-    sha256: str
-    file: VectorFile
 
 
 @dataclass(frozen=True)
@@ -71,7 +59,7 @@ class SweepPlan:
     Attributes:
         trials: Trials by id.
         wanted: Scores and projections by trial id.
-        vectors: Vectors by hash: the traits' and the random ones.
+        vectors: Vectors by hash: the traits', the random ones, and those of gates.
         evaluations: Questions and metric by trait.
         weights: Type -> its share of the loaded weights' bytes.
         read_with: `base`: the base model reads all replies; `adapter`: the adapter that wrote them.
@@ -112,7 +100,7 @@ async def plan_sweep(experiment: Experiment, client: AsyncTraitClient) -> SweepP
         DatasetError: A trait's evaluation is missing or malformed.
     """
     planner = await Planner.of(experiment, client)
-    return planner.plan({key: grid(experiment, key[0]) for key in planner.vectors})
+    return planner.plan({key: grid(experiment, key.trait) for key in planner.vectors})
 
 
 @dataclass(frozen=True)
@@ -121,7 +109,8 @@ class Planner:
 
     Attributes:
         models: Models by adapter; None is the base model.
-        vectors: Vectors by trait and method: the trait's own, then the random ones.
+        vectors: Vectors by trait, method and hook point: the trait's own, then the random ones.
+        gates: Vectors of gates, by the name or hash that the experiment gives.
     """
 
     experiment: Experiment
@@ -129,14 +118,15 @@ class Planner:
     models: dict[str | None, ModelIdentity]
     evaluations: dict[str, EvaluationSpec]
     prompts: dict[str, list[str]]
-    vectors: dict[tuple[str, str], list[SweepVector]]
+    vectors: dict[VectorKey, list[SweepVector]]
+    gates: dict[str, SweepVector] = field(default_factory=dict)
 
     @classmethod
     async def of(cls, experiment: Experiment, client: AsyncTraitClient) -> "Planner":
         """Find the vectors, and register the random directions that the service does not have yet.
 
         Raises:
-            InvalidRequestError: A vector is missing or ambiguous; too few questions.
+            InvalidRequestError: A vector is missing or ambiguous, or the service lacks its hook point; too few questions.
             ChatTemplateError: The model has no chat template, or the template refuses the messages.
             DatasetError: A trait's evaluation is missing or malformed.
         """
@@ -149,18 +139,16 @@ class Planner:
             chats = [chat_of(prompt, experiment.system) for prompt in (*chain(*prompts.values()), "")]
             await check_template(client, info, chats, experiment.chat_template_kwargs)
         registered = await client.vectors(controls=True)
-        vectors = {}
-        for trait, method in product(experiment.traits, experiment.methods):
-            found = _vector_of(experiment, registered, trait, method)
-            own = SweepVector(found.name, found.sha256, await client.vector_file(found.name))
-            require_stream(own.name, own.file.metadata, "a sweep")
-            seeds = range(experiment.control.random_directions)
-            controls = [await _register_control(client, registered, own, seed) for seed in seeds]
-            vectors[trait, method] = [own, *controls]
-        return cls(experiment, info, models, evaluations, prompts, vectors)
+        keys = map(VectorKey._make, product(experiment.traits, experiment.methods, experiment.hook_points))
+        vectors = {key: await vectors_of(key, experiment, info, client, registered) for key in keys}
+        named = {gate.vector for gate in experiment.gates if gate is not None}
+        gates = {
+            name: await fetched(client, find_vector(registered, reference=name, param="when")) for name in sorted(named)
+        }
+        return cls(experiment, info, models, evaluations, prompts, vectors, gates)
 
-    def plan(self, points: Mapping[tuple[str, str], Sequence[GridPoint]], *, controls: bool = True) -> SweepPlan:
-        """Plan the trials of grid points, given by trait and method.
+    def plan(self, points: Mapping[VectorKey, Sequence[GridPoint]], *, controls: bool = True) -> SweepPlan:
+        """Plan the trials of grid points, given by trait, method and hook point.
 
         Raises:
             InvalidRequestError: The vector has no such layer, or the dose is over the service's limit.
@@ -168,14 +156,15 @@ class Planner:
         plan = SweepPlan(
             weights=self.info.weights, read_with=self.experiment.read_with, evaluations=dict(self.evaluations)
         )
-        for (trait, method), own_points in points.items():
-            vector, *random = self.vectors[trait, method]
+        plan.vectors.update({each.sha256: each for each in self.gates.values()})
+        for key, own_points in points.items():
+            vector, *random = self.vectors[key]
             applied = [vector, *(random if controls else [])]
             plan.vectors.update({each.sha256: each for each in applied})
             for point, each in product(own_points, applied):
-                cell = self.cell(trait, vector, each, point)
-                keys = _keys(cell, self.evaluations[trait], plan.reader(cell))
-                for prompt in self.prompts[trait]:
+                cell = self.cell(key.trait, vector, each, point)
+                keys = _keys(cell, self.evaluations[key.trait], plan.reader(cell))
+                for prompt in self.prompts[key.trait]:
                     plan.add(cell, prompt, keys)
                     plan.add(cell.baseline, prompt, keys)
         plan.baselines_first()
@@ -186,13 +175,32 @@ class Planner:
         """The cell of a grid point; `applied` is the trait's vector, or a random one in its place.
 
         Raises:
-            InvalidRequestError: The vector has no such layer.
+            InvalidRequestError: The vector, or the gate's, has no such layer; the gate's comes after the steered one.
         """
-        term = point.term(applied.sha256, vector.file.metadata.chosen_layer)
-        intervention = Intervention(trait, vector.sha256, vector.file.metadata.method, term)
+        meta = vector.file.metadata
+        term, gate = self._with_gate(point.term(applied.sha256, meta.chosen_layer, meta.hook_point))
+        intervention = Intervention(trait, vector.sha256, meta.method, term, gate)
         for layer in intervention.layers:
             vector.file.evidence(layer)  # raises for a layer that the file lacks
         return Cell(self.models[point.adapter], point.sampling, intervention)
+
+    def _with_gate(self, term: SteeringTerm) -> tuple[SteeringTerm, str | None]:
+        """A term with its gate's vector by hash and its layer set, and the gate as text by the vector's name."""
+        if term.when is None:
+            return term, None
+        vector = self.gates[term.when.vector]
+        chosen = vector.file.metadata.chosen_layer
+        layer = term.when.layer if term.when.layer is not None else chosen
+        vector.file.evidence(layer)  # raises for a layer that the file lacks
+        first, at = min(term.layers or [0]), term.at or RESID_POST
+        if layer > (last := last_gate_layer(first, at, term.when.hold)):
+            raise InvalidRequestError(
+                f"the gate on {vector.name} is read on layer {layer}, which is too late for {at} of layer {first}: with hold "
+                f"{term.when.hold!r} at most {last} is possible",
+                param="when",
+            )
+        gate: Gate = term.when.model_copy(update={"vector": vector.sha256, "layer": layer})
+        return term.model_copy(update={"when": gate}), gate_text(gate, vector.name)
 
 
 def _models(experiment: Experiment, info: ServiceInfo) -> dict[str | None, ModelIdentity]:
@@ -220,25 +228,6 @@ def _keys(cell: Cell, evaluation: EvaluationSpec, reader: str) -> set[Key]:
     if evaluation.metric is not None:
         keys.add(ScoreKey(evaluation.trait, "lexical", digest(evaluation.metric.model_dump(mode="json"))))
     return keys
-
-
-def _vector_of(experiment: Experiment, registered: list[VectorInfo], trait: str, method: str) -> VectorInfo:
-    reference = experiment.vector_of(trait)
-    if reference is not None:
-        return find_vector(registered, reference=reference, param=f"trait.{trait}.vector")
-    choose = f"set vector under [trait.{trait}]"
-    return find_vector(registered, trait=trait, method=method, choose=choose, param="traits")
-
-
-async def _register_control(
-    client: AsyncTraitClient, registered: list[VectorInfo], vector: SweepVector, seed: int
-) -> SweepVector:
-    file = random_vector(vector.file, seed)
-    data = file.to_bytes()
-    name, sha256 = control_name(vector.sha256, seed), sha256_of(data)
-    if not any(each.name == name and each.sha256 == sha256 for each in registered):
-        await client.put_vector(name, data)
-    return SweepVector(name, sha256, file)
 
 
 def _check_doses(plan: SweepPlan, info: ServiceInfo) -> None:

@@ -14,7 +14,8 @@ from trait_client.scoring.lexical import Metric
 from trait_client.sweeps.cells import Trial
 from trait_client.sweeps.plan import FROM_TEXT, Key, ProjectionKey, ScoreKey, SweepPlan
 from trait_core.errors import ServiceError, ServiceUnreachableError, TraitError
-from trait_core.schema import NO_ADAPTER
+from trait_core.schema import NO_ADAPTER, HookPoint
+from trait_core.vectors.file import VectorFile
 
 logger = logging.getLogger(__name__)
 
@@ -107,10 +108,12 @@ class Scoring:
     async def _score(self, batch: Sequence[Unscored], reader: str) -> None:
         """Read a batch back; a refused batch is halved, so that one bad reply cannot block the others."""
         replies = [_reply(r) for r in batch]
-        layers = {key.layer for r in batch for key in r.missing if isinstance(key, ProjectionKey)} or {0}
+        layers: dict[HookPoint, set[int]] = {}
+        for key in (key for r in batch for key in r.missing if isinstance(key, ProjectionKey)):
+            layers.setdefault(self._file(key).metadata.hook_point, set()).add(key.layer)
         try:
             readings = await scores.read_replies(
-                self._client, replies, sorted(layers), None if reader == NO_ADAPTER else reader
+                self._client, replies, layers, None if reader == NO_ADAPTER else reader
             )
         except TraitError as error:
             refused = isinstance(error, ServiceError) and not isinstance(error, ServiceUnreachableError)
@@ -123,6 +126,9 @@ class Scoring:
             return
         for reply, reading in zip(batch, readings, strict=True):
             self._record(reply, reading)
+
+    def _file(self, key: ProjectionKey) -> VectorFile:
+        return self._plan.vectors[key.sha256].file
 
     def _record(self, reply: Unscored, reading: scores.Reading | None) -> None:
         self._recorder.put([self._row(reply, key, reading) for key in reply.missing])
@@ -137,10 +143,9 @@ class Scoring:
             return ScoreRow(trial_id, key.trait, key.name, value, key.definition, reader=reader)
         value = None
         if reading is not None:
-            file = self._plan.vectors[key.sha256].file
-            value = scores.projection(
-                reading.means[key.layer], file.directions[key.layer], file.evidence(key.layer).centre
-            )
+            file = self._file(key)
+            mean = reading.means[file.metadata.hook_point][key.layer]
+            value = scores.projection(mean, file.directions[key.layer], file.evidence(key.layer).centre)
         return ProjectionRow(trial_id, key.sha256, key.layer, scores.POSITIONS, value, key.reader)
 
 

@@ -49,7 +49,7 @@ async def sweep_services(
             log = store.path.with_name(f"{store.path.name}.{precision}.log")
             async with _client_of(service, experiment.folder, log, api_key) as client:
                 service.check_weights(precision, await client.info())
-                outcome = await run_sweep(experiment.at(precision), client, store, progress)
+                outcome = await run_sweep(experiment.on_service(precision), client, store, progress)
         except TraitError as error:
             outcomes.append(ServiceOutcome(precision, None, error))
         else:

@@ -85,6 +85,8 @@ class TrialRunner:
         self, trial: Trial, seconds: float, result: ChatResult | None = None, error: str | None = None
     ) -> TrialRow:
         report = result.steering if result is not None else None
+        # The layers of a cell have one scope and one gate, and act at the same positions.
+        acted = report.applied[-1].acted if report is not None else None
         reasoning, answer = (None, None) if result is None else self._parts(result, raw=trial.cell.sampling.raw)
         return TrialRow(
             trial_id=trial.trial_id,
@@ -101,6 +103,8 @@ class TrialRunner:
             error=error,
             finished_at=utc_now(),
             reasoning=reasoning,
+            acted_prompt=acted.prompt if acted is not None else None,
+            acted_generated=acted.generated if acted is not None else None,
         )
 
     def _parts(self, result: ChatResult, *, raw: bool) -> tuple[str | None, str]:

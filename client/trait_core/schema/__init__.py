@@ -35,7 +35,7 @@ from trait_core.schema.base import (
     VectorReference,
     is_name,
 )
-from trait_core.schema.gates import ActedPositions, AppliedGate, Gate, GateUnit
+from trait_core.schema.gates import ActedPositions, AppliedGate, Gate, GateUnit, last_gate_layer
 from trait_core.schema.given import MAX_SUBSPACE, InlineType, InlineVector, OneVector, SteeringVector
 from trait_core.schema.lens import MAX_LENS_TOKENS, LayerLens, LensRequest, LensToken, VectorLens
 from trait_core.schema.monitoring import (
@@ -160,4 +160,5 @@ __all__ = [
     "VectorUpload",
     "VectorVersion",
     "is_name",
+    "last_gate_layer",
 ]

@@ -4,9 +4,29 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from trait_core.schema.base import FiniteFloat, Hold, Layer, Request, Response, VectorReference
+from trait_core.schema.base import (
+    RESID_POST,
+    FiniteFloat,
+    Hold,
+    HookPoint,
+    Layer,
+    Request,
+    Response,
+    VectorReference,
+)
 
 GateUnit = Literal["raw", "separation"]
+
+
+def last_gate_layer(layer: int, at: HookPoint, hold: Hold) -> int:
+    """The last layer whose output a term's gate may be read at; below 0 if there is none.
+
+    Args:
+        layer: The term's layer.
+        at: The term's hook point: what a block adds comes before its output.
+        hold: `latch` and `prompt` are settled on the layer after the one where they are read.
+    """
+    return layer - (at != RESID_POST) - (hold != "token")
 
 
 class Gate(Request):

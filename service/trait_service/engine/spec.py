@@ -14,7 +14,17 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 from trait_core.errors import InvalidRequestError, SteeringFailedError
 from trait_core.intervals import UNBOUNDED, Interval
 from trait_core.positions import Positions
-from trait_core.schema import MAX_LAYERS, MAX_POSITIONS, RESID_POST, FiniteFloat, Hold, HookPoint, NamedScope, Operation
+from trait_core.schema import (
+    MAX_LAYERS,
+    MAX_POSITIONS,
+    RESID_POST,
+    FiniteFloat,
+    Hold,
+    HookPoint,
+    NamedScope,
+    Operation,
+    last_gate_layer,
+)
 
 from trait_service.engine.monitor_columns import DIRECTION_PATTERN, MonitorColumn, MonitorColumns
 
@@ -83,17 +93,6 @@ class GateSpec(_Strict):
         bound = self.below if self.above is None else self.above
         assert bound is not None, "checked above"
         return bound
-
-
-def last_gate_layer(layer: int, at: HookPoint, hold: Hold) -> int:
-    """The last layer whose output a term's gate may be read at; below 0 if there is none.
-
-    Args:
-        layer: The term's layer.
-        at: The term's hook point: what a block adds comes before its output.
-        hold: `latch` and `prompt` are settled on the layer after the one where they are read.
-    """
-    return layer - (at != RESID_POST) - (hold != "token")
 
 
 class TermSpec(_Strict):

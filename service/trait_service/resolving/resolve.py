@@ -26,12 +26,13 @@ from trait_core.schema import (
     PositionScope,
     Steering,
     SteeringTerm,
+    last_gate_layer,
 )
 from trait_core.units import UNITLESS, relative_dose, residual_units
 from trait_core.vectors.file import layer_ranges
 
 from trait_service.engine.sites import missing
-from trait_service.engine.spec import TermSpec, last_gate_layer
+from trait_service.engine.spec import TermSpec
 from trait_service.registry.registry import RegisteredVector
 from trait_service.resolving.gates import ResolvedGate, check_gates, resolved_gate
 from trait_service.resolving.given import GivenVector, Layered, orthonormal

@@ -50,11 +50,8 @@ def runs(reader: ResultReader) -> list[dict[str, Any]]:
 def best_coherent(reader: ResultReader, bar: float) -> list[dict[str, Any]]:
     """Each trait's setting with the largest delta among those with at least this mean coherence."""
     rows = reader.records(
-        "SELECT b.*, s.setting_id, s.n_failed FROM best_coherent_at(?) b JOIN trait_summary s "
-        "ON (s.trait, s.method, s.layers, s.coefficient, s.unit, s.measure, s.precision, s.adapter, s.model, s.delta) "
-        " = (b.trait, b.method, b.layers, b.coefficient, b.unit, b.measure, b.precision, b.adapter, b.model, b.delta) "
-        "QUALIFY row_number() OVER (PARTITION BY b.trait, b.model, b.precision, b.adapter ORDER BY s.coherence DESC) = 1 "
-        "ORDER BY b.trait, b.model, b.precision, b.adapter",
+        "SELECT b.*, q.n_failed FROM best_coherent_at(?) b JOIN setting_quality q USING (setting_id) "
+        "ORDER BY b.trait, b.model, b.precision, b.adapter, b.hook_point, b.gate NULLS FIRST",
         [bar],
     )
     for row in rows:

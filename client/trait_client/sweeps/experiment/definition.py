@@ -12,6 +12,9 @@
     max_tokens = 48
     # raw = true                         # a base model: prompts are sent as they are
     # chat_template_kwargs = {enable_thinking = false}
+    # scope = ["all", "response[:16]"]   # steered token positions
+    # at = ["resid_post", "mlp_out"]     # the place in a block; each trait needs a vector that was extracted there
+    # when = ["none", "harmful@9>0.5"]   # ungated, and only where the projection on `harmful` is above 0.5
 
     [control]
     random_directions = 4
@@ -27,8 +30,8 @@
     [trait.refusal]                      # this trait differs
     layers = [13]
 
-Every trait runs on precision x adapter x method x layer x operation x scope x coefficient x temperature x top_p x seed x
-prompt.
+Every trait runs on precision x adapter x method x hook point x layer x operation x scope x gate x coefficient x temperature x
+top_p x seed x prompt.
 """
 
 from itertools import product
@@ -41,11 +44,13 @@ from trait_client.judge.config import JudgeConfig
 from trait_client.judge.rubric import COHERENCE, Rubric
 from trait_client.scoring.evaluation import EvaluationSpec
 from trait_client.sweeps.experiment.precision import PrecisionService
-from trait_client.sweeps.experiment.section import Coefficients, Label, Layers, Name, Section
+from trait_client.sweeps.experiment.section import Coefficients, Label, Layers, Name, OptionalGate, Section
 from trait_core.errors import DatasetError, InvalidRequestError, first_fault
 from trait_core.schema import (
     NO_ADAPTER,
     ChatTemplateKwargs,
+    Gate,
+    HookPoint,
     Operation,
     SingleScope,
     SteeringTerm,
@@ -60,8 +65,8 @@ T = TypeVar("T")
 Temperature = Annotated[float, Field(ge=0, le=10)]
 TopP = Annotated[float, Field(gt=0, le=1)]
 
-_OF_CELLS = frozenset({"layers", "operation"})
-"""Fields of a steering term that the grid sets for each cell."""
+_OF_CELLS = frozenset({"layers", "operation", "at"})
+"""Fields of a steering term that the grid sets for each cell, or that follow from its vector."""
 
 MAX_RANDOM_DIRECTIONS = 64
 
@@ -106,6 +111,10 @@ class Experiment(Section):
         operation: Operation on the projection; a list is a dimension. `ablate` ignores the coefficients and is one cell.
         scope: Steered token positions: a name, `{positions = [from, to]}`, or a selector such as `response[:16]`; a list is a
             dimension.
+        at: Hook points, one cell each: `resid_post`, `attn_out`, `mlp_out`; a list is a dimension. Each trait and method needs a
+            vector that was extracted there. None: wherever each trait's vector was.
+        when: Gate, such as `harmful@9>0.5` or `harmful@9>0.5, latch` (`trait_core.gate_text`), or its fields as a table; `none`
+            for none. A list is a dimension.
         preserve_norm: Rescale the residual stream to its norm before the change.
         n_prompts: Number of each trait's questions to use, from the first; None uses all.
         prompts: Prompts for every trait, in place of its own questions.
@@ -137,6 +146,8 @@ class Experiment(Section):
     unit: Unit = "dose"
     operation: Operation | Annotated[list[Operation], Field(min_length=1)] = "add"
     scope: SingleScope | Annotated[list[SingleScope], Field(min_length=1)] = "all"
+    at: HookPoint | Annotated[list[HookPoint], Field(min_length=1)] | None = None
+    when: OptionalGate | Annotated[list[OptionalGate], Field(min_length=1)] = None
     preserve_norm: bool = False
     n_prompts: Annotated[int, Field(ge=1)] | None = None
     prompts: Annotated[list[Annotated[str, Field(min_length=1, max_length=1_000_000)]], Field(min_length=1)] | None = (
@@ -203,7 +214,7 @@ class Experiment(Section):
             return dict(self.precision)
         return {self.precision or "": None}
 
-    def at(self, precision: str) -> Self:
+    def on_service(self, precision: str) -> Self:
         """The experiment on one of its services."""
         return self.model_copy(update={"precision": precision}) if isinstance(self.precision, dict) else self
 
@@ -218,8 +229,18 @@ class Experiment(Section):
         return _listed(self.scope)
 
     @property
+    def hook_points(self) -> list[HookPoint | None]:
+        """Places in a block, one cell each; None is the place of each trait's vector."""
+        return [*self.at] if isinstance(self.at, list) else [self.at]
+
+    @property
+    def gates(self) -> list[Gate | None]:
+        """Conditions, one cell each; None: the term acts everywhere."""
+        return _listed(self.when)
+
+    @property
     def term_options(self) -> list[dict[str, Any]]:
-        """Fields of a steering term that are keys of the experiment, except `operation`; one cell each.
+        """Fields of a steering term that are keys of the experiment, except `operation` and `at`; one cell each.
 
         A key that is a list is a dimension.
         """
@@ -308,6 +329,8 @@ class Experiment(Section):
         "layers",
         "operation",
         "scope",
+        "at",
+        "when",
         "temperature",
         "top_p",
         "adapters",
@@ -333,8 +356,9 @@ class Experiment(Section):
             which = "system" if self.system is not None else "chat_template_kwargs"
             raise ValueError(f"{which} goes with the chat template, which raw = true does not use: give one of the two")
         several = [trait for trait in self.trait if self.trait[trait].vector is not None]
-        if several and len(self.methods) > 1:
-            raise ValueError(f"[trait.{several[0]}] names one vector, but methods has {len(self.methods)} entries")
+        for name, entries in (("methods", self.methods), ("at", self.hook_points)):
+            if several and len(entries) > 1:
+                raise ValueError(f"[trait.{several[0]}] names one vector, but {name} has {len(entries)} entries")
         return self
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from trait_client.sweeps.cells import Sampling
 from trait_client.sweeps.experiment.definition import Experiment
 from trait_core.chat_templates import kwargs_text
-from trait_core.schema import SteeringTerm
+from trait_core.schema import RESID_POST, HookPoint, SteeringTerm
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,16 @@ class GridPoint:
     adapter: str | None
     sampling: Sampling
 
-    def term(self, sha256: str, chosen_layer: int) -> SteeringTerm:
-        """The point with a vector, as a request sends it."""
+    def term(self, sha256: str, chosen_layer: int, at: HookPoint) -> SteeringTerm:
+        """The point with a vector and its place in a block, as a request sends it; its gate is still the experiment's."""
         layers = list(self.layers or (chosen_layer,))
-        return SteeringTerm(vector=sha256, coefficient=self.coefficient, layers=layers, **self.options)
+        # The stream is left out, so that requests and ids are those of sweeps from before hook points.
+        place = None if at == RESID_POST else at
+        return SteeringTerm(vector=sha256, coefficient=self.coefficient, layers=layers, at=place, **self.options)
 
 
 def grid(experiment: Experiment, trait: str) -> list[GridPoint]:
-    """Expand an experiment into the cells of one trait and method at one precision.
+    """Expand an experiment into the cells of one trait, method and hook point at one precision.
 
     `ablate` ignores the coefficients: it is one cell with coefficient 0.
     """
@@ -94,7 +96,8 @@ def size_of(experiment: Experiment) -> ExperimentSize:
     n_services = len(experiment.services)
     n_baselines = n_services * len(experiment.served_adapters) * len(samplings(experiment))
     prompts = {trait: experiment.prompts_of(trait) for trait in experiment.traits}
-    cells = {trait: n_services * len(experiment.methods) * len(grid(experiment, trait)) for trait in experiment.traits}
+    n_vectors = len(experiment.methods) * len(experiment.hook_points)
+    cells = {trait: n_services * n_vectors * len(grid(experiment, trait)) for trait in experiment.traits}
     steered = sum(cells[trait] * len(prompts[trait]) for trait in experiment.traits)
     unsteered = n_baselines * len(_distinct(prompts.values()))
     directions = experiment.control.random_directions

@@ -1,15 +1,29 @@
 """Common base of the tables of `experiment.toml`, and types of their values."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from trait_core.schema import NAME_PATTERN, FiniteFloat, Layer
+from trait_core.errors import InvalidRequestError
+from trait_core.gate_text import NO_GATE, parse_gate
+from trait_core.schema import NAME_PATTERN, FiniteFloat, Gate, Layer
+
+
+def _gate(value: Any) -> Any:
+    """A gate that is written as text, or `none`."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return None if value.strip() == NO_GATE else parse_gate(value)
+    except InvalidRequestError as error:
+        raise ValueError(str(error).removeprefix("when ")) from error
+
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 LayerSet = Annotated[list[Layer], Field(min_length=1)]
 Layers = Annotated[list[Layer | LayerSet], Field(min_length=1)] | Literal["chosen"]
 Coefficients = Annotated[list[FiniteFloat], Field(min_length=1)]
+OptionalGate = Annotated[Gate | None, BeforeValidator(_gate)]
 Label = Annotated[str, Field(min_length=1, max_length=200)]
 
 

@@ -17,6 +17,7 @@ from trait_client.sweeps.rows import definition_rows
 from trait_client.sweeps.run import run_plan
 from trait_client.sweeps.search.ladder import Ladder, ladder
 from trait_client.sweeps.search.settings import SearchSettings
+from trait_client.sweeps.sweep_vectors import VectorKey
 from trait_core.errors import InvalidRequestError
 from trait_core.schema import ServiceInfo
 
@@ -63,8 +64,7 @@ class SearchOutcome:
 class _Candidate:
     """One layer of one vector."""
 
-    trait: str
-    method: str
+    key: VectorKey
     layer: int
     ladder: Ladder
 
@@ -118,7 +118,7 @@ class _Search:
         self._progress = progress
         self._point = {trait: grid(experiment, trait)[0] for trait in experiment.traits}
         self._candidates = self._all_candidates(experiment)
-        self._cells: dict[tuple[str, str], dict[str, Cell]] = {key: {} for key in planner.vectors}
+        self._cells: dict[VectorKey, dict[str, Cell]] = {key: {} for key in planner.vectors}
         self._errors: dict[str, int] = {}
         self._n_trials = 0
 
@@ -136,31 +136,32 @@ class _Search:
             if found is not None
         ]
         writer.write(rows)
-        nothing = [(*key, self._why_nothing(writer, key)) for key, found in best.items() if found is None]
+        nothing = [
+            (key.trait, key.method, self._why_nothing(writer, key)) for key, found in best.items() if found is None
+        ]
         return SearchOutcome(run_id, tuple(rows), tuple(nothing), self._n_trials, tuple(self._errors.items()))
 
     def _all_candidates(self, experiment: Experiment) -> list[_Candidate]:
         limit = self._info.limits.max_relative_dose * DOSE_OF_COEFFICIENT
         start = self._settings.first_dose(self._info.d_model) * DOSE_OF_COEFFICIENT
         candidates = []
-        for (trait, method), (vector, *_) in self._planner.vectors.items():
-            layers = experiment.layers_of(trait)
+        for key, (vector, *_) in self._planner.vectors.items():
+            layers = experiment.layers_of(key.trait)
             for layer in sorted(vector.file.directions) if layers == "chosen" else layers:
                 assert isinstance(layer, int), "checked at the start"
-                candidates.append(_Candidate(trait, method, layer, ladder(self._settings, start, limit)))
+                candidates.append(_Candidate(key, layer, ladder(self._settings, start, limit)))
         return candidates
 
     async def _step(self, writer: ResultWriter, run_id: str, proposed: dict[int, list[float]]) -> None:
-        points: dict[tuple[str, str], list[GridPoint]] = {key: [] for key in self._cells}
+        points: dict[VectorKey, list[GridPoint]] = {key: [] for key in self._cells}
         asked: list[tuple[_Candidate, float, Cell]] = []
         for each in self._candidates:
-            key = (each.trait, each.method)
             for coefficient in proposed[id(each)]:
-                point = _at(self._point[each.trait], each.layer, coefficient)
-                points[key].append(point)
-                vector = self._planner.vectors[key][0]
-                cell = self._planner.cell(each.trait, vector, vector, point)
-                self._cells[key][cell.setting_id] = cell
+                point = _at(self._point[each.key.trait], each.layer, coefficient)
+                points[each.key].append(point)
+                vector = self._planner.vectors[each.key][0]
+                cell = self._planner.cell(each.key.trait, vector, vector, point)
+                self._cells[each.key][cell.setting_id] = cell
                 asked.append((each, coefficient, cell))
         await self._run(writer, run_id, points, controls=False)
         found = {row["setting_id"]: row for row in self._summary(writer, [cell.setting_id for *_, cell in asked])}
@@ -174,7 +175,7 @@ class _Search:
             )
 
     async def _run(
-        self, writer: ResultWriter, run_id: str, points: dict[tuple[str, str], list[GridPoint]], *, controls: bool
+        self, writer: ResultWriter, run_id: str, points: dict[VectorKey, list[GridPoint]], *, controls: bool
     ) -> None:
         plan = self._planner.plan(points, controls=controls)
         writer.write([*definition_rows(plan), *(RunCellRow(run_id, cell.cell_id) for cell in plan.cells)])
@@ -186,14 +187,14 @@ class _Search:
             self._errors[message] = self._errors.get(message, 0) + count
 
     async def _run_controls(
-        self, writer: ResultWriter, run_id: str, best: dict[tuple[str, str], dict[str, Any] | None]
+        self, writer: ResultWriter, run_id: str, best: dict[VectorKey, dict[str, Any] | None]
     ) -> None:
         points = {}
         for key, found in best.items():
             if found is not None:
                 change = self._cells[key][found["setting_id"]].intervention
                 assert change is not None, "only steered cells are tried"
-                points[key] = [_at(self._point[key[0]], change.layers[0], change.term.coefficient)]
+                points[key] = [_at(self._point[key.trait], change.layers[0], change.term.coefficient)]
         if points and any(len(vectors) > 1 for vectors in self._planner.vectors.values()):
             await self._run(writer, run_id, points, controls=True)
 
@@ -203,13 +204,13 @@ class _Search:
     def _is_coherent(self, row: dict[str, Any]) -> bool:
         return row["coherence"] is not None and row["coherence"] >= self._settings.bar
 
-    def _best(self, writer: ResultWriter, key: tuple[str, str]) -> dict[str, Any] | None:
+    def _best(self, writer: ResultWriter, key: VectorKey) -> dict[str, Any] | None:
         """The coherent setting with the largest delta in the trait's direction; None if no delta has that direction."""
         coherent = [row for row in self._summary(writer, list(self._cells[key])) if self._is_coherent(row)]
         best = max(coherent, key=lambda row: (row["trait_delta"], row["coherence"], row["setting_id"]), default=None)
         return best if best is not None and best["trait_delta"] > 0 else None
 
-    def _why_nothing(self, writer: ResultWriter, key: tuple[str, str]) -> str:
+    def _why_nothing(self, writer: ResultWriter, key: VectorKey) -> str:
         rows = self._summary(writer, list(self._cells[key]))
         if not rows:
             return "no reply was scored"
@@ -218,13 +219,13 @@ class _Search:
             return f"no setting reached a coherence of {self._settings.bar:g}: lower --start"
         return "no coherent setting moved it in the trait's direction"
 
-    def _row(self, run_id: str, key: tuple[str, str], best: dict[str, Any], summary: dict[str, Any]) -> SearchRow:
+    def _row(self, run_id: str, key: VectorKey, best: dict[str, Any], summary: dict[str, Any]) -> SearchRow:
         cell = self._cells[key][best["setting_id"]]
         assert cell.intervention is not None, "only steered cells are tried"
-        n_trials = len(self._cells[key]) * len(self._planner.prompts[key[0]])
+        n_trials = len(self._cells[key]) * len(self._planner.prompts[key.trait])
         return SearchRow(
             run_id=run_id,
-            trait=key[0],
+            trait=key.trait,
             trait_sha256=cell.intervention.trait_sha256,
             setting_id=cell.setting_id,
             layer=cell.intervention.layers[0],
@@ -251,5 +252,6 @@ def _check(experiment: Experiment) -> None:
         for trait in experiment.traits
     ):
         raise InvalidRequestError(
-            "a search has one scope, adapter, temperature, top_p and seed: search again for others", param="experiment"
+            "a search has one scope, gate, adapter, temperature, top_p and seed: search again for others",
+            param="experiment",
         )

@@ -3,7 +3,7 @@ import { forest } from "./charts/forest.js";
 import { field, h, select } from "./dom.js";
 import { elapsed, fixed, interval, measureName, plural, short, signed, unitOf, when, whole } from "./format.js";
 import { ReadingCard } from "./reading.js";
-import { METRICS, bestOf, heatmaps, pairList } from "./settings.js";
+import { FILTERS, METRICS, bestOf, heatmaps, pairList, placeOf, valueOf } from "./settings.js";
 import { startTheme, toggleTheme } from "./theme.js";
 
 function start() {
@@ -64,7 +64,7 @@ function forestRow(row) {
   return { delta: row.delta, low: row.ci_low, high: row.ci_high, controlLow: row.control_low, controlHigh: row.control_high, effect: row.effect, label: `${row.trait} ${signed(row.delta)}`,
     what: [h("b", {}, row.trait),
       h("span", { class: "muted small" },
-        `${row.method}, layer ${row.layer}, ${row.unit} ${short(row.coefficient)}, ${row.precision}`)],
+        [row.method, `layer ${row.layer}`, `${row.unit} ${short(row.coefficient)}`, row.precision, ...placeOf(row)].join(", "))],
     value: [h("b", {}, signed(row.delta)), h("div", { class: "muted small nowrap" }, interval(row.ci_low, row.ci_high)),
       h("div", { class: "muted small nowrap" }, `n ${row.n} · coherence ${fixed(row.coherence, 0)}`)] };
 }
@@ -111,6 +111,8 @@ function allSettings(settings) {
     ["random", (row) => interval(row.control_low, row.control_high).replace("no interval", "–")],
     ["coherence", (row) => fixed(row.coherence, 0)], ["perplexity ×", (row) => short(row.perplexity_ratio, 3)],
     ["effect", (row) => ({ true: "yes", false: "no" })[String(row.effect)] ?? "–"]];
+  const several = FILTERS.filter(([name]) => new Set(settings.map((row) => valueOf(row, name))).size > 1);
+  columns.splice(4, 0, ...several.map(([name, label]) => [label, (row) => valueOf(row, name)]));
   return h("section", { class: "card" }, h("h2", {}, "All settings"),
     h("div", { class: "wide", tabindex: 0 },
       h("table", { class: "num" }, h("thead", {}, h("tr", {}, columns.map(([name]) => h("th", {}, name)))),

@@ -5,8 +5,20 @@ import { h } from "./dom.js";
 import { coefficientUnit, fixed, interval, measureName, short, signed, unitOf } from "./format.js";
 import { diverging, hue, inks, sequential } from "./scale.js";
 
-const VARIANT = ["method", "precision", "adapter", "model", "operation", "scope", "unit", "preserve_norm", "max_tokens",
-  "temperature", "top_p", "system"];
+const VARIANT = ["method", "precision", "adapter", "model", "operation", "hook_point", "scope", "gate", "unit", "preserve_norm",
+  "max_tokens", "temperature", "top_p", "system"];
+
+// Dimensions that a reader may hold at one value, with the name of each; a value is text, `none` for none.
+export const FILTERS = [["operation", "operation"], ["hook_point", "hook point"], ["scope", "scope"], ["gate", "gate"]];
+
+// The place and the condition of a setting, where they are not the usual ones.
+export function placeOf(row) {
+  return [row.hook_point === "resid_post" ? null : row.hook_point, row.gate ? `when ${row.gate}` : null].filter(Boolean);
+}
+
+export function valueOf(row, name) {
+  return String(row[name] ?? "none");
+}
 
 export const METRICS = [["delta", "delta"], ["coherence", "coherence"], ["perplexity", "perplexity ratio"]];
 
@@ -92,8 +104,16 @@ function inOrder(values) {
 
 export function describe(row) {
   const control = row.control_low === null ? "no random directions" : `random directions [${fixed(row.control_low)}, ${fixed(row.control_high)}]`;
+  const opened = openings(row);
   return `layer ${row.layer}, coefficient ${short(row.coefficient)}: delta ${signed(row.delta)} ` +
-    `${interval(row.ci_low, row.ci_high)}, n ${row.n}, coherence ${fixed(row.coherence, 0)}, ${control}`;
+    `${interval(row.ci_low, row.ci_high)}, n ${row.n}, coherence ${fixed(row.coherence, 0)}, ${control}${opened ? `, ${opened}` : ""}`;
+}
+
+// How often the gate of a setting was open; empty without a gate.
+export function openings(row) {
+  if (row.acted_in === null || row.acted_in === undefined) return "";
+  return `open in ${Math.round(100 * row.acted_in)} % of the replies, at ${short(row.acted_prompt, 3)} prompt positions and ` +
+    `${short(row.acted_generated, 3)} generated tokens a reply`;
 }
 
 function ramp(kind, low, high) {

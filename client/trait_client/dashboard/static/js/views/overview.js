@@ -3,6 +3,7 @@ import { get } from "../api.js";
 import { forest } from "../charts/forest.js";
 import { emptyState, field, firstSteps, h } from "../dom.js";
 import { elapsed, fixed, interval, measureName, plural, short, signed, span, when, whole } from "../format.js";
+import { placeOf } from "../settings.js";
 import { here, link, quietly } from "../url.js";
 
 const WHILE_RUNNING = 4000; // milliseconds between two looks
@@ -104,7 +105,7 @@ function bestCard(best, refresh) {
 
 function forestRow(row) {
   const where = `layer ${row.layer}, ${row.method}, ${row.unit ?? "coefficient"} ${short(row.coefficient)}`;
-  const more = [row.precision, row.adapter !== "none" ? row.adapter : null].filter(Boolean).join(", ");
+  const more = [row.precision, row.adapter !== "none" ? row.adapter : null, ...placeOf(row)].filter(Boolean).join(", ");
   return {
     delta: row.delta, low: row.ci_low, high: row.ci_high, controlLow: row.control_low, controlHigh: row.control_high, effect: row.effect,
     label: `${row.trait}: ${signed(row.delta)} ${interval(row.ci_low, row.ci_high)}`,

@@ -3,7 +3,7 @@ import { get } from "../api.js";
 import { moveInHeatmap } from "../charts/heatmap.js";
 import { emptyState, failure, field, h, select } from "../dom.js";
 import { fixed, interval, measureName, plural, short, signed, unitOf, when } from "../format.js";
-import { METRICS, bestOf, heatmaps, pairList } from "../settings.js";
+import { FILTERS, METRICS, bestOf, heatmaps, openings, pairList, valueOf } from "../settings.js";
 import { here, link, patch, quietly } from "../url.js";
 
 export async function sweepView(params) {
@@ -20,7 +20,11 @@ export async function sweepView(params) {
   const ofTrait = known.filter((row) => row.trait === trait);
   const measures = [...new Set(ofTrait.map((row) => row.measure))].sort((a, b) => rank(a) - rank(b));
   const measure = measures.includes(params.measure) ? params.measure : measures[0];
-  const rows = ofTrait.filter((row) => row.measure === measure);
+  const ofMeasure = ofTrait.filter((row) => row.measure === measure);
+  const filters = FILTERS.map(([name, label]) => ({ name, label, values: [...new Set(ofMeasure.map((row) => valueOf(row, name)))] }))
+    .filter((each) => each.values.length > 1);
+  const kept = ofMeasure.filter((row) => filters.every(({ name }) => !params[name] || valueOf(row, name) === params[name]));
+  const rows = kept.length ? kept : ofMeasure;
   const metric = METRICS.some(([name]) => name === params.metric) ? params.metric : "delta";
   const bar = Number(params.bar ?? 75);
 
@@ -42,6 +46,9 @@ export async function sweepView(params) {
       h("div", { class: "row" },
         field("trait", select(traits, trait, (value) => patch({ trait: value, setting: null }), { "data-search": true })),
         field("measure", select(measures.map((name) => [name, measureName(name)]), measure, (value) => patch({ measure: value }))),
+        filters.map(({ name, label, values }) => field(label,
+          select([["", "all"], ...values.map((each) => [each, each])], kept.length ? params[name] ?? "" : "",
+            (value) => patch({ [name]: value || null, setting: null }), { "aria-label": `filter by ${label}` }))),
         h("span", { class: "row", role: "group", "aria-label": "shown" },
           METRICS.map(([name, label]) => h("button", { "aria-pressed": String(name === metric), onclick: () => patch({ metric: name }) },
             label))),
@@ -91,6 +98,7 @@ async function openSetting(box, rows, all, params) {
       `${interval(row.ci_low, row.ci_high)} ${unitOf(row.measure)}, n ${row.n}; `,
       row.control_low === null ? "no random directions; " : `random directions [${fixed(row.control_low)}, ${fixed(row.control_high)}]; `,
       `coherence ${fixed(row.coherence, 0)} (baseline ${fixed(row.baseline_coherence, 0)}); perplexity ×${short(row.perplexity_ratio, 3)}; `,
+      row.gate ? `when ${row.gate}${openings(row) ? `: ${openings(row)}` : ""}; ` : "",
       applied ? `a = ${short(applied.a, 4)} residual units, relative dose ${short(applied.relative_dose, 3)}; ` : "",
       row.effect === null ? "" : h("span", { class: `tag ${row.effect ? "good" : ""}` },
         row.effect ? "an effect: beyond random directions, interval excludes 0" : "no effect beyond random directions")),
