@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from capability_under_steering.study import HERE, QUESTIONS, accuracies, answers, ask
 from other_programs import MISSING, run_program
 from trait_core.schema import ActivationInput, ActivationsRequest, Steering, SteeringTerm
 from trait_steering import TraitClient
@@ -79,3 +80,23 @@ def test_inspect_scores_an_alias_beside_the_base(service_url, tmp_path):
     assert {log["status"] for log in logs} == {"success"}
     accuracy = {log["eval"]["model"]: log["results"]["scores"][0]["metrics"]["accuracy"]["value"] for log in logs}
     assert accuracy == dict(zip(models.split(","), (0.0, 1.0), strict=True))
+
+
+def test_the_study_of_capability_asks_both_harnesses_the_same_questions(service_url, smollm2_path, tmp_path):
+    for source in (*(HERE / name for name in ("choices.yaml", "choices.py", "letters.py")), QUESTIONS):
+        shutil.copy(source, tmp_path)
+    steered = f"{BASE}+sycophancy@4"
+    ask(tmp_path, service_url, smollm2_path, [BASE, steered], limit=4)
+    found = answers(tmp_path)
+    ids = [json.loads(line)["id"] for line in QUESTIONS.read_text().splitlines()[:4]]
+    for right in found.values():
+        assert set(right) == {BASE, steered}
+        for each in right.values():
+            assert sorted(each) == sorted(ids)
+            assert set(each.values()) <= {0.0, 1.0}
+    rows = accuracies(found, BASE)
+    assert [(row["harness"], row["vector"], row["coefficient"], row["n"]) for row in rows] == [
+        (harness, vector, coefficient, 4)
+        for harness in ("lm-eval", "inspect")
+        for vector, coefficient in (("none", 0), ("sycophancy", 4))
+    ]
