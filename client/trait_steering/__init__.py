@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         Steering,
         SteeringReport,
         SteeringTerm,
+        StreamLens,
         VectorInfo,
     )
     from trait_core.vectors.file import VectorFile
@@ -78,6 +79,7 @@ __all__ = [
     "SteeringFailedError",
     "SteeringReport",
     "SteeringTerm",
+    "StreamLens",
     "TraitClient",
     "TraitError",
     "UnknownVectorError",

@@ -35,6 +35,7 @@ VARIANTS = (
     "capture",
     "monitor",
     "monitor_256",
+    "lens",
 )
 OF_HOOK_POINTS = ("mlp_out_256",)
 """Variants that need `--hook-points`."""

@@ -194,7 +194,8 @@ class _EngineRunner:
             collected = self.llm.collective_rpc("trait_collect", args=({key: [] for key in keys},))[0] if keys else None
             timing = time.perf_counter() - wall, cpu_seconds() - cpu
         if collected is not None:
-            _check_done(variant, workload.n_prompt + workload.n_generated - 1, collected, len(keys))
+            touched = workload.n_generated if variant == "lens" else workload.n_prompt + workload.n_generated - 1
+            _check_done(variant, touched, collected, len(keys))
         return timing
 
     @contextmanager
@@ -268,14 +269,15 @@ def _check_done(variant: str, n_positions: int, collected: dict[str, Any], n_req
     failed = [report["error"] for report in reports.values() if report["error"]]
     if failed:
         raise RuntimeError(f"{variant}: {failed[0]}")
-    if variant.startswith(("capture", "monitor")):
+    if variant.startswith(("capture", "monitor", "lens")):
         from safetensors.numpy import load  # noqa: PLC0415
 
         tensors = load(collected["captures"])
         if variant == "capture":
             done = [int(value[0]) for name, value in tensors.items() if name.endswith("/count")]
         else:
-            done = [len(value) for name, value in tensors.items() if name.endswith("/projections/0")]
+            which = "/lens/0" if variant == "lens" else "/projections/0"
+            done = [len(value) for name, value in tensors.items() if name.endswith(which)]
     else:
         done = [report["steered_prompt"] + report["steered_generated"] for report in reports.values()]
     if done != [n_positions] * n_requests:

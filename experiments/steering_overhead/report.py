@@ -18,6 +18,7 @@ LABELS = {
     "capture": "pooled capture of every layer",
     "monitor": "8 directions monitored on every token",
     "monitor_256": "256 directions monitored on every token of every request",
+    "lens": "two layers of every request read by the lens at every generated token",
     "separate_process": "(for comparison: stock vLLM in another process)",
 }
 SWEEP_LABELS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from trait_service.engine.spec import CaptureSpec, GateSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
+from trait_service.engine.spec import CaptureSpec, GateSpec, LensSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
 
 STOCK = "stock"
 CONFIGURATIONS = (1, 8, 64, 256)
@@ -83,7 +83,7 @@ def specs(variant: str, workload: Workload, model: Model, bank: list[str]) -> li
     """Make the spec of each request of a variant.
 
     Args:
-        variant: `idle`, `capture`, `monitor` or `monitor_<N>` for N directions, `all_layers`, or, of `K` configurations that
+        variant: `idle`, `capture`, `lens`, `monitor` or `monitor_<N>` for N directions, `all_layers`, or, of `K` configurations that
             differ in vector, layer and coefficient: `configurations_<K>`, `gated_<K>` (each with a gate on the layer below),
             `latched_<K>`, `replace_<K>`, `rotate_<K>`, `mlp_out_<K>` (needs that hook point).
         workload: Its requests.
@@ -112,6 +112,9 @@ def _spec(variant: str, i: int, model: Model, bank: list[str]) -> RequestSpec | 
         return RequestSpec(key=key, terms=terms)
     if variant == "capture":
         return RequestSpec(key=key, capture=CaptureSpec(positions=["all[:]"]))
+    if variant == "lens":
+        layers = [model.n_layers // 3, 2 * model.n_layers // 3]
+        return RequestSpec(key=key, lens=LensSpec(layers=layers, top_k=5))
     if name == "monitor":
         columns = [
             MonitorColumn(layer=(3 * j + 2) % model.n_layers, direction=bank[j], cosine=False)

@@ -45,6 +45,9 @@ class ServiceSettings(BaseModel):
     max_completions: Annotated[int, Field(ge=1)] = 8192
     """Largest number of completions of one request (prompts times `n`)."""
 
+    max_lens_readings: Annotated[int, Field(ge=1, le=65536)] = 512
+    """Layers times completions that the lens in replies (monitor.lens) may read in one step; further requests wait."""
+
     max_vectors: Annotated[int, Field(ge=1)] = 1024
     """Largest number of registered vectors."""
 

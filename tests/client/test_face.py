@@ -36,6 +36,7 @@ EXPORTED = [
     "SteeringFailedError",
     "SteeringReport",
     "SteeringTerm",
+    "StreamLens",
     "TraitClient",
     "TraitError",
     "UnknownVectorError",

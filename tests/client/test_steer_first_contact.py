@@ -132,3 +132,31 @@ def test_without_a_service_it_says_the_one_command(card, monkeypatch):
     assert "start one with `trait-service serve smollm2 --port 9`" in stderr
     monkeypatch.setenv("TRAIT_SERVICE_URL", "http://127.0.0.1:8000/nothing")
     assert "--port" not in card(b"hello\n")[2]
+
+
+def test_a_lens_shows_what_each_layer_would_say_in_place_of_each_token(card):
+    lens = ["--lens", "1,3", "--top-k", "2", "hello"]
+    code, stdout, _ = card(b"", *lens)
+    assert code == 0
+    for title in ("baseline", "steered"):
+        assert f"{title}: what the model would say from a layer, in place of each token" in stdout
+    assert "'steered' 0.50" in stdout
+    code, stdout, _ = card(b"", "--json", *lens)
+    (result,) = json.loads(stdout)["results"]
+    assert result["baseline"]["lens"]["layers"] == result["steered"]["lens"]["layers"] == [1, 3]
+    tokens = result["steered"]["lens"]["tokens"]
+    assert [token["token"] for token in tokens[:3]] == ["steered", "by", "3"]
+    assert [len(guesses) for guesses in tokens[0]["guesses"]] == [2, 2]
+    assert tokens[0]["guesses"][0][0]["text"] == "steered"
+    code, stdout, _ = card(b"", "--json", "hello")
+    assert "lens" not in json.loads(stdout)["results"][0]["steered"]
+
+
+@pytest.mark.parametrize(
+    ("lens", "message"),
+    [("8;16", "not a list of layers"), ("-1", "greater than or equal to 0"), ("1,x", "not a list of layers")],
+)
+def test_a_lens_that_names_no_layers_is_refused(card, lens, message):
+    code, _, stderr = card(b"", f"--lens={lens}", "hello")
+    assert code == 2
+    assert message in stderr

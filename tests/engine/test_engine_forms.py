@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from engine_forms import FORMS, V1_SYNC, V2_ASYNC, in_forms
-from engine_harness import Job, Req, difference, direction, largest_difference
+from engine_harness import Job, Req, assert_guesses_equal, difference, direction, largest_difference
 from gated_reference import HOLDS, gated_run
-from trait_service.engine.spec import CaptureSpec, GateSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
+from trait_service.engine.spec import CaptureSpec, GateSpec, LensSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
 
 pytestmark = [pytest.mark.engine, in_forms(*FORMS)]
 
@@ -64,6 +64,12 @@ def projections(reference, tiny_llama_path, made, expected):
     return (streams[WATCHED] @ torch.from_numpy(made.array)).numpy()
 
 
+def read_by_lens(key: str, digest: str, **parts) -> RequestSpec:
+    """Steered, monitored from the reply on, and read at the steered layer and at the one behind it."""
+    monitor = MonitorSpec(columns=[MonitorColumn(layer=WATCHED, direction=digest)], prompt=False)
+    return spec_of(key, digest, monitor=monitor, lens=LensSpec(layers=[WATCHED, STEERED], top_k=4), **parts)
+
+
 def gated_spec(key: str, digest: str, hold: str, bound: float) -> RequestSpec:
     """A term that acts where the stream of the layer before is above a bound on the same direction."""
     when = GateSpec(layer=STEERED - 1, direction=digest, above=bound, hold=hold)
@@ -114,6 +120,10 @@ def result(run_engine, form, tiny_llama_path, made, expected, projections, gated
             )
         ],
     }
+    lens = Req(PROMPT, read_by_lens("lens", digest).model_dump_json(), N_TOKENS, skip_cache=False)
+    cases["lens"] = [replace(lens, stop_token_ids=[tokens[stop_at]])]
+    two = read_by_lens("guesses", digest, n=2)
+    cases["guesses"] = [Req(PROMPT, two.model_dump_json(), N_TOKENS, n=2, temperature=1.0)]
     for hold, run in gated.items():
         cases[hold] = [Req(PROMPT, gated_spec(hold, digest, hold, run.bound).model_dump_json(), N_TOKENS)]
     if form != V2_ASYNC:  # Triton's interpreter is slow with grammars
@@ -182,6 +192,31 @@ def test_counts_means_and_projections_end_with_a_stop_token(result, projections,
     np.testing.assert_allclose(means, [span.mean() for span in spans], atol=1e-3)
 
 
+def guesses_of(reference, tiny_llama_path, made, generated: list[int]):
+    """Log-probabilities that transformers' norm and head make of the two layers at the positions that produced these tokens."""
+    added = torch.from_numpy(made.array) * VALUE
+    seen, changes = [*PROMPT, *generated[:-1]], {STEERED: lambda stream, _: stream + added}
+    return reference(tiny_llama_path).guesses(seen, [WATCHED, STEERED], changes)[len(PROMPT) - 1 :]
+
+
+def test_the_lens_reads_each_position_that_produced_a_token_and_no_other(result, reference, tiny_llama_path, made):
+    output, report, captures = case(result, "lens")
+    assert len(output["token_ids"]) == result.stop_at + 1
+    assert captures["lens/projections/0"].shape == (result.stop_at + 1, 1)
+    expected = guesses_of(reference, tiny_llama_path, made, output["token_ids"])
+    assert_guesses_equal(captures["lens/lens/0"], expected)
+    assert report["error"] is None
+
+
+def test_the_lens_reads_each_completion_of_one_prompt(result, reference, tiny_llama_path, made):
+    output, _, captures = case(result, "guesses")
+    first, second = (completion["token_ids"] for completion in output["completions"])
+    assert first != second
+    for i, generated in enumerate((first, second)):
+        expected = guesses_of(reference, tiny_llama_path, made, generated)
+        assert_guesses_equal(captures[f"guesses/lens/{i}"], expected)
+
+
 def test_a_bound_ends_a_request_that_asked_for_more_tokens_and_ignores_its_end_token(result, expected):
     output, report, _ = case(result, "bound")
     assert output["token_ids"][:-1] == expected[0][: result.bound_at]
@@ -218,7 +253,7 @@ def test_completions_of_one_prompt_are_counted_each(result):
 
 
 def test_requests_that_join_and_leave_at_steps_of_their_own_equal_their_own_runs(run_engine, tiny_llama_path, made):
-    specs = [whole(f"r{i}", made.sha256) for i in range(6)]
+    specs = [read_by_lens(f"r{i}", made.sha256) if i % 2 else whole(f"r{i}", made.sha256) for i in range(6)]
     alone = [[Req([20 + i, 30, 40 + i], spec.model_dump_json(), 8)] for i, spec in enumerate(specs)]
     moving = [
         Req([20 + i, 30, 40 + i], spec.model_dump_json(), 8, joins_at=2 * i, leaves_at=2 * i + 4 if i == 3 else None)
@@ -256,7 +291,7 @@ def test_a_failed_request_that_is_aborted_while_its_step_runs_leaves_no_blocks_b
 
 
 def test_preempted_requests_equal_uninterrupted_ones(run_engine, tiny_llama_path, made):
-    specs = [whole(f"r{i}", made.sha256) for i in range(4)]
+    specs = [whole("r0", made.sha256), *(read_by_lens(f"r{i}", made.sha256) for i in (1, 2)), whole("r3", made.sha256)]
     for i, hold in enumerate(HOLDS, start=1):
         specs[i] = specs[i].model_copy(update={"terms": gated_spec("k", made.sha256, hold, 0.0).terms})
     batch = [Req([20 + i, *range(30, 60)], spec.model_dump_json(), 24) for i, spec in enumerate(specs)]

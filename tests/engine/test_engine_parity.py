@@ -12,13 +12,14 @@ from engine_harness import (
     Job,
     Reference,
     Req,
+    assert_guesses_equal,
     assert_lens_equals,
     direction,
     largest_difference,
 )
 from parity_product import turned
 from trait_core.schema import HookPoint
-from trait_service.engine.spec import CaptureSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
+from trait_service.engine.spec import CaptureSpec, LensSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
 
 pytestmark = pytest.mark.engine
 
@@ -87,7 +88,15 @@ class Lab:
             Req(self.prompts[2]),
             Req(self.prompts[1], read),
             Req(self.prompts[2], RequestSpec(key="others", monitor=others).model_dump_json()),
+            Req(self.prompts[0], self.guessing),
         ]
+
+    @property
+    def guessing(self) -> str:
+        """Steered at a middle layer, and read there and at the last one."""
+        _, middle, last = self.layers
+        term = TermSpec(layer=middle, direction=self.direction.sha256, value=self.a[middle])
+        return RequestSpec(key="lens", terms=[term], lens=LensSpec(layers=[last, middle], top_k=7)).model_dump_json()
 
     def job(self, batches: list[list[Req]], **fields) -> Job:
         """A job with this model, the directions and the hook points."""
@@ -387,6 +396,22 @@ def test_a_neighbour_with_other_directions_gets_the_cosines_of_its_own(lab):
     assert np.abs(got - expected).max() < 1e-3
 
 
+def test_the_lens_says_what_transformers_norm_and_head_make_of_the_steered_stream(lab):
+    assert_guessed(lab, lab.result)
+
+
+def assert_guessed(lab, result):
+    """The lens's readings at a middle and the last layer equal transformers'; the last layer says the token that follows."""
+    _, middle, last = lab.layers
+    output, rows = result.batches[0][8], result.captures(0)["lens/lens/0"]
+    seen = [*lab.prompts[0], *output["token_ids"][:-1]]
+    expected = lab.ref.guesses(seen, [last, middle], {middle: lab.add(middle)})[len(lab.prompts[0]) - 1 :]
+    assert_guesses_equal(rows, expected)
+    assert rows.reshape(len(rows), 2, 2, -1)[:, 0, 0, 0].tolist() == output["token_ids"], (
+        "the last layer says the token"
+    )
+
+
 def test_directions_are_read_as_tokens_through_the_models_own_norm_and_head(lab):
     assert_lens_equals(lab.result, lab.ref, lab.directions[:2])
 
@@ -457,6 +482,7 @@ def test_two_workers_steer_and_capture_like_one(lab, run_engine):
     result = run_engine(lab.job([*batches, lab.branch_batch()], options=options, env=env, lens=lens))
     assert_branches_equal(lab, result, len(batches))
     assert_lens_equals(result, lab.ref, lens)
+    assert_guessed(lab, result)
     for i, layer in enumerate(lab.layers):
         tokens, logprobs = lab.ref.greedy(lab.prompts[0], N_TOKENS, {layer: lab.add(layer)})
         assert result.batches[0][i]["token_ids"] == tokens, f"layer {layer}"

@@ -11,13 +11,16 @@ from trait_core.errors import SteeringFailedError
 from trait_core.schema import Steering
 from trait_service.engine.spec import CaptureSpec, RequestSpec
 from trait_service.engine_link.bank_client import BankClient
+from trait_service.engine_link.capture_slots import CaptureSlots
 from trait_service.engine_link.engine_client import Run, SteeredEngineClient, reads_prompt, steered
+from trait_service.engine_link.lens_room import LensRoom
 from trait_service.engine_link.result_fetcher import ResultFetcher
 from trait_service.engine_link.workers import Workers
 from trait_service.errors import PromptRefusedError
 from trait_service.http.openai import stream_with_report
 from trait_service.registry.registry import VectorRegistry
 from trait_service.registry.uses import VectorUses
+from trait_service.resolving.stream_lens import LensLimits
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 
@@ -81,7 +84,8 @@ def setup(memory_workers):
         rpc = Workers(workers)
         bank = BankClient(rpc.update_bank, workers.rows)
         fetcher = ResultFetcher(rpc.collect, rpc.discard, rpc.projections)
-        return memory_engine, SteeredEngineClient(memory_engine, bank, fetcher, VectorUses(), BOS, str, 8)
+        lens = LensRoom(LensLimits(n_layers=6, max_readings=8), CaptureSlots(4), str)
+        return memory_engine, SteeredEngineClient(memory_engine, bank, fetcher, VectorUses(), BOS, str, lens, 8)
 
     return make
 

@@ -216,17 +216,89 @@ def test_completions_of_several_prompts_are_monitored_each(http):
     assert sum(len(choice.prompt) for choice in report.choices) == answer["usage"]["prompt_tokens"]
 
 
+LENS = {"layers": [LAYER, 29], "top_k": 3}
+
+
+def said(reference, files, ids: list[int]) -> torch.Tensor:
+    """Log-probabilities of what two layers of the steered model say next, `(n_tokens, 2, vocabulary)`, by transformers."""
+    model, _ = reference
+    streams = {}
+    added = 1.5 * files["refusal"].evidence(LAYER).residual_norm / 10 * files["refusal"].directions[LAYER]
+
+    def hook(layer):
+        def keep(_module, _args, output):
+            stream = output[0] if isinstance(output, tuple) else output
+            stream = stream + torch.from_numpy(added) if layer == LAYER else stream
+            streams[layer] = stream[0]
+            return (stream, *output[1:]) if isinstance(output, tuple) else stream
+
+        return keep
+
+    handles = [model.model.layers[layer].register_forward_hook(hook(layer)) for layer in LENS["layers"]]
+    try:
+        with torch.no_grad():
+            model(torch.tensor([ids]), use_cache=False)
+            read = [model.lm_head(model.model.norm(streams[layer])) for layer in LENS["layers"]]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.log_softmax(torch.stack(read, 1), -1)
+
+
+def test_the_lens_says_what_the_steered_model_would_from_each_layer_streamed_or_not(http, reference, files):
+    monitor = {"lens": LENS, "tokens": True}
+    answer = ask(http, steering=STEER, monitor=monitor)
+    prompt, reply = answer["prompt_token_ids"], answer["choices"][0]["token_ids"]
+    (choice,) = answer["monitor"]["choices"]
+    assert (answer["monitor"]["lens_layers"], answer["monitor"]["directions"]) == (LENS["layers"], [])
+    expected = said(reference, files, [*prompt, *reply[:-1]])[len(prompt) - 1 :]
+    ids = torch.tensor([[[guess["id"] for guess in layer] for layer in token] for token in choice["lens"]])
+    logprobs = torch.tensor([[[guess["logprob"] for guess in layer] for layer in token] for token in choice["lens"]])
+    assert ids.shape == (len(reply), 2, 3)
+    assert float((expected.topk(3).values - logprobs).abs().max()) < 1e-3
+    assert float((expected.gather(2, ids) - logprobs).abs().max()) < 1e-3
+    assert ids[:, 1, 0].tolist() == reply, "the last layer says the token"
+    assert [token[1][0]["text"] for token in choice["lens"]] == choice["generated_tokens"]
+    chunks = [chunk["monitor"] for chunk in stream(http, steering=STEER, monitor=monitor) if "monitor" in chunk]
+    assert [chunk["lens_layers"] for chunk in chunks] == [LENS["layers"], *[[]] * (len(chunks) - 1)]
+    streamed = [token for chunk in chunks for part in chunk["choices"] for token in part["lens"]]
+    assert [[layer[0]["id"] for layer in token] for token in streamed] == ids[:, :, 0].tolist()
+    again = torch.tensor([[[guess["logprob"] for guess in layer] for layer in token] for token in streamed])
+    assert float((again - logprobs).abs().max()) < 1e-3
+
+
+def test_projections_and_a_lens_of_several_prompts_select_their_positions(http):
+    body = {
+        "prompt": ["The sun rises in the", "One, two, three, four,"],
+        "max_tokens": 5,
+        "temperature": 0,
+        "monitor": {"vectors": ["refusal"], "lens": LENS, "positions": "response[::2]"},
+    }
+    report = MonitorReport.model_validate(http.post("/v1/completions", json=body).raise_for_status().json()["monitor"])
+    for choice in report.choices:
+        assert len(choice.lens) == len(choice.generated) == len(choice.generated_positions) == 2
+    whole = http.post("/v1/completions", json=body | {"monitor": {"lens": LENS}}).raise_for_status().json()
+    for choice, every in zip(report.choices, whole["monitor"]["choices"], strict=True):
+        assert [layers[0][0].id for layers in choice.lens] == [layers[0][0]["id"] for layers in every["lens"][1::2]]
+
+
 @pytest.mark.parametrize(
     ("monitor", "message"),
     [
         ({"vectors": ["missing"]}, "missing"),
         ({"vectors": ["refusal"], "layers": [99]}, "layer 99 is out of range: 0..29"),
         ({"vectors": ["refusal"], "bounds": [{"vector": "refusal"}]}, "above or below"),
-        ({"vectors": []}, "at least 1"),
+        ({"vectors": []}, "needs vectors, a lens, or both"),
+        ({"lens": {"layers": [30]}}, "layer 30 is out of range: the model has layers 0..29"),
+        ({"lens": {"layers": [3], "top_k": 51}}, "50"),
+        ({"lens": {"layers": [3, 3]}}, "name one layer twice"),
+        ({"lens": {"layers": list(range(30))}}, "30 layers of 20 completions, 600 in a step; allowed: 1..512"),
         ({"vectors": ["refusal"], "centered": True}, "centered"),
     ],
 )
 def test_what_cannot_be_monitored_is_refused(http, monitor, message):
-    answer = http.post("/v1/chat/completions", json={"messages": QUESTION, "max_tokens": 2, "monitor": monitor})
+    n = 20 if len(monitor.get("lens", {}).get("layers", ())) == 30 else 1
+    body = {"messages": QUESTION, "max_tokens": 2, "monitor": monitor, "n": n}
+    answer = http.post("/v1/chat/completions", json=body)
     assert answer.status_code in (400, 404)
     assert message in answer.json()["error"]["message"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from trait_core.errors import SteeringFailedError
 from trait_service.engine_link.result_fetcher import ResultFetcher
-from trait_service.engine_link.workers import Workers
+from trait_service.engine_link.workers import Rows, Workers
 
 
 def result(key: str, **fields: object) -> dict:
@@ -58,9 +58,13 @@ def test_projections_of_requests_that_run_travel_together_after_what_is_known(me
         workers.running = {f"k{i}": np.full((5, 2), i, np.float32) for i in range(3)}
         fetcher = collector_over(workers)
         rows = await asyncio.gather(*(fetcher.projections(f"k{i}", i) for i in range(3)))
-        assert [(r[0].shape, float(r[0][0, 0])) for r in rows] == [((5, 2), 0.0), ((4, 2), 1.0), ((3, 2), 2.0)]
+        assert [(r.projections[0].shape, float(r.projections[0][0, 0])) for r in rows] == [
+            ((5, 2), 0.0),
+            ((4, 2), 1.0),
+            ((3, 2), 2.0),
+        ]
         assert len(workers.called("trait_projections")) <= 2
-        assert await fetcher.projections("gone", 0) == {}
+        assert await fetcher.projections("gone", 0) == Rows()
 
     asyncio.run(scenario())
 

@@ -15,9 +15,18 @@ from pathlib import Path
 import numpy as np
 import tiny_models
 import torch
-from engine_harness import Direction, EngineResult, Job, Reference, Req, assert_lens_equals, direction
+from engine_harness import (
+    Direction,
+    EngineResult,
+    Job,
+    Reference,
+    Req,
+    assert_guesses_equal,
+    assert_lens_equals,
+    direction,
+)
 from trait_core.schema import RESID_POST, HookPoint
-from trait_service.engine.spec import CaptureSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
+from trait_service.engine.spec import CaptureSpec, LensSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
 from trait_service.models.architectures import ARCHITECTURES
 
 N_TOKENS = 4
@@ -137,11 +146,17 @@ class Parity:
             made[at] = Req(NEIGHBOUR, spec.model_dump_json(), N_TOKENS)
         return made
 
+    @property
+    def guessing(self) -> Req:
+        """A request whose lens reads the first, a middle and the last layer."""
+        spec = RequestSpec(key="lens", lens=LensSpec(layers=self.layers, top_k=5))
+        return Req(NEIGHBOUR, spec.model_dump_json(), N_TOKENS)
+
     def job(self, path: str, **options) -> Job:
         steered = [Req(STEERED, case.spec, N_TOKENS) for case in self.cases]
         neighbour = Req(NEIGHBOUR, max_tokens=N_TOKENS)
         directions = list({case.direction.sha256: case.direction for case in self.cases}.values())
-        batches = [[*steered, neighbour, *self.reading.values()], [neighbour]]
+        batches = [[*steered, neighbour, *self.reading.values()], [self.guessing if self.reads else neighbour]]
         settings = {"hook_points": list(self.branches)}
         options = {**ENGINE_OPTIONS, **options}
         return Job(path, batches, directions, options=options, settings=settings, lens=self.read_directions)
@@ -173,6 +188,9 @@ class Parity:
             effect = float((expected[0] - unsteered[0]).abs().max())
             assert effect > EFFECT, f"{case.key} changes no log-probability by more than {effect}"
         seen = [*NEIGHBOUR, *alone["token_ids"][:-1]]
+        if self.reads:
+            expected = self.reference.guesses(seen, self.layers)[len(NEIGHBOUR) - 1 :]
+            assert_guesses_equal(result.captures(1)["lens/lens/0"], expected)
         captures = result.captures(0)
         streams = {at: self.reference.streams(seen, self.branches.get(at, "")).numpy() for at in self.reading}
         for at, expected in streams.items():

@@ -172,9 +172,10 @@ def hook_points_of(llm) -> list[str]:
 
 
 def tensors_of(found) -> dict:
-    """Pools and projections of one request."""
+    """Pools, projections and readings of the lens of one request."""
     pools = {} if found.capture is None else vars(found.capture)
-    return pools | {f"projections/{completion}": rows for completion, rows in found.projections.items()}
+    read = {f"projections/{completion}": rows for completion, rows in found.rows.projections.items()}
+    return pools | read | {f"lens/{completion}": rows for completion, rows in found.rows.guesses.items()}
 
 
 def upload(workers, directions: dict[str, str]) -> None:

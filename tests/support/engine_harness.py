@@ -221,6 +221,22 @@ class Reference:
         return (logits - logits.mean(-1, keepdim=True)) / logits.std(-1, keepdim=True)
 
     @torch.no_grad()
+    def guesses(self, token_ids, layers, changes=None):
+        """Log-probabilities of what each layer's output says next, `(n_tokens, n_layers, vocabulary)`; `changes`: see `greedy`.
+
+        It takes the place of the last block's output, so that the model's own norm and head read it.
+        """
+        with self.changed(changes):
+            streams = self.streams(token_ids)
+        said = []
+        for layer in layers:
+            with self.changed({self.n_layers - 1: lambda _stream, _positions, layer=layer: streams[layer]}):
+                said.append(
+                    torch.log_softmax(self.model(torch.tensor([list(token_ids)]), use_cache=False).logits[0], -1)
+                )
+        return torch.stack(said, 1)
+
+    @torch.no_grad()
     def logprobs_of(self, token_ids):
         """Log-probability of each token but the first, given those before it."""
         logits = self.model(torch.tensor([list(token_ids)]), use_cache=False).logits[0, :-1]
@@ -272,6 +288,23 @@ def assert_lens_equals(result: EngineResult, reference: Reference, directions: l
         assert float((expected.gather(1, tokens) - z).abs().max()) < 1e-3, end
         assert float((top.values - z).abs().max()) < 1e-3, f"{end}: the most extreme, in order"
         assert (tokens[:, 0] == top.indices[:, 0]).all()
+
+
+def assert_guesses_equal(rows: np.ndarray, expected: torch.Tensor) -> None:
+    """A lens's rows hold the likeliest tokens of each layer, in order, with their log-probabilities.
+
+    Args:
+        rows: `(n_positions, n_layers * 2 * top_k)`, as the worker gives them.
+        expected: `(n_positions, n_layers, vocabulary)`.
+    """
+    n, n_layers, _ = expected.shape
+    assert len(rows) == n
+    ids, logprobs = torch.from_numpy(rows.reshape(n, n_layers, 2, -1)).unbind(2)
+    top = expected.topk(ids.shape[-1])
+    assert float((expected.gather(2, ids.long()) - logprobs).abs().max()) < 1e-3, (
+        "each token has its own log-probability"
+    )
+    assert float((top.values - logprobs).abs().max()) < 1e-3, "the likeliest ones, in order"
 
 
 def largest_difference(steps, logprobs) -> float:

@@ -35,7 +35,7 @@ from trait_core.vectors.transfer import is_of_another_model
 VECTORS = "/v1/vectors"
 LIMITS = {
     "max_terms": 32, "max_relative_dose": 2.0, "max_layers_per_term": 32, "terms_per_layer": 8, "bank_rows": 64,
-    "max_num_seqs": 4, "max_activation_inputs": 8, "max_positions": 8,
+    "max_num_seqs": 4, "max_activation_inputs": 8, "max_positions": 8, "max_lens_readings": 16,
 }  # fmt: skip
 INFO: dict[str, Any] = {
     "model": "m", "config_digest": "c", "weights_digest": "w", "checkpoint_digest": "w", "chat_template_digest": "t",

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from math import log
 from typing import Any, NamedTuple
 
 import fake_wire as wire
@@ -30,6 +31,7 @@ from trait_core.schema import (
     ActivationsMetadata,
     ActivationsRequest,
     AppliedTerm,
+    LensGuess,
     LensRequest,
     Message,
     Monitor,
@@ -41,6 +43,7 @@ from trait_core.schema import (
     Steering,
     SteeringReport,
     SteeringTerm,
+    StreamLens,
     VectorList,
 )
 from trait_core.storage import sha256_of
@@ -325,12 +328,23 @@ class FakeService(FakeRegistry):
                 for p in range(len(ids) - 1)
             ]
             with_prompt = monitor.prompt and index == 0
-            choice = MonitoredChoice(index=index, prompt=rows[:n] if with_prompt else [], generated=rows[n - 1 :])
+            choice = MonitoredChoice(index=index)
+            if columns:
+                choice.prompt, choice.generated = rows[:n] if with_prompt else [], rows[n - 1 :]
+            if monitor.lens is not None:
+                choice.lens = [self.guesses(monitor.lens, word) for word in reply]
             if monitor.tokens:
                 choice.prompt_tokens = [self.words[i] for i in prompt] if with_prompt else None
                 choice.generated_tokens = reply
             choices.append(choice)
-        return MonitorReport(directions=columns, choices=choices)
+        layers = [] if monitor.lens is None else monitor.lens.layers
+        return MonitorReport(directions=columns, lens_layers=layers, choices=choices)
+
+    def guesses(self, lens: StreamLens, word: str) -> list[list[LensGuess]]:
+        """Each layer says the word, then the words that were known first, each half as likely as the one before."""
+        words = [word, *(other for other in self.words if other != word)][: lens.top_k]
+        said = [LensGuess(id=self.words.index(w), text=w, logprob=-(i + 1) * log(2)) for i, w in enumerate(words)]
+        return [said for _ in lens.layers]
 
     # ----------------------------------------------------------------------------------------------------- activations
 

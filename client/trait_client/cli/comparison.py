@@ -7,6 +7,7 @@ from rich.console import Group
 from rich.panel import Panel
 from rich.table import Table as Grid
 
+from trait_client.cli.lens_option import lens_json, lens_table
 from trait_client.http.replies import ChatResult
 from trait_core.console import out, plain, print_table
 from trait_core.schema import ActedPositions, AppliedTerm, SteeredPositions
@@ -62,6 +63,10 @@ def print_comparison(comparison: Comparison) -> None:
         out.print(_beside(_panel("baseline", comparison.baseline, "white"), steered))
     if comparison.steered.steering is not None:
         print_table(_numbers(comparison, comparison.steered.steering.positions))
+    for title, reply in (("baseline", comparison.baseline), ("steered", comparison.steered)):
+        table = None if reply is None else lens_table(title, reply)
+        if table is not None:
+            print_table(table)
     out.print()
 
 
@@ -114,9 +119,11 @@ def _projection(comparison: Comparison, term: AppliedTerm) -> str:
 
 
 def _reply_json(reply: ChatResult) -> dict[str, Any]:
-    return {
+    document = {
         "text": reply.text,
         "reasoning": reply.reasoning,
         "finish_reason": reply.finish_reason,
         "usage": reply.usage.model_dump(),
     }
+    lens = lens_json(reply)
+    return document if lens is None else document | {"lens": lens}

@@ -11,6 +11,7 @@ import typer
 from trait_client.cli.best_setting import best_setting
 from trait_client.cli.comparison import Comparison, print_comparison
 from trait_client.cli.console import CLI_RETRIES, At, Datasets, Url, checked, progress
+from trait_client.cli.lens_option import Lens, TopK, parsed_lens
 from trait_client.cli.missing_vector import make_vector
 from trait_client.cli.steer_prompts import evaluation_questions, given_prompts
 from trait_client.cli.template_options import Raw, TemplateKwargs, parsed_kwargs
@@ -29,6 +30,7 @@ from trait_core.schema import (
     Gate,
     HookPoint,
     Message,
+    Monitor,
     PositionScope,
     Scope,
     Steering,
@@ -56,6 +58,7 @@ class Options:
     baseline: bool
     raw: bool = False
     template_kwargs: dict[str, Any] | None = None
+    monitor: Monitor | None = None
 
 
 def steer(
@@ -90,6 +93,8 @@ def steer(
     when: When = None,
     when_unit: WhenUnit = "raw",
     when_hold: WhenHold = "token",
+    lens: Lens = None,
+    top_k: TopK = 5,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, tokens.")] = 96,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Seed of sampling.")] = None,
@@ -115,7 +120,15 @@ def steer(
     gate = parsed_gate(when, when_unit, when_hold)
     term, searches = _term(vector or trait, coef, unit, layer, at, operation, scope, gate, db)
     variables = parsed_kwargs(template_kwargs, raw=raw)
-    options = Options(max_tokens, temperature, seed, baseline=not no_baseline, raw=raw, template_kwargs=variables)
+    options = Options(
+        max_tokens,
+        temperature,
+        seed,
+        baseline=not no_baseline,
+        raw=raw,
+        template_kwargs=variables,
+        monitor=parsed_lens(lens, top_k),
+    )
     given = given_prompts(prompts or [])
 
     def run() -> Outcomes:
@@ -239,6 +252,7 @@ async def _compare(
     def generate(steering: Steering | None) -> Awaitable[ChatResult]:
         common: CommonOptions = {
             "steering": steering,
+            "monitor": options.monitor,
             "max_tokens": options.max_tokens,
             "temperature": options.temperature,
             "seed": options.seed,

@@ -37,7 +37,16 @@ from trait_core.schema.base import (
 )
 from trait_core.schema.gates import ActedPositions, AppliedGate, Gate, GateUnit, last_gate_layer
 from trait_core.schema.given import MAX_SUBSPACE, InlineType, InlineVector, OneVector, SteeringVector
-from trait_core.schema.lens import MAX_LENS_TOKENS, LayerLens, LensRequest, LensToken, VectorLens
+from trait_core.schema.lens import (
+    MAX_GUESSES,
+    MAX_LENS_TOKENS,
+    LayerLens,
+    LensGuess,
+    LensRequest,
+    LensToken,
+    StreamLens,
+    VectorLens,
+)
 from trait_core.schema.monitoring import (
     MAX_MONITORED,
     CrossedBound,
@@ -83,6 +92,7 @@ from trait_core.schema.vectors import (
 
 __all__ = [
     "ANY_TRAIT",
+    "MAX_GUESSES",
     "MAX_INPUTS",
     "MAX_LAYERS",
     "MAX_LENS_TOKENS",
@@ -119,6 +129,7 @@ __all__ = [
     "Layer",
     "LayerEvidence",
     "LayerLens",
+    "LensGuess",
     "LensRequest",
     "LensToken",
     "Message",
@@ -150,6 +161,7 @@ __all__ = [
     "SteeringReport",
     "SteeringTerm",
     "SteeringVector",
+    "StreamLens",
     "Unit",
     "VectorInfo",
     "VectorLens",

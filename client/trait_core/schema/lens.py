@@ -1,4 +1,4 @@
-"""Reading a vector: the tokens that its directions promote and suppress."""
+"""Reading as tokens: what a vector's directions promote and suppress, and what the model would say from a layer."""
 
 from typing import Annotated
 
@@ -10,6 +10,38 @@ MAX_LENS_TOKENS = 200
 """Largest number of tokens at either end."""
 
 TopK = Annotated[int, Field(ge=1, le=MAX_LENS_TOKENS)]
+
+MAX_GUESSES = 50
+"""Largest number of tokens that a lens in a reply gives for each layer."""
+
+
+class StreamLens(Request):
+    """`monitor.lens` of a request: what the model would say from a layer, for each generated token.
+
+    The stream at the position that produces the token, after steering, goes through the model's own final norm and
+    unembedding, as if the layers above were not there. Prompt positions before the last one are not read.
+
+    Attributes:
+        layers: 0-based decoder blocks whose output is read.
+        top_k: Number of likeliest tokens of each.
+    """
+
+    layers: Annotated[list[Layer], Field(min_length=1, max_length=MAX_LAYERS)]
+    top_k: Annotated[int, Field(ge=1, le=MAX_GUESSES)] = 5
+
+
+class LensGuess(Response):
+    """A token that the model would say next from a layer.
+
+    Attributes:
+        id: Token id.
+        text: Its text, as in `LensToken`.
+        logprob: Natural logarithm of its probability over the whole vocabulary, before temperature and penalties.
+    """
+
+    id: int
+    text: str
+    logprob: float
 
 
 class LensRequest(Request):

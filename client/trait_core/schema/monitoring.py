@@ -14,6 +14,7 @@ from trait_core.schema.base import (
     Response,
     VectorReference,
 )
+from trait_core.schema.lens import LensGuess, StreamLens
 from trait_core.schema.steering import Selector
 
 MAX_MONITORED = 512
@@ -48,22 +49,24 @@ class MonitorBound(Request):
 
 
 class Monitor(Request):
-    """Projections of a request's tokens on vectors, after steering.
+    """Projections of a request's tokens on vectors, and what the model would say from its layers; both after steering.
 
     Attributes:
-        vectors: Registered names, or `sha256:...`.
+        vectors: Registered names, or `sha256:...`; may be left out with a lens.
+        lens: The layers from which the reply says what the model would say, token by token; None: none.
         layers: 0-based decoder blocks whose output is projected; None takes each vector file's chosen layer.
         at: The place in these blocks: `resid_post`, `attn_out` or `mlp_out`; None: each vector file's own.
         centred: Subtract the vector's centre, the midpoint of its two training classes, so that 0 separates them.
         cosine: Divide by the norm of the stream, or of what is read in its place, without subtracting the centre: -1..1 at any layer norm.
-        prompt: Also project the prompt. Its positions are then computed instead of read from the prefix cache.
-        positions: Positions whose projections are returned (`trait_core.positions`), for example `response[::8]`; None: all.
+        prompt: Also project the prompt, on the vectors. Its positions are then computed instead of read from the prefix cache.
+        positions: Positions whose projections, and tokens of the lens, are returned (`trait_core.positions`), for example `response[::8]`; None: all.
             Bounds are checked at every position all the same.
         tokens: Also return the text of each token.
         bounds: Bounds from the position that produces the first generated token on; the first crossing is reported.
     """
 
-    vectors: Annotated[list[VectorReference], Field(min_length=1, max_length=MAX_MONITORED)]
+    vectors: Annotated[list[VectorReference], Field(max_length=MAX_MONITORED)] = []
+    lens: StreamLens | None = None
     layers: Annotated[list[Layer], Field(min_length=1, max_length=MAX_LAYERS)] | None = None
     at: HookPoint | None = None
     centred: bool = True
@@ -72,6 +75,12 @@ class Monitor(Request):
     positions: Selector | None = None
     tokens: bool = False
     bounds: Annotated[list[MonitorBound], Field(max_length=MAX_MONITORED, default_factory=list)]
+
+    @model_validator(mode="after")
+    def _reads_something(self) -> Self:
+        if not self.vectors and self.lens is None:
+            raise ValueError("a monitor needs vectors, a lens, or both")
+        return self
 
 
 class MonitoredDirection(Response):
@@ -120,6 +129,8 @@ class MonitoredChoice(Response):
         generated_tokens: With `tokens`: the same for the reply, including special tokens.
         prompt_positions: With `positions`: absolute position of each row of `prompt`; rows and texts of others are left out.
         generated_positions: With `positions`: the same for `generated`.
+        lens: With a lens, `[n_generated][n_layers][top_k]`: entry j belongs to the position that produced generated token j, as row
+            j of `generated`; the likeliest token first.
         crossed: None if no bound was crossed.
     """
 
@@ -130,6 +141,7 @@ class MonitoredChoice(Response):
     generated_tokens: list[str] | None = None
     prompt_positions: list[int] | None = None
     generated_positions: list[int] | None = None
+    lens: list[list[list[LensGuess]]] | None = None
     crossed: CrossedBound | None = None
 
 
@@ -138,8 +150,10 @@ class MonitorReport(Response):
 
     Attributes:
         directions: The columns. In a stream, the first chunk with projections has them; those after it leave the list empty.
+        lens_layers: The layers of the lens, in the order of its entries; in a stream, as `directions`.
         choices: One for each reply; the prompt's projections are in the first reply to it.
     """
 
     directions: list[MonitoredDirection]
+    lens_layers: list[int] = Field(default_factory=list)
     choices: list[MonitoredChoice]

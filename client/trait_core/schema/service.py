@@ -10,6 +10,7 @@ class SteeringLimits(Response):
 
     Attributes:
         max_monitored: Vectors times layers of one monitor; older services do not say it.
+        max_lens_readings: Layers times completions that a lens in replies may read in a step; None: the service has no such lens.
     """
 
     max_terms: int
@@ -21,6 +22,7 @@ class SteeringLimits(Response):
     max_activation_inputs: int
     max_positions: int
     max_monitored: int = 32
+    max_lens_readings: int | None = None
 
 
 class ServiceInfo(Response):

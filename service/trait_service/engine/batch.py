@@ -172,6 +172,8 @@ class LiveBatch:
         working = [(index, request) for index, request in self.live if request.error is None]
         self.monitored_requests = [(index, request) for index, request in working if request.monitored is not None]
         self.capturing_requests = [(index, request) for index, request in working if request.capture_rows]
+        # Those that failed too: all tensor-parallel ranks must read the same ones.
+        self.lens_requests = [(index, request) for index, request in self.live if request.lens_layers]
 
     def __bool__(self) -> bool:
         return bool(self.live)

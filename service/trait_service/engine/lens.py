@@ -49,9 +49,9 @@ def read(
     """
     norm = final_norm(model, layers)
     unit_rms = directions / np.sqrt(np.mean(np.square(directions), axis=-1, keepdims=True))
-    stream = torch.from_numpy(unit_rms).to(*_place_of(norm, model))
-    with _without_adapters(model):
-        ends = [_logits(model, norm, signed) for signed in (stream, -stream)]
+    stream = torch.from_numpy(unit_rms).to(*place_of(norm, model))
+    with without_adapters(adapted_heads(model)):
+        ends = [logits_of(model, norm, signed) for signed in (stream, -stream)]
     if ends[0] is None or ends[1] is None:
         return None
     logits = (ends[0][:, :n_vocabulary].double() - ends[1][:, :n_vocabulary].double()) / 2
@@ -95,12 +95,25 @@ def _is_norm(module: nn.Module) -> bool:
     return "norm" in name.lower() and name not in PLACEHOLDERS
 
 
-def _place_of(norm: nn.Module, model: nn.Module) -> tuple[torch.device, torch.dtype]:
+def place_of(norm: nn.Module, model: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Device and dtype of the stream: the norm's own, which quantisation leaves alone."""
     return next((p.device, p.dtype) for p in (*norm.parameters(), *model.parameters()) if p.dtype.is_floating_point)
 
 
-def _logits(model: Any, norm: nn.Module, stream: torch.Tensor) -> torch.Tensor | None:
+def logits_of(model: Any, norm: nn.Module, stream: torch.Tensor) -> torch.Tensor | None:
+    """Logits that the model's norm and head make of a stream.
+
+    Args:
+        model: As loaded by vLLM.
+        norm: Its final norm.
+        stream: `(n, d_model)` of the model's device and dtype.
+
+    Returns:
+        `(n, n_vocabulary)`; None on a tensor-parallel rank that does not get the logits.
+
+    Raises:
+        UnsupportedModelError: The norm does not take a layer's output.
+    """
     try:
         normed = norm(stream)
     except (RuntimeError, TypeError) as error:
@@ -116,12 +129,16 @@ def _ranked(top: "torch.return_types.topk") -> Ranked:
     return {"tokens": top.indices.tolist(), "z": top.values.tolist()}
 
 
-@contextmanager
-def _without_adapters(model: nn.Module) -> Iterator[None]:
-    """Let the head be the base model's: vLLM's wrapper adds the adapters of whichever requests ran last."""
+def adapted_heads(model: nn.Module) -> list[Any]:
+    """VLLM's wrappers of the head, which add adapters; empty where the engine has none."""
     from vllm.lora.layers.logits_processor import LogitsProcessorWithLoRA  # noqa: PLC0415 - where a lens is asked for
 
-    wrapped = [module for module in model.modules() if isinstance(module, LogitsProcessorWithLoRA)]
+    return [module for module in model.modules() if isinstance(module, LogitsProcessorWithLoRA)]
+
+
+@contextmanager
+def without_adapters(wrapped: list[Any]) -> Iterator[None]:
+    """Let the head be the base model's: its wrappers add the adapters of whichever requests ran last."""
     for module in wrapped:
         vars(module)["_get_logits"] = partial(_base_logits, module.base_layer._get_logits)  # noqa: SLF001 - vLLM has no other name
     try:

@@ -66,6 +66,7 @@ class LiveRequest:
         captured_layers: Sites of its pools, as `Sites` numbers them.
         capture_rows: Row of each pool.
         spool: File for every position of its one pool, in place of a sum.
+        lens_layers: Sites that its lens reads; its one pool holds their streams for the length of a step.
         monitored: Its monitored directions; None: nothing is monitored.
         monitored_from: First absolute position that is projected.
         projections: Every computed position from there on, once and in order.
@@ -87,6 +88,7 @@ class LiveRequest:
     captured_layers: list[int] = field(default_factory=list)
     capture_rows: list[int] = field(default_factory=list)
     spool: Spool | None = None
+    lens_layers: list[int] = field(default_factory=list)
     monitored: DirectionSet | None = None
     monitored_from: int = 0
     bound_hit: BoundHit | None = None
@@ -99,6 +101,16 @@ class LiveRequest:
     def projections(self) -> ProjectionRows:
         """Its projections so far."""
         return ProjectionRows(0 if self.monitored is None else len(self.monitored))
+
+    @property
+    def top_k(self) -> int:
+        """Tokens that its lens gives for each layer; 0 without a lens."""
+        return 0 if self.spec.lens is None else self.spec.lens.top_k
+
+    @cached_property
+    def guesses(self) -> ProjectionRows:
+        """Readings of its lens so far: a row of `(n_layers, 2, top_k)` numbers, token ids and log-probabilities, for each position."""
+        return ProjectionRows(2 * len(self.lens_layers) * self.top_k)
 
     @cached_property
     def gate_record(self) -> GateRecord:
@@ -142,6 +154,10 @@ class LiveRequest:
     def projections_between(self, skipped: int, limit: int = UNBOUNDED) -> torch.Tensor:
         """`(n_positions, n_columns)` float32, without the first ones that are projected, up to a limit."""
         return torch.from_numpy(self.projections.view(skipped, max(limit - self.monitored_from, 0)))
+
+    def guesses_between(self, skipped: int, limit: int = UNBOUNDED) -> torch.Tensor:
+        """`(n_positions, n_layers * 2 * top_k)` float32, without the first ones that its lens has read, up to a limit."""
+        return torch.from_numpy(self.guesses.view(skipped, max(limit - (self.n_prompt - 1), 0)))
 
     def note_projections(self, values: np.ndarray, first_position: int) -> None:
         """Keep a step's projections and look at the bounds.

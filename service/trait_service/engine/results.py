@@ -18,7 +18,8 @@ from trait_service.engine.spec import RequestReport
 logger = logging.getLogger(__name__)
 
 Captured = dict[str, torch.Tensor]
-"""Tensors of one request: `mean`, `norm` and `count` of its pools, `projections/<completion>` of its monitor, `each` position."""
+"""Tensors of one request: `mean`, `norm` and `count` of its pools, `projections/<completion>` of its monitor,
+`lens/<completion>`, `each` position."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,21 @@ class Finished:
         pooled: Its pools; None if it has none.
         each: `(n_positions, n_layers_kept, d_model)` float32: every position of its one pool; None if not asked.
         projects: This worker answers its projections.
+        guesses: This worker answers what its lens has read.
     """
 
     request: LiveRequest
     pooled: PoolReading | None
     each: np.ndarray | None
     projects: bool
+    guesses: bool = False
 
     @property
     def holds_tensors(self) -> bool:
         """True if something was captured or projected."""
-        return self.request.error is None and (self.pooled is not None or self.each is not None or self.projects)
+        return self.request.error is None and (
+            self.pooled is not None or self.each is not None or self.projects or self.guesses
+        )
 
     def tensors(self, limit: int) -> Captured:
         """Captures and projections of the positions below a limit."""
@@ -54,6 +59,8 @@ class Finished:
             tensors["each"] = torch.from_numpy(self.each[: sum(each.below(limit) for each in request.pools[0])])
         if self.projects:
             tensors[f"projections/{request.completion}"] = request.projections_between(0, limit)
+        if self.guesses:
+            tensors[f"lens/{request.completion}"] = request.guesses_between(0, limit)
         return tensors
 
 
@@ -90,6 +97,7 @@ class Results:
             `reports`: key -> `RequestReport` as a dictionary. `captures`: safetensors bytes with `<key>/mean`
             float32 `(n_pools, n_layers_kept, d_model)`, `<key>/norm` float32 `(n_pools, n_layers_kept)` and
             `<key>/count` int32 `(n_pools,)`; `<key>/projections/<completion>` float32 `(n_positions, n_columns)`;
+            `<key>/lens/<completion>` float32 `(n_positions, n_layers * 2 * top_k)`;
             `<key>/each` float32 `(n_positions, n_layers_kept, d_model)`.
             An unknown key is missing.
         """

@@ -15,6 +15,7 @@ from trait_service.engine.layer_lists import decoder_layers
 from trait_service.engine.state import EngineShape, SteeringState
 from trait_service.engine.step_end import EndOfStep
 from trait_service.engine.step_output import with_verdict
+from trait_service.engine.stream_lens import StreamLens
 
 
 class SteeringRunnerMixin:
@@ -61,6 +62,15 @@ class SteeringRunnerMixin:
         layers.refuse(found, config.dtype, get_tensor_model_parallel_world_size())
         layers.attach(found, self.trait_state)
         branches.attach(found, self.trait_state, get_tensor_model_parallel_world_size())
+        self.trait_state.lens = StreamLens(
+            runner.get_model(),
+            found,
+            n_layers,
+            runner.scheduler_config.max_num_seqs,
+            ends=get_pp_group().is_last_rank,
+            captures=self.trait_state.shape.captures,
+            n_ranks=get_tensor_model_parallel_world_size(),
+        )
 
     def _dummy_run(self, *args: Any, **kwargs: Any) -> Any:
         with self.trait_dummy():

@@ -15,6 +15,7 @@ from trait_core.errors import InvalidRequestError, SteeringFailedError
 from trait_core.intervals import UNBOUNDED, Interval
 from trait_core.positions import Positions
 from trait_core.schema import (
+    MAX_GUESSES,
     MAX_LAYERS,
     MAX_POSITIONS,
     RESID_POST,
@@ -204,6 +205,18 @@ class MonitorSpec(_Strict):
         return len(self.columns.bounded) > 0
 
 
+class LensSpec(_Strict):
+    """A reading of some layers through the model's norm and head, at each position that produces a generated token.
+
+    Attributes:
+        layers: Layers whose output is read after steering, each once.
+        top_k: Tokens of each.
+    """
+
+    layers: Annotated[list[Annotated[int, Field(ge=0, lt=MAX_LAYERS)]], Field(min_length=1, max_length=MAX_LAYERS)]
+    top_k: Annotated[int, Field(ge=1, le=MAX_GUESSES)]
+
+
 class RequestSpec(_Strict):
     """One request's steering, capture and monitoring.
 
@@ -217,11 +230,14 @@ class RequestSpec(_Strict):
     terms: list[TermSpec] = []
     capture: CaptureSpec | None = None
     monitor: MonitorSpec | None = None
+    lens: LensSpec | None = None
 
     @model_validator(mode="after")
     def _does_something(self) -> Self:
-        if not self.terms and self.capture is None and self.monitor is None:
-            raise ValueError("a request spec needs terms, a capture or a monitor")
+        if not self.terms and self.capture is None and self.monitor is None and self.lens is None:
+            raise ValueError("a request spec needs terms, a capture, a monitor or a lens")
+        if self.capture is not None and self.lens is not None:
+            raise ValueError("a request has a capture or a lens, not both: a lens takes the place of a pool")
         return self
 
     @classmethod

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from safetensors.torch import save
 from trait_core.errors import SteeringFailedError, TraitError
-from trait_core.schema import HookPoint
+from trait_core.intervals import UNBOUNDED, Interval
+from trait_core.schema import RESID_POST, HookPoint
 
 from trait_service.engine.batch import LiveBatch, Step
 from trait_service.engine.buffers import VectorBank
@@ -34,8 +35,9 @@ from trait_service.engine.results import Finished, Results
 from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.sites import Sites
-from trait_service.engine.spec import RequestSpec
+from trait_service.engine.spec import LensSpec, RequestSpec
 from trait_service.engine.step_end import EndOfStep, LateQueue, LateValues, StepGates, StepProjections
+from trait_service.engine.stream_lens import StreamLens
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +103,7 @@ class SteeringState:
         )
         self._sets = DirectionSets(self.bank, shape.sites)
         self.idle = True
+        self.lens: StreamLens | None = None  # once the model is loaded
         self.unchecked: dict[int, str] = {}  # site -> class, until the first forward pass has shown what it returns
         self._step = self._new_step()
         # The runner of a stage that puts out no tokens is never asked for its step's verdict.
@@ -177,6 +180,10 @@ class SteeringState:
             late.parts.append(StepProjections.of(self._step.monitored, tokens, batch.computed_to, values))
         if batch.gated_requests:
             late.parts.append(StepGates.of(batch.gated_requests, step, batch.computed_to, self._step.copy_open()))
+        if batch.lens_requests and self.lens is not None:
+            guesses = self.lens.read(batch, step, batch.computed_to, self.pools)
+            if guesses is not None:
+                late.parts.append(guesses)
         if late.parts:
             self._late.push(late)
         batch.advance(step)
@@ -243,20 +250,24 @@ class SteeringState:
         """Projections so far of monitored requests that are still running.
 
         Args:
-            after: `RequestSpec.key` -> positions that the caller has already.
+            after: `RequestSpec.key` -> first absolute position that the caller lacks.
 
         Returns:
-            safetensors bytes, `<key>/projections/<completion>` float32 `(n_positions, n_columns)`: the rest. A key that
-            is not live is missing.
+            safetensors bytes, `<key>/projections/<completion>` float32 `(n_positions, n_columns)` and `<key>/lens/<completion>`
+            float32 `(n_positions, n_layers * 2 * top_k)`: the rest. A key that is not live is missing.
         """
+        found = {}
         with self._late.settled(everything=self._never_asked):
-            found = {
-                f"{request.spec.key}/projections/{request.completion}": request.projections_between(
-                    after[request.spec.key]
-                )
-                for request in self._live.values()
-                if request.monitored is not None and request.error is None and request.spec.key in after
-            }
+            for request in self._live.values():
+                if request.spec.key not in after or request.error is not None:
+                    continue
+                key, completion, first = request.spec.key, request.completion, after[request.spec.key]
+                if request.monitored is not None:
+                    skipped = max(first - request.monitored_from, 0)
+                    found[f"{key}/projections/{completion}"] = request.projections_between(skipped)
+                if self._guesses(request):
+                    skipped = max(first - (request.n_prompt - 1), 0)
+                    found[f"{key}/lens/{completion}"] = request.guesses_between(skipped)
         return save(found) if found else b""
 
     def stats(self) -> dict[str, int]:
@@ -346,6 +357,26 @@ class SteeringState:
                 self._spools.equip(request)
             elif self.shape.captures:
                 request.capture_rows = self.pools.take(len(request.pools))
+        if spec.lens is not None:
+            self._equip_lens(request, spec.lens)
+
+    def _equip_lens(self, request: LiveRequest, asked: LensSpec) -> None:
+        """Give a request's lens its layers and a pool, which holds the stream of one position for the length of a step.
+
+        Raises:
+            SteeringFailedError: The layers cannot be read, or no pool is free.
+        """
+        sites = [self.shape.sites.of(RESID_POST, layer) for layer in asked.layers]
+        if self.lens is not None and (refused := self.lens.refusal(asked.layers)):
+            raise SteeringFailedError(refused)
+        request.lens_layers = request.captured_layers = sites
+        request.pools = [[Interval(request.n_prompt - 1, UNBOUNDED)]]
+        if self.shape.captures:
+            request.capture_rows = self.pools.take(1)
+
+    def _guesses(self, request: LiveRequest) -> bool:
+        """True if this worker answers what a request's lens has read."""
+        return bool(request.lens_layers) and self.shape.captures and self.lens is not None and self.lens.ends
 
     def _keep_result(self, request: LiveRequest) -> None:
         self._results.keep(
@@ -353,10 +384,11 @@ class SteeringState:
                 request,
                 pooled=(
                     self.pools.read(request.capture_rows, request.captured_layers)
-                    if request.capture_rows and request.error is None
+                    if request.capture_rows and request.error is None and not request.lens_layers
                     else None
                 ),
                 each=None if request.spool is None or request.error is not None else request.spool.read(),
                 projects=request.monitored is not None and self.shape.captures,
+                guesses=self._guesses(request),
             )
         )

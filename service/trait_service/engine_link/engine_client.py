@@ -21,6 +21,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from trait_service.access.admission import claim_completions
 from trait_service.engine.spec import EXTRA_ARGS_KEY, CaptureSpec, RequestSpec, TermSpec, reserved_key_message
 from trait_service.engine_link.bank_client import BankClient
+from trait_service.engine_link.lens_room import LensRoom
 from trait_service.engine_link.result_fetcher import NoReportError, ResultFetcher
 from trait_service.engine_link.spans import SteeringSpan
 from trait_service.engine_link.workers import Collected
@@ -30,6 +31,7 @@ from trait_service.registry.uses import VectorUses
 from trait_service.resolving.monitoring import Decode, MonitoredPrompt, ResolvedMonitor
 from trait_service.resolving.resolve import ResolvedSteering
 from trait_service.resolving.scopes import check_scopes
+from trait_service.resolving.stream_lens import LensRows, TokenText
 
 STEERABLE_PROMPTS = ("token", "multimodal")
 
@@ -77,17 +79,19 @@ class Run:
             return self.terms
         return self.steering.terms if self.steering else ()
 
-    def new_spec(self, n: int, prompt_ids: list[int], decode: Decode) -> RequestSpec:
+    def new_spec(self, n: int, prompt_ids: list[int], decode: Decode, token_text: TokenText) -> RequestSpec:
         """The spec for one more prompt of the request, with a new key.
 
         Args:
             n: Completions of the prompt.
             prompt_ids: Its tokens.
             decode: Returns the text of token ids.
+            token_text: Returns the text of one.
         """
         key = secrets.token_hex(16)
         if self.monitor is not None:
-            self.monitored.append(MonitoredPrompt(self.monitor, key, prompt_ids, self.started * n, decode))
+            lens = None if self.monitor.lens is None else LensRows(self.monitor.lens, token_text)
+            self.monitored.append(MonitoredPrompt(self.monitor, key, prompt_ids, self.started * n, decode, lens))
         self.started += 1
         return RequestSpec(
             key=key,
@@ -95,6 +99,7 @@ class Run:
             terms=list(self.steered_terms),
             capture=self.capture,
             monitor=self.monitor.spec if self.monitor else None,
+            lens=self.monitor.lens if self.monitor else None,
         )
 
     def collect(self, key: str, collected: Collected) -> None:
@@ -103,8 +108,10 @@ class Run:
         for prompt in self.monitored:
             if prompt.key == key:
                 prompt.hits = {hit.completion: hit for hit in collected.report.bound_hits}
-                for completion, rows in collected.projections.items():
+                for completion, rows in collected.rows.projections.items():
                     prompt.add(completion, rows, 0)
+                for completion, rows in collected.rows.guesses.items():
+                    prompt.add_guesses(completion, rows, 0)
 
     @property
     def ended(self) -> bool:
@@ -122,9 +129,11 @@ class Run:
         if self.monitor is None:
             return None
         choices = [choice for prompt in self.monitored for choice in prompt.take()]
-        directions = list(self.monitor.columns) if choices and not self.columns_named else []
-        self.columns_named = self.columns_named or bool(choices)
-        return MonitorReport(directions=directions, choices=choices)
+        names, self.columns_named = bool(choices) and not self.columns_named, self.columns_named or bool(choices)
+        layers = self.monitor.lens.layers if self.monitor.lens else []
+        return MonitorReport(
+            directions=list(self.monitor.columns) if names else [], lens_layers=layers if names else [], choices=choices
+        )
 
     def report(self) -> SteeringReport:
         """The `steering` block of the response, summed over the request's prompts.
@@ -181,6 +190,7 @@ class SteeredEngineClient:
         uses: Vector files that running requests use.
         bos_token_id: The tokenizer's BOS token; None if it has none.
         decode: Text of token ids, special ones included.
+        lens: Room and texts for requests with a lens.
         terms_per_layer: Terms of one request on one layer.
     """
 
@@ -192,6 +202,7 @@ class SteeredEngineClient:
         uses: VectorUses,
         bos_token_id: int | None,
         decode: Decode,
+        lens: LensRoom,
         terms_per_layer: int,
     ) -> None:
         self._terms_per_layer = terms_per_layer
@@ -201,6 +212,7 @@ class SteeredEngineClient:
         self._uses = uses
         self._bos = bos_token_id
         self._decode = decode
+        self._lens = lens
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -239,10 +251,12 @@ class SteeredEngineClient:
         n_prompt = len(prompt["prompt_token_ids"])
         try:
             check_scopes(run.steered_terms, n_prompt, self._terms_per_layer)
+            if run.monitor is not None and run.monitor.lens is not None:
+                self._lens.limits.check(run.monitor.lens.layers, sampling_params.n or 1)
         except InvalidRequestError as error:
             raise VLLMValidationError(str(error), parameter=error.param) from error
         count_run(run.steering, monitored=run.monitor is not None, captured=run.capture is not None)
-        spec = run.new_spec(sampling_params.n or 1, prompt["prompt_token_ids"], self._decode)
+        spec = run.new_spec(sampling_params.n or 1, prompt["prompt_token_ids"], self._decode, self._lens.token_text)
         params = _with_spec(sampling_params, spec, n_prompt)
         outputs = self._generate(run, spec, prompt, params, request_id, options)
         if run.monitor is None:
@@ -259,8 +273,11 @@ class SteeredEngineClient:
                     prompt.note_tokens(completion.index, completion.token_ids)
                 if in_pieces and not output.finished:
                     after = prompt.received
-                    for index, rows in (await self._fetcher.projections(prompt.key, after)).items():
-                        prompt.add(index, rows, after)
+                    found = await self._fetcher.projections(prompt.key, after)
+                    for index, rows in found.projections.items():
+                        prompt.add(index, rows, max(after - prompt.first_projected, 0))
+                    for index, rows in found.guesses.items():
+                        prompt.add_guesses(index, rows, max(after - (prompt.n_prompt - 1), 0))
                 yield output
 
     async def _generate(
@@ -268,7 +285,7 @@ class SteeredEngineClient:
     ) -> AsyncGenerator[RequestOutput, None]:
         span = SteeringSpan(request_id, options.get("trace_headers"))
         with self._uses.hold(run.vectors):
-            async with self._bank.acquire(run.directions):
+            async with self._lens.of(spec), self._bank.acquire(run.directions):
                 span.leased()
                 async with aclosing(self._reported(run, spec, prompt, params, request_id, span, options)) as outputs:
                     async for output in outputs:

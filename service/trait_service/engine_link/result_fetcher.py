@@ -4,18 +4,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from trait_core.errors import SteeringFailedError
 
-from trait_service.engine_link.workers import Collected
+from trait_service.engine_link.workers import Collected, Rows
 
 Lengths = Mapping[str, Sequence[int]]
 """Key -> generated tokens of each completion."""
 
 Fetch = Callable[[Lengths], Awaitable[dict[str, Collected]]]
 Discard = Callable[[Sequence[str]], Awaitable[None]]
-Rows = dict[int, np.ndarray]
-"""Completion -> `(n_positions, n_columns)` float32."""
 Follow = Callable[[dict[str, int]], Awaitable[dict[str, Rows]]]
 
 
@@ -60,11 +57,11 @@ class ResultFetcher:
         return collected
 
     async def projections(self, key: str, after: int) -> Rows:
-        """New projections of a request that still runs; empty if it has just left the engine.
+        """New projections, and readings of the lens, of a request that still runs; empty if it has just left the engine.
 
         Args:
             key: Key of its spec.
-            after: Number of rows already received.
+            after: First absolute position that has not been received.
 
         Raises:
             SteeringFailedError: The call to the workers failed.
@@ -97,7 +94,7 @@ class ResultFetcher:
                 continue
             for key, (_, rows) in followed.items():
                 if not rows.done():
-                    rows.set_result(seen.get(key, {}))
+                    rows.set_result(seen.get(key, Rows()))
             for key, (_, future) in wanted.items():
                 if future.done():
                     continue

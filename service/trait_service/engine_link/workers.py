@@ -23,6 +23,19 @@ START_LIMIT_S = 120
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Numbers that are read at one position after the other, for each completion of a prompt.
+
+    Args:
+        projections: Completion -> `(n_positions, n_columns)` float32; see `resolving.monitoring`.
+        guesses: Completion -> `(n_positions, n_layers * 2 * top_k)` float32, of a lens; see `resolving.stream_lens`.
+    """
+
+    projections: Mapping[int, np.ndarray] = field(default_factory=dict)
+    guesses: Mapping[int, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Capture:
     """Pooled activations of one request.
 
@@ -43,13 +56,13 @@ class Collected:
 
     Args:
         each: `(n_positions, n_layers_read, d_model)` float32, residual units; None unless every position was captured.
-        projections: Completion -> `(n_positions, n_columns)` float32; see `http.monitoring`.
+        rows: Projections, and what the lens has read.
     """
 
     report: RequestReport
     capture: Capture | None = None
     each: np.ndarray | None = None
-    projections: Mapping[int, np.ndarray] = field(default_factory=dict)
+    rows: Rows = field(default_factory=Rows)
 
 
 class Workers:
@@ -73,10 +86,11 @@ class Workers:
                 answers = await self._call("trait_info")
         except TimeoutError:
             raise SteeringFailedError(f"the workers did not answer trait_info within {START_LIMIT_S} s") from None
-        for answer in itertools.chain.from_iterable(answers):
-            if answer:
-                return dict(answer)
-        raise SteeringFailedError("no worker answered trait_info: the engine runs without the plugin's worker")
+        found = [answer for answer in itertools.chain.from_iterable(answers) if answer]
+        if not found:
+            raise SteeringFailedError("no worker answered trait_info: the engine runs without the plugin's worker")
+        # The last stage of a pipeline has the model's head.
+        return {**found[0], "lens": next((answer["lens"] for answer in found if answer.get("lens")), None)}
 
     async def update_bank(self, put: dict[str, bytes], drop: list[str]) -> None:
         """Drop directions from the vector bank, then put new ones in.
@@ -107,20 +121,20 @@ class Workers:
                 tensors[key] |= read
         return {key: _collected(report, tensors[key]) for key, report in reports.items()}
 
-    async def projections(self, after: dict[str, int]) -> dict[str, dict[int, np.ndarray]]:
-        """Projections of requests that still run.
+    async def projections(self, after: dict[str, int]) -> dict[str, Rows]:
+        """Projections of requests that still run, and what their lens has read.
 
         Args:
-            after: Key -> rows that are known.
+            after: Key -> first absolute position that is not known.
 
         Returns:
-            Key -> completion -> the rows after those; a key that is not running is missing.
+            Key -> the rows from there on; a key that is not running is missing.
         """
-        found: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+        found: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
         for answers in await self._call("trait_projections", after):
             for key, read in _merged([blob for blob in answers if blob]).items():
-                found[key] |= _projections(read)
-        return found
+                found[key] |= read
+        return {key: _rows(read) for key, read in found.items()}
 
     async def lens(
         self, directions: np.ndarray, top_k: int, n_vocabulary: int
@@ -183,10 +197,12 @@ def _merged(of_stages: list[bytes]) -> dict[str, dict[str, np.ndarray]]:
 
 def _collected(report: RequestReport, tensors: Mapping[str, np.ndarray]) -> Collected:
     capture = Capture(tensors["mean"], tensors["norm"], tensors["count"]) if "mean" in tensors else None
-    return Collected(report, capture, tensors.get("each"), _projections(tensors))
+    return Collected(report, capture, tensors.get("each"), _rows(tensors))
 
 
-def _projections(tensors: Mapping[str, np.ndarray]) -> dict[int, np.ndarray]:
-    """Projections by completion."""
-    prefix = "projections/"
+def _rows(tensors: Mapping[str, np.ndarray]) -> Rows:
+    return Rows(_by_completion(tensors, "projections/"), _by_completion(tensors, "lens/"))
+
+
+def _by_completion(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[int, np.ndarray]:
     return {int(name.removeprefix(prefix)): rows for name, rows in tensors.items() if name.startswith(prefix)}

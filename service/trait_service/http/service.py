@@ -4,6 +4,7 @@ import asyncio
 import logging
 from argparse import Namespace
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Annotated, Any, Self, get_args
 
 from fastapi import Depends, Request
@@ -23,7 +24,9 @@ from trait_core.schema import (
 from trait_service.access.keys import ApiKey
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine_link.bank_client import BankClient
+from trait_service.engine_link.capture_slots import CaptureSlots
 from trait_service.engine_link.engine_client import SteeredEngineClient
+from trait_service.engine_link.lens_room import LensRoom
 from trait_service.engine_link.result_fetcher import ResultFetcher
 from trait_service.engine_link.workers import Workers
 from trait_service.metrics import expose_bank
@@ -38,9 +41,13 @@ from trait_service.reading.residual_norms import measure_residual_norms
 from trait_service.registry.registry import VectorRegistry
 from trait_service.registry.uses import VectorUses
 from trait_service.resolving.resolve import Resolver
+from trait_service.resolving.stream_lens import LensLimits, TokenText, token_text
 from trait_service.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
+
+TOKEN_TEXTS_KEPT = 1 << 16
+"""Texts of tokens that are kept for answers of the lens."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +82,12 @@ class TraitService:
         settings = ServiceSettings.from_args(args)
         workers, uses = Workers(engine), VectorUses()
         shape = await workers.info()
-        client = _connect(engine, workers, uses, engine_settings)
+        rows = CaptureSlots(shape["capture_rows"])
+        lens = LensRoom(_lens_limits(shape, settings), rows, _token_text(engine))
+        client = _connect(engine, workers, uses, engine_settings, lens)
         _hand_over(state, engine, client)
-        reader = ActivationReader(client, state, shape, settings.max_activation_bytes, settings.reasoning_markers)
-        lens = Lens(workers, engine.renderer.get_tokenizer())
+        reader = ActivationReader(client, state, shape, rows, settings.max_activation_bytes, settings.reasoning_markers)
+        vector_lens = Lens(workers, engine.renderer.get_tokenizer())
         patcher = Patcher(client, state, shape, engine_settings.terms_per_layer, settings.max_activation_bytes)
         identity = await _identify(engine, state)
         registry, norms = _open_registry(settings, identity, uses), await measure_residual_norms(reader)
@@ -108,7 +117,9 @@ class TraitService:
             info.d_model,
             settings.vectors,
         )
-        return cls(settings, info, registry, resolver, reader, lens, patcher, client, state.openai_serving_models)
+        return cls(
+            settings, info, registry, resolver, reader, vector_lens, patcher, client, state.openai_serving_models
+        )
 
     def resolver_for(self, caller: ApiKey) -> Resolver:
         """The resolver, with the caller's own dose limit if that is lower."""
@@ -128,14 +139,27 @@ class TraitService:
         return [*(path.name for path in self.models.base_model_paths), *self.models.lora_requests]
 
 
-def _connect(engine: Any, workers: Workers, uses: VectorUses, settings: EngineSettings) -> SteeredEngineClient:
+def _lens_limits(shape: dict[str, Any], settings: ServiceSettings) -> LensLimits:
+    return LensLimits(
+        shape["n_layers"], shape["lens"]["first_layer"], shape["lens"]["refusal"], settings.max_lens_readings
+    )
+
+
+def _token_text(engine: Any) -> TokenText:
+    """Text of a token id; that of a likely token is asked for again and again."""
+    return lru_cache(maxsize=TOKEN_TEXTS_KEPT)(partial(token_text, engine.renderer.get_tokenizer()))
+
+
+def _connect(
+    engine: Any, workers: Workers, uses: VectorUses, settings: EngineSettings, lens: LensRoom
+) -> SteeredEngineClient:
     """The engine client that steers: it keeps the workers' vector banks in step and fetches their results."""
     tokenizer = engine.renderer.get_tokenizer()
     bank = BankClient(workers.update_bank, settings.bank_rows)
     expose_bank(settings.bank_rows, lambda: bank.held, lambda: bank.resident)
     fetcher = ResultFetcher(workers.collect, workers.discard, workers.projections)
     return SteeredEngineClient(
-        engine, bank, fetcher, uses, tokenizer.bos_token_id, tokenizer.decode, settings.terms_per_layer
+        engine, bank, fetcher, uses, tokenizer.bos_token_id, tokenizer.decode, lens, settings.terms_per_layer
     )
 
 
@@ -199,6 +223,7 @@ def _limits(settings: ServiceSettings, engine_settings: EngineSettings, shape: d
         max_activation_inputs=MAX_INPUTS,
         max_positions=MAX_POSITIONS,
         max_monitored=MAX_MONITORED,
+        max_lens_readings=settings.max_lens_readings,
     )
 
 

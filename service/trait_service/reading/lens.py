@@ -8,9 +8,7 @@ from trait_core.schema import LayerLens, LensToken, VectorLens
 from trait_core.vectors.file import VectorFile
 
 from trait_service.engine_link.workers import Workers
-
-SPACE = "\u2581"
-"""The space in SentencePiece's tokens; its decoder drops the first one of a text."""
+from trait_service.resolving.stream_lens import token_text
 
 
 class Lens:
@@ -54,11 +52,4 @@ class Lens:
 
     def _tokens(self, end: dict[str, list[list[Any]]], row: int) -> list[LensToken]:
         pairs = zip(end["tokens"][row], end["z"][row], strict=True)
-        return [LensToken(id=token, text=self._text(token), z=z) for token, z in pairs]
-
-    def _text(self, token: int) -> str:
-        piece = self._tokenizer.convert_ids_to_tokens(token)
-        if piece is None:  # an id without a token, which some tokenizers have
-            return ""
-        text: str = self._tokenizer.convert_tokens_to_string([piece])
-        return f" {text}" if piece.startswith(SPACE) and not text.startswith(" ") else text
+        return [LensToken(id=token, text=token_text(self._tokenizer, token), z=z) for token, z in pairs]

@@ -22,10 +22,10 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from trait_service.engine.requests import MAX_POOL_INTERVALS
 from trait_service.engine.sites import missing
 from trait_service.engine.spec import CaptureSpec, TermSpec
+from trait_service.engine_link.capture_slots import CaptureSlots
 from trait_service.engine_link.engine_client import Run, SteeredEngineClient, last_output
 from trait_service.engine_link.workers import Capture
 from trait_service.reading.answer import Reading, ReadText, answer
-from trait_service.reading.capture_slots import CaptureSlots
 from trait_service.reading.landmarks import LATE_PARTS, TURNS, named
 from trait_service.reading.layer_choice import chosen_layers
 from trait_service.reading.tokenized import InputTokenizer, all_together
@@ -42,6 +42,7 @@ class ActivationReader:
         client: The engine.
         state: vLLM's application state: renderer and models.
         shape: The workers' `trait_info`.
+        rows: The workers' capture rows, which requests with a lens take as well.
         max_bytes: Size of one answer.
         markers: The model's markers of reasoning, with a space between them; None: those that its tokenizer or template has.
     """
@@ -51,6 +52,7 @@ class ActivationReader:
         client: SteeredEngineClient,
         state: State,
         shape: dict[str, Any],
+        rows: CaptureSlots,
         max_bytes: int,
         markers: str | None = None,
     ) -> None:
@@ -59,7 +61,7 @@ class ActivationReader:
         self._n_layers: int = shape["n_layers"]
         self._d_model: int = shape["d_model"]
         self._hook_points: list[HookPoint] = shape["hook_points"]
-        self._pools = CaptureSlots(shape["capture_rows"])
+        self._pools = rows
         self._max_bytes = max_bytes
         self._inputs = InputTokenizer(client, state, markers)
 

@@ -23,9 +23,10 @@ from trait_core.schema import (
 
 from trait_service.engine.monitor_columns import MonitorColumn, MonitorColumns
 from trait_service.engine.projection_rows import ProjectionRows
-from trait_service.engine.spec import BoundHit, MonitorSpec
+from trait_service.engine.spec import BoundHit, LensSpec, MonitorSpec
 from trait_service.resolving.given import GivenVector
 from trait_service.resolving.resolve import Resolver
+from trait_service.resolving.stream_lens import LensRows, lens_spec
 
 Decode = Callable[[list[int]], str]
 
@@ -41,20 +42,27 @@ class ResolvedMonitor:
     """One request's monitor, ready for the engine.
 
     Args:
-        spec: Monitor as it travels to the worker; its bounds are in residual units.
+        spec: Monitor as it travels to the worker; its bounds are in residual units. None: nothing is projected.
         columns: Vector, layer and centre of each column.
         bounds: The bound of each column, as the request wrote it.
         directions: sha256 hex -> float32 bytes.
         tokens: The answer holds each token's text.
         positions: Positions whose rows are answered; None: all.
+        lens: Layers and number of tokens of its lens; None: it has none.
     """
 
-    spec: MonitorSpec
+    spec: MonitorSpec | None
     columns: tuple[MonitoredDirection, ...]
     bounds: tuple[MonitorBound | None, ...]
     directions: dict[str, bytes]
     tokens: bool = False
     positions: Positions | None = None
+    lens: LensSpec | None = None
+
+    @property
+    def projects_prompt(self) -> bool:
+        """True if the prompt is projected."""
+        return self.spec is not None and self.spec.prompt
 
     @property
     def centres(self) -> np.ndarray:
@@ -103,8 +111,9 @@ def resolve_monitor(resolver: Resolver, monitor: Monitor) -> ResolvedMonitor:
         raise InvalidRequestError(
             f"{len(specs)} directions (vectors times layers) are monitored; at most {MAX_MONITORED}", "monitor"
         )
-    spec = MonitorSpec(columns=MonitorColumns.of(specs), prompt=monitor.prompt)
-    return ResolvedMonitor(spec, tuple(columns), tuple(bounds), directions, monitor.tokens, positions)
+    spec = MonitorSpec(columns=MonitorColumns.of(specs), prompt=monitor.prompt) if specs else None
+    lens = None if monitor.lens is None else lens_spec(monitor.lens)
+    return ResolvedMonitor(spec, tuple(columns), tuple(bounds), directions, monitor.tokens, positions, lens)
 
 
 def _checked(positions: Positions) -> Positions:
@@ -167,7 +176,7 @@ class TokenTexts:
 
 @dataclass
 class MonitoredPrompt:
-    """Projections of one prompt's completions, as they arrive.
+    """Projections of one prompt's completions, and what their lens reads, as they arrive.
 
     Args:
         monitor: The monitored directions.
@@ -175,6 +184,7 @@ class MonitoredPrompt:
         prompt_ids: Tokens of the prompt.
         first_index: Index of its first completion among the response's choices.
         decode: Text of token ids.
+        lens: Readings of its lens; None: it has none.
     """
 
     monitor: ResolvedMonitor
@@ -182,6 +192,7 @@ class MonitoredPrompt:
     prompt_ids: Sequence[int]
     first_index: int
     decode: Decode
+    lens: LensRows | None = None
     rows: dict[int, ProjectionRows] = field(default_factory=dict)
     tokens: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     texts: dict[int, TokenTexts] = field(default_factory=dict)
@@ -201,9 +212,23 @@ class MonitoredPrompt:
         self.fresh_ids[completion] += ids
 
     @property
+    def first_projected(self) -> int:
+        """Absolute position of the first row."""
+        return 0 if self.monitor.projects_prompt else self.n_prompt - 1
+
+    @property
     def received(self) -> int:
-        """Rows that have arrived for every completion."""
-        return min((len(rows) for rows in self.rows.values()), default=0)
+        """First absolute position of which something has not arrived yet for a completion that runs; 0 at first."""
+        known = []
+        for completion in self.tokens:
+            if self.monitor.columns:
+                known.append(self.first_projected + len(self._rows(completion)))
+            if self.lens is not None:
+                known.append(self.n_prompt - 1 + len(self.lens.of(completion)))
+        return min(known, default=0)
+
+    def _rows(self, completion: int) -> ProjectionRows:
+        return self.rows.setdefault(completion, ProjectionRows(len(self.monitor.columns)))
 
     def add(self, completion: int, rows: np.ndarray, start: int) -> None:
         """Add rows of a completion, the first of which is row `start`; rows that arrived before are skipped.
@@ -213,9 +238,14 @@ class MonitoredPrompt:
             rows: `(n_positions, n_columns)` float32.
             start: Row of the first of them.
         """
-        have = self.rows.setdefault(completion, ProjectionRows(len(self.monitor.columns)))
+        have = self._rows(completion)
         if start <= len(have) < start + len(rows):
             have.append(rows[len(have) - start :])
+
+    def add_guesses(self, completion: int, rows: np.ndarray, start: int) -> None:
+        """As `add`, of what the lens has read: `(n_positions, n_layers * 2 * top_k)` float32."""
+        assert self.lens is not None, "the workers read what was asked for"
+        self.lens.add(completion, rows, start)
 
     def take(self) -> list[MonitoredChoice]:
         """Rows for tokens already emitted that have not been read.
@@ -226,29 +256,28 @@ class MonitoredPrompt:
         taken = []
         for completion in sorted(self.tokens):
             choice = self._take(completion)
-            if choice.prompt or choice.generated or choice.crossed:
+            if choice.prompt or choice.generated or choice.crossed or choice.lens:
                 taken.append(choice)
         return taken
 
     def _take(self, completion: int) -> MonitoredChoice:
         n_tokens, done = self.tokens[completion], self.sent[completion]
-        rows = self.rows.setdefault(completion, ProjectionRows(len(self.monitor.columns)))
-        base = self.n_prompt - 1 if self.monitor.spec.prompt else 0
-        if len(rows) < base + n_tokens:
-            raise SteeringFailedError(
-                f"{n_tokens} tokens were generated and {max(len(rows) - base, 0)} projections came back"
-            )
         produced_from = self.n_prompt - 1 + done
         produced_by = self._selected(produced_from, self.n_prompt - 1 + n_tokens)
-        index = self.first_index + completion
-        choice = MonitoredChoice(
-            index=index, generated=self._values(rows.view(base + done, base + n_tokens)[produced_by - produced_from])
-        )
+        choice = MonitoredChoice(index=self.first_index + completion)
         prompt = produced_by[:0]
-        if self.monitor.spec.prompt and not self.prompt_sent and n_tokens:
-            prompt = self._selected(0, self.n_prompt)
-            choice.prompt = self._values(rows.view(0, self.n_prompt)[prompt])
-            self.prompt_sent = True
+        if self.monitor.columns:
+            rows, base = self._rows(completion), self.n_prompt - 1 - self.first_projected
+            self._check_arrived(len(rows) - base, n_tokens, "projections")
+            choice.generated = self._values(rows.view(base + done, base + n_tokens)[produced_by - produced_from])
+            if self.monitor.projects_prompt and not self.prompt_sent and n_tokens:
+                prompt = self._selected(0, self.n_prompt)
+                choice.prompt = self._values(rows.view(0, self.n_prompt)[prompt])
+                self.prompt_sent = True
+        if self.lens is not None:
+            guessed = self.lens.of(completion)
+            self._check_arrived(len(guessed), n_tokens, "readings of the lens")
+            choice.lens = self.lens.guesses(guessed.view(done, n_tokens)[produced_by - produced_from])
         if self.monitor.positions is not None:
             choice.prompt_positions, choice.generated_positions = prompt.tolist(), produced_by.tolist()
         self.sent[completion] = n_tokens
@@ -264,6 +293,10 @@ class MonitoredPrompt:
         if hit is not None:
             choice.crossed = self._crossed(hit)
         return choice
+
+    def _check_arrived(self, n_arrived: int, n_tokens: int, what: str) -> None:
+        if n_arrived < n_tokens:
+            raise SteeringFailedError(f"{n_tokens} tokens were generated and {max(n_arrived, 0)} {what} came back")
 
     def _selected(self, start: int, stop: int) -> np.ndarray:
         """The positions of `[start, stop)` whose rows are answered, ascending."""

@@ -153,7 +153,7 @@ class Runner:
                     report=collected and collected.report,
                     mean=capture.mean if capture else None,
                     count=capture.count.tolist() if capture else None,
-                    projections=collected.projections.get(0) if collected else None,
+                    projections=collected.rows.projections.get(0) if collected else None,
                 )
             )
         return answers
@@ -228,7 +228,7 @@ def _check_done(request: Request, n_generated: int, collected: Any) -> None:
         done["capture"] = int(collected.capture.count[0])
     if asked["monitor"]:
         n_positions = n_generated if not asked["monitor"]["prompt"] else n_positions
-        done["monitor"] = len(collected.projections[0])
+        done["monitor"] = len(collected.rows.projections[0])
     wanted = [name for name in ("terms", "capture", "monitor") if asked[name]]
     if collected.report.error or any(done[name] != n_positions for name in wanted):
         raise RuntimeError(f"{n_positions} positions were to be touched: {done}, error {collected.report.error}")
