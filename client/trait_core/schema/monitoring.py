@@ -65,7 +65,7 @@ class Monitor(Request):
         bounds: Bounds from the position that produces the first generated token on; the first crossing is reported.
     """
 
-    vectors: Annotated[list[VectorReference], Field(max_length=MAX_MONITORED)] = []
+    vectors: Annotated[list[VectorReference], Field(max_length=MAX_MONITORED)] = Field(default_factory=list)
     lens: StreamLens | None = None
     layers: Annotated[list[Layer], Field(min_length=1, max_length=MAX_LAYERS)] | None = None
     at: HookPoint | None = None
