@@ -28,6 +28,9 @@ Row = Mapping[str, Any]
 
 SMALL = "smollm2"
 """The model of all studies, unless another is asked for."""
+DTYPES = {"qwen2.5-coder-0.5b": "bfloat16"}
+"""Model -> type of its arithmetic, where it is not the service's own choice: on a CPU with AVX512-BF16 products are four times as
+fast as in float32."""
 
 
 class Lab:
@@ -68,13 +71,12 @@ class Lab:
         """Start `trait-service serve MODEL` on a free port, yield its address, and stop it at the end.
 
         Args:
-            flags: Further options of the command.
+            flags: Further options of the command; a `--dtype` among them takes the place of the study's.
             model: As the command takes it; the study's own by default.
             name: Name of its log and its registry in `work`.
         """
-        arguments = [str(model or self.model), "--served-model-name", self.model, "--enforce-eager"]
-        arguments += ["--max-model-len", "1024", "--max-num-seqs", "128"]
-        arguments += ["--vectors", str(self.work / f"{name}-registry"), *flags]
+        arguments = self.arguments(*flags, model=model)
+        arguments += ["--vectors", str(self.work / f"{name}-registry")]
         print("  $ " + shlex.join(["trait-service", "serve", *arguments]), flush=True)
         began = time.monotonic()
         with ExitStack() as stack:
@@ -86,6 +88,14 @@ class Lab:
                 sys.exit(str(error))
             print(f"  ready at {url} after {time.monotonic() - began:.0f} s", flush=True)
             yield url
+
+    def arguments(self, *flags: str, model: str | Path | None = None) -> list[str]:
+        """The model and options of `trait-service serve`, without the registry."""
+        arguments = [str(model or self.model), "--served-model-name", self.model, "--enforce-eager"]
+        arguments += ["--max-model-len", "1024", "--max-num-seqs", "128"]
+        if model is None and "--dtype" not in flags and self.model in DTYPES:
+            arguments += ["--dtype", DTYPES[self.model]]
+        return [*arguments, *flags]
 
     def sql(self, query: str) -> list[dict[str, Any]]:
         """Rows of a query over the database, as `trait-client sql` gives them."""

@@ -54,6 +54,14 @@ def test_another_model_has_folders_of_its_own(tmp_path, monkeypatch):
     assert small.vectors != other.vectors
 
 
+def test_a_model_is_served_in_its_own_precision_unless_the_study_chooses_one(tmp_path):
+    lab = Lab("some_study", "qwen2.5-coder-0.5b", work=tmp_path)
+    assert lab.arguments()[-2:] == ["--dtype", "bfloat16"]
+    assert lab.arguments("--dtype", "float32")[-2:] == ["--dtype", "float32"]
+    assert "--dtype" not in lab.arguments(model=tmp_path / "w8a8")
+    assert "--dtype" not in Lab("some_study", work=tmp_path).arguments()
+
+
 def test_the_plan_of_a_large_model_is_printed_with_an_estimate():
     command = [sys.executable, ROOT / "experiments" / "run.py", "methods_and_layers", "--dry-run"]
     done = subprocess.run(
