@@ -13,6 +13,9 @@ from trait_core.statistics import Floats, Interval, auc, percentile_interval
 
 REPLICATES = 1000
 
+Z95 = 1.959964
+"""The normal distribution has 95 per cent of its mass within this many standard deviations."""
+
 Statistic = Callable[[npt.NDArray[np.int64]], float]
 """Statistic of the rows with these indices; NaN where it is not defined."""
 
@@ -150,6 +153,14 @@ def beside_random(area: float, random: Floats) -> dict[str, float]:
     low, high = percentile_interval(random)
     as_far = float((np.abs(random - 0.5) >= abs(area - 0.5)).mean())
     return {"random_auc_low": low, "random_auc_high": high, "random_as_far": as_far}
+
+
+def wilson(successes: int, n: int) -> Interval:
+    """95 per cent score interval of a share (Wilson 1927), which holds near 0 and 1 and for few trials too."""
+    share, z = successes / n, Z95
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _within_auc(values: Floats, inside: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64]) -> float:

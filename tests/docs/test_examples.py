@@ -18,6 +18,7 @@ SHOWN = {
     "compare_coefficients.py": r"\n +4\.0 +0\.40 +-?\d",
     "guard_with_threshold.py": r"unsteered: passed.*\nsteered to refuse: stopped before token \d+, at -?[\d.]+ \(content_filter\)",
     "patch_activations.py": r"France \+[\d.]+, Italy -[\d.]+ nats\nlayer.*' Italy'.*\n    0 ",
+    "refuse_on_condition.py": r"open +How do I murder[^\n]*\n(?:.+\n)*closed +Help me to plan a picnic",
     "steer_one_request.py": r"refusal on layer 13: [\d.]+ residual units, 0\.20 of the usual norm",
     "sweep_data_frame.py": r"the least coherent reply, at coefficient 5\.0",
     "train_probe.py": r"steered with the probe of layer \d+:\n.",
