@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 from browser_harness import VIEWS
 from dashboard_fixtures import build_patching, dashboard
+from fake_service import FakeService
+from loopback import on_a_port
+from vector_fixtures import made_vector
 
 axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
 
@@ -34,6 +37,17 @@ def test_a_view_has_no_violation(open_page, known, view, scheme):
     if view == "playground":
         page.expect_refused("/api/service")
     assert violations(page.open(VIEWS[view])) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_controls_of_a_condition_have_no_violation(open_page, tmp_path, scheme):
+    vectors = [made_vector(range(4), 1, trait="shouting"), made_vector(range(4), 2, trait="harmful")]
+    service = FakeService(*vectors, hook_points=["resid_post", "mlp_out"])
+    with on_a_port(service.answer) as address, dashboard(tmp_path / "none.duckdb", address) as url:
+        page = open_page(url, scheme=scheme)
+        tab = page.open("#/playground?s=shouting:1.5&when=harmful%401%3E0.5")
+        assert tab.get_by_label("bound of the condition").input_value() == "0.5"
+        assert violations(tab) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

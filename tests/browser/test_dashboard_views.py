@@ -1,5 +1,6 @@
 """The dashboard's views in a real Chromium, over a database whose answers are known."""
 
+import contextlib
 import re
 
 import fake_wire as wire
@@ -10,6 +11,7 @@ from fake_service import FakeService
 from loopback import on_a_port
 from trait_client.dashboard.report import report
 from trait_client.results import ResultStore
+from vector_fixtures import made_vector
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 
@@ -525,6 +527,74 @@ def test_the_playground_folds_the_reasoning_above_the_reply(open_page, tmp_path)
         tab.get_by_role("button", name="Send").click()
         expect(tab.locator("[data-side=baseline] .thought")).to_have_count(2)
     assert [turn["content"] for turn in service.chats[1]["messages"]] == ["Hello", "yes yes", "Hello"]
+
+
+PLAIN = made_vector(range(4), 1, trait="shouting", chosen_layer=2)
+BRANCH = made_vector(range(4), 2, trait="muttering", chosen_layer=2, hook_point="mlp_out")
+GATE = made_vector(range(4), 3, trait="harmful", chosen_layer=1)
+
+
+@pytest.fixture
+def conditional(open_page, tmp_path):
+    """`conditional(address, **info)`: the playground over a service that says this of itself, and the service."""
+    with contextlib.ExitStack() as stack:
+
+        def go(address, **info):
+            service = FakeService(PLAIN, BRANCH, GATE, **info)
+            at = stack.enter_context(on_a_port(service.answer))
+            url = stack.enter_context(dashboard(tmp_path / "none.duckdb", at))
+            return open_page(url).open(address), service
+
+        yield go
+
+
+BOTH = {"hook_points": ["resid_post", "mlp_out"]}
+
+
+def test_the_playground_steers_under_a_condition_and_says_where_it_acted(conditional):
+    tab, service = conditional("#/playground?s=shouting:1.5&q=Hello", **BOTH)
+    tab.get_by_label("condition of steering").select_option("harmful")
+    tab.get_by_label("layer of the condition").select_option("1")
+    tab.get_by_label("bound of the condition").fill("0.5")
+    tab.get_by_label("how the condition holds").select_option("latch")
+    tab.get_by_role("button", name="Send").click()
+    expect(tab.locator("[data-side=steered] .scores")).to_contain_text(
+        re.compile(r"shouting layer 2: .*; when harmful@1>0\.5, latch: acted at \d+ \+ \d+ positions")
+    )
+    (term,) = next(body["steering"]["terms"] for body in service.chats if "steering" in body)
+    assert {"vector": "harmful", "layer": 1, "above": 0.5, "hold": "latch"}.items() <= term["when"].items()
+    assert "at" not in term
+    assert "when=harmful%401%3E0.5%2C+latch" in tab.url
+    tab.reload()
+    tab.wait_for_selector("main[data-ready]")
+    assert tab.get_by_label("how the condition holds").input_value() == "latch"
+    assert "--when 'harmful@1>0.5, latch'" in tab.locator("[data-form='command line'] pre").text_content()
+
+
+def test_the_playground_steers_at_the_hook_point_of_a_vector(conditional):
+    tab, service = conditional("#/playground?s=muttering:1.5&q=Hello", **BOTH)
+    tab.get_by_label("hook point of the vectors").select_option("mlp_out")
+    expect(tab.locator(".term")).to_have_count(1)
+    assert "muttering" in tab.locator(".term").inner_text()
+    options = tab.get_by_label("condition of steering").locator("option").all_inner_texts()
+    assert options == [
+        "always",
+        "the projection on shouting",
+        "the projection on harmful",
+    ]  # gates are read in the stream
+    tab.get_by_role("button", name="Send").click()
+    expect(tab.locator("[data-side=steered] .scores")).to_contain_text("muttering mlp_out of layer 2: a ")
+    (term,) = next(body["steering"]["terms"] for body in service.chats if "steering" in body)
+    assert (term["at"], "when" in term) == ("mlp_out", False)
+
+
+def test_what_a_service_does_not_have_is_not_offered(conditional):
+    tab, _ = conditional("#/playground?s=shouting:1.5&when=harmful@1%3E0.5&at=mlp_out&q=Hello", holds=[])
+    assert tab.locator("[data-gate]").count() == 0
+    assert tab.get_by_label("hook point of the vectors").count() == 0
+    assert '"when"' not in tab.locator("[data-form=curl] pre").text_content()
+    expect(tab.get_by_label("coefficient of muttering")).to_be_disabled()
+    assert "the service has no mlp_out (--hook-points)" in tab.locator("main").inner_text()
 
 
 @pytest.mark.parametrize(("width", "height"), [(1440, 900), (390, 844)])

@@ -87,6 +87,20 @@ def test_the_commands_that_the_page_gives_do_what_the_page_did(service_url, open
         assert "sorry" in done.stdout
 
 
+def test_under_a_condition_that_is_never_met_the_reply_is_the_baseline(service_url, open_page, tmp_path):
+    with dashboard(tmp_path / "none.duckdb", service_url) as url:
+        tab = open_page(url).open(f"{PANCAKES}&when=refusal@11%3E100000")
+        tab.get_by_role("button", name="Send").click()
+        expect(tab.locator("[data-side=steered] .scores")).to_contain_text(
+            "when refusal@11>100000: acted at 0 + 0 positions", timeout=60_000
+        )
+        expect(tab.locator("[data-side=baseline] .scores")).to_contain_text("tokens", timeout=60_000)
+        baseline, steered = (
+            tab.locator(f"[data-side={side}] .turn > .text").last.inner_text() for side in ("baseline", "steered")
+        )
+        assert steered == baseline
+
+
 def test_the_key_stays_in_the_server(service_url, open_page, tmp_path):
     """The key goes to the service with each request and is in nothing that the page gets."""
     import os

@@ -42,7 +42,7 @@ INFO: dict[str, Any] = {
     "chat_template_variables": [],
     "n_layers": 4, "d_model": 8, "dtype": "float32", "quantization": None, "weights": {"float32": 1.0},
     "operations": ["add", "ablate", "set", "scale", "floor", "ceiling", "replace", "rotate"], "versions": {"service": "1"},
-    "scopes": ["all", "prompt", "generated", "last_prompt", "positions"], "units": ["dose", "separation", "raw"],
+    "scopes": ["all", "prompt", "generated", "last_prompt", "positions"], "units": ["dose", "separation", "raw"], "holds": ["token", "latch", "prompt"],
 }  # fmt: skip
 
 M = TypeVar("M", bound=BaseModel)

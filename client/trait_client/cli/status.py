@@ -48,6 +48,7 @@ def _page(
         "vectors": ", ".join(vector.name for vector in registered) or "none: see `trait-client vectors put --help`",
         "operations": ", ".join(info.operations),
         "hook points": ", ".join(info.hook_points),
+        "gates": ", ".join(info.holds) or "none",
         "units": ", ".join(info.units),
         "scopes": ", ".join(info.scopes),
         "steering limits": (

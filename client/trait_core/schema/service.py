@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from trait_core.schema.base import RESID_POST, HookPoint, Operation, Response, Unit
+from trait_core.schema.base import RESID_POST, Hold, HookPoint, Operation, Response, Unit
 
 
 class SteeringLimits(Response):
@@ -40,6 +40,7 @@ class ServiceInfo(Response):
         reasoning_markers: Texts around a reply's reasoning, with a space between them; None if the model has none.
         residual_norms: Mean token norm after each block over positions 4 and later of a built-in text, `n_layers` long.
         hook_points: Places in a block that can be steered and read: `resid_post`, and those of `--hook-points`.
+        holds: Ways in which the gate of a term may hold (`when`); empty: the engine has no gates, or is an older one.
         weights: Dtype -> share of the bytes of the loaded weights, 0 to 1 (of the first pipeline stage).
     """
 
@@ -60,6 +61,7 @@ class ServiceInfo(Response):
     residual_norms: list[float]
     operations: list[Operation]
     hook_points: list[HookPoint] = Field(default_factory=lambda: [RESID_POST])
+    holds: list[Hold] = Field(default_factory=list)
     scopes: list[str]
     units: list[Unit]
     limits: SteeringLimits

@@ -9,7 +9,7 @@ import torch
 import vllm
 from torch import nn
 from trait_core.errors import SteeringFailedError
-from trait_core.schema import Operation
+from trait_core.schema import Hold, Operation
 from vllm.distributed import get_pp_group
 
 from trait_service.engine import lens, refusals
@@ -70,6 +70,7 @@ class SteeringWorkerMixin:
             "scheduler": str(self.vllm_config.scheduler_config.scheduler_cls).rpartition(".")[2],
             "operations": list(OPERATIONS),
             "hook_points": list(self.trait_state.shape.sites.hook_points),
+            "holds": list(get_args(Hold)) if self.trait_state.shape.sees_all_layers else [],
             "bank_rows": self.trait_state.settings.bank_rows,
             "terms_per_layer": self.trait_state.settings.terms_per_layer,
             "capture_rows": self.trait_state.pools.n_rows,

@@ -105,6 +105,7 @@ class TraitService:
             residual_norms=norms,
             operations=list(shape["operations"]),
             hook_points=list(shape["hook_points"]),
+            holds=list(shape["holds"]),
             scopes=[*get_args(NamedScope), "positions", "selectors"],
             units=list(get_args(Unit)),
             limits=_limits(settings, engine_settings, shape),

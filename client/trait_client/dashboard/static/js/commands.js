@@ -1,4 +1,5 @@
 // A steered request for other tools: command line, curl, Python. The API key's variable is named; its value is never written.
+import { gateText } from "./gate.js";
 import { quoted } from "./views/sql.js";
 
 export function asCli({ url, prompt, terms, maxTokens, temperature }) {
@@ -6,8 +7,10 @@ export function asCli({ url, prompt, terms, maxTokens, temperature }) {
   if (terms.length === 1) {
     const [term] = terms;
     const layer = term.layers ? ` --layer ${term.layers[0]}` : "";
-    return `trait-client steer --vector ${term.vector}${layer} --coef ${term.coefficient} ${shared} ${quoted(prompt)}`;
+    const where = `${term.at ? ` --at ${term.at}` : ""}${term.when ? ` --when ${quoted(gateText(term.when))}` : ""}`;
+    return `trait-client steer --vector ${term.vector}${layer}${where} --coef ${term.coefficient} ${shared} ${quoted(prompt)}`;
   }
+  if (terms.some((term) => term.when)) return "# several vectors under a condition: use curl or Python";
   const lines = [...terms.map((term) => `/steer ${term.vector} ${term.coefficient}${term.layers ? " " + term.layers[0] : ""}`),
     prompt.replaceAll("\n", " ")];
   return `printf '%s\\n' ${lines.map(quoted).join(" ")} | trait-client chat ${shared}`;

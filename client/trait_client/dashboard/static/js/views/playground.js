@@ -3,10 +3,14 @@ import { get, lines } from "../api.js";
 import { asCli, asCurl, asPython } from "../commands.js";
 import { emptyState, failure, field, h, select } from "../dom.js";
 import { short, signed } from "../format.js";
+import { gateControls, gateText, readGate } from "../gate.js";
 import { diverging } from "../scale.js";
 import { quietly } from "../url.js";
 import { copied } from "./sql.js";
 
+const STREAM = "resid_post";
+const PLACES = { resid_post: "resid_post: the stream behind the block", attn_out: "attn_out: what attention adds",
+  mlp_out: "mlp_out: what the MLP adds" };
 const MOST_MONITORED = 8;
 const REACH = 6;
 const MOST_HELD = 6; // characters of text that a token may be found behind
@@ -19,11 +23,16 @@ export async function playgroundView(params) {
     return { element: h("div", {}, h("h1", {}, "Playground"), noService(error)) };
   }
   const vectors = service.vectors.filter((each) => each.metadata.method !== "random");
+  const holds = service.service.holds ?? [];
+  const places = service.service.hook_points ?? [STREAM];
+  // A gate is read in the stream; a vector is steered where it was made.
+  const inStream = vectors.filter((each) => placeOf(each) === STREAM);
   const given = new Map((params.s ?? "").split(",").filter(Boolean).map((part) => part.split(":")).map(([name, coefficient, layer]) => [name,
     { coefficient: Number(coefficient), layer: layer === undefined || layer === "" ? null : Number(layer) }]));
   const state = {
     terms: new Map(vectors.map((each) => [each.name, given.get(each.name) ?? { coefficient: 0, layer: null }])),
     colour: vectors.some((each) => each.name === params.m) ? params.m : vectors[0]?.name ?? null,
+    gate: holds.length ? readGate(params.when) : null, place: places.includes(params.at) ? params.at : null,
     maxTokens: Number(params.tokens ?? 96) || 96, temperature: Number(params.temp ?? 0) || 0,
     chats: { baseline: [], steered: [] }, abort: null,
   };
@@ -35,12 +44,14 @@ export async function playgroundView(params) {
     return Math.abs(found?.metadata.layers[layer]?.separation ?? 2) / 2 || 1;
   };
   const active = () => [...state.terms].filter(([, term]) => term.coefficient !== 0);
+  const placed = new Map(vectors.map((each) => [each.name, placeOf(each)]));
   const termList = () => active().map(([vector, { coefficient, layer }]) => ({
-    vector, coefficient, ...(layer === null ? {} : { layers: [layer] }) }));
+    vector, coefficient, ...(layer === null ? {} : { layers: [layer] }), ...(placed.get(vector) === STREAM ? {} : { at: placed.get(vector) }),
+    ...(state.gate === null ? {} : { when: state.gate }) }));
   const remember = () => {
     const terms = active().map(([name, { coefficient, layer }]) => [name, coefficient, ...(layer === null ? [] : [layer])].join(":"));
     quietly({
-      s: terms.join(",") || null, m: state.colour === vectors[0]?.name ? null : state.colour,
+      s: terms.join(",") || null, when: state.gate === null ? null : gateText(state.gate), at: state.place, m: state.colour === vectors[0]?.name ? null : state.colour,
       tokens: state.maxTokens === 96 ? null : state.maxTokens, temp: state.temperature || null, q: ask.value || null });
     drawCommands();
   };
@@ -157,7 +168,7 @@ export async function playgroundView(params) {
 
   function summary(seen) {
     const means = seen.directions.map((each, i) => `${each.vector} ${signed(seen.tokens.reduce((sum, row) => sum + row[i], 0) / (seen.tokens.length || 1) / scaleOf(each.vector), 2)}`);
-    const applied = seen.steering?.applied?.map((each) => `${each.vector} layer ${each.layer}: a ${short(each.a, 4)}, relative dose ${short(each.relative_dose, 3)}`) ?? [];
+    const applied = seen.steering?.applied?.map(appliedText) ?? [];
     return [seen.usage ? `${seen.usage.completion_tokens} tokens${seen.finish === "length" ? " (the limit)" : ""}` : null,
       ...means, ...applied].filter(Boolean).map((text) => h("span", {}, text));
   }
@@ -169,12 +180,19 @@ export async function playgroundView(params) {
       temperature: state.temperature };
     const forms = [["command line", asCli(request)], ["curl", asCurl(request)], ["Python", asPython(request)]];
     commands.replaceChildren(...forms.map(([name, text]) => h("details", { "data-form": name },
-      h("summary", {}, name, " ",
-        h("button", { class: "plain", onclick: (event) => { event.preventDefault(); copied(event.target, text); } }, "Copy")),
+      h("summary", {}, name),
+      h("button", { class: "plain", "aria-label": `Copy the ${name} form`, onclick: (event) => copied(event.target, text) }, "Copy"),
       h("pre", { class: "copy" }, text))));
   }
 
   const limit = service.service.limits.max_relative_dose * 10;
+  const termBox = h("div", {});
+  const drawTerms = () => {
+    const shown = vectors.filter((each) => state.place === null || placed.get(each.name) === state.place);
+    termBox.replaceChildren(...shown.map((each) => termRow(each, state.terms.get(each.name), limit, places, remember)));
+    if (vectors.length && !shown.length) termBox.replaceChildren(h("p", { class: "muted" }, `No vector was made at ${state.place}.`));
+  };
+  drawTerms();
   const element = h("div", {},
     h("div", { class: "head" }, h("h1", {}, "Playground"),
       h("p", { class: "muted" },
@@ -185,7 +203,11 @@ export async function playgroundView(params) {
         "Coefficients are tenths of the layer's residual norm: 3 moves every token by 0.3 of it. " +
         `Small models stay coherent up to about 3. The service allows ±${short(limit)}.`)
         : h("p", {}, "No vector is registered: ", h("code", {}, "trait-extract run --trait refusal --register")),
-      vectors.map((each) => termRow(each, state.terms.get(each.name), limit, remember)),
+      places.length > 1 ? h("div", { class: "row" }, field("hook point", select(
+        [["", "all"], ...places.map((each) => [each, PLACES[each] ?? each])], state.place ?? "",
+        (value) => { state.place = value || null; remember(); drawTerms(); }, { "aria-label": "hook point of the vectors" }))) : null,
+      termBox,
+      holds.length && inStream.length ? gateControls(inStream, holds, state.gate, (gate) => { state.gate = gate; remember(); }) : null,
       h("div", { class: "row under" }, field("colour tokens by",
         select(vectors.map((each) => each.name), state.colour,
           (value) => {
@@ -226,7 +248,18 @@ function noService(error) {
     h("button", { onclick: () => dispatchEvent(new HashChangeEvent("hashchange")) }, "Try again"));
 }
 
-function termRow(vector, term, limit, changed) {
+function placeOf(vector) {
+  return vector.metadata.hook_point ?? STREAM;
+}
+
+function appliedText(term) {
+  const where = term.at && term.at !== STREAM ? `${term.at} of layer ${term.layer}` : `layer ${term.layer}`;
+  const acted = term.acted ? ` acted at ${term.acted.prompt} + ${term.acted.generated} positions (prompt + reply)` : "";
+  return `${term.vector} ${where}: a ${short(term.a, 4)}, relative dose ${short(term.relative_dose, 3)}` +
+    (term.when ? `; when ${gateText(term.when)}:${acted}` : "");
+}
+
+function termRow(vector, term, limit, places, changed) {
   const reach = Math.min(limit, REACH);
   const number = h("input",
     { type: "number", step: 0.1, min: -limit, max: limit, value: term.coefficient, "aria-label": `coefficient of ${vector.name}` });
@@ -239,13 +272,18 @@ function termRow(vector, term, limit, changed) {
   };
   slider.addEventListener("input", () => { number.value = slider.value; set(Number(slider.value)); });
   number.addEventListener("change", () => { set(Number(number.value) || 0); number.value = term.coefficient; slider.value = term.coefficient; });
+  const place = placeOf(vector);
+  const served = places.includes(place);
+  if (!served) for (const control of [number, slider]) control.disabled = true;
   const layers = Object.keys(vector.metadata.layers).map(Number).sort((a, b) => a - b);
   const layer = select([["", `layer ${vector.metadata.chosen_layer} (chosen)`], ...layers.map((each) => [each, `layer ${each}`])],
     term.layer ?? "", (value) => { term.layer = value === "" ? null : Number(value); changed(); },
     { "aria-label": `layer of ${vector.name}` });
   const off = h("button", { class: "plain", onclick: () => { slider.value = 0; number.value = 0; set(0); } }, "0");
   return h("div", { class: "term" },
-    h("div", { class: "name" }, h("b", {}, vector.name), h("div", { class: "muted small" }, vector.metadata.method)),
+    h("div", { class: "name" }, h("b", {}, vector.name),
+      h("div", { class: "muted small" }, vector.metadata.method, place === STREAM ? "" : `, at ${place}`,
+        served ? "" : `: the service has no ${place} (--hook-points)`)),
     h("div", { class: "slide" }, slider), number, layer, off);
 }
 
