@@ -11,7 +11,7 @@ from dataclasses import replace
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
-FEW = ("steering takes effect", "operations and scopes", "neighbours untouched", "capture")
+FEW = ("steering takes effect", "operations and scopes", "hook points", "gates", "neighbours untouched", "capture")
 
 
 class Unsteered:
@@ -37,6 +37,36 @@ class OneLayerOff(Unsteered):
         return term.model_copy(update={"layer": (term.layer - 1) % self.n_layers})
 
 
+class Ungated(Unsteered):
+    """Steers whatever the condition is."""
+
+    def run(self, asks):
+        return self._engine.run(
+            [replace(ask, terms=[term.model_copy(update={"when": None}) for term in ask.terms]) for ask in asks]
+        )
+
+
+class GatesOneLayerOff(Unsteered):
+    """Reads every gate on the layer before the one asked for."""
+
+    def run(self, asks):
+        return self._engine.run([replace(ask, terms=[self._moved(term) for term in ask.terms]) for ask in asks])
+
+    def _moved(self, term):
+        if term.when is None:
+            return term
+        return term.model_copy(update={"when": term.when.model_copy(update={"layer": term.when.layer - 1})})
+
+
+class BehindTheBlock(Unsteered):
+    """Steers the stream behind the block wherever it is asked to steer."""
+
+    def run(self, asks):
+        return self._engine.run(
+            [replace(ask, terms=[term.model_copy(update={"at": "resid_post"}) for term in ask.terms]) for ask in asks]
+        )
+
+
 class Leaking(Unsteered):
     """Also steers the request that follows a steered one in the batch."""
 
@@ -52,7 +82,7 @@ def without_operation(engine):
         return sum(bool(module._forward_hooks) and module._forward_hooks.clear() is None for module in model.modules())
 
     (n_cleared,) = engine._llm.apply_model(clear)
-    assert n_cleared == engine.n_layers
+    assert n_cleared == engine.n_layers * len(engine.hook_points)
     return engine
 
 
@@ -72,6 +102,9 @@ def main(model: str, dtype: str, *cases: str) -> None:
         "sound, nothing to compare with": (lambda: engine, nothing, FEW),
         "unsteered": (lambda: Unsteered(engine), reference, FEW),
         "one layer off": (lambda: OneLayerOff(engine), reference, FEW),
+        "ungated": (lambda: Ungated(engine), reference, FEW),
+        "gates of another layer": (lambda: GatesOneLayerOff(engine), reference, FEW),
+        "behind the block": (lambda: BehindTheBlock(engine), reference, FEW),
         "leaking": (lambda: Leaking(engine), reference, FEW),
         "unsteered, nothing to compare with": (lambda: Unsteered(engine), nothing, tuple(CHECKS)),
         "operation taken out": (lambda: without_operation(engine), reference, tuple(CHECKS)),

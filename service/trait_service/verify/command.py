@@ -59,6 +59,13 @@ def verify(
     layer_rule: Annotated[
         list[str] | None, typer.Option("--layer-rule", help=str(EngineSettings.model_fields["layer_rule"].description))
     ] = None,
+    hook_points: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--hook-points",
+            help="Hook points that are checked, with commas between them [default: all that are known for MODEL].",
+        ),
+    ] = None,
 ) -> None:
     """Check on this machine that steering and capture do what they say with MODEL.
 
@@ -68,9 +75,12 @@ def verify(
 
     errors = Console(stderr=True)
     try:
-        settings = EngineSettings(allow_untested_vllm=allow_untested_vllm, layer_rule=layer_rule or [])
+        settings = EngineSettings(
+            allow_untested_vllm=allow_untested_vllm, layer_rule=layer_rule or [], hook_points=hook_points or []
+        )
     except ValidationError as error:
-        raise typer.BadParameter(first_fault(error).reason, param_hint="--layer-rule") from error
+        fault = first_fault(error)
+        raise typer.BadParameter(fault.reason, param_hint=f"--{fault.where.split('.')[0].replace('_', '-')}") from error
     try:
         check_version(settings)
         check_model(model)

@@ -1,5 +1,7 @@
 """The check of the operations: every one of them, every scope, and their combinations, against the reference."""
 
+from collections.abc import Collection
+
 from trait_core.positions import Positions
 
 from trait_service.engine.spec import TermSpec
@@ -11,11 +13,21 @@ from trait_service.verify.probe import Ask
 
 def operations_and_scopes(bench: Bench) -> Finding:
     """Every operation and scope, all in one batch: each moves the model and equals the reference."""
-    cases = cases_of(bench)
+    return against_reference(bench, cases_of(bench), needed=["add"])
+
+
+def against_reference(bench: Bench, cases: dict[str, list[TermSpec]], needed: Collection[str]) -> Finding:
+    """Run cases in one batch, and compare each with the reference; without one: see whether each moves the model.
+
+    Args:
+        bench: The bench.
+        cases: Name -> terms.
+        needed: Cases that must be large enough to decide; of all, half must be.
+    """
     asks = [Ask(bench.prompts[0], terms, max_tokens=6) for terms in cases.values()]
     plain, *answers = bench.engine.run([Ask(bench.prompts[0], max_tokens=6), *asks])
     if bench.reference is None:
-        return _operations_move(bench, {name: distance(plain, a) for name, a in zip(cases, answers, strict=True)})
+        return _cases_move(bench, {name: distance(plain, a) for name, a in zip(cases, answers, strict=True)}, needed)
     gaps = {name: bench.against_reference(ask, a) for name, ask, a in zip(cases, asks, answers, strict=True)}
     excess = {name: gap.difference / bench.scale.allowed(gap.effect) for name, gap in gaps.items()}
     worst = max(excess, key=lambda name: excess[name])
@@ -23,7 +35,7 @@ def operations_and_scopes(bench: Bench) -> Finding:
     unclear = [name for name, gap in gaps.items() if name not in wrong and not bench.scale.decides(gap.effect)]
     gap, allowed = gaps[worst], bench.scale.allowed(gaps[worst].effect)
     return judged(
-        not wrong and 2 * len(unclear) <= len(cases) and "add" not in unclear,
+        not wrong and 2 * len(unclear) <= len(cases) and not set(needed) & set(unclear),
         compared=f"the engine with transformers in float32 with hooks, {len(cases)} cases",
         detail=f"difference {gap.difference:.2g} in the worst ({worst}), which moves the reference by {gap.effect:.2g}; "
         f"allowed {allowed:.2g}" + named("wrong", wrong) + named("too small to decide", unclear),
@@ -33,9 +45,9 @@ def operations_and_scopes(bench: Bench) -> Finding:
     )
 
 
-def _operations_move(bench: Bench, moved: dict[str, float]) -> Finding:
+def _cases_move(bench: Bench, moved: dict[str, float], needed: Collection[str]) -> Finding:
     idle = [name for name, effect in moved.items() if not bench.scale.decides(effect)]
-    sound = 2 * len(idle) <= len(moved) and "add" not in idle
+    sound = 2 * len(idle) <= len(moved) and not set(needed) & set(idle)
     return Finding(
         status="skipped" if sound else "failed",
         compared="steered replies with the unsteered one",

@@ -11,10 +11,12 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 from trait_core.errors import SteeringFailedError
+from trait_core.schema import HookPoint
 
 from trait_service.engine.settings import EngineSettings, engine_args
 from trait_service.engine.spec import CaptureSpec, RequestReport, RequestSpec, TermSpec
 from trait_service.engine_link.workers import Capture, Workers
+from trait_service.models.architectures import ARCHITECTURES
 
 MAX_MODEL_LEN = 512
 """Longest sequence that is run, unless the model's own is shorter."""
@@ -73,6 +75,7 @@ class Engine(Protocol):
     """The engine interface that the checks use."""
 
     n_layers: int
+    hook_points: list[HookPoint]
     d_model: int
     n_vocabulary: int
     max_model_len: int
@@ -100,7 +103,7 @@ class ProbeEngine:
     Args:
         model: Hugging Face id or folder.
         dtype: As vLLM takes it.
-        settings: Settings of the engine's side.
+        settings: Settings of the engine's side; without hook points it gets those that are known for the model's architecture.
         cuda: True if vLLM runs on CUDA.
         eager: Run without torch.compile.
     """
@@ -108,12 +111,14 @@ class ProbeEngine:
     def __init__(self, model: str, dtype: str, settings: EngineSettings, *, cuda: bool, eager: bool) -> None:
         from vllm import LLM, EngineArgs  # noqa: PLC0415 - reads the environment
 
-        longest = EngineArgs(model=model, dtype=cast("Any", dtype)).create_model_config().max_model_len
+        known = EngineArgs(model=model, dtype=cast("Any", dtype)).create_model_config()
+        if not settings.hook_points:
+            settings = settings.model_copy(update={"hook_points": _known_hook_points(known)})
         self._llm = LLM(
             model=model,
             dtype=cast("Any", dtype),
             enforce_eager=eager,
-            max_model_len=min(longest, MAX_MODEL_LEN),
+            max_model_len=min(known.max_model_len, MAX_MODEL_LEN),
             max_num_seqs=MAX_NUM_SEQS,
             max_logprobs=TOP_LOGPROBS,
             use_tqdm_on_load=False,
@@ -124,6 +129,7 @@ class ProbeEngine:
         config = self._llm.llm_engine.vllm_config
         self.info = asyncio.run(self._workers.info())
         self.n_layers: int = self.info["n_layers"]
+        self.hook_points: list[HookPoint] = self.info["hook_points"]
         self.d_model: int = self.info["d_model"]
         self.dtype: str = self.info["dtype"]
         self.architecture: str = config.model_config.architecture
@@ -197,3 +203,10 @@ class _Rpc:
 
     async def collective_rpc(self, name: str, args: tuple[Any, ...] = ()) -> Any:
         return self._llm.collective_rpc(name, args=args)
+
+
+def _known_hook_points(config: Any) -> list[str]:
+    """Hook points beside the stream that are known for a model's architecture; none for an unknown one."""
+    names = [*(config.hf_config.architectures or []), config.architecture]
+    known = next((ARCHITECTURES[name] for name in names if name in ARCHITECTURES), None)
+    return list(known.hook_points) if known is not None else []

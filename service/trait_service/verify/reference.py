@@ -1,24 +1,33 @@
 """The reference: the same checkpoint in transformers, float32, with forward hooks that say each operation in words.
 
-Nothing here is shared with the engine's arithmetic.
+Nothing here is shared with the engine's arithmetic. The modules of a hook point are found by their names, as in the engine; that
+they show what a block adds is measured.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from trait_core.errors import TraitError
 from trait_core.positions import Positions
+from trait_core.schema import RESID_POST, HookPoint
 
+from trait_service.engine.branches import branch
+from trait_service.engine.errors import UnsupportedModelError
 from trait_service.engine.spec import TermSpec
 from trait_service.verify.blocks import BlocksNotFoundError, decoder_blocks
+from trait_service.verify.conditions import Gates
 from trait_service.verify.probe import Direction
 
 BYTES_PER_WEIGHT = 4
 SPARE_BYTES = 2**30
 """Memory to keep free, for activations and for weights that loading holds twice."""
+
+MOST_UNEXPLAINED = 1e-3
+"""Largest part of what a block adds that its attention and its MLP together may leave unexplained, in float32."""
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 
@@ -62,12 +71,26 @@ class Reference:
     def logprobs(
         self, prompt: list[int], reply: list[int], terms: Sequence[TermSpec], directions: Mapping[str, Direction]
     ) -> torch.Tensor:
-        """Log-probabilities of each token of a given reply `(len(reply), vocabulary)`, in one forward pass."""
-        changes: dict[int, list[Change]] = {}
+        """Log-probabilities of each token of a given reply `(len(reply), vocabulary)`, in one forward pass.
+
+        Raises:
+            NoReferenceError: A term acts at a hook point that transformers' blocks do not show.
+        """
+        gates = Gates(terms, dict(directions), len(prompt))
+        changes: dict[tuple[HookPoint, int], list[Change]] = {}
         for term in terms:
             unit = torch.from_numpy(directions[term.direction].array)
-            changes.setdefault(term.layer, []).append(change_of(term, unit, len(prompt)))
-        with _Hooks(self._layers, lambda layer, stream: _apply(changes.get(layer, []), stream)):
+            change = _gated(change_of(term, unit, len(prompt)), term, gates)
+            changes.setdefault((term.at, term.layer), []).append(change)
+
+        def pass_on(at: HookPoint, layer: int, tensor: torch.Tensor) -> torch.Tensor:
+            if at == RESID_POST:
+                gates.read(layer, tensor)
+            return _apply(changes.get((at, layer), []), tensor)
+
+        with ExitStack() as hooks:
+            for at in {RESID_POST, *(at for at, _ in changes)}:
+                hooks.enter_context(_Hooks(self._modules(at), partial(pass_on, at)))
             logits = self._forward([*prompt, *reply[:-1]])
         return torch.log_softmax(logits[len(prompt) - 1 :].float(), -1)
 
@@ -84,6 +107,42 @@ class Reference:
         if len(kept) != len(self._layers):
             raise NoReferenceError(f"transformers calls {len(kept)} of its {len(self._layers)} blocks")
         return torch.stack([kept[layer] for layer in sorted(kept)])
+
+    def check_branches(self, hook_points: Collection[HookPoint]) -> None:
+        """Check that the modules of these hook points are found, and of both that they show all that the blocks add.
+
+        Raises:
+            NoReferenceError: They are not, or a block adds something else.
+        """
+        shown: dict[tuple[HookPoint, int], torch.Tensor] = {}
+
+        def keep(at: HookPoint, layer: int, tensor: torch.Tensor) -> torch.Tensor:
+            shown[at, layer] = tensor.clone()
+            return tensor
+
+        with ExitStack() as hooks:
+            for at in {RESID_POST, *hook_points}:
+                hooks.enter_context(_Hooks(self._modules(at), partial(keep, at)))
+            self._forward([0, 1, 2, 3])
+        if not {"attn_out", "mlp_out"} <= set(hook_points):
+            return
+        for layer in range(1, len(self._layers)):
+            added = shown[RESID_POST, layer] - shown[RESID_POST, layer - 1]
+            rest = added - shown["attn_out", layer] - shown["mlp_out", layer]
+            if rest.norm() > MOST_UNEXPLAINED * added.norm():
+                raise NoReferenceError(
+                    f"in transformers block {layer} adds more than its attention and its MLP return: the difference is "
+                    f"{float(rest.norm() / added.norm()):.2g} of it"
+                )
+
+    def _modules(self, at: HookPoint) -> dict[int, Any]:
+        """The blocks, or the module of each whose output it adds to the stream at a hook point."""
+        if at == RESID_POST:
+            return self._layers
+        try:
+            return {layer: branch(block, at) for layer, block in self._layers.items()}
+        except UnsupportedModelError as error:
+            raise NoReferenceError(f"transformers' model: {error}") from error
 
     @torch.no_grad()
     def _forward(self, token_ids: list[int]) -> torch.Tensor:
@@ -199,6 +258,10 @@ def available_bytes() -> int:
     raise NoReferenceError("this system does not say how much memory is free")
 
 
+def _gated(change: Change, term: TermSpec, gates: Gates) -> Change:
+    return lambda stream: gates.acts(term, stream, change(stream))
+
+
 def _apply(changes: list[Change], stream: torch.Tensor) -> torch.Tensor:
     for change in changes:
         stream = change(stream)
@@ -206,7 +269,7 @@ def _apply(changes: list[Change], stream: torch.Tensor) -> torch.Tensor:
 
 
 class _Hooks:
-    """Pass every block's output through a function inside the block."""
+    """Pass the output of each layer's block, or of a module in it, through a function."""
 
     def __init__(self, layers: Mapping[int, Any], function: Callable[[int, torch.Tensor], torch.Tensor]) -> None:
         self._layers = layers

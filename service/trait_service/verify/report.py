@@ -20,6 +20,7 @@ from trait_service.verify.checks import (
     steering_takes_effect,
     unsteered_equals_reference,
 )
+from trait_service.verify.conditional import gates_open_as_in_reference, hook_points_equal_reference
 from trait_service.verify.cost import cost_of_steering
 from trait_service.verify.findings import Finding
 from trait_service.verify.judging import Precision
@@ -32,6 +33,8 @@ CHECKS: dict[str, Check] = {
     "steering takes effect": steering_takes_effect,
     "coefficient 0 is a no-op": coefficient_zero_is_a_no_op,
     "operations and scopes": operations_and_scopes,
+    "hook points": hook_points_equal_reference,
+    "gates": gates_open_as_in_reference,
     "neighbours untouched": neighbours_untouched,
     "many configurations": many_configurations,
     "capture": capture_equals_hidden_states,
