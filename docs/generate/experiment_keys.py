@@ -9,11 +9,12 @@ from pydantic import BaseModel
 def page() -> str:
     """Text of the page."""
     from trait_client.judge.config import JudgeConfig
-    from trait_client.sweeps.experiment import Control, Experiment, PrecisionService, TraitOverride
+    from trait_client.sweeps.experiment import Control, DamageSpec, Experiment, PrecisionService, TraitOverride
 
     sections: dict[str, tuple[str, type[BaseModel]]] = {
         "## The experiment": ("Every trait runs on every combination of the others, and on every prompt.", Experiment),
         "## `[control]`": ("", Control),
+        "## `[damage]`": ("", DamageSpec),
         "## `[trait.NAME]`": ("", TraitOverride),
         "## `[precision.NAME]`": ("", PrecisionService),
         "## `[judge]`": ("How scores are taken: [howto-judge.md](../howto-judge.md).", JudgeConfig),

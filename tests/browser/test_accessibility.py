@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from browser_harness import VIEWS
-from dashboard_fixtures import build_patching, dashboard
+from dashboard_fixtures import build_damaged, build_patching, dashboard
 from fake_service import FakeService
 from loopback import on_a_port
 from vector_fixtures import made_vector
@@ -37,6 +37,15 @@ def test_a_view_has_no_violation(open_page, known, view, scheme):
     if view == "playground":
         page.expect_refused("/api/service")
     assert violations(page.open(VIEWS[view])) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_effect_against_damage_has_no_violation(open_page, tmp_path, scheme):
+    store = build_damaged(tmp_path / "damaged.duckdb")
+    with dashboard(store.path) as url:
+        tab = open_page(url, scheme=scheme).open("#/sweep?trait=refusal")
+        tab.wait_for_selector(".scatter a.point")
+        assert violations(tab) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

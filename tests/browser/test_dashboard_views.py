@@ -6,7 +6,7 @@ import re
 import fake_wire as wire
 import pytest
 from browser_harness import SHOTS, VIEWS
-from dashboard_fixtures import HOSTILE, LONG, build, build_gated, build_patching, dashboard, steered_text
+from dashboard_fixtures import HOSTILE, LONG, build, build_damaged, build_gated, build_patching, dashboard, steered_text
 from fake_service import FakeService
 from loopback import on_a_port
 from trait_client.dashboard.report import report
@@ -147,6 +147,29 @@ def test_hook_points_and_gates_have_panels_and_filters_of_their_own(open_page, t
         )
         page.open("#/overview?bar=50")
         assert "float32, mlp_out, when warmth@9>0.5" in page.text()
+
+
+def test_effect_and_damage_are_a_scatter_whose_points_lead_to_their_settings(open_page, tmp_path):
+    store = build_damaged(tmp_path / "damaged.duckdb")
+    with dashboard(store.path) as url:
+        tab = open_page(url).open("#/sweep?trait=refusal")
+        points = tab.locator(".scatter a.point")
+        expect(points).to_have_count(6)
+        labels = "all => all.map(e => e.getAttribute('aria-label'))"
+        front = tab.locator('.scatter a.point[data-front="true"]').evaluate_all(labels)
+        assert [label.split(":")[0] for label in front] == [
+            f"mean_diff, layer 13, coefficient {coefficient} dose, float32" for coefficient in ("1.5", "3")
+        ]
+        assert "KL 0.045 nats a token, 46 % of 4 questions right (unsteered 50 %), 5 tokens a reply" in front[0]
+        points.first.focus()
+        for _ in range(5):
+            tab.keyboard.press("ArrowRight")
+        assert "layer 9, coefficient 3" in tab.evaluate("document.activeElement.getAttribute('aria-label')")
+        tab.keyboard.press("ArrowLeft")
+        tab.keyboard.press("Enter")
+        expect(tab.locator("#texts h2")).to_contain_text("mean_diff, layer 13, coefficient 3")
+        tab = open_page(url).open("#/sweep?trait=warmth")
+        assert tab.locator("[data-damage]").count() == 0
 
 
 def test_the_reasoning_of_a_reply_is_folded_above_its_answer(page):

@@ -57,6 +57,7 @@ def test_a_new_database_has_all_tables_and_the_version_of_their_schema(store):
     assert [name for (name,) in tables] == [
         "cells",
         "cosines",
+        "damage",
         "judge_agreement",
         "judgements",
         "judges",

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 from trait_client.results import ResultStore
+from trait_client.results.damage_rows import DamageRow
 from trait_client.results.patch_rows import PatchingRow, PatchRow
 from trait_client.results.rows import (
     CellRow,
@@ -96,6 +97,22 @@ def _sweep(run: str) -> list:
                         )
     warm = vectors["warmth", "mean_diff"]
     return rows + _cell(run, "warmth-mean_diff-9+13-1.5-float32", "steered", "float32", (warm, warm, LAYERS, 1.5))
+
+
+def build_damaged(path: Path) -> ResultStore:
+    """The known sweep, with the damage of refusal's settings by mean difference in float32: it grows with the coefficient."""
+    store = build(path, 1)
+    with store.writer() as writer:
+        writer.write(
+            DamageRow(
+                f"refusal-mean_diff-{layer}-{coefficient}-float32", "d", kl, kl / 2, 2 * kl, 0.9, kl, kl, kl, 3,
+                0.5, 0.5 - kl, -kl, -kl, -kl, 4, utc_now(),
+            )
+            for layer in LAYERS
+            for coefficient in COEFFICIENTS
+            for kl in [0.02 * coefficient**2 + (0.1 if layer == 9 else 0.0)]
+        )  # fmt: skip
+    return store
 
 
 def build_gated(path: Path) -> ResultStore:

@@ -128,6 +128,10 @@ class FakeService(FakeRegistry):
         """Mean negative log-likelihood of a response, nats a token."""
         return 1.5
 
+    def likeliest(self, word: str, applied: Sequence[AppliedTerm]) -> dict[str, float]:
+        """Log-probabilities of a word of an echoed prompt and of others in its place."""
+        return {word: wire.LOGPROB}
+
     def projection(self, ids: Sequence[int], position: int, sha256: str, layer: int) -> float:
         """A position's projection, without the centre: it follows from all tokens up to there."""
         return projection(ids, position, sha256, layer)
@@ -256,7 +260,10 @@ class FakeService(FakeRegistry):
         if body.get("return_token_ids"):
             fields |= {"token_ids": self.ids(reply), "prompt_token_ids": prompt}
         if body.get("logprobs") is not None:
-            fields["logprobs"] = wire.completion_logprobs(reply)
+            echoed = [self.words[i] for i in prompt] if body.get("echo") else []
+            fields["logprobs"] = wire.completion_logprobs(
+                [*echoed, *reply], [self.likeliest(word, applied) for word in echoed]
+            )
         if body.get("prompt_logprobs") is not None:
             fields["prompt_logprobs"] = wire.prompt_logprobs(prompt, self.words)
         choice = wire.completion_choice(0, joined(reply), finish_reason(reply), **fields)

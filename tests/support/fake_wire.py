@@ -48,10 +48,13 @@ def completion_choice(index: int, text: str, finish_reason: str, **given: Any) -
     return choice | dict.fromkeys(fields) | given
 
 
-def completion_logprobs(tokens: Sequence[str]) -> dict:
-    """Log-probabilities of a text, as parallel lists."""
-    each = [LOGPROB] * len(tokens)
-    tops = [{token: LOGPROB} for token in tokens]
+def completion_logprobs(tokens: Sequence[str], echoed: Sequence[dict[str, float]] = ()) -> dict:
+    """Log-probabilities of a text, as parallel lists; those of an echoed prompt come first, its first token has none."""
+    rest = tokens[len(echoed) :]
+    tops = [*echoed, *({token: LOGPROB} for token in rest)]
+    each = [top[token] for token, top in zip(tokens, tops, strict=True)]
+    if echoed:
+        each, tops = [None, *each[1:]], [None, *tops[1:]]
     return {
         "text_offset": list(range(len(tokens))),
         "token_logprobs": each,

@@ -48,6 +48,7 @@ def print_dry_run(experiment: "Experiment", db: Path, rate: float | None, *, as_
             f"{experiment.name}: {size.cells} cells and {size.control_cells} of random directions; "
             f"{size.trials} replies, {size.baseline_trials} of them baselines"
             + (f"; at most {size.judge_scores} scores by a judge" if size.judge_scores else "")
+            + (f"; {size.damage_readings} prompts read for the damage" if size.damage_readings else "")
         ),
         soft_wrap=True,
     )

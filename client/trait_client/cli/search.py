@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from trait_client.sweeps.search import SearchOutcome, SearchSettings
 
 
+PASSAGES = 20
+"""Neutral passages that --max-kl is measured on."""
+
+
 def search(
     *,
     trait: Annotated[
@@ -56,6 +60,14 @@ def search(
     ] = 0.5,
     width: Annotated[int, typer.Option(min=1, max=32, help="Coefficients per step of bracket.")] = 3,
     bar: Annotated[float, typer.Option(min=0, max=100, help="Mean coherence that counts as coherent.")] = 75.0,
+    max_kl: Annotated[
+        float | None,
+        typer.Option(
+            "--max-kl",
+            min=0.0001,
+            help="Instead of --bar: largest KL to the unsteered model on neutral passages, nats per token. 0.05 is hardly noticeable.",
+        ),
+    ] = None,
     random_directions: Annotated[
         int, typer.Option("--random", min=0, max=64, help="Number of random directions tested at the best settings.")
     ] = 4,
@@ -72,7 +84,8 @@ def search(
     """Search for the layer and coefficient with the largest delta in the trait's direction among the coherent settings.
 
     Every step runs all layers and traits in one batch. The best settings are stored, with random directions at the same
-    doses, and `trait-client steer --trait` uses them. Exit code 3 if a trait has no coherent setting.
+    doses, and `trait-client steer --trait` uses them. With --max-kl a setting must change neutral texts by at most that much, instead
+    of being coherent. Exit code 3 if a trait has no such setting.
 
     Example: `trait-client search --trait refusal --trait sycophancy --layers 9,13,17`
     """
@@ -83,7 +96,7 @@ def search(
 
     settings = checked(
         SearchSettings, strategy=strategy, steps=steps, start=start, up_mult=up_mult, down_mult=down_mult,
-        momentum=momentum, width=width, bar=bar,
+        momentum=momentum, width=width, bar=bar, max_kl=max_kl,
     )  # fmt: skip
     values: dict[str, Any] = {
         "name": f"search {' '.join(trait)}",
@@ -97,6 +110,7 @@ def search(
         "control": {"random_directions": random_directions},
         "raw": raw,
         "chat_template_kwargs": parsed_kwargs(template_kwargs, raw=raw),
+        **({} if max_kl is None else {"damage": {"passages": PASSAGES, "questions": 0}}),
     }
     with resumable(f"finished trials are in {db}"):
         outcome = asyncio.run(_run(Experiment.from_values(values), settings, ResultStore(db), url, api_key))
@@ -132,9 +146,21 @@ def _document(outcome: "SearchOutcome", db: Path) -> dict[str, Any]:
 
 
 def _print(outcome: "SearchOutcome", db: Path) -> None:
-    columns = ["trait", "layer", "coefficient", "delta", "ci_low", "ci_high", "n", "coherence", "verdict", "trials"]
+    columns = [
+        "trait",
+        "layer",
+        "coefficient",
+        "delta",
+        "ci_low",
+        "ci_high",
+        "n",
+        "coherence",
+        "kl",
+        "verdict",
+        "trials",
+    ]
     rows = [
-        (r.trait, r.layer, r.coefficient, r.delta, r.ci_low, r.ci_high, r.n, r.coherence, r.verdict, r.n_trials)
+        (r.trait, r.layer, r.coefficient, r.delta, r.ci_low, r.ci_high, r.n, r.coherence, r.kl, r.verdict, r.n_trials)
         for r in outcome.best
     ]
     print_rows(columns, rows)

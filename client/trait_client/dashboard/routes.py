@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from trait_client.dashboard import playground
-from trait_client.dashboard.data import comparisons, patchings, readings, runs, settings, vectors
+from trait_client.dashboard.data import comparisons, damage, patchings, readings, runs, settings, vectors
 from trait_client.dashboard.data.fingerprints import fingerprints
 from trait_client.dashboard.data.prompt_set_index import PromptSetIndex, Selection
 from trait_client.dashboard.data.results import Results
@@ -85,6 +85,12 @@ def overview(results: Stored, bar: Annotated[float, Query(ge=0, le=100)] = DEFAU
 def all_settings(results: Stored) -> JSONResponse:
     """Every setting and measure of all sweeps."""
     return _json(results.read(settings.all_settings))
+
+
+@router.get("/damage")
+def effect_and_damage(results: Stored) -> JSONResponse:
+    """Effect and damage of the settings whose damage was measured."""
+    return _json(results.read(damage.effect_and_damage))
 
 
 @router.get("/setting")

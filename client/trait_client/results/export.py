@@ -9,6 +9,8 @@ VIEWS = (
     "cell_summary",
     "trait_summary",
     "best_coherent",
+    "effect_and_damage",
+    "pareto_front",
     "method_comparison",
     "precision_delta",
     "patch_cells",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar, Literal, NamedTuple, Self
 
+from trait_client.results.damage_rows import DamageRow
 from trait_client.results.patch_rows import PatchingRow, PatchRow
 from trait_client.results.variant_rows import (
     VariantClauseRow,
@@ -272,6 +273,8 @@ class SearchRow:
     n_trials: int
     verdict: str
     found_at: datetime
+    kl: float | None = None
+    max_kl: float | None = None
 
 
 @dataclass(frozen=True)
@@ -339,6 +342,7 @@ Row = (
     | RunJudgeRow
     | AgreementRow
     | SearchRow
+    | DamageRow
     | PatchingRow
     | PatchRow
     | ReadingRow
@@ -364,6 +368,7 @@ ROW_TYPES: tuple[type[Row], ...] = (
     RunJudgeRow,
     AgreementRow,
     SearchRow,
+    DamageRow,
     ReadingRow,
     ReadingProjectionRow,
     VariantComparisonRow,

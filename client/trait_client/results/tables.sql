@@ -206,11 +206,36 @@ CREATE TABLE searches (
     ci_low        DOUBLE,
     ci_high       DOUBLE,
     coherence     DOUBLE NOT NULL,
-    bar           DOUBLE NOT NULL,          -- mean coherence that was asked for
+    bar           DOUBLE NOT NULL,          -- mean coherence that was asked for; 0 where max_kl was
     n_trials      INTEGER NOT NULL,         -- steered replies that the search took for this vector
     verdict       VARCHAR NOT NULL,
     found_at      TIMESTAMP NOT NULL,
+    kl            DOUBLE,                   -- damage of the setting, nats a token; NULL where coherence was asked for
+    max_kl        DOUBLE,                   -- KL that a setting could have, in place of `bar`
     PRIMARY KEY (run_id, trait_sha256)
+);
+
+-- How far a setting changes the model on texts on which it should change nothing: neutral passages and multiple-choice
+-- questions, read as prompts. Intervals are 95 per cent bootstrap over passages or questions.
+CREATE TABLE damage (
+    setting_id         VARCHAR NOT NULL,    -- of a steered setting in `cells`
+    definition         VARCHAR NOT NULL,    -- digest of the passages and questions
+    kl                 DOUBLE NOT NULL,     -- from the unsteered model, nats a token; at most the exact one
+    kl_low             DOUBLE,
+    kl_high            DOUBLE,
+    coverage           DOUBLE NOT NULL,     -- part of the unsteered probability that was compared token by token
+    nll_rise           DOUBLE NOT NULL,     -- how much less likely the passages become, nats a token
+    nll_rise_low       DOUBLE,
+    nll_rise_high      DOUBLE,
+    n_passages         INTEGER NOT NULL,
+    baseline_accuracy  DOUBLE,              -- share of questions answered rightly, unsteered; NULL without questions
+    accuracy           DOUBLE,              -- the same, steered
+    accuracy_delta     DOUBLE,
+    accuracy_low       DOUBLE,
+    accuracy_high      DOUBLE,
+    n_questions        INTEGER NOT NULL,
+    measured_at        TIMESTAMP NOT NULL,
+    PRIMARY KEY (setting_id, definition)
 );
 
 -- A prompt of a prompt set with its reply, token by token. Identity: model, texts, prompt id and, of a generated reply, its

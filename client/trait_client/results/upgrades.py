@@ -138,6 +138,31 @@ STEPS: tuple[str, ...] = (
     ALTER TABLE trials ADD COLUMN acted_prompt INTEGER;
     ALTER TABLE trials ADD COLUMN acted_generated INTEGER;
     """,
+    # 15: damage beside effect.
+    """
+    ALTER TABLE searches ADD COLUMN kl DOUBLE;
+    ALTER TABLE searches ADD COLUMN max_kl DOUBLE;
+    CREATE TABLE damage (
+        setting_id VARCHAR NOT NULL,
+        definition VARCHAR NOT NULL,
+        kl DOUBLE NOT NULL,
+        kl_low DOUBLE,
+        kl_high DOUBLE,
+        coverage DOUBLE NOT NULL,
+        nll_rise DOUBLE NOT NULL,
+        nll_rise_low DOUBLE,
+        nll_rise_high DOUBLE,
+        n_passages INTEGER NOT NULL,
+        baseline_accuracy DOUBLE,
+        accuracy DOUBLE,
+        accuracy_delta DOUBLE,
+        accuracy_low DOUBLE,
+        accuracy_high DOUBLE,
+        n_questions INTEGER NOT NULL,
+        measured_at TIMESTAMP NOT NULL,
+        PRIMARY KEY (setting_id, definition)
+    );
+    """,
 )
 """SQL of each step; the first leads from version 9 to 10."""
 

@@ -217,6 +217,44 @@ JOIN ranked o
  AND (r.quantised, r.precision) < (o.quantised, o.precision)
 ORDER BY ALL;
 
+-- The damage of each setting, from the largest set that it was measured on.
+CREATE OR REPLACE VIEW setting_damage AS
+SELECT * FROM damage
+QUALIFY row_number() OVER (PARTITION BY setting_id ORDER BY n_passages + n_questions DESC, measured_at DESC) = 1;
+
+-- Effect beside damage: a row for each setting whose damage was measured. `on_front`: it moves the trait in its own direction,
+-- and no other setting of the trait moves it as far with less KL, or farther with as little. Lengths are tokens of a reply.
+CREATE OR REPLACE VIEW effect_and_damage AS
+WITH lengths AS (
+    SELECT c.setting_id, avg(t.n_generated) AS length, avg(b.n_generated) AS baseline_length
+    FROM cells c
+    JOIN trials t ON t.cell_id = c.cell_id AND t.status = 'done'
+    JOIN trials b ON b.cell_id = c.baseline_id AND b.prompt_id = t.prompt_id AND b.status = 'done'
+    WHERE c.kind = 'steered' AND c.setting_id IN (SELECT setting_id FROM damage)
+    GROUP BY c.setting_id
+),
+measured AS (
+    SELECT s.trait, s.method, s.layer, s.coefficient, s.unit, s.measure, s.n, s.trait_delta, s.delta, s.ci_low, s.ci_high, s.verdict,
+           d.kl, d.kl_low, d.kl_high, d.nll_rise, d.accuracy, d.baseline_accuracy, d.accuracy_delta, d.accuracy_low, d.accuracy_high,
+           l.length, l.baseline_length, s.distinct3, s.coherence, d.n_passages, d.n_questions, s.operation, s.scope, s.hook_point,
+           s.gate, s.layers, s.precision, s.adapter, s.model, s.setting_id
+    FROM trait_summary s
+    JOIN setting_damage d USING (setting_id)
+    JOIN lengths l USING (setting_id)
+)
+SELECT m.*, m.trait_delta > 0 AND NOT EXISTS (
+           SELECT 1 FROM measured o
+           WHERE (o.trait, o.model, o.precision, o.adapter, o.measure) = (m.trait, m.model, m.precision, m.adapter, m.measure)
+             AND o.trait_delta >= m.trait_delta AND o.kl <= m.kl AND (o.trait_delta > m.trait_delta OR o.kl < m.kl)
+       ) AS on_front
+FROM measured m;
+
+-- The settings of which no other has more effect for less damage, least damage first.
+CREATE OR REPLACE VIEW pareto_front AS
+SELECT * EXCLUDE (on_front) FROM effect_and_damage
+WHERE on_front
+ORDER BY trait, model, precision, adapter, measure, kl;
+
 -- The latest search of each vector; `trait-client steer --trait` uses it.
 CREATE OR REPLACE VIEW best_settings AS
 SELECT * FROM searches

@@ -7,6 +7,7 @@
 - *Accuracy* on multiple-choice questions: the letter whose text, read as a whole, is the likeliest. By chance 0.25.
 
 Everything is read as a prompt, with nothing generated. A scope that reaches no prompt token would measure nothing, and is refused.
+Where a gate stays shut on a text, the damage is 0.
 """
 
 import asyncio
@@ -79,7 +80,7 @@ class Damage:
         coverage: Mean part of the unsteered probability that was compared token by token.
         nll_rise: Mean over passages of unsteered minus steered log-probability, nats per token.
         nll_rise_interval: None for fewer than two passages.
-        accuracy: Share of questions answered rightly, unsteered, steered, and the difference.
+        accuracy: Share of questions answered rightly, unsteered, steered, and the difference; None without questions.
         right_probability: The same for the probability of the right letter among the four: it moves before the accuracy does.
     """
 
@@ -88,8 +89,8 @@ class Damage:
     coverage: float
     nll_rise: float
     nll_rise_interval: Interval | None
-    accuracy: PairedDelta
-    right_probability: PairedDelta
+    accuracy: PairedDelta | None
+    right_probability: PairedDelta | None
 
 
 async def read_damage_set(
@@ -145,14 +146,15 @@ def damage(unsteered: DamageReading, steered: DamageReading) -> Damage:
         raise InvalidRequestError("the two readings have no passage in common: read the same set twice")
     by_passage = np.array([_compare(key, unsteered.passages[key], steered.passages[key]) for key in keys])
     kl, coverage, rise = by_passage.mean(axis=0)
+    asked = bool(unsteered.choices or steered.choices)
     return Damage(
         kl=float(kl),
         kl_interval=bootstrap_interval(by_passage[:, 0]),
         coverage=float(coverage),
         nll_rise=float(rise),
         nll_rise_interval=bootstrap_interval(by_passage[:, 2]),
-        accuracy=paired_delta(steered.answers_right, unsteered.answers_right),
-        right_probability=paired_delta(steered.right_probabilities, unsteered.right_probabilities),
+        accuracy=paired_delta(steered.answers_right, unsteered.answers_right) if asked else None,
+        right_probability=paired_delta(steered.right_probabilities, unsteered.right_probabilities) if asked else None,
     )
 
 
@@ -216,7 +218,9 @@ async def _prompt_logprobs(
     client: Completer, text: str, top: int, steering: Steering | None, model: str | None
 ) -> list[TokenLogprob]:
     answer = await client.complete(text, model=model, steering=steering, echo=True, logprobs=top, max_tokens=1)
-    if steering is not None and answer.steering is not None and answer.steering.positions.prompt == 0:
+    gated = steering is not None and any(term.when is not None for term in steering.terms)
+    reached = answer.steering is None or answer.steering.positions.prompt > 0 or gated
+    if steering is not None and not reached:
         raise InvalidRequestError(
             'the steering reaches no prompt token, and damage is read on prompts: use the scope "all"', param="scope"
         )

@@ -46,6 +46,7 @@ class SweepOutcome:
         unscored: Replies that still lack a score.
         judge_pending: Scores that the judge has not given yet.
         judge: Usage of the judge in this run; None without a judge.
+        damage_missing: Settings whose damage is still to be measured.
         tokens: Tokens generated in this run.
         seconds: Duration of this run.
         errors: Distinct messages, most frequent first, with their counts.
@@ -63,13 +64,15 @@ class SweepOutcome:
     errors: tuple[tuple[str, int], ...]
     judge_pending: int = 0
     judge: JudgeUsage | None = None
+    damage_missing: int = 0
 
     @property
     def line(self) -> str:
         """Status and counts in one line."""
+        damage = f", damage of {self.damage_missing} settings not measured yet" if self.damage_missing else ""
         speed = f", {self.tokens / self.seconds:.0f} tokens/s" if self.seconds else ""
         return (
             f"{self.status}: {self.trials_run} of {self.trials_total} trials run, "
             f"{self.trials_resumed} found in the database, {self.trials_failed} failed, "
-            f"{self.unscored} not scored yet ({self.seconds:.1f} s{speed})"
+            f"{self.unscored} not scored yet{damage} ({self.seconds:.1f} s{speed})"
         )

@@ -14,6 +14,7 @@ from trait_client.results import ResultStore, ResultWriter
 from trait_client.results.recorder import Recorder
 from trait_client.results.rows import PENDING, ProjectionRow, Row, RunCellRow, RunJudgeRow, ScoreRow, TrialRow
 from trait_client.results.runs import recorded_run
+from trait_client.sweeps.damage import DamageMeter, DamageSet
 from trait_client.sweeps.experiment import Experiment
 from trait_client.sweeps.judging import Judging, Unjudged, split, want_judged
 from trait_client.sweeps.outcome import ProgressCallback, SweepOutcome, SweepProgress
@@ -51,6 +52,7 @@ async def run_sweep(
     judge, rubrics = experiment.judge, experiment.rubrics()
     if judge is not None:
         judge.api_key()  # fail now if the key is missing
+    meter = meter_of(experiment, client)
     info = await client.info()
     plan = await plan_sweep(experiment, client)
     if judge is not None:
@@ -60,8 +62,23 @@ async def run_sweep(
         with recorded_run(writer, experiment.name, experiment.model_dump_json(), len(plan.trials)) as run:
             writer.write(_run_rows(run.run_id, plan, judge, rubrics))
             writer.publish_snapshot()
-            run.outcome = outcome = await run_plan(plan, client, writer, run.run_id, info, progress, judge, rubrics)
+            run.outcome = outcome = await run_plan(
+                plan, client, writer, run.run_id, info, progress, judge, rubrics, meter
+            )
     return outcome
+
+
+def meter_of(experiment: Experiment, client: AsyncTraitClient) -> DamageMeter | None:
+    """The meter of an experiment's damage; None if it asks for none.
+
+    Raises:
+        DatasetError: The damage set is missing or malformed.
+        InvalidRequestError: It has fewer passages or questions than are asked for.
+    """
+    if experiment.damage is None:
+        return None
+    asked = experiment.damage
+    return DamageMeter(client, DamageSet.load(experiment.damage_folder, asked.passages, asked.questions))
 
 
 async def run_plan(
@@ -73,9 +90,10 @@ async def run_plan(
     progress: ProgressCallback | None = None,
     judge: JudgeConfig | None = None,
     rubrics: Mapping[str, Rubric] | None = None,
+    meter: DamageMeter | None = None,
 ) -> SweepOutcome:
     """Run and score the trials of a plan that are not in the database yet; its definition rows are stored already."""
-    return await _Sweep(plan, client, writer, run_id, info, progress, judge, rubrics or {}).run()
+    return await _Sweep(plan, client, writer, run_id, info, progress, judge, rubrics or {}, meter).run()
 
 
 def _run_rows(run_id: str, plan: SweepPlan, judge: JudgeConfig | None, rubrics: Mapping[str, Rubric]) -> list[Row]:
@@ -100,8 +118,11 @@ class _Sweep:
         progress: ProgressCallback | None,
         judge: JudgeConfig | None,
         rubrics: Mapping[str, Rubric],
+        meter: DamageMeter | None,
     ) -> None:
         self._plan = plan
+        self._writer = writer
+        self._meter = meter
         self._progress = progress
         self._run_id = run_id
         self._concurrency = 2 * info.limits.max_num_seqs
@@ -129,6 +150,9 @@ class _Sweep:
     async def _work(self) -> None:
         scoring = asyncio.create_task(self._scoring.run())
         judging = asyncio.create_task(self._judging.run() if self._judging is not None else _nothing())
+        damage = asyncio.create_task(
+            self._meter.run(self._plan, self._writer, self._recorder) if self._meter is not None else _nothing()
+        )
         try:
             for trial_id in self._texts:
                 self._score_later(trial_id)
@@ -138,12 +162,13 @@ class _Sweep:
             self._scoring.close()
             if self._judging is not None:
                 self._judging.close()
-            await asyncio.gather(scoring, judging)
+            await asyncio.gather(scoring, judging, damage)
             await self._recorder.drained()
         finally:
             scoring.cancel()
             judging.cancel()
-            await asyncio.gather(scoring, judging, return_exceptions=True)
+            damage.cancel()
+            await asyncio.gather(scoring, judging, damage, return_exceptions=True)
 
     def _score_later(self, trial_id: str) -> None:
         computed, judged = split(self._missing(trial_id))
@@ -192,9 +217,11 @@ class _Sweep:
 
     def _outcome(self) -> SweepOutcome:
         now = self._now()
-        complete = now.scored == now.trials_total
+        unmeasured = self._meter.missing if self._meter is not None else 0
+        complete = now.scored == now.trials_total and not unmeasured
         judging = self._judging.errors if self._judging is not None else Counter[str]()
-        errors = (self._failures + self._scoring.errors + judging).most_common()
+        damage = self._meter.errors if self._meter is not None else Counter[str]()
+        errors = (self._failures + self._scoring.errors + judging + damage).most_common()
         return SweepOutcome(
             run_id=self._run_id,
             status="ok" if complete else "partial",
@@ -208,6 +235,7 @@ class _Sweep:
             errors=tuple(errors),
             judge_pending=sum(len(split(self._missing(trial_id))[1]) for trial_id in self._texts),
             judge=self._judge.usage if self._judge is not None else None,
+            damage_missing=unmeasured,
         )
 
 

@@ -1,11 +1,12 @@
 """Experiments: definitions of sweeps, read from `experiment.toml`."""
 
-from trait_client.sweeps.experiment.definition import Control, Experiment, TraitOverride
+from trait_client.sweeps.experiment.definition import Control, DamageSpec, Experiment, TraitOverride
 from trait_client.sweeps.experiment.grid import ExperimentSize, GridPoint, grid, size_of
 from trait_client.sweeps.experiment.precision import PrecisionService
 
 __all__ = [
     "Control",
+    "DamageSpec",
     "Experiment",
     "ExperimentSize",
     "GridPoint",

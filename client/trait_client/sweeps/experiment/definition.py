@@ -19,6 +19,10 @@
     [control]
     random_directions = 4
 
+    [damage]                             # KL and accuracy on neutral texts, for every setting
+    passages = 20                        # of 60; all if it is left out
+    questions = 25                       # of 100, each read four times
+
     [precision.int8]                     # a service for each precision, in turn: see trait_client.sweeps.experiment.precision
     model = "./smollm2-w8a8"             # started by the sweep, and stopped; or url = "http://..."
     weights = "int8"                     # what GET /v1/steering must say of the loaded weights
@@ -81,6 +85,23 @@ class Control(Section):
     random_directions: Annotated[int, Field(ge=0, le=MAX_RANDOM_DIRECTIONS)] = 4
 
 
+class DamageSpec(Section):
+    """`[damage]`: every steered setting is also measured on texts on which it should change nothing.
+
+    Each setting costs one prompt for each passage and four for each question; nothing is generated.
+
+    Attributes:
+        passages: Number of neutral passages, from the first; None uses all.
+        questions: Number of multiple-choice questions, from the first, 0 for none; None uses all.
+        folder: Folder of `neutral.jsonl` and `choices.jsonl`, relative to the experiment's file; None: `damage` beside the folder
+            of traits.
+    """
+
+    passages: Annotated[int, Field(ge=1)] | None = None
+    questions: Annotated[int, Field(ge=0)] | None = None
+    folder: Annotated[str, Field(min_length=1)] | None = None
+
+
 class TraitOverride(Section):
     """Overrides for one trait; None keeps the experiment's value.
 
@@ -133,6 +154,7 @@ class Experiment(Section):
         read_with: Model that reads replies back for projections and scores: `base`, or `adapter`: the one that wrote
             them.
         control: Random directions as a control.
+        damage: Measure the damage of each setting; None does not.
         judge: Judge that rates the replies; None for no judge.
         trait: Overrides by trait.
     """
@@ -165,6 +187,7 @@ class Experiment(Section):
     adapters: Annotated[list[Label], Field(min_length=1)] | None = None
     read_with: Literal["base", "adapter"] = "base"
     control: Control = Control()
+    damage: DamageSpec | None = None
     judge: JudgeConfig | None = None
     trait: dict[Name, TraitOverride] = Field(default_factory=dict)
 
@@ -284,6 +307,13 @@ class Experiment(Section):
     def _traits_folder(self) -> Path:
         folder = self._folder / self.datasets
         return folder if "datasets" in self.model_fields_set or folder.is_dir() else default_traits_folder()
+
+    @property
+    def damage_folder(self) -> Path:
+        """Folder of the damage set."""
+        if self.damage is not None and self.damage.folder is not None:
+            return self._folder / self.damage.folder
+        return self._traits_folder().parent / "damage"
 
     def evaluation(self, trait: str) -> EvaluationSpec:
         """The trait's questions and metric.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from trait_client.scoring.damage_set import CHOICES, NEUTRAL, read_choices, read_passages
 from trait_client.sweeps.cells import Sampling
 from trait_client.sweeps.experiment.definition import Experiment
 from trait_core.chat_templates import kwargs_text
@@ -76,6 +77,7 @@ class ExperimentSize:
         trials: All replies, baselines and controls included.
         generated_tokens: Maximum tokens of all replies.
         judge_scores: Scores by the judge; equal replies to equal prompts are judged once.
+        damage_readings: At most so many prompts are read, steered and unsteered, to measure damage.
     """
 
     cells: int
@@ -84,6 +86,7 @@ class ExperimentSize:
     trials: int
     generated_tokens: int
     judge_scores: int
+    damage_readings: int = 0
 
 
 def size_of(experiment: Experiment) -> ExperimentSize:
@@ -111,7 +114,22 @@ def size_of(experiment: Experiment) -> ExperimentSize:
         judge_scores=_judge_scores(
             experiment, steered, n_baselines * sum(len(own) for own in prompts.values()), unsteered
         ),
+        damage_readings=_damage_readings(experiment, n_services * n_vectors),
     )
+
+
+def _damage_readings(experiment: Experiment, n_vectors: int) -> int:
+    """Prompts of the damage set for each distinct change, and once for each unsteered model."""
+    if experiment.damage is None:
+        return 0
+    asked, folder = experiment.damage, experiment.damage_folder
+    passages, questions = read_passages(folder / NEUTRAL), read_choices(folder / CHOICES)
+    each = len(passages[: asked.passages]) + 4 * len(questions[: asked.questions])
+    changes = [
+        len({(p.layers, p.coefficient, str(p.options), p.adapter) for p in grid(experiment, trait)})
+        for trait in experiment.traits
+    ]
+    return each * (n_vectors * sum(changes) + len(experiment.services) * len(experiment.served_adapters))
 
 
 def _judge_scores(experiment: Experiment, steered: int, of_baselines: int, n_baselines: int) -> int:

@@ -10,11 +10,12 @@ from trait_client.results import ResultStore, ResultWriter
 from trait_client.results.rows import RunCellRow, SearchRow, utc_now
 from trait_client.results.runs import OutcomeStatus, recorded_run
 from trait_client.sweeps.cells import Cell
+from trait_client.sweeps.damage import DamageMeter
 from trait_client.sweeps.experiment import Experiment, GridPoint, grid
 from trait_client.sweeps.outcome import ProgressCallback
 from trait_client.sweeps.plan import Planner
 from trait_client.sweeps.rows import definition_rows
-from trait_client.sweeps.run import run_plan
+from trait_client.sweeps.run import meter_of, run_plan
 from trait_client.sweeps.search.ladder import Ladder, ladder
 from trait_client.sweeps.search.settings import SearchSettings
 from trait_client.sweeps.sweep_vectors import VectorKey
@@ -25,8 +26,11 @@ DOSE_OF_COEFFICIENT = 10.0
 """Coefficient / relative dose, in unit `dose`."""
 
 _STORED = ("measure", "n", "baseline", "steered", "delta", "ci_low", "ci_high", "coherence", "verdict")
-_COLUMNS = ("setting_id", "trait_delta", *_STORED)
-_FOUND = f"SELECT {', '.join(_COLUMNS)} FROM trait_summary WHERE setting_id IN (SELECT unnest(?::VARCHAR[]))"  # noqa: S608 - constants
+_COLUMNS = ("setting_id", "trait_delta", "kl", *_STORED)
+_FOUND = (
+    f"SELECT {', '.join(_COLUMNS)} FROM trait_summary LEFT JOIN (SELECT setting_id, kl FROM setting_damage) USING (setting_id) "  # noqa: S608 - constants
+    "WHERE setting_id IN (SELECT unnest(?::VARCHAR[]))"
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ async def run_search(
 ) -> SearchOutcome:
     """Search the coefficient of every trait on every layer, and store the best coherent setting of each trait.
 
-    The best setting has the largest delta in the trait's direction among those whose mean coherence reaches the bar. Random
+    The best setting has the largest delta in the trait's direction among those whose mean coherence reaches the bar, or with
+    `max_kl` among those whose damage is small enough. Random
     directions are run at the best settings only. As in a sweep, stored trials are not run again.
 
     Args:
@@ -93,9 +98,10 @@ async def run_search(
         DatasetError: A trait's evaluation is missing or malformed.
         ResultsError: Another process writes the database.
     """
-    _check(experiment)
+    _check(experiment, settings)
+    meter = meter_of(experiment, client)
     planner = await Planner.of(experiment, client)
-    search = _Search(experiment, settings, planner, client, planner.info, progress)
+    search = _Search(experiment, settings, planner, client, planner.info, progress, meter)
     with store.writer() as writer, recorded_run(writer, experiment.name, experiment.model_dump_json(), 0) as run:
         run.outcome = outcome = await search.run(writer, run.run_id)
     return outcome
@@ -110,7 +116,9 @@ class _Search:
         client: AsyncTraitClient,
         info: ServiceInfo,
         progress: ProgressCallback | None,
+        meter: DamageMeter | None,
     ) -> None:
+        self._meter = meter
         self._settings = settings
         self._planner = planner
         self._client = client
@@ -180,7 +188,7 @@ class _Search:
         plan = self._planner.plan(points, controls=controls)
         writer.write([*definition_rows(plan), *(RunCellRow(run_id, cell.cell_id) for cell in plan.cells)])
         writer.extend_run(run_id, len(plan.trials))
-        outcome = await run_plan(plan, self._client, writer, run_id, self._info, self._progress)
+        outcome = await run_plan(plan, self._client, writer, run_id, self._info, self._progress, meter=self._meter)
         if not controls:
             self._n_trials += sum(trial.cell.kind == "steered" for trial in plan.trials.values())
         for message, count in outcome.errors:
@@ -202,12 +210,16 @@ class _Search:
         return [dict(zip(_COLUMNS, row, strict=True)) for row in writer.query(_FOUND, [list(settings)])]
 
     def _is_coherent(self, row: dict[str, Any]) -> bool:
+        if self._settings.max_kl is not None:
+            return row["kl"] is not None and row["kl"] <= self._settings.max_kl
         return row["coherence"] is not None and row["coherence"] >= self._settings.bar
 
     def _best(self, writer: ResultWriter, key: VectorKey) -> dict[str, Any] | None:
         """The coherent setting with the largest delta in the trait's direction; None if no delta has that direction."""
         coherent = [row for row in self._summary(writer, list(self._cells[key])) if self._is_coherent(row)]
-        best = max(coherent, key=lambda row: (row["trait_delta"], row["coherence"], row["setting_id"]), default=None)
+        best = max(
+            coherent, key=lambda row: (row["trait_delta"], row["coherence"] or 0.0, row["setting_id"]), default=None
+        )
         return best if best is not None and best["trait_delta"] > 0 else None
 
     def _why_nothing(self, writer: ResultWriter, key: VectorKey) -> str:
@@ -215,6 +227,10 @@ class _Search:
         if not rows:
             return "no reply was scored"
         coherent = [row for row in rows if self._is_coherent(row)]
+        if not coherent and self._settings.max_kl is not None:
+            least = min((row["kl"] for row in rows if row["kl"] is not None), default=None)
+            found = "none was measured" if least is None else f"the least was {least:.3g}"
+            return f"no setting had a KL of at most {self._settings.max_kl:g} nats a token ({found}): lower --start"
         if not coherent:
             return f"no setting reached a coherence of {self._settings.bar:g}: lower --start"
         return "no coherent setting moved it in the trait's direction"
@@ -231,7 +247,9 @@ class _Search:
             layer=cell.intervention.layers[0],
             coefficient=cell.intervention.term.coefficient,
             unit=cell.intervention.term.unit,
-            bar=self._settings.bar,
+            bar=0.0 if self._settings.max_kl is not None else self._settings.bar,
+            kl=summary["kl"],
+            max_kl=self._settings.max_kl,
             n_trials=n_trials,
             found_at=utc_now(),
             **{name: summary[name] for name in _STORED},
@@ -242,7 +260,11 @@ def _at(point: GridPoint, layer: int, coefficient: float) -> GridPoint:
     return dataclasses.replace(point, layers=(layer,), coefficient=coefficient)
 
 
-def _check(experiment: Experiment) -> None:
+def _check(experiment: Experiment, settings: SearchSettings) -> None:
+    if settings.max_kl is not None and experiment.damage is None:
+        raise InvalidRequestError(
+            "max_kl is a bound of the damage: give the experiment a [damage] table", param="damage"
+        )
     if experiment.unit != "dose" or experiment.operations != ["add"]:
         raise InvalidRequestError("a search adds doses: leave unit and operation out", param="operation")
     if any(isinstance(layer, list) for trait in experiment.traits for layer in experiment.layers_of(trait)):

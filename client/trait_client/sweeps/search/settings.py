@@ -26,7 +26,9 @@ class SearchSettings(Section):
         down_mult: Factor while they are not.
         momentum: Share of the last step's factor that is added to the next one in the same direction, on a log scale.
         width: Coefficients in each step of `bracket`.
-        bar: Mean coherence that counts as coherent, 0 to 100.
+        bar: Mean coherence that counts as coherent, 0 to 100; not asked for where `max_kl` is.
+        max_kl: Largest KL to the unsteered model on neutral passages, nats a token, in place of coherence: where the texts above say
+            coherent, it is a KL of at most this. The experiment says on which passages (`damage`).
     """
 
     strategy: Literal["climb", "bracket"] = "climb"
@@ -37,6 +39,7 @@ class SearchSettings(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
     width: Annotated[int, Field(ge=1, le=32)] = 3
     bar: Annotated[float, Field(ge=0, le=100)] = 75.0
+    max_kl: Annotated[float, Field(gt=0, le=100)] | None = None
 
     def first_dose(self, d_model: int) -> float:
         """Relative dose of the first step."""

@@ -1,9 +1,10 @@
 // Layer by coefficient, and the replies of one cell.
 import { get } from "../api.js";
 import { moveInHeatmap } from "../charts/heatmap.js";
+import { scatter } from "../charts/scatter.js";
 import { emptyState, failure, field, h, select } from "../dom.js";
 import { fixed, interval, measureName, plural, short, signed, unitOf, when } from "../format.js";
-import { FILTERS, METRICS, bestOf, heatmaps, openings, pairList, valueOf } from "../settings.js";
+import { FILTERS, METRICS, bestOf, heatmaps, openings, pairList, placeOf, valueOf } from "../settings.js";
 import { here, link, patch, quietly } from "../url.js";
 
 export async function sweepView(params) {
@@ -54,6 +55,8 @@ export async function sweepView(params) {
             label))),
         field("coherence threshold", slider, output)),
       maps));
+  const tradeoff = damageCard(await get("damage"), trait, (row) => filters.every(({ name }) => !params[name] || valueOf(row, name) === params[name]), params);
+  if (tradeoff) element.append(tradeoff);
   const detail = h("div", {});
   element.append(detail);
   if (params.setting) await openSetting(detail, rows, all, params);
@@ -62,6 +65,28 @@ export async function sweepView(params) {
     keys: (event) => moveInHeatmap(element, event) || moveInPairs(detail, event),
     shown: () => { if (params.setting) keepInSight(element, detail); },
   };
+}
+
+// Effect against damage of the trait's settings; null where no damage was measured.
+function damageCard(all, trait, kept, params) {
+  const rows = all.filter((row) => row.trait === trait && kept(row));
+  if (!rows.length) return null;
+  const toward = (row) => (row.trait_delta === row.delta ? [row.ci_low, row.ci_high] : [row.ci_high, row.ci_low].map((end) => (end === null ? null : -end)));
+  const points = rows.map((row) => {
+    const [low, high] = toward(row);
+    const what = [row.method, `layer ${row.layer}`, `coefficient ${short(row.coefficient)} ${row.unit}`, row.precision, ...placeOf(row),
+      row.scope === "all" ? null : row.scope].filter(Boolean).join(", ");
+    const accuracy = row.accuracy === null ? "" : `, ${fixed(100 * row.accuracy, 0)} % of ${row.n_questions} questions right (unsteered ${fixed(100 * row.baseline_accuracy, 0)} %)`;
+    return { x: row.kl, y: row.trait_delta, low, high, front: row.on_front, chosen: row.setting_id === params.setting,
+      href: link("sweep", { ...here().params, trait, setting: row.setting_id }),
+      label: `${what}: effect ${signed(row.trait_delta)}, KL ${short(row.kl)} nats a token${accuracy}, ${fixed(row.length, 0)} tokens a reply (unsteered ${fixed(row.baseline_length, 0)}), ${row.on_front ? "on the front" : "not on the front"}` };
+  });
+  const measures = [...new Set(rows.map((row) => row.measure))];
+  return h("section", { class: "card", "data-damage": trait }, h("h2", {}, "Effect against damage"),
+    h("p", { class: "muted small" }, `${plural(rows.length, "setting")}, ${points.filter((point) => point.front).length} on the front: no other setting moves the trait as far with less damage. ` +
+      "Damage is the KL divergence from the unsteered model on neutral passages. Large points are on the front; lines are 95 % intervals of the effect. Arrow keys go from point to point."),
+    scatter({ points, label: `effect against damage, ${trait}`, xLabel: "damage: KL on neutral text, nats a token",
+      yLabel: `effect in the trait's direction, ${measures.map(unitOf).join(" or ")} (${measures.map(measureName).join(", ")})` }));
 }
 
 function rank(measure) {
