@@ -26,6 +26,7 @@ from engine_harness import (
     direction,
 )
 from trait_core.schema import RESID_POST, HookPoint
+from trait_service.engine.head_shape import HeadShape
 from trait_service.engine.spec import CaptureSpec, LensSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
 from trait_service.models.architectures import ARCHITECTURES
 
@@ -38,6 +39,8 @@ EFFECT = 0.05
 """Least change of a log-probability by steering: a case that changes nothing would prove nothing."""
 READ = {*tiny_models.DENSE, "GlmForCausalLM", "GPTBigCodeForCausalLM", "GPTNeoXForCausalLM", "HeliumForCausalLM"}
 """Architectures whose directions are also read as tokens: every kind of norm and head, vLLM's own and transformers'."""
+HEADS = {"Gemma3ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM", "OlmoForCausalLM"}
+"""Architectures whose attention heads are also captured, grouped-query attention and wide heads among them."""
 USUAL_BRANCHES = {"attn_out": "self_attn", "mlp_out": "mlp"}
 _GPT = {"attn_out": "attn", "mlp_out": "mlp"}
 _NORMED = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
@@ -76,7 +79,7 @@ def check(architecture: str, tokenizer_from: Path, folder: Path, run_engine: Cal
     path = tiny_models.make(architecture, folder / "model", tokenizer_from)
     known = ARCHITECTURES[architecture]
     branches = {at: BRANCHES.get(architecture, USUAL_BRANCHES)[at] for at in known.hook_points}
-    parity = Parity(Reference(str(path)), branches, reads=architecture in READ)
+    parity = Parity(Reference(str(path)), branches, reads=architecture in READ, has_heads=architecture in HEADS)
     result = run_engine(parity.job(str(path), **tiny_models.MODELS[architecture].engine))
     assert tuple(result.layers) == known.layers
     assert tuple(result.hook_points) == known.hook_points
@@ -116,8 +119,10 @@ class Case:
 class Parity:
     """An architecture's cases, and what an engine made of them."""
 
-    def __init__(self, reference: Reference, branches: dict[HookPoint, str], *, reads: bool = False) -> None:
-        self.reference, self.branches, self.reads = reference, branches, reads
+    def __init__(
+        self, reference: Reference, branches: dict[HookPoint, str], *, reads: bool = False, has_heads: bool = False
+    ) -> None:
+        self.reference, self.branches, self.reads, self.has_heads = reference, branches, reads, has_heads
         self.layers = [0, reference.n_layers // 2, reference.n_layers - 1]
 
     @cached_property
@@ -152,12 +157,19 @@ class Parity:
         spec = RequestSpec(key="lens", lens=LensSpec(layers=self.layers, top_k=5))
         return Req(NEIGHBOUR, spec.model_dump_json(), N_TOKENS)
 
+    def of_heads(self, head: int | None) -> Req:
+        """A request that captures the heads of every layer, or one of them."""
+        spec = RequestSpec(key=f"head {head}", capture=CaptureSpec(positions=CAPTURED, at="head_out", head=head))
+        return Req(NEIGHBOUR, spec.model_dump_json(), N_TOKENS)
+
     def job(self, path: str, **options) -> Job:
         steered = [Req(STEERED, case.spec, N_TOKENS) for case in self.cases]
         neighbour = Req(NEIGHBOUR, max_tokens=N_TOKENS)
         directions = list({case.direction.sha256: case.direction for case in self.cases}.values())
         batches = [[*steered, neighbour, *self.reading.values()], [self.guessing if self.reads else neighbour]]
-        settings = {"hook_points": list(self.branches)}
+        if self.has_heads:
+            batches.append([self.of_heads(None), self.of_heads(1)])
+        settings = {"hook_points": [*self.branches, *["head_out"] * self.has_heads]}
         options = {**ENGINE_OPTIONS, **options}
         return Job(path, batches, directions, options=options, settings=settings, lens=self.read_directions)
 
@@ -191,6 +203,8 @@ class Parity:
         if self.reads:
             expected = self.reference.guesses(seen, self.layers)[len(NEIGHBOUR) - 1 :]
             assert_guesses_equal(result.captures(1)["lens/lens/0"], expected)
+        if self.has_heads:
+            self.check_heads(result, seen)
         captures = result.captures(0)
         streams = {at: self.reference.streams(seen, self.branches.get(at, "")).numpy() for at in self.reading}
         for at, expected in streams.items():
@@ -204,8 +218,17 @@ class Parity:
             error = np.abs(streams[RESID_POST][1:] - streams[RESID_POST][:-1] - added[1:]).max()
             assert error < TOLERANCE, f"what the branches add is not what the blocks add: off by {error}"
 
+    def check_heads(self, result: EngineResult, seen: list[int]) -> None:
+        """Compare the heads with what transformers' output projections get."""
+        captures, shape = result.captures(2), HeadShape(**result.info["heads"])
+        expected = self.reference.heads(seen).numpy()
+        assert shape.width(None) == expected.shape[-1]
+        for head in (None, 1):
+            at = slice(None) if head is None else slice(shape.head_dim, 2 * shape.head_dim)
+            _check_capture("head_out", shape.take(captures[f"head {head}/mean"], head), expected[..., at])
 
-def _check_capture(at: HookPoint, means: np.ndarray, streams: np.ndarray) -> None:
+
+def _check_capture(at: str, means: np.ndarray, streams: np.ndarray) -> None:
     """The means of the pools of `CAPTURED` equal those of `(n_layers, n_tokens, d_model)`."""
     n = len(NEIGHBOUR)
     for name, got, where in zip(CAPTURED, means, (slice(0, n), slice(n - 1, n), slice(n, None)), strict=True):

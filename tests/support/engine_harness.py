@@ -267,6 +267,26 @@ class Reference:
                 handle.remove()
         return torch.stack([outputs[i] for i in range(self.n_layers)])
 
+    @torch.no_grad()
+    def heads(self, token_ids):
+        """What the output projection of each layer's attention gets, `(n_layers, n_tokens, n_heads * head_dim)`."""
+        inputs = {}
+
+        def keep(index):
+            def hook(_module, args):
+                inputs[index] = args[0].reshape(-1, args[0].shape[-1]).clone()
+
+            return hook
+
+        modules = [self.module((i, "self_attn.o_proj")) for i in range(self.n_layers)]
+        handles = [module.register_forward_pre_hook(keep(i)) for i, module in enumerate(modules)]
+        try:
+            self.model(torch.tensor([list(token_ids)]), use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return torch.stack([inputs[i] for i in range(self.n_layers)])
+
 
 def _changing(change):
     def hook(_module, _args, output):

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from trait_core.errors import InvalidRequestError, ServiceError
 from trait_core.positions import Positions
-from trait_core.schema import ActivationsMetadata
+from trait_core.schema import ActivationsMetadata, is_heads
 from trait_core.storage import read_header
 from trait_core.vectors.file import METADATA_KEY, VectorFile
 
@@ -31,7 +31,7 @@ class Activations:
     tensors: dict[str, np.ndarray] = field(repr=False)
 
     def __post_init__(self) -> None:
-        n_layers, d_model = len(self.metadata.layers), self.metadata.d_model
+        n_layers, width = len(self.metadata.layers), self.metadata.width or self.metadata.d_model
         n_inputs = len(self._tensor("n_prompt"))
         expected: dict[str, tuple[tuple[int, ...], type]] = {
             "n_prompt": ((n_inputs,), np.int32),
@@ -40,10 +40,11 @@ class Activations:
         if self.metadata.pooling == "none":
             (name,) = self.metadata.positions
             expected[f"count/{name}"] = ((n_inputs,), np.int32)
-            expected[f"each/{name}"] = ((int(self._tensor(f"count/{name}").sum()), n_layers, d_model), np.float32)
+            expected[f"each/{name}"] = ((int(self._tensor(f"count/{name}").sum()), n_layers, width), np.float32)
         for positions in self.metadata.positions if self.metadata.pooling == "mean" else []:
-            expected[f"mean/{positions}"] = ((n_inputs, n_layers, d_model), np.float32)
-            expected[f"norm/{positions}"] = ((n_inputs, n_layers), np.float32)
+            expected[f"mean/{positions}"] = ((n_inputs, n_layers, width), np.float32)
+            if not is_heads(self.metadata.hook_point):
+                expected[f"norm/{positions}"] = ((n_inputs, n_layers), np.float32)
             expected[f"count/{positions}"] = ((n_inputs,), np.int32)
         if "nll" in self.tensors:
             expected["nll"] = ((n_inputs,), np.float32)
@@ -85,7 +86,7 @@ class Activations:
         return Activations(self.metadata.model_copy(update={"responses": responses}), tensors)
 
     def mean(self, positions: str) -> np.ndarray:
-        """Mean residual stream, `(n, n_layers_read, d_model)` float32, residual units. NaN if a text has no such position.
+        """Mean residual stream, `(n, n_layers_read, d_model)` float32 (of heads: `width`), residual units. NaN if a text has no such position.
 
         Raises:
             InvalidRequestError: These positions were not requested, or were requested without pooling.
@@ -109,8 +110,12 @@ class Activations:
         """Mean of the token norms, `(n, n_layers_read)` float32, residual units. NaN if a text has no such position.
 
         Raises:
-            InvalidRequestError: These positions were not requested.
+            InvalidRequestError: These positions were not requested, or attention heads were, of which there is none.
         """
+        if is_heads(self.metadata.hook_point):
+            raise InvalidRequestError(
+                f"there are no norms of {self.metadata.hook_point}: ask for pooling='none' and take them", param="at"
+            )
         return self._where_counted("norm", positions)
 
     def count(self, positions: str) -> np.ndarray:

@@ -15,6 +15,8 @@ from trait_core.schema.activations import (
 )
 from trait_core.schema.base import (
     ANY_TRAIT,
+    HEAD_OUT,
+    MAX_HEADS,
     MAX_LAYERS,
     MAX_TERMS,
     NAME_PATTERN,
@@ -24,6 +26,7 @@ from trait_core.schema.base import (
     SHA256_PREFIX,
     ChatTemplateKwargs,
     FiniteFloat,
+    HeadPoint,
     Hold,
     HookPoint,
     Layer,
@@ -33,6 +36,8 @@ from trait_core.schema.base import (
     Response,
     Unit,
     VectorReference,
+    head_of,
+    is_heads,
     is_name,
 )
 from trait_core.schema.gates import ActedPositions, AppliedGate, Gate, GateUnit, last_gate_layer
@@ -92,7 +97,9 @@ from trait_core.schema.vectors import (
 
 __all__ = [
     "ANY_TRAIT",
+    "HEAD_OUT",
     "MAX_GUESSES",
+    "MAX_HEADS",
     "MAX_INPUTS",
     "MAX_LAYERS",
     "MAX_LENS_TOKENS",
@@ -122,6 +129,7 @@ __all__ = [
     "Gate",
     "GateUnit",
     "Generation",
+    "HeadPoint",
     "Hold",
     "HookPoint",
     "InlineType",
@@ -171,6 +179,8 @@ __all__ = [
     "VectorReference",
     "VectorUpload",
     "VectorVersion",
+    "head_of",
+    "is_heads",
     "is_name",
     "last_gate_layer",
 ]

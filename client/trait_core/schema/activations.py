@@ -4,7 +4,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from trait_core.schema.base import MAX_LAYERS, RESID_POST, ChatTemplateKwargs, HookPoint, Layer, Request, Response
+from trait_core.schema.base import (
+    MAX_LAYERS,
+    RESID_POST,
+    ChatTemplateKwargs,
+    HeadPoint,
+    HookPoint,
+    Layer,
+    Request,
+    Response,
+)
 from trait_core.schema.steering import Steering, SteeringReport
 
 MAX_INPUTS = 8192
@@ -107,7 +116,8 @@ class ActivationsRequest(Request):
         inputs: Up to 8192 texts, read in one batch.
         layers: 0-based decoder blocks, read at their output; None reads all.
         at: The place in these blocks that is read: `resid_post` (their output), `attn_out` (what the attention adds to the
-            stream) or `mlp_out` (what the MLP or the experts add).
+            stream), `mlp_out` (what the MLP or the experts add), `head_out` (what the attention heads put out, side by side,
+            before the output projection) or `head_out[3]` (one of them).
         positions: Pools, each a mean over the positions it names (`trait_core.positions`).
         pooling: `mean` over the positions; `none` returns every position (of a single entry of `positions`).
         before_steering: With `pooling` `none`: return the block's output before steering. Pools are taken after it.
@@ -119,7 +129,7 @@ class ActivationsRequest(Request):
     model: str | None = None
     inputs: Annotated[list[ActivationInput], Field(min_length=1, max_length=MAX_INPUTS)]
     layers: Annotated[list[Layer], Field(min_length=1, max_length=MAX_LAYERS)] | None = None
-    at: HookPoint = RESID_POST
+    at: HookPoint | HeadPoint = RESID_POST
     positions: Annotated[
         list[Annotated[str, Field(max_length=64)]],
         Field(min_length=1, max_length=MAX_POSITIONS, default_factory=lambda: ["response[:]"]),
@@ -149,7 +159,8 @@ class ActivationsMetadata(Response):
     """The metadata entry (`trait`, JSON) in the safetensors answer of `POST /v1/activations`.
 
     Tensors for n inputs and the layers listed here, in order; at `attn_out` or `mlp_out` the stream is what the block's attention
-    or MLP adds to it::
+    or MLP adds to it; at `head_out` or one of its heads it is what they put out, `width` takes the place of `d_model`, and there
+    is no `norm`::
 
         mean/<positions>    (n, n_layers_read, d_model) float32   mean residual stream after the block
         norm/<positions>    (n, n_layers_read)          float32   mean of the token norms
@@ -168,7 +179,8 @@ class ActivationsMetadata(Response):
     n_layers: int
     d_model: int
     dtype: str
-    hook_point: HookPoint = RESID_POST
+    hook_point: HookPoint | HeadPoint = RESID_POST
+    width: int | None = None
     layers: list[int]
     positions: list[str]
     pooling: Literal["mean", "none"] = "mean"

@@ -1,7 +1,7 @@
 """The common parts of the wire schema: names, limits, and the bases of requests and responses."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
@@ -32,12 +32,31 @@ HookPoint = Literal["resid_post", "attn_out", "mlp_out"]
 RESID_POST: HookPoint = "resid_post"
 """The hook point that every engine has."""
 
+HEAD_OUT: Final = "head_out"
+"""Place in a block that can be captured where an engine has it: what the attention heads put out, side by side, before the output
+projection mixes them. `head_out[3]` is one of them, counted from 0."""
+
+MAX_HEADS = 1024
+HEAD_PATTERN = rf"^{HEAD_OUT}(\[\d{{1,3}}\])?$"
+HeadPoint = Annotated[str, Field(pattern=HEAD_PATTERN)]
+
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 Layer = Annotated[int, Field(ge=0, lt=MAX_LAYERS)]
 ChatTemplateKwargs = Annotated[dict[str, JsonValue] | None, AfterValidator(checked_kwargs)]
 """Variables of the model's chat template, such as `enable_thinking`; {} is None."""
 
 VectorReference = Annotated[str, Field(pattern=rf"({NAME_PATTERN})|({SHA256_PATTERN})", max_length=71)]
+
+
+def head_of(at: str) -> int | None:
+    """The number in `head_out[3]`; None for all heads, `head_out`, and for other places."""
+    number = at.removeprefix(HEAD_OUT).strip("[]")
+    return int(number) if at.startswith(HEAD_OUT) and number else None
+
+
+def is_heads(at: str) -> bool:
+    """Tell whether a place is that of attention heads."""
+    return at.startswith(HEAD_OUT)
 
 
 def is_name(text: str) -> bool:

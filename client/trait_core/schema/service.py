@@ -41,6 +41,8 @@ class ServiceInfo(Response):
         residual_norms: Mean token norm after each block over positions 4 and later of a built-in text, `n_layers` long.
         hook_points: Places in a block that can be steered and read: `resid_post`, and those of `--hook-points`.
         holds: Ways in which the gate of a term may hold (`when`); empty: the engine has no gates, or is an older one.
+        n_heads: Attention heads of a block, which can be captured (`head_out[0]` and so on); None: started without
+            `--hook-points head_out`.
         weights: Dtype -> share of the bytes of the loaded weights, 0 to 1 (of the first pipeline stage).
     """
 
@@ -62,6 +64,7 @@ class ServiceInfo(Response):
     operations: list[Operation]
     hook_points: list[HookPoint] = Field(default_factory=lambda: [RESID_POST])
     holds: list[Hold] = Field(default_factory=list)
+    n_heads: int | None = None
     scopes: list[str]
     units: list[Unit]
     limits: SteeringLimits

@@ -102,7 +102,7 @@ def branch(layer: nn.Module, at: HookPoint, tensor_parallel_size: int = 1) -> nn
         )
     if not getattr(layer, NORMS_BEFORE, True):
         raise UnsupportedModelError(f"{name} has no {at}: it norms the whole stream behind each branch")
-    found = dict(_of_role(layer, at))
+    found = dict(modules_of(layer, at))
     if len(found) != 1:
         has = ", ".join(each for each, _ in layer.named_children())
         what = (
@@ -118,7 +118,8 @@ def branch(layer: nn.Module, at: HookPoint, tensor_parallel_size: int = 1) -> nn
     return _norm_of(layer, at) or module
 
 
-def _of_role(layer: nn.Module, at: HookPoint) -> Iterator[tuple[str, nn.Module]]:
+def modules_of(layer: nn.Module, at: HookPoint) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a layer that have the role of a hook point, with their names."""
     for name, module in layer.named_children():
         if name in ROLES[at] or (name in MIXERS and _is_mlp(module) == (at == "mlp_out")):
             yield name, module

@@ -3,14 +3,17 @@
 The class of a runner that vLLM has made is swapped for a steered subclass, so that its construction stays vLLM's own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
+from torch import nn
+from trait_core.schema import HEAD_OUT
 from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 
-from trait_service.engine import branches, layers, operation, refusals, sites
+from trait_service.engine import branches, heads, layers, operation, refusals, sites
 from trait_service.engine.errors import UnsupportedEngineError
+from trait_service.engine.head_shape import HeadShape
 from trait_service.engine.layer_lists import decoder_layers
 from trait_service.engine.state import EngineShape, SteeringState
 from trait_service.engine.step_end import EndOfStep
@@ -43,6 +46,9 @@ class SteeringRunnerMixin:
         config = runner.model_config
         n_layers = config.get_total_num_hidden_layers()
         settings = refusals.check(runner.vllm_config)
+        hook_points = sites.parsed(settings.hook_points)
+        found = decoder_layers(runner.get_model(), n_layers)
+        layers.refuse(found, config.dtype, get_tensor_model_parallel_world_size())
         self.trait_state = SteeringState(
             settings,
             EngineShape(
@@ -55,13 +61,13 @@ class SteeringRunnerMixin:
                 captures=get_tensor_model_parallel_rank() == 0,
                 sees_all_layers=get_pp_group().world_size == 1,
                 each_position=get_pp_group().world_size == 1 and (runner.device.type == "cpu" or config.enforce_eager),
-                hook_points=tuple(sites.parsed(settings.hook_points)),
+                hook_points=sites.of_blocks(hook_points),
+                heads=self._trait_heads(found) if HEAD_OUT in hook_points else None,
             ),
         )
-        found = decoder_layers(runner.get_model(), n_layers)
-        layers.refuse(found, config.dtype, get_tensor_model_parallel_world_size())
         layers.attach(found, self.trait_state)
         branches.attach(found, self.trait_state, get_tensor_model_parallel_world_size())
+        heads.attach(found, self.trait_state)
         self.trait_state.lens = StreamLens(
             runner.get_model(),
             found,
@@ -71,6 +77,11 @@ class SteeringRunnerMixin:
             captures=self.trait_state.shape.captures,
             n_ranks=get_tensor_model_parallel_world_size(),
         )
+
+    def _trait_heads(self, found: Mapping[int, nn.Module]) -> HeadShape:
+        config = cast("Any", self).model_config
+        n_heads, n_ranks = config.hf_text_config.num_attention_heads, get_tensor_model_parallel_world_size()
+        return heads.shape_of(found, n_heads, config.get_hidden_size(), n_ranks)
 
     def _dummy_run(self, *args: Any, **kwargs: Any) -> Any:
         with self.trait_dummy():

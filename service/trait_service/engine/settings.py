@@ -55,8 +55,9 @@ class EngineSettings(BaseModel):
     `trait-service verify` with it."""
 
     hook_points: Annotated[list[str], AfterValidator(parsed)] = Field(default_factory=list)
-    """Hook points beside resid_post, with commas between them: attn_out (what the attention of a block adds to the stream) and
-    mlp_out (what its MLP or experts add). Each costs a further kernel per layer (default: none)."""
+    """Hook points beside resid_post, with commas between them: attn_out (what the attention of a block adds to the stream),
+    mlp_out (what its MLP or experts add), and head_out (what its attention heads put out, for capture only; Llama-like models).
+    Each costs a further kernel per layer (default: none)."""
 
     allow_untested_vllm: bool = False
     """Start with a release of vLLM for which steering was not written."""

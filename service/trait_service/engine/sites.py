@@ -11,7 +11,7 @@ from typing import get_args
 
 import numpy as np
 from trait_core.errors import SteeringFailedError
-from trait_core.schema import RESID_POST, HookPoint
+from trait_core.schema import HEAD_OUT, RESID_POST, HookPoint
 
 HOOK_POINTS: tuple[HookPoint, ...] = get_args(HookPoint)
 """All hook points, in the order in which requests number them."""
@@ -26,10 +26,12 @@ class Sites:
     Args:
         n_layers: Decoder blocks of the model.
         further: Hook points beside `resid_post`, each on every layer.
+        head_rows: Sites of a layer that hold what its attention heads put out (`heads`); 0: the engine has none.
     """
 
     n_layers: int
     further: tuple[HookPoint, ...] = ()
+    head_rows: int = 0
 
     @property
     def hook_points(self) -> tuple[HookPoint, ...]:
@@ -37,7 +39,7 @@ class Sites:
         return (RESID_POST, *self.further)
 
     def __len__(self) -> int:
-        return self.n_layers * len(self.hook_points)
+        return self.n_layers * (len(self.hook_points) + self.head_rows)
 
     def of(self, at: HookPoint, layer: int) -> int:
         """The index of a site.
@@ -50,6 +52,16 @@ class Sites:
         if layer >= self.n_layers:
             raise SteeringFailedError(f"layer {layer} is out of range: the model has layers 0..{self.n_layers - 1}")
         return self.hook_points.index(at) * self.n_layers + layer
+
+    def of_heads(self, layer: int, row: int) -> int:
+        """The index of a layer's row of heads.
+
+        Raises:
+            SteeringFailedError: The engine does not have it.
+        """
+        if not self.head_rows:
+            raise SteeringFailedError(missing(HEAD_OUT))
+        return self.n_layers * (len(self.hook_points) + row) + self.of(RESID_POST, layer)
 
     def of_all(self, at: np.ndarray, layer: np.ndarray) -> np.ndarray:
         """The indexes of many sites.
@@ -73,25 +85,30 @@ class Sites:
     def name(self, site: int) -> str:
         """A site for a message: `layer 3`, `attn_out of layer 3`."""
         which, layer = divmod(site, self.n_layers)
-        return f"layer {layer}" if not which else f"{self.hook_points[which]} of layer {layer}"
+        return f"layer {layer}" if not which else f"{self._place(which)} of layer {layer}"
+
+    def _place(self, which: int) -> str:
+        return self.hook_points[which] if which < len(self.hook_points) else HEAD_OUT
 
     def names(self, sites: Sequence[int]) -> str:
         """Sites for a message: `layers 3, 4`, `attn_out of layers 3, 4`, or both with `and` between them."""
         texts = []
-        for which, at in enumerate(self.hook_points):
+        for which in range(len(self.hook_points) + self.head_rows):
             layers = [str(site % self.n_layers) for site in sites if site // self.n_layers == which]
             if layers:
-                texts.append(f"{at} of layers {', '.join(layers)}" if which else f"layers {', '.join(layers)}")
+                texts.append(
+                    f"{self._place(which)} of layers {', '.join(layers)}" if which else f"layers {', '.join(layers)}"
+                )
         return " and ".join(texts)
 
 
-def missing(at: HookPoint) -> str:
+def missing(at: str) -> str:
     """The sentence that refuses a hook point that the engine was not started with."""
     return f"this engine has no hook point {at}: start the service with {OPTION} {at}"
 
 
-def parsed(texts: Sequence[str]) -> list[HookPoint]:
-    """Hook points of `--hook-points`, each once, in the order of the sites.
+def parsed(texts: Sequence[str]) -> list[str]:
+    """Hook points of `--hook-points`, each once, in the order of the sites; `head_out` stands for the attention heads.
 
     Args:
         texts: Names, or several in one text with commas between them.
@@ -100,7 +117,13 @@ def parsed(texts: Sequence[str]) -> list[HookPoint]:
         ValueError: One is not a hook point.
     """
     given = [name.strip() for text in texts for name in text.split(",")]
+    known = (*HOOK_POINTS, HEAD_OUT)
     for name in given:
-        if name not in HOOK_POINTS:
-            raise ValueError(f"{name!r} is not a hook point: {', '.join(HOOK_POINTS)}, with commas between them")
-    return [at for at in HOOK_POINTS if at in given and at != RESID_POST]
+        if name not in known:
+            raise ValueError(f"{name!r} is not a hook point: {', '.join(known)}, with commas between them")
+    return [at for at in known if at in given and at != RESID_POST]
+
+
+def of_blocks(names: Sequence[str]) -> tuple[HookPoint, ...]:
+    """Those of `parsed` at which an engine steers, which are all but the heads."""
+    return tuple(at for at in HOOK_POINTS if at in names)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import attrgetter
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
 from trait_core.errors import InvalidRequestError, SteeringFailedError
@@ -16,6 +16,7 @@ from trait_core.intervals import UNBOUNDED, Interval
 from trait_core.positions import Positions
 from trait_core.schema import (
     MAX_GUESSES,
+    MAX_HEADS,
     MAX_LAYERS,
     MAX_POSITIONS,
     RESID_POST,
@@ -47,6 +48,9 @@ def _read_positions(value: object) -> Positions:
 
 WrittenPositions = Annotated[Positions, PlainValidator(_read_positions), PlainSerializer(str)]
 """Positions that travel in their written form and are parsed when the spec is read."""
+
+CapturePoint = HookPoint | Literal["head_out"]
+"""Places at which a request captures."""
 
 FromTo = Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=2, max_length=2)]
 """Absolute positions `[from, to)`."""
@@ -157,14 +161,16 @@ class CaptureSpec(_Strict):
         before_steering: With `each`: as the block put it out.
         positions: Written positions (`trait_core.positions`), each a pool; at most the engine's `pools`.
         layers: Layers to keep; None keeps all.
-        at: The hook point whose tensor is kept.
+        at: The hook point whose tensor is kept; `head_out`: the attention heads.
+        head: With `head_out`: one of them; None keeps all.
         n_prompt: Where the response begins inside a given text; None: the request's own prompt length.
         n_total: Length of a given text; None while it is being generated.
     """
 
     positions: Annotated[list[WrittenPositions], Field(min_length=1, max_length=MAX_POSITIONS)]
     layers: list[Annotated[int, Field(ge=0, lt=MAX_LAYERS)]] | None = None
-    at: HookPoint = RESID_POST
+    at: CapturePoint = RESID_POST
+    head: Annotated[int, Field(ge=0, lt=MAX_HEADS)] | None = None
     n_prompt: Annotated[int, Field(ge=0)] | None = None
     n_total: Annotated[int, Field(ge=1)] | None = None
     each: bool = False

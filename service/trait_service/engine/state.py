@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save
 from trait_core.errors import SteeringFailedError, TraitError
 from trait_core.intervals import UNBOUNDED, Interval
-from trait_core.schema import RESID_POST, HookPoint
+from trait_core.schema import HEAD_OUT, RESID_POST, HookPoint
 
 from trait_service.engine.batch import LiveBatch, Step
 from trait_service.engine.buffers import VectorBank
@@ -24,6 +24,7 @@ from trait_service.engine.cpu_step import CpuStep
 from trait_service.engine.cuda_step import CudaStep
 from trait_service.engine.direction_sets import DirectionSets
 from trait_service.engine.each_position import Spools
+from trait_service.engine.head_shape import HeadShape
 from trait_service.engine.requests import (
     LiveRequest,
     completion_of,
@@ -34,8 +35,8 @@ from trait_service.engine.requests import (
 from trait_service.engine.results import Finished, Results
 from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
-from trait_service.engine.sites import Sites
-from trait_service.engine.spec import LensSpec, RequestSpec
+from trait_service.engine.sites import Sites, missing
+from trait_service.engine.spec import CaptureSpec, LensSpec, RequestSpec
 from trait_service.engine.step_end import EndOfStep, LateQueue, LateValues, StepGates, StepProjections
 from trait_service.engine.stream_lens import StreamLens
 
@@ -63,6 +64,7 @@ class EngineShape:
         sees_all_layers: False for a stage of a pipeline: it cannot act on what another one sees.
         each_position: Every position can be kept; this needs the host at each layer of each step.
         hook_points: Hook points beside `resid_post`.
+        heads: The attention heads, if they can be captured.
     """
 
     n_layers: int
@@ -75,11 +77,27 @@ class EngineShape:
     sees_all_layers: bool = True
     each_position: bool = True
     hook_points: tuple[HookPoint, ...] = ()
+    heads: HeadShape | None = None
 
     @cached_property
     def sites(self) -> Sites:
         """Where the worker steers, captures and monitors."""
-        return Sites(self.n_layers, self.hook_points)
+        return Sites(self.n_layers, self.hook_points, 0 if self.heads is None else self.heads.n_rows)
+
+    def captured_sites(self, capture: CaptureSpec) -> list[int]:
+        """The sites that a capture keeps, layer after layer.
+
+        Raises:
+            SteeringFailedError: The engine does not have one of them.
+        """
+        layers = range(self.n_layers) if capture.layers is None else capture.layers
+        if capture.at != HEAD_OUT:
+            return [self.sites.of(capture.at, layer) for layer in layers]
+        if self.heads is None:
+            raise SteeringFailedError(missing(HEAD_OUT))
+        if capture.head is not None and capture.head >= self.heads.n_heads:
+            raise SteeringFailedError(f"head {capture.head} is out of range: 0..{self.heads.n_heads - 1}")
+        return [self.sites.of_heads(layer, row) for layer in layers for row in self.heads.rows(capture.head)]
 
 
 class SteeringState:
@@ -350,8 +368,7 @@ class SteeringState:
             request.monitored_from = first_monitored(spec.monitor, request.n_prompt, request.first_computed)
             request.monitored = self._sets.acquire(spec.monitor.columns)
         if spec.capture is not None:
-            layers = range(self.shape.n_layers) if spec.capture.layers is None else spec.capture.layers
-            request.captured_layers = [self.shape.sites.of(spec.capture.at, layer) for layer in layers]
+            request.captured_layers = self.shape.captured_sites(spec.capture)
             request.pools = pool_intervals(spec.capture, request.n_prompt, request.first_computed)
             if spec.capture.each:
                 self._spools.equip(request)

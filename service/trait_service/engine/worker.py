@@ -73,6 +73,7 @@ class SteeringWorkerMixin:
             "holds": list(get_args(Hold)) if self.trait_state.shape.sees_all_layers else [],
             "bank_rows": self.trait_state.settings.bank_rows,
             "terms_per_layer": self.trait_state.settings.terms_per_layer,
+            "heads": None if self.trait_state.shape.heads is None else vars(self.trait_state.shape.heads),
             "capture_rows": self.trait_state.pools.n_rows,
             "lens": None if self.trait_state.lens is None else self.trait_state.lens.describe(),
             "max_num_seqs": self.trait_state.shape.max_requests,

@@ -106,6 +106,7 @@ class TraitService:
             operations=list(shape["operations"]),
             hook_points=list(shape["hook_points"]),
             holds=list(shape["holds"]),
+            n_heads=None if shape["heads"] is None else shape["heads"]["n_heads"],
             scopes=[*get_args(NamedScope), "positions", "selectors"],
             units=list(get_args(Unit)),
             limits=_limits(settings, engine_settings, shape),

@@ -6,7 +6,7 @@ import numpy as np
 import safetensors.numpy
 from trait_core.errors import SteeringFailedError
 from trait_core.positions import Landmarks
-from trait_core.schema import ActivationsMetadata, ActivationsRequest, ServiceInfo, SteeringReport
+from trait_core.schema import ActivationsMetadata, ActivationsRequest, ServiceInfo, SteeringReport, is_heads
 from trait_core.vectors.file import METADATA_KEY
 from vllm.outputs import RequestOutput
 
@@ -66,7 +66,8 @@ def answer(
     captures = [reading.capture for reading in readings if reading.capture is not None]
     for pool, name in enumerate(positions if captures else []):
         tensors[f"mean/{name}"] = np.stack([capture.mean[pool] for capture in captures]).astype(np.float32)
-        tensors[f"norm/{name}"] = np.stack([capture.norm[pool] for capture in captures]).astype(np.float32)
+        if not is_heads(request.at):  # the engine's norms are those of all heads together
+            tensors[f"norm/{name}"] = np.stack([capture.norm[pool] for capture in captures]).astype(np.float32)
         tensors[f"count/{name}"] = np.array([capture.count[pool] for capture in captures], np.int32)
     tensors["n_prompt"] = np.array([reading.text.n_prompt for reading in readings], np.int32)
     tensors["n_response"] = np.array([_n_response(reading, request) for reading in readings], np.int32)
@@ -80,6 +81,7 @@ def answer(
         d_model=info.d_model,
         dtype=info.dtype,
         hook_point=request.at,
+        width=_width(tensors, positions[0]) if is_heads(request.at) else None,
         layers=layers,
         positions=positions,
         pooling=request.pooling,
@@ -89,6 +91,11 @@ def answer(
     )
     blob: bytes = safetensors.numpy.save(tensors, metadata={METADATA_KEY: metadata.model_dump_json()})
     return blob
+
+
+def _width(tensors: dict[str, np.ndarray], positions: str) -> int:
+    found = tensors.get(f"mean/{positions}")
+    return int((tensors[f"each/{positions}"] if found is None else found).shape[-1])
 
 
 def _report(readings: list[Reading], steering: ResolvedSteering | None) -> SteeringReport | None:

@@ -14,13 +14,20 @@ import numpy as np
 from starlette.datastructures import State
 from trait_core.errors import InvalidRequestError, SteeringFailedError
 from trait_core.positions import Positions
-from trait_core.schema import RESID_POST, ActivationInput, ActivationsRequest, Generation, HookPoint, ServiceInfo
+from trait_core.schema import (
+    RESID_POST,
+    ActivationInput,
+    ActivationsRequest,
+    Generation,
+    HookPoint,
+    ServiceInfo,
+    head_of,
+)
 from vllm.inputs import tokens_input
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from trait_service.engine.requests import MAX_POOL_INTERVALS
-from trait_service.engine.sites import missing
 from trait_service.engine.spec import CaptureSpec, TermSpec
 from trait_service.engine_link.capture_slots import CaptureSlots
 from trait_service.engine_link.engine_client import Run, SteeredEngineClient, last_output
@@ -28,6 +35,7 @@ from trait_service.engine_link.workers import Capture
 from trait_service.reading.answer import Reading, ReadText, answer
 from trait_service.reading.landmarks import LATE_PARTS, TURNS, named
 from trait_service.reading.layer_choice import chosen_layers
+from trait_service.reading.places import Places, capture_point
 from trait_service.reading.tokenized import InputTokenizer, all_together
 from trait_service.resolving.resolve import ResolvedSteering
 from trait_service.resolving.scopes import as_generated, placed
@@ -59,8 +67,7 @@ class ActivationReader:
         self._client = client
         self._state = state
         self._n_layers: int = shape["n_layers"]
-        self._d_model: int = shape["d_model"]
-        self._hook_points: list[HookPoint] = shape["hook_points"]
+        self._places = Places.of(shape)
         self._pools = rows
         self._max_bytes = max_bytes
         self._inputs = InputTokenizer(client, state, markers)
@@ -86,14 +93,13 @@ class ActivationReader:
             SteeringFailedError: The engine failed on an input.
         """
         layers = chosen_layers(request.layers, self._n_layers)
-        if request.at not in self._hook_points:
-            raise InvalidRequestError(missing(request.at), param="at")
+        self._places.check(request.at)
         positions = [Positions.parse(text) for text in request.positions]
         names = [str(each) for each in positions]
         if len(set(positions)) < len(positions):
             raise InvalidRequestError(f"positions {names} name one pool twice", param="positions")
         if request.pooling == "mean":
-            self._check_size(len(request.inputs) * len(positions), len(layers))
+            self._check_size(len(request.inputs) * len(positions), len(layers), request.at)
         selectors = [*positions, *selectors_of(steering)]
         self._inputs.check(selectors)
         texts = await self._inputs.read(request.inputs, base, turns=named(selectors, TURNS))
@@ -101,7 +107,7 @@ class ActivationReader:
             texts = [await self._inputs.placed(text, selectors) for text in texts]
         n_positions = sum(self._check_text(i, text, request, positions) for i, text in enumerate(texts))
         if request.pooling == "none":
-            self._check_size(n_positions, len(layers))
+            self._check_size(n_positions, len(layers), request.at)
         lora = self._state.openai_serving_models.lora_requests.get(base)
         readings = await all_together(
             [self._read_one(text, request, positions, layers, steering, lora) for text in texts],
@@ -141,11 +147,12 @@ class ActivationReader:
 
     # ------------------------------------------------------------------------------------------------------ checks
 
-    def _check_size(self, n_rows: int, n_layers: int) -> None:
-        size = n_rows * n_layers * self._d_model * 4
+    def _check_size(self, n_rows: int, n_layers: int, at: str) -> None:
+        width = self._places.width(at)
+        size = n_rows * n_layers * width * 4
         if size > self._max_bytes:
             raise InvalidRequestError(
-                f"the answer would hold {size} bytes ({n_rows} pools or positions x {n_layers} layers x {self._d_model} x 4); "
+                f"the answer would hold {size} bytes ({n_rows} pools or positions x {n_layers} layers x {width} x 4); "
                 f"at most {self._max_bytes} (--max-activation-bytes): send fewer inputs at once, or name the layers",
                 param="inputs",
             )
@@ -209,7 +216,8 @@ class ActivationReader:
         capture = CaptureSpec(
             positions=[each.located(text.landmarks) for each in positions],
             layers=layers,
-            at=request.at,
+            at=capture_point(request.at),
+            head=head_of(request.at),
             n_prompt=text.n_prompt if given else None,
             n_total=len(text.ids) if given else None,
             each=request.pooling == "none",
@@ -222,7 +230,7 @@ class ActivationReader:
         collected = run.collected[0]
         if collected.capture is None and collected.each is None:
             raise SteeringFailedError("the workers hold no capture of a request that asked for one")
-        return Reading(text, output, collected, collected.capture)
+        return Reading(text, output, *self._places.taken(collected, request.at))
 
     async def _read_twice(
         self,
@@ -244,7 +252,8 @@ class ActivationReader:
         capture = CaptureSpec(
             positions=[each.located(whole.landmarks) for each in positions],
             layers=layers,
-            at=request.at,
+            at=capture_point(request.at),
+            head=head_of(request.at),
             n_prompt=text.n_prompt,
             n_total=len(ids),
             each=request.pooling == "none",
@@ -257,7 +266,7 @@ class ActivationReader:
         collected = run.collected[0]
         if generating.collected:
             collected = replace(collected, report=generating.collected[0].report)
-        return Reading(text, output, collected, collected.capture)
+        return Reading(text, output, *self._places.taken(collected, request.at))
 
     async def _run(self, run: Run, ids: list[int], params: SamplingParams, lora: Any) -> RequestOutput:
         outputs = self._client.run(
