@@ -15,6 +15,7 @@ from trait_steering import (
     ActivationInput,
     ActivationsRequest,
     Generation,
+    InvalidRequestError,
     Message,
     Monitor,
     PatchPrompt,
@@ -48,7 +49,7 @@ def engine(smollm2_path) -> Iterator:
         enforce_eager=True,
         arguments=arguments,
         reasoning_markers="<think> </think>",
-        hook_points=["mlp_out"],
+        hook_points=["mlp_out", "head_out"],
     ) as engine:
         yield engine
 
@@ -148,6 +149,50 @@ def test_tokens_are_monitored(engine):
     reply = engine.chat(PROMPT, max_tokens=5, monitor=Monitor(vectors=["random"]))
     assert len(reply.monitor.choices) == 1
     assert reply.monitor.directions[0].layer == LAYER
+
+
+def test_the_lens_of_the_last_layer_says_what_the_model_says_and_others_say_other_tokens(engine):
+    monitor = Monitor(lens={"layers": [29, LAYER], "top_k": 3}, tokens=True)
+    reply = engine.chat(PROMPT, max_tokens=5, monitor=monitor, logprobs=3, steering=steer(1.0))
+    assert (reply.monitor.lens_layers, reply.monitor.directions) == ([29, LAYER], [])
+    (choice,) = reply.monitor.choices
+    assert (choice.prompt, choice.generated) == ([], [])
+    assert len(choice.lens) == len(reply.logprobs) == len(choice.generated_tokens) == 5
+    for (last, middle), said, token in zip(choice.lens, reply.logprobs, choice.generated_tokens, strict=True):
+        assert last[0].text == token
+        expected = [each.logprob for each in said.top_logprobs]
+        np.testing.assert_allclose([guess.logprob for guess in last], expected, atol=0.05)
+        assert [guess.id for guess in middle] != [guess.id for guess in last]
+    with pytest.raises(ServiceError, match=r"layer 30 is out of range: the model has layers 0\.\.29") as caught:
+        engine.chat(PROMPT, max_tokens=2, monitor=Monitor(lens={"layers": [30]}))
+    assert (caught.value.status, caught.value.param) == (400, "monitor.lens.layers")
+
+
+def test_attention_heads_are_read_side_by_side_or_one_by_one(engine, smollm2_path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(smollm2_path, dtype=torch.float32).eval()
+    ids = [5, 906, 7, 3008, 911, 10, 1213]
+    kept = {}
+    projection = model.model.layers[LAYER].self_attn.o_proj
+    handle = projection.register_forward_pre_hook(lambda _, args: kept.update(heads=args[0][0].numpy()))
+    with torch.no_grad():
+        model(torch.tensor([ids]), use_cache=False)
+    handle.remove()
+    reading = {"inputs": [ActivationInput(token_ids=ids)], "layers": [LAYER], "positions": ["prompt[1:]"]}
+    largest = np.abs(kept["heads"]).max()
+    assert engine.info().n_heads == 9
+    for at, columns in {"head_out": slice(None), "head_out[3]": slice(3 * 64, 4 * 64)}.items():
+        expected = kept["heads"][1:, columns]
+        mean = engine.activations(ActivationsRequest(**reading, at=at))
+        assert mean.mean("prompt[1:]").shape == (1, 1, expected.shape[1])
+        assert np.abs(mean.mean("prompt[1:]")[0, 0] - expected.mean(0)).max() / largest < 2e-2
+        each = engine.activations(ActivationsRequest(**reading, at=at, pooling="none")).each(0)
+        assert np.abs(each[:, 0] - expected).max() / largest < 2e-2
+        with pytest.raises(InvalidRequestError, match="no norms of head_out"):
+            mean.norm("prompt[1:]")
+    with pytest.raises(ServiceError, match=r"head_out\[9\] is out of range: the model has heads 0\.\.8"):
+        engine.activations(ActivationsRequest(**reading, at="head_out[9]"))
 
 
 def test_vectors_are_registered_listed_and_deleted(engine):
