@@ -611,8 +611,30 @@ def test_the_playground_steers_at_the_hook_point_of_a_vector(conditional):
     assert (term["at"], "when" in term) == ("mlp_out", False)
 
 
+def test_the_playground_shows_what_layers_would_say_in_place_of_a_token(conditional):
+    tab, service = conditional("#/playground?s=shouting:1.5&q=Hello", **BOTH)
+    tab.get_by_label("layers of the lens").fill("3, 1, 99, 1")
+    tab.get_by_label("layers of the lens").press("Enter")
+    assert tab.get_by_label("layers of the lens").input_value() == "3,1"
+    tab.get_by_role("button", name="Send").click()
+    piece = tab.locator("[data-side=steered] .piece").first
+    expect(piece).to_have_attribute(
+        "title", re.compile(r"shouting \(layer 2\).*\nlayer 3 says: \".+\" 0\.50  .*\nlayer 1 says: ", re.DOTALL)
+    )
+    assert [body["monitor"]["lens"]["layers"] for body in service.chats] == [[3, 1], [3, 1]]
+    assert "lens=3%2C1" in tab.url
+    assert "--lens 3,1" in tab.locator("[data-form='command line'] pre").text_content()
+    assert '"lens"' in tab.locator("[data-form=curl] pre").text_content()
+
+
 def test_what_a_service_does_not_have_is_not_offered(conditional):
-    tab, _ = conditional("#/playground?s=shouting:1.5&when=harmful@1%3E0.5&at=mlp_out&q=Hello", holds=[])
+    tab, _ = conditional(
+        "#/playground?s=shouting:1.5&when=harmful@1%3E0.5&at=mlp_out&lens=1&q=Hello",
+        holds=[],
+        limits={"max_lens_readings": None},
+    )
+    assert tab.get_by_label("layers of the lens").count() == 0
+    assert '"lens"' not in tab.locator("[data-form=curl] pre").text_content()
     assert tab.locator("[data-gate]").count() == 0
     assert tab.get_by_label("hook point of the vectors").count() == 0
     assert '"when"' not in tab.locator("[data-form=curl] pre").text_content()

@@ -1,10 +1,12 @@
 """Compiled as on a GPU (in pieces, forced on the CPU), a steered engine makes and keeps as much code as stock vLLM."""
 
+import numpy as np
 import pytest
 import tiny_models
 import torch
-from engine_harness import Job, Req, direction, largest_difference
-from trait_service.engine.spec import RequestSpec, TermSpec
+from engine_harness import Job, Req, assert_guesses_equal, direction, largest_difference
+from trait_service.engine.head_shape import HeadShape
+from trait_service.engine.spec import CaptureSpec, LensSpec, RequestSpec, TermSpec
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -22,7 +24,7 @@ def east(reference, tiny_llama_path):
 def run(tiny_llama_path, run_engine, east):
     """`run(plugin, batch, folder)`: an engine whose compiled code is kept in `folder`."""
 
-    def start(plugin: bool, batch: list[Req], folder):
+    def start(plugin: bool, batch: list[Req], folder, hook_points=()):
         env = {
             "VLLM_CACHE_ROOT": str(folder / "vllm"),
             "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
@@ -31,6 +33,7 @@ def run(tiny_llama_path, run_engine, east):
         options = {"enforce_eager": False, "max_num_seqs": 4}
         directions = [east] if plugin else []
         job = Job(tiny_llama_path, [batch], directions, options=options, plugin=plugin, env=env, piecewise=True)
+        job.settings = {"hook_points": list(hook_points)}
         return run_engine(job)
 
     return start
@@ -88,3 +91,16 @@ def test_a_steered_request_equals_a_hook_on_its_layer_and_no_other(
     assert output["token_ids"] == tokens
     assert largest_difference(output["logprobs"], logprobs) < 1e-3
     assert output["token_ids"] != plain["token_ids"]
+
+
+def test_attention_heads_and_the_lens_are_read_in_compiled_pieces(run, reference, tiny_llama_path, tmp_path):
+    ref, layers = reference(tiny_llama_path), [1, 0]
+    heads = RequestSpec(key="heads", capture=CaptureSpec(positions=["all[:]"], at="head_out"))
+    lens = RequestSpec(key="lens", lens=LensSpec(layers=layers, top_k=4))
+    batch = [Req(PROMPT, spec.model_dump_json()) for spec in (heads, lens)]
+    result = run(True, batch, tmp_path, ["head_out"])
+    seen = [*PROMPT, *result.batches[0][0]["token_ids"][:-1]]
+    shape = HeadShape(**result.info["heads"])
+    found = shape.take(result.captures(0)["heads/mean"], None)[0]
+    np.testing.assert_allclose(found, ref.heads(seen).numpy().mean(1), atol=1e-4)
+    assert_guesses_equal(result.captures(0)["lens/lens/0"], ref.guesses(seen, layers)[len(PROMPT) - 1 :])

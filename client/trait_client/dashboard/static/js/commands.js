@@ -1,14 +1,15 @@
 // A steered request for other tools: command line, curl, Python. The API key's variable is named; its value is never written.
 import { gateText } from "./gate.js";
+import { TOP_K } from "./lens.js";
 import { quoted } from "./views/sql.js";
 
-export function asCli({ url, prompt, terms, maxTokens, temperature }) {
+export function asCli({ url, prompt, terms, lens = [], maxTokens, temperature }) {
   const shared = `--max-tokens ${maxTokens} --temperature ${temperature} --url ${url}`;
   if (terms.length === 1) {
     const [term] = terms;
     const layer = term.layers ? ` --layer ${term.layers[0]}` : "";
     const where = `${term.at ? ` --at ${term.at}` : ""}${term.when ? ` --when ${quoted(gateText(term.when))}` : ""}`;
-    return `trait-client steer --vector ${term.vector}${layer}${where} --coef ${term.coefficient} ${shared} ${quoted(prompt)}`;
+    return `trait-client steer --vector ${term.vector}${layer}${where} --coef ${term.coefficient}${lens.length ? ` --lens ${lens.join(",")}` : ""} ${shared} ${quoted(prompt)}`;
   }
   if (terms.some((term) => term.when)) return "# several vectors under a condition: use curl or Python";
   const lines = [...terms.map((term) => `/steer ${term.vector} ${term.coefficient}${term.layers ? " " + term.layers[0] : ""}`),
@@ -16,10 +17,11 @@ export function asCli({ url, prompt, terms, maxTokens, temperature }) {
   return `printf '%s\\n' ${lines.map(quoted).join(" ")} | trait-client chat ${shared}`;
 }
 
-export function bodyOf({ model, messages, terms, monitored, maxTokens, temperature }) {
+export function bodyOf({ model, messages, terms, monitored, lens = [], maxTokens, temperature }) {
   const body = { model, messages, max_tokens: maxTokens, temperature };
   if (terms.length) body.steering = { terms };
-  if (monitored.length) body.monitor = { vectors: monitored, prompt: false };
+  if (monitored.length || lens.length) body.monitor = { vectors: monitored, prompt: false };
+  if (lens.length) body.monitor.lens = { layers: lens, top_k: TOP_K };
   return body;
 }
 

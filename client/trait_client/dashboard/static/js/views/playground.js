@@ -4,6 +4,7 @@ import { asCli, asCurl, asPython } from "../commands.js";
 import { emptyState, failure, field, h, select } from "../dom.js";
 import { short, signed } from "../format.js";
 import { gateControls, gateText, readGate } from "../gate.js";
+import { TOP_K, lensText, readLayers } from "../lens.js";
 import { diverging } from "../scale.js";
 import { quietly } from "../url.js";
 import { copied } from "./sql.js";
@@ -29,10 +30,12 @@ export async function playgroundView(params) {
   const inStream = vectors.filter((each) => placeOf(each) === STREAM);
   const given = new Map((params.s ?? "").split(",").filter(Boolean).map((part) => part.split(":")).map(([name, coefficient, layer]) => [name,
     { coefficient: Number(coefficient), layer: layer === undefined || layer === "" ? null : Number(layer) }]));
+  const readsLens = (service.service.limits.max_lens_readings ?? 0) > 0;
   const state = {
     terms: new Map(vectors.map((each) => [each.name, given.get(each.name) ?? { coefficient: 0, layer: null }])),
     colour: vectors.some((each) => each.name === params.m) ? params.m : vectors[0]?.name ?? null,
     gate: holds.length ? readGate(params.when) : null, place: places.includes(params.at) ? params.at : null,
+    lens: readsLens ? readLayers(params.lens, service.service.n_layers) : [],
     maxTokens: Number(params.tokens ?? 96) || 96, temperature: Number(params.temp ?? 0) || 0,
     chats: { baseline: [], steered: [] }, abort: null,
   };
@@ -52,7 +55,7 @@ export async function playgroundView(params) {
     const terms = active().map(([name, { coefficient, layer }]) => [name, coefficient, ...(layer === null ? [] : [layer])].join(":"));
     quietly({
       s: terms.join(",") || null, when: state.gate === null ? null : gateText(state.gate), at: state.place, m: state.colour === vectors[0]?.name ? null : state.colour,
-      tokens: state.maxTokens === 96 ? null : state.maxTokens, temp: state.temperature || null, q: ask.value || null });
+      lens: state.lens.join(",") || null, tokens: state.maxTokens === 96 ? null : state.maxTokens, temp: state.temperature || null, q: ask.value || null });
     drawCommands();
   };
   const ask = h("textarea",
@@ -95,11 +98,12 @@ export async function playgroundView(params) {
     const block = h("div", { class: "turn" }, h("div", { class: "who" }, "you"), h("div", { class: "text ask" }, text),
       h("div", { class: "who" }, side), body, foot);
     sides[side].append(block);
-    const seen = { tokens: [], directions: [], usage: null, steering: null, unread: h("span", { class: "unread" }) };
+    const seen = { tokens: [], directions: [], layers: [], usage: null, steering: null, unread: h("span", { class: "unread" }) };
     let said = "";
     try {
       const request = { messages, max_tokens: state.maxTokens, temperature: state.temperature,
-        monitor: vectors.length ? { vectors: monitored(), prompt: false, tokens: true } : null,
+        monitor: vectors.length || state.lens.length ? { vectors: vectors.length ? monitored() : [], prompt: false, tokens: true,
+          ...(state.lens.length ? { lens: { layers: state.lens, top_k: TOP_K } } : {}) } : null,
         steering: terms.length ? { terms } : null };
       for await (const delta of lines("chat", request, signal)) {
         if (delta.error) throw new Error(delta.error.message);
@@ -129,6 +133,7 @@ export async function playgroundView(params) {
   function take(delta, seen, body) {
     const report = delta.monitor;
     if (report?.directions.length) seen.directions = report.directions;
+    if (report?.lens_layers?.length) seen.layers = report.lens_layers;
     const choice = report?.choices?.[0];
     const values = choice?.generated ?? [];
     const tokens = choice?.generated_tokens ?? [];
@@ -138,7 +143,7 @@ export async function playgroundView(params) {
       const at = token ? seen.unread.textContent.indexOf(token) : -1;
       if (at < 0 || at > MOST_HELD) return; // not in the text: a special token, or a part of a character
       const end = at + token.length;
-      seen.unread.before(piece(seen.unread.textContent.slice(0, end), values[i], seen));
+      seen.unread.before(piece(seen.unread.textContent.slice(0, end), values[i], choice?.lens?.[i], seen));
       seen.unread.textContent = seen.unread.textContent.slice(end);
     });
     seen.tokens.push(...values);
@@ -147,8 +152,9 @@ export async function playgroundView(params) {
     if (delta.finish_reason) seen.finish = delta.finish_reason;
   }
 
-  function piece(text, values, seen) {
+  function piece(text, values, guesses, seen) {
     const span = h("span", { class: "piece" }, text);
+    if (guesses) span.title = span.said = lensText(seen.layers, guesses);
     if (values?.length) {
       span.values = values;
       span.directions = seen.directions;
@@ -163,7 +169,8 @@ export async function playgroundView(params) {
     const value = span.values[column] / scaleOf(state.colour);
     span.style.setProperty("background-color",
       `color-mix(in oklab, ${diverging(Math.sign(value))} ${Math.round(Math.min(Math.abs(value) / 1.5, 1) * 55)}%, transparent)`);
-    span.title = span.directions.map((each, i) => `${each.vector} (layer ${each.layer}): ${signed(span.values[i] / scaleOf(each.vector), 2)}`).join("\n");
+    span.title = span.directions.map((each, i) => `${each.vector} (layer ${each.layer}): ${signed(span.values[i] / scaleOf(each.vector), 2)}`)
+      .concat(span.said ?? []).join("\n");
   }
 
   function summary(seen) {
@@ -176,7 +183,7 @@ export async function playgroundView(params) {
   function drawCommands() {
     const prompt = ask.value.trim() || state.last?.text || "Can you give me a simple recipe for pancakes?";
     const request = { url: service.url, model: service.model, prompt, messages: [{ role: "user", content: prompt }],
-      terms: termList(), monitored: state.colour ? [state.colour] : [], maxTokens: state.maxTokens,
+      terms: termList(), monitored: state.colour ? [state.colour] : [], lens: state.lens, maxTokens: state.maxTokens,
       temperature: state.temperature };
     const forms = [["command line", asCli(request)], ["curl", asCurl(request)], ["Python", asPython(request)]];
     commands.replaceChildren(...forms.map(([name, text]) => h("details", { "data-form": name },
@@ -208,6 +215,13 @@ export async function playgroundView(params) {
         (value) => { state.place = value || null; remember(); drawTerms(); }, { "aria-label": "hook point of the vectors" }))) : null,
       termBox,
       holds.length && inStream.length ? gateControls(inStream, holds, state.gate, (gate) => { state.gate = gate; remember(); }) : null,
+      readsLens ? h("div", { class: "row under" }, field("layers whose next token is shown, under the pointer",
+        h("input", { type: "text", value: state.lens.join(","), placeholder: "for example 8,16", "aria-label": "layers of the lens",
+          onchange: (event) => {
+            state.lens = readLayers(event.target.value, service.service.n_layers);
+            event.target.value = state.lens.join(",");
+            remember();
+          } }))) : null,
       h("div", { class: "row under" }, field("colour tokens by",
         select(vectors.map((each) => each.name), state.colour,
           (value) => {
