@@ -12,7 +12,7 @@ from trait_core.errors import InvalidRequestError
 UNBOUNDED = 2**31 - 1
 """End of an interval that runs to the end of the sequence, whose length is not known yet."""
 
-MAX_STEP = 2**20
+MAX_STEP = 2**18
 """Largest step of an interval."""
 
 MAX_PERIOD = 1 << 14

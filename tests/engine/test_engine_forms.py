@@ -8,6 +8,8 @@ import torch
 from engine_forms import FORMS, V1_SYNC, V2_ASYNC, in_forms
 from engine_harness import Job, Req, assert_guesses_equal, difference, direction, largest_difference
 from gated_reference import HOLDS, gated_run
+from selected_reference import held, selected_run
+from trait_service.engine.reply_selector import ReplyItem, ReplySelector, ReplyStart
 from trait_service.engine.spec import CaptureSpec, GateSpec, LensSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
 
 pytestmark = [pytest.mark.engine, in_forms(*FORMS)]
@@ -16,6 +18,7 @@ PROMPT = [11, 12, 13, 14, 15, 16, 17]
 N_TOKENS = 12
 STEERED, WATCHED = 1, 2
 VALUE = 6.0
+GENTLE = 1.0  # under it the reply does not repeat itself
 OPTIONS = {"max_model_len": 64, "max_num_seqs": 8, "max_num_batched_tokens": 64, "disable_log_stats": False}
 
 
@@ -89,7 +92,26 @@ def gated(reference, tiny_llama_path, made):
 
 
 @pytest.fixture(scope="module")
-def result(run_engine, form, tiny_llama_path, made, expected, projections, gated):
+def selected(reference, tiny_llama_path, made):
+    """What a term must do on a reply's reasoning, by transformers."""
+    return selected_run(reference(tiny_llama_path), PROMPT, N_TOKENS, (STEERED, torch.from_numpy(made.array) * GENTLE))
+
+
+def selecting(key: str, digest: str, run, **fields) -> RequestSpec:
+    """Terms that act on a reply's reasoning, and on a token of it without any effect."""
+    reasons, marked = (
+        run.selector(len(PROMPT), item) for item in (ReplyItem(part="thinking"), ReplyItem(token=run.end))
+    )
+    shared = {"direction": digest, "scope": [0, 0]}
+    terms = [
+        TermSpec(layer=STEERED, value=GENTLE, reply=reasons, **shared),
+        TermSpec(layer=WATCHED, value=0.0, reply=marked, **shared),
+    ]
+    return spec_of(key, digest, terms=terms, **fields)
+
+
+@pytest.fixture(scope="module")
+def result(run_engine, form, tiny_llama_path, made, expected, projections, gated, selected):
     """All cases on one engine, each with an unsteered neighbour."""
     digest, tokens = made.sha256, expected[0]
     stop_at = next(i for i in range(3, N_TOKENS) if tokens.index(tokens[i]) == i)
@@ -126,6 +148,9 @@ def result(run_engine, form, tiny_llama_path, made, expected, projections, gated
     cases["guesses"] = [Req(PROMPT, two.model_dump_json(), N_TOKENS, n=2, temperature=1.0)]
     for hold, run in gated.items():
         cases[hold] = [Req(PROMPT, gated_spec(hold, digest, hold, run.bound).model_dump_json(), N_TOKENS)]
+    cases["selected"] = [Req(PROMPT, selecting("selected", digest, selected).model_dump_json(), N_TOKENS)]
+    sampled = selecting("sampled", digest, selected, n=2).model_dump_json()
+    cases["sampled"] = [Req(PROMPT, sampled, N_TOKENS, n=2, temperature=1.0)]
     if form != V2_ASYNC:  # Triton's interpreter is slow with grammars
         at_once = MonitorColumn(layer=WATCHED, direction=digest, above=-1e9, stop=True)
         spec = spec_of("grammar", digest, monitor=MonitorSpec(columns=[at_once]))
@@ -140,7 +165,7 @@ def result(run_engine, form, tiny_llama_path, made, expected, projections, gated
 def case(result, name: str):
     """Outputs, report and, where it captures, tensors of a case."""
     batch = result.order.index(name)
-    captures = {} if name in ("failed", *HOLDS) else result.captures(batch)
+    captures = {} if name in ("failed", "selected", "sampled", *HOLDS) else result.captures(batch)
     return result.batches[batch][0], result.reports[batch][name], captures
 
 
@@ -169,6 +194,25 @@ def test_a_gate_opens_where_transformers_hidden_states_are_past_its_bound(result
     assert output["token_ids"] == run.tokens
     assert largest_difference(output["logprobs"], run.logprobs) < 1e-3
     assert report["acted"] == [[int(run.acts[:n].sum()), int(run.acts[n:].sum())]]
+
+
+def test_a_replys_reasoning_is_steered_as_by_a_hook_that_reads_the_tokens_so_far(result, selected):
+    output, report, _ = case(result, "selected")
+    assert output["token_ids"] == selected.tokens
+    assert largest_difference(output["logprobs"], selected.logprobs) < 1e-3
+    assert report["acted"] == acted_in([output["token_ids"]], selected)
+    assert report["acted"][0][1] > 1
+
+
+def test_each_completion_is_steered_by_its_own_tokens(result, selected):
+    output, report, _ = case(result, "sampled")
+    assert report["acted"] == acted_in([each["token_ids"] for each in output["completions"]], selected)
+
+
+def acted_in(replies, run) -> list[list[int]]:
+    """Positions of `selecting`'s terms, from finished replies, whose last token does not go through the model."""
+    reasons = sum(held("thinking", [*PROMPT, *each[:-1]], len(PROMPT), run.begin, run.end).sum() for each in replies)
+    return [[0, int(reasons)], [0, sum(each[:-1].count(run.end) for each in replies)]]
 
 
 def test_counts_are_exact_when_the_length_ends_a_request(result, projections):
@@ -290,8 +334,24 @@ def test_a_failed_request_that_is_aborted_while_its_step_runs_leaves_no_blocks_b
         assert largest_difference(batch[0]["logprobs"], logprobs) < 1e-3
 
 
-def test_preempted_requests_equal_uninterrupted_ones(run_engine, tiny_llama_path, made):
+def reasoning_in(reference, prompt, n_tokens, made) -> ReplySelector:
+    """The reasoning of a reply that the prompt has opened and that one of its tokens closes halfway."""
+    added = torch.from_numpy(made.array) * VALUE
+
+    def push(stream, positions):
+        return torch.where((positions >= len(prompt))[:, None], stream + added, stream)
+
+    tokens, _ = reference.greedy(prompt, n_tokens, {STEERED: push})
+    end = next(token for i, token in enumerate(tokens) if i > n_tokens // 2 and token not in tokens[:i])
+    start = ReplyStart(first=len(prompt), opened=True, begin=0, end=end)
+    return ReplySelector(reply=start, select=(ReplyItem(part="thinking", start=2),))
+
+
+def test_preempted_requests_equal_uninterrupted_ones(run_engine, reference, tiny_llama_path, made):
     specs = [whole("r0", made.sha256), *(read_by_lens(f"r{i}", made.sha256) for i in (1, 2)), whole("r3", made.sha256)]
+    reasons = reasoning_in(reference(tiny_llama_path), [20, *range(30, 60)], 24, made)
+    term = TermSpec(layer=STEERED, direction=made.sha256, value=VALUE, scope=[0, 0], reply=reasons)
+    specs[0] = specs[0].model_copy(update={"terms": [term]})
     for i, hold in enumerate(HOLDS, start=1):
         specs[i] = specs[i].model_copy(update={"terms": gated_spec("k", made.sha256, hold, 0.0).terms})
     batch = [Req([20 + i, *range(30, 60)], spec.model_dump_json(), 24) for i, spec in enumerate(specs)]

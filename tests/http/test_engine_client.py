@@ -20,11 +20,18 @@ from trait_service.errors import PromptRefusedError
 from trait_service.http.openai import stream_with_report
 from trait_service.registry.registry import VectorRegistry
 from trait_service.registry.uses import VectorUses
+from trait_service.resolving.landmarks import Finder
+from trait_service.resolving.placing import Placer
 from trait_service.resolving.stream_lens import LensLimits
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 
 BOS = 1
+
+
+def spell(ids) -> str:
+    """A tokenizer whose tokens are characters."""
+    return "".join(map(chr, ids))
 
 
 class MemoryEngine:
@@ -85,7 +92,8 @@ def setup(memory_workers):
         bank = BankClient(rpc.update_bank, workers.rows)
         fetcher = ResultFetcher(rpc.collect, rpc.discard, rpc.projections)
         lens = LensRoom(LensLimits(n_layers=6, max_readings=8), CaptureSlots(4), str)
-        return memory_engine, SteeredEngineClient(memory_engine, bank, fetcher, VectorUses(), BOS, str, lens, 8)
+        placer = Placer(Finder(spell, None), spell, lambda text: [ord(text)] if len(text) == 1 else [1, 2])
+        return memory_engine, SteeredEngineClient(memory_engine, bank, fetcher, VectorUses(), BOS, str, lens, 8, placer)
 
     return make
 

@@ -3,7 +3,7 @@
 import pytest
 from trait_core.errors import InvalidRequestError
 from trait_core.positions import Positions
-from trait_service.reading.landmarks import Finder, Markers, reasoning, spelt
+from trait_service.resolving.landmarks import Finder, Markers, reasoning, spelt
 
 THINK = Markers("<think>", "</think>")
 
@@ -32,6 +32,7 @@ def decode(ids):
         ),  # a token that holds part of a marker is neither
         (["hi"], ["a", "<think>", "b", "</think>", "c"], (3, 4), (5, 6)),
         (["hi"], ["a", "</think>", "b", "<think>", "c"], (1, 2), (3, 6)),
+        (["hi", "<think>"], ["a", "<think>", "b", "</think>", "c"], (2, 5), (6, 7)),  # opened once is opened
     ],
 )
 def test_reasoning_and_answer_lie_between_and_behind_the_markers(prompt, reply, thinking, answer):

@@ -87,7 +87,7 @@ def test_scopes_are_checked_against_the_prompt_before_the_engine_gets_them():
     for scope, reason in {
         "prompt[10:]": "selects no position: the prompt has 10 tokens",
         "response[-1]": "still being generated",
-        "thinking[:]": "not for steering a reply while it is generated yet",
+        "thinking[:]": "found in a text's tokens, which are not known here",
         "response[:2], response[4:6], response[8], prompt[0], prompt[4]": "5 terms act on layer 3",
     }.items():
         with pytest.raises(InvalidRequestError, match=reason) as caught:

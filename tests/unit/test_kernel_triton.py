@@ -4,6 +4,7 @@ Triton is not among the CPU's pinned packages: `make test-triton` puts it aside 
 """
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,8 +22,9 @@ from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.cpu_step import CpuStep
 from trait_service.engine.cuda_step import CudaStep
 from trait_service.engine.direction_sets import DirectionSet
-from trait_service.engine.gates import GATE, GATE_SHIFT, LATCH, PROMPT, TOKEN
+from trait_service.engine.gates import FIRST_SELECTOR_BIT, GATE, GATE_SHIFT, LATCH, PROMPT, SELECTOR_SHIFT, TOKEN
 from trait_service.engine.kernel_triton import constants
+from trait_service.engine.reply_selector import ReplyItem, ReplySelector, ReplyStart, selectors_of
 from trait_service.engine.requests import TERM, LiveRequest
 from trait_service.engine.spec import RequestSpec, TermSpec
 
@@ -264,6 +266,35 @@ def made_up_gates(rng, n_prompt):
         bound = float(rng.normal()) * (3 if hold == LATCH else 1)
         gates.append(gate(slot, layer, bank_row, bound, below=rng.random() < 0.5, hold=hold, n_prompt=n_prompt))
     return gates
+
+
+@pytest.mark.parametrize(("dtype", "split"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_a_term_acts_where_its_selector_holds_and_its_gate_is_open(dtype, split):
+    """Of a reply whose reasoning is read in one step and answered in the next; a neighbour has neither."""
+    sides = Sides(dtype=dtype, split=split)
+    reply = ReplyStart(first=2, begin=7, end=8)
+    bits = {
+        ReplySelector(reply=reply, select=(ReplyItem(part=part),)): FIRST_SELECTOR_BIT + i
+        for i, part in enumerate(("thinking", "answer"))
+    }
+    thinking, answer = (bit + 1 << SELECTOR_SHIFT for bit in bits.values())
+    entries = [term(1, 0, "add", 5.0, 3, slot=2), term(1, 1, "set", 9.0, 1), term(2, 0, "add", 5.0, 1)]
+    terms = np.array(entries, dtype=TERM)
+    terms["mode"] |= [thinking, answer, thinking]
+    gates = np.array([gate(2, 0, 3, 0.1)], dtype=GATE)
+    replies = LiveRequest(SPEC, 2, terms=terms, gates=gates, selectors=selectors_of(bits))
+    replies.marker_row, _ = (side.replies.take() for side in (sides.torch, sides.triton))
+    plain = LiveRequest(SPEC, 3, terms=np.array([term(2, 0, "set", 9.0, 1)], dtype=TERM))
+    batch = LiveBatch(2, [(0, 4, plain), (1, 1, replies)])
+    sides.regroup(batch)
+    first = torch.tensor([0] * 4 + [1, 1, 7, *[1] * 12, 8, 1, 0, 0])
+    changed = sides.forward(batch, replace(step_of((0, 4), (0, 17)), input_ids=first))
+    open_at = [bool(word >> 2 & 1) for word in sides.torch.copy_open().read()[4:21]]
+    assert 0 < sum(open_at[3:15]) < 12
+    assert changed[1][4:21].tolist() == [(3 <= at < 15 and open_at[at]) or at == 16 for at in range(17)]
+    assert changed[2][4:21].tolist() == [3 <= at < 15 for at in range(17)]
+    changed = sides.forward(batch, replace(step_of((4, 1), (17, 1)), input_ids=torch.tensor([1, 7, 0, 0])))
+    assert [layer[1].item() for layer in changed] == [False, True, False]
 
 
 def some_directions(rng, n):

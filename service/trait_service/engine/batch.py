@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import NamedTuple, Self
 
 import numpy as np
+import torch
 
 from trait_service.engine.buffers import NO_ROW
 from trait_service.engine.capture_rows import CaptureRows
@@ -23,18 +24,21 @@ class Step:
         n_scheduled: `(n_requests,)`.
         first_place: `(n_requests,)` row of that token in the hidden states.
         n_tokens: Number of tokens of all requests.
+        input_ids: `(n_tokens,)` or longer, on the device: the tokens; None: not known.
     """
 
     n_computed: np.ndarray
     n_scheduled: np.ndarray
     first_place: np.ndarray
     n_tokens: int
+    input_ids: torch.Tensor | None = None
 
     @classmethod
     def of(cls, view: StepView) -> Self:
         """The step that a view describes."""
         ends = np.cumsum(view.n_scheduled)
-        return cls(view.n_computed, view.n_scheduled, ends - view.n_scheduled, int(ends[-1]) if len(ends) else 0)
+        n_tokens = int(ends[-1]) if len(ends) else 0
+        return cls(view.n_computed, view.n_scheduled, ends - view.n_scheduled, n_tokens, view.input_ids)
 
 
 class Spans(NamedTuple):
@@ -194,8 +198,13 @@ class LiveBatch:
 
     @cached_property
     def gated_requests(self) -> list[tuple[int, LiveRequest]]:
-        """Requests with gates, each after its place."""
-        return [(index, request) for index, request in self.live if len(request.gates)]
+        """Requests whose terms depend on the words of their tokens, each after its place."""
+        return [(index, request) for index, request in self.live if request.reads_words]
+
+    @cached_property
+    def selecting_requests(self) -> list[tuple[int, LiveRequest]]:
+        """Requests with selectors of their reply, each after its place."""
+        return [(index, request) for index, request in self.live if request.selectors]
 
     @cached_property
     def _holding(self) -> np.ndarray:

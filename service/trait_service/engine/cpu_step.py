@@ -17,9 +17,10 @@ from trait_service.engine.batch import Intervals, LiveBatch, Pools, Spans, Step
 from trait_service.engine.buffers import VectorBank
 from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.direction_sets import DirectionSet
-from trait_service.engine.gates import GATE_MASK, GATE_SHIFT, MAX_GATES, TOKEN
+from trait_service.engine.gates import BIT_MASK, GATE_SHIFT, MAX_GATES, SELECTOR_SHIFT, TOKEN
 from trait_service.engine.kernel_torch import Gates, Held, Places, Pooled, Projected, Terms
 from trait_service.engine.monitored_tokens import MonitoredTokens, StepTokens, TokenRows
+from trait_service.engine.reply_scopes import ReplyScopes
 
 MAX_KEPT_BYTES = 1 << 28
 """Cache of the summed additive deltas, reused for all decode steps of a batch."""
@@ -38,6 +39,7 @@ class CpuStep:
     Attributes:
         monitored: The monitored requests of the batch.
         monitored_tokens: Their tokens in the step; None: there are none.
+        replies: The selectors of the batch's replies.
     """
 
     monitored: MonitoredTokens
@@ -55,6 +57,7 @@ class CpuStep:
         self._gates: list[list[Gates]] = [[] for _ in range(n_layers)]
         self._open = torch.empty(0, dtype=torch.int32)
         self._held = torch.zeros((MAX_GATES, max_requests), dtype=torch.int64)
+        self.replies = ReplyScopes(torch.device("cpu"))
         self._kept = False
         self._assigned: list[_Assigned] = []
         self._projected: list[list[Projected]]
@@ -68,6 +71,7 @@ class CpuStep:
         self._batch = batch
         self._term_groups = _TermGroups(batch)
         self._gate_groups = _GateGroups(batch)
+        self.replies.regroup(batch)
         self._gates = [[] for _ in range(self._n_layers)]
         self._pool_groups = _PoolGroups(batch)
         self.monitored = MonitoredTokens(batch)
@@ -89,9 +93,11 @@ class CpuStep:
             self._kept = False
         elif not self._kept:
             self._keep()
-        if self._gate_groups:
+        if self._gate_groups or self.replies:
             # Memory of the step's own: it outlives the step.
             self._open = torch.zeros(step.n_tokens, dtype=torch.int32)
+            if (held := self.replies.on_step(step)) is not None:
+                self._open.index_copy_(0, held.place, held.word)
             self._gates = [[] for _ in range(self._n_layers)]
             self._held[:, self._batch.starting_rows(step)] = 0
             for layer, gates in self._gate_groups.on_step(step, self._held):
@@ -172,7 +178,7 @@ class CpuStep:
         return HostValues(self._values)
 
     def copy_open(self) -> "HostValues":
-        """The words of the step's gates."""
+        """The words of the step's tokens."""
         return HostValues(self._open)
 
 
@@ -203,9 +209,9 @@ class _TermGroups:
         )
         self._a, self._b = a.unsqueeze(-1), b.unsqueeze(-1)
         self._additive = (terms["mode"] & ARITHMETIC == LINEAR) & (terms["b"] == 0)
-        gate = terms["mode"] >> GATE_SHIFT & GATE_MASK
-        self._is_gated = gate > 0
-        self._gate = torch.from_numpy((1 << gate >> 1).astype(np.int32))
+        bits = sum(1 << (terms["mode"] >> shift & BIT_MASK) >> 1 for shift in (GATE_SHIFT, SELECTOR_SHIFT))
+        self._is_gated = bits > 0
+        self._gate = torch.from_numpy(bits.astype(np.int32))
         self._spans: Spans | None = None
 
     def moved(self, step: Step) -> bool:

@@ -16,6 +16,7 @@ from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.gates import MAX_GATES
 from trait_service.engine.monitor_table import MonitorTable
 from trait_service.engine.monitored_tokens import MonitoredTokens, StepTokens
+from trait_service.engine.reply_scopes import ReplyScopes
 from trait_service.engine.request_table import RequestTable
 
 PROGRAMS_PER_MULTIPROCESSOR = 4
@@ -42,6 +43,7 @@ class CudaStep:
     Attributes:
         monitored: The monitored requests of the batch.
         monitored_tokens: Their tokens in the step; None: there are none.
+        replies: The selectors of the batch's replies.
     """
 
     monitored: MonitoredTokens
@@ -68,6 +70,7 @@ class CudaStep:
         self._open_gates = torch.zeros(max_tokens, dtype=torch.int32, device=device)
         self._held = torch.zeros((max_requests, MAX_GATES), dtype=torch.int64, device=device)
         self._n_tokens = 0
+        self.replies = ReplyScopes(device)
         self._buffers = KernelBuffers(
             self.active.tensor,
             self.table.flags.tensor,
@@ -99,6 +102,7 @@ class CudaStep:
         n_prompt = self.table.n_prompt[self._row]
         self._waits_from = n_prompt if self._pools.deferred else np.full_like(n_prompt, UNBOUNDED)
         self._batch_pools = self._pools_of(batch, n_prompt)
+        self.replies.regroup(batch)
         self.monitored = MonitoredTokens(batch)
         self.monitored_tokens = None
         self.monitor_table.update(self.monitored)
@@ -118,6 +122,8 @@ class CudaStep:
         starting = self._batch.starting_rows(step)
         if len(starting):
             self._held.index_fill_(0, on_device(starting, self._device), 0)
+        if self.replies and (held := self.replies.on_step(step)) is not None:
+            self._open_gates.index_copy_(0, held.place, held.word)
         self.active.fill(step, self._asking, self._row, computed_to[self._asking.owner], self._waits_from, self._gated)
         if self._batch_pools:
             self._batch_pools.note(step, computed_to, self._pools)
@@ -160,7 +166,7 @@ class CudaStep:
         return self._device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
     def copy_open(self) -> "DeviceValues":
-        """Start to copy the words of the step's gates; as `copy_values`."""
+        """Start to copy the words of the step's tokens; as `copy_values`."""
         return DeviceValues(HostCopy(self._open_gates[: self._n_tokens]))
 
     def copy_values(self) -> "DeviceValues":

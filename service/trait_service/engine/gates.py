@@ -1,7 +1,8 @@
 """Gates: the conditions of a request's terms, which are decided on the device in the same forward pass.
 
 A request has a slot for each distinct gate of its terms. For each token of a step the device keeps a word with a bit for
-each slot: the gate is open there. A term's mode holds its slot, above the bits that the arithmetic reads.
+each slot: the gate is open there. Above them is a bit for each selector of its reply (`reply_scopes`). A term's mode holds its
+slot and its selector's bit, above those that the arithmetic reads.
 
 `token` is decided when its layer is read. `latch` and `prompt` depend on other positions of the step: on their layer each
 position adds to a number that the request's row holds for the slot, and on the next layer, when all have, the word is settled.
@@ -37,8 +38,11 @@ SUM_LIMIT = float(1 << 30)
 MAX_GATES = 8
 """Distinct gates of one request."""
 
-GATE_SHIFT, GATE_MASK = 4, 15
-"""Bits of a mode that hold a term's gate: its slot plus 1, or 0 for none."""
+GATE_SHIFT, SELECTOR_SHIFT, BIT_MASK = 4, 8, 15
+"""Bits of a mode that hold a term's gate, and those that hold its selector: the bit of a token's word plus 1, or 0 for none."""
+
+FIRST_SELECTOR_BIT = MAX_GATES
+"""The lowest bit of a token's word that belongs to a selector; those of gates are below."""
 
 NO_GATE = -1
 
@@ -60,10 +64,15 @@ to `stop`."""
 
 
 class Acts(NamedTuple):
-    """The positions at which a term may act, and its gate's slot; `NO_GATE` for none."""
+    """The positions at which a term may act, and its gate's slot; `NO_GATE` for none.
+
+    It may also act on `reply`, where the bit `selector` of the token's word is set; `NO_GATE` for nowhere.
+    """
 
     intervals: tuple[Interval, ...]
     slot: int = NO_GATE
+    reply: Interval = Interval(0, 0)
+    selector: int = NO_GATE
 
 
 def slots_of(terms: Sequence[TermSpec]) -> dict[GateSpec, int]:
@@ -100,7 +109,7 @@ def gate_array(
     rows = []
     for gate, slot in slots.items():
         row = bank.row(gate.direction)
-        held = [each for term in acts if term.slot == slot for each in term.intervals if each]
+        held = [each for term in acts if term.slot == slot for each in (*term.intervals, term.reply) if each]
         if not held:
             continue
         start, stop = min(each.start for each in held), max(each.stop for each in held)
@@ -119,7 +128,7 @@ def gate_array(
 
 
 class GateRecord:
-    """Which gates of a request were open, position by position.
+    """Which gates of a request were open, and which selectors held, position by position.
 
     Args:
         first: The first absolute position that is recorded.
@@ -134,7 +143,7 @@ class GateRecord:
         self._parts.append(words)
 
     def open(self, slot: int, stop: int) -> np.ndarray:
-        """`(stop,)` bool: the gate was open at the position; False where that is not known."""
+        """`(stop,)` bool: the gate was open at the position, or the selector of that bit held; False where that is not known."""
         found = np.zeros(stop, dtype=np.bool_)
         self._parts = [np.concatenate([np.empty(0, dtype=np.int32), *self._parts])]
         words = self._parts[0][: max(stop - self._first, 0)]
@@ -156,6 +165,8 @@ def positions_acted(acts: Sequence[Acts], record: GateRecord, stop: int) -> tupl
         held = np.zeros(stop, dtype=np.bool_)
         for each in term.intervals:
             held[each.start : each.stop : each.step] = True
+        if term.reply:
+            held[term.reply.start :] |= record.open(term.selector, stop)[term.reply.start :]
         if term.slot != NO_GATE:
             held &= record.open(term.slot, stop)
         found[term] = held

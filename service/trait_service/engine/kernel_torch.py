@@ -56,7 +56,7 @@ class Terms:
         b: `(n, 1)` float32.
         mode: `(n,)` int64.
         additive: All are plain additions; the stream, b and mode are not read.
-        gate: `(n,)` int32: the bit of each term's gate in its token's word, 0 for none; None: no term has one.
+        gate: `(n,)` int32: the bits of each term's gate and selector in its token's word; None: no term has any.
         added: `(n, d_model)` float32, what additive terms add, if it is reused from step to step; None computes it at each step.
     """
 
@@ -70,7 +70,7 @@ class Terms:
     added: torch.Tensor | None = None
 
     def acting(self, open_gates: torch.Tensor) -> "Terms | None":
-        """The terms without those whose gates are closed; None if all are.
+        """The terms without those whose gates are closed or whose selectors do not hold; None if none is left.
 
         Args:
             open_gates: `(n_tokens,)` int32: the word of each token of the step.

@@ -14,10 +14,10 @@ from trait_service.engine.active_tokens import CAPTURE, DEFER, GATED
 from trait_service.engine.arithmetic import FLOOR, FORM, LINEAR, PARALLEL, PRESERVE_NORM, REPLACE
 from trait_service.engine.buffers import KernelBuffers
 from trait_service.engine.capture_rows import NORM_WORDS
-from trait_service.engine.gates import GATE_MASK, GATE_SHIFT, LATCH, LATCHED, MAX_GATES, SUM_LIMIT, SUM_SCALE
+from trait_service.engine.gates import BIT_MASK, GATE_SHIFT, MAX_GATES, SELECTOR_SHIFT
+from trait_service.engine.kernel_gates import gates_decided
 from trait_service.engine.request_table import (
     CAPTURED_BIT,
-    GATE_WORDS,
     GATES_SHIFT,
     POOL_WORDS,
     STEP_SHIFT,
@@ -39,11 +39,10 @@ _PRESERVE_NORM = tl.constexpr(PRESERVE_NORM)
 _POOL, _TERM = tl.constexpr(POOL_WORDS), tl.constexpr(TERM_WORDS)
 _NORM = tl.constexpr(NORM_WORDS)
 _CAPTURED, _GATES_SHIFT = tl.constexpr(CAPTURED_BIT), tl.constexpr(GATES_SHIFT)
-_GATE, _MAX_GATES = tl.constexpr(GATE_WORDS), tl.constexpr(MAX_GATES)
+_MAX_GATES = tl.constexpr(MAX_GATES)
 _SLOTS = tl.constexpr((1 << 2 * MAX_GATES) - 1)
-_LATCH, _LATCHED = tl.constexpr(LATCH), tl.constexpr(LATCHED)
-_SUM_SCALE, _SUM_LIMIT = tl.constexpr(float(SUM_SCALE)), tl.constexpr(SUM_LIMIT)
-_GATE_SHIFT, _GATE_MASK = tl.constexpr(GATE_SHIFT), tl.constexpr(GATE_MASK)
+_GATE_SHIFT, _SELECTOR_SHIFT = tl.constexpr(GATE_SHIFT), tl.constexpr(SELECTOR_SHIFT)
+_BIT_MASK = tl.constexpr(BIT_MASK)
 _STEP_SHIFT = tl.constexpr(STEP_SHIFT)
 
 # torch.finfo(torch.float32).tiny. A smaller number would be a double to Triton, and so would all that comes of it.
@@ -89,47 +88,6 @@ def _delta(kept, hidden, direction, mode, a, b, columns, inside, has_hidden: tl.
             ratio = tl.sqrt(tl.sum(stream * stream)) / tl.maximum(tl.sqrt(tl.sum(after * after)), _TINY)
             added = after * ratio - stream
     return added
-
-
-@triton.jit
-def _is_past(gate, projection):
-    """1 if a projection is past a gate's bound. NaN is past none."""
-    bound = tl.load(gate + 2).to(tl.float32, bitcast=True)
-    return tl.where((tl.load(gate + 1) & 1) != 0, projection < bound, projection > bound).to(tl.int32)
-
-
-@triton.jit
-def _gates_decided(gates, slots, word, position, stream, bank, held, columns, inside, d_model):
-    """A token's word after some of its request's gates are read or settled (`gates`): a bit for each slot.
-
-    Both are in one loop, since two take more registers than there are on sm_80.
-    """
-    for each in range(2 * _MAX_GATES):
-        if ((slots >> each) & 1) != 0:
-            slot = tl.where(each < _MAX_GATES, each, each - _MAX_GATES)
-            gate = gates + slot * _GATE
-            hold = tl.load(gate + 1) >> 1
-            opens = 0
-            if each < _MAX_GATES:
-                direction = tl.load(bank + tl.load(gate).to(tl.int64) * d_model + columns, mask=inside, other=0.0)
-                projection = tl.sum(stream * direction)
-                opens = _is_past(gate, projection)
-                if hold == _LATCH:
-                    if opens != 0:
-                        tl.atomic_max(held + slot, (-position + _LATCHED).to(tl.int64), sem="relaxed")
-                elif (hold > _LATCH) & (position < tl.load(gate + 3)):
-                    finite = tl.where(projection == projection, projection, 0.0)  # noqa: PLR0124 - NaN is not
-                    part = tl.minimum(tl.maximum(finite, -_SUM_LIMIT), _SUM_LIMIT) * _SUM_SCALE
-                    tl.atomic_add(held + slot, part.to(tl.int64), sem="relaxed")
-            else:
-                number = tl.load(held + slot)
-                opens = (position + number >= _LATCHED).to(tl.int32)
-                if hold > _LATCH:
-                    n_prompt = tl.load(gate + 3)
-                    mean = number.to(tl.float32) / _SUM_SCALE / n_prompt.to(tl.float32)
-                    opens = _is_past(gate, mean) & (position >= n_prompt - 1).to(tl.int32)
-            word = (word & ~(1 << slot)) | (opens << slot)
-    return word
 
 
 @triton.jit
@@ -266,11 +224,11 @@ def intervene_kernel(
             slots = (reads >> _GATES_SHIFT) & _SLOTS
             if slots != 0:
                 stream = _stream(kept, other, columns, inside, has_hidden)
-                word = _gates_decided(
+                word = gates_decided(
                     request + at_gates, slots, word, position, stream, bank, own, columns, inside, d_model
                 )
                 tl.store(open_gates + token, word)
-        # Gate 0 is that of a term without one: always open.
+        # Bit 0 is that of a term without a gate or a selector: always set.
         word = (word << 1) | 1
 
         changed = 0
@@ -280,7 +238,8 @@ def intervene_kernel(
             how = tl.load(term + 1)
             start = tl.load(term + 2)
             on_step = (position - start) % (how >> _STEP_SHIFT) == 0
-            is_open = ((word >> ((how >> _GATE_SHIFT) & _GATE_MASK)) & 1) != 0
+            both = (word >> ((how >> _GATE_SHIFT) & _BIT_MASK)) & (word >> ((how >> _SELECTOR_SHIFT) & _BIT_MASK))
+            is_open = (both & 1) != 0
             if (bank_row >= 0) & (position >= start) & (position < tl.load(term + 3)) & on_step & is_open:
                 direction = tl.load(bank + bank_row.to(tl.int64) * d_model + columns, mask=inside, other=0.0)
                 a = tl.load(term + 4).to(tl.float32, bitcast=True)

@@ -18,7 +18,7 @@ POOL_WORDS, GATE_WORDS, TERM_WORDS = 4, 4, 6
 open below its bound and twice its hold, the bits of the bound, its prompt's length. Term: bank row (`NO_ROW`: none), mode and step, start, stop, and the bits of a
 and b."""
 
-STEP_SHIFT = 8
+STEP_SHIFT = 12
 """Bits of a term's second word that hold its mode; above them is its step."""
 
 CAPTURED_BIT = 1
@@ -80,7 +80,7 @@ class RequestTable:
         start: `(n_rows,)` first absolute position on which the row's request is steered or captured.
         stop: `(n_rows,)` one past the last.
         n_prompt: `(n_rows,)` its prompt's length.
-        gated: `(n_rows,)` bool: it has gates.
+        gated: `(n_rows,)` bool: its terms depend on the words of its tokens.
         pools: `(n_rows, MAX_POOL_INTERVALS, POOL_WORDS)` the intervals of its pools.
     """
 
@@ -117,7 +117,7 @@ class RequestTable:
         self.tensor[:, : words.shape[1] - 1].index_copy_(0, sent[:, 0].long(), sent[:, 1:])
         self.start[rows], self.stop[rows] = entries.hull(len(rows))
         self.n_prompt[rows] = entries.n_prompt
-        self.gated[rows] = np.isin(np.arange(len(rows)), entries.gate_owner)
+        self.gated[rows] = entries.gated
         self.pools[rows] = NO_ROW
         if len(entries.pools):
             self.pools[rows[entries.pools[:, 0]], entries.pools[:, 1]] = entries.pools[:, 2:]
@@ -127,6 +127,7 @@ class _Entries(NamedTuple):
     """All entries of some requests, and the place of the request that owns each."""
 
     n_prompt: np.ndarray
+    gated: np.ndarray
     terms: np.ndarray
     term_owner: np.ndarray
     gates: np.ndarray
@@ -152,6 +153,7 @@ class _Entries(NamedTuple):
         captured = [np.array(request.captured_layers, dtype=np.int64) for _, request in capturing]
         return cls(
             np.array([request.n_prompt for request in requests], dtype=np.int64),
+            np.array([request.reads_words for request in requests], dtype=np.bool_),
             *joined([(i, request.terms) for i, request in enumerate(requests)], TERM),
             *joined([(i, request.gates) for i, request in enumerate(requests)], GATE),
             np.concatenate([np.empty(0, dtype=np.int64), *captured]),

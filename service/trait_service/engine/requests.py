@@ -12,12 +12,14 @@ from trait_core.errors import SteeringFailedError
 from trait_core.intervals import UNBOUNDED, Interval
 
 from trait_service.engine.arithmetic import coefficients
-from trait_service.engine.buffers import VectorBank
+from trait_service.engine.buffers import NO_ROW, VectorBank
 from trait_service.engine.direction_sets import DirectionSet
 from trait_service.engine.gates import (
+    FIRST_SELECTOR_BIT,
     GATE,
     GATE_SHIFT,
     NO_GATE,
+    SELECTOR_SHIFT,
     Acts,
     GateRecord,
     gate_array,
@@ -25,6 +27,7 @@ from trait_service.engine.gates import (
     slots_of,
 )
 from trait_service.engine.projection_rows import ProjectionRows
+from trait_service.engine.reply_selector import NO_SELECTORS, ReplySelector, Selectors, selectors_of
 from trait_service.engine.sites import Sites
 from trait_service.engine.spec import BoundHit, CaptureSpec, MonitorSpec, RequestReport, RequestSpec, TermSpec
 from trait_service.engine.spool import Spool
@@ -43,7 +46,7 @@ TERM = np.dtype(
     ]
 )
 """One term of one request on one interval of its scope, as the operation reads it: `k` of them act on the layer before it;
-layer is its site, mode, a and b are as in `arithmetic`, its gate as in `gates`; it touches absolute positions `start`,
+layer is its site, mode, a and b are as in `arithmetic`, its gate and selector as in `gates`; it touches absolute positions `start`,
 `start + step`, ... below `stop`."""
 
 
@@ -62,6 +65,8 @@ class LiveRequest:
         terms: `(n_terms,)` of `TERM`.
         gates: `(n_gates,)` of `GATE`.
         acts: For each term of the spec, where it may act.
+        selectors: Selectors of its reply.
+        marker_row: Its row of `ReplyScopes`.
         pools: Disjoint intervals of each pool.
         captured_layers: Sites of its pools, as `Sites` numbers them.
         capture_rows: Row of each pool.
@@ -84,6 +89,8 @@ class LiveRequest:
     terms: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=TERM))
     gates: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=GATE))
     acts: Sequence[Acts] = ()
+    selectors: Selectors = NO_SELECTORS
+    marker_row: int = NO_ROW
     pools: list[list[Interval]] = field(default_factory=list)
     captured_layers: list[int] = field(default_factory=list)
     capture_rows: list[int] = field(default_factory=list)
@@ -114,8 +121,13 @@ class LiveRequest:
 
     @cached_property
     def gate_record(self) -> GateRecord:
-        """Where its gates were open so far."""
+        """Where its gates were open and its selectors held so far."""
         return GateRecord(self.first_computed)
+
+    @property
+    def reads_words(self) -> bool:
+        """True if its terms depend on the words of its tokens: it has gates or selectors."""
+        return len(self.gates) > 0 or bool(self.selectors)
 
     @cached_property
     def has_bounds(self) -> bool:
@@ -185,11 +197,12 @@ class LiveRequest:
 
 
 class Terms(NamedTuple):
-    """A request's terms and gates, as `LiveRequest` keeps them."""
+    """A request's terms, gates and selectors, as `LiveRequest` keeps them."""
 
     terms: np.ndarray
     gates: np.ndarray
     acts: tuple[Acts, ...]
+    selectors: Selectors
 
 
 def term_arrays(
@@ -200,14 +213,14 @@ def term_arrays(
     terms_per_layer: int,
     bank: VectorBank,
 ) -> Terms:
-    """A request's terms and gates; one of `TERM` for each interval of a term's scope.
+    """A request's terms, gates and selectors; one of `TERM` for each interval of a term's scope, and one for its reply.
 
     Raises:
         SteeringFailedError: A site the engine lacks, a direction that is not in the bank, too many terms on a layer, too many
-            gates, or positions that a gate needs came from the prefix cache.
+            gates or selectors, or positions that a gate needs came from the prefix cache.
         InvalidRequestError: A scope cannot be told yet.
     """
-    rows, acts, slots = [], [], slots_of(terms)
+    rows, acts, slots, bits = [], [], slots_of(terms), _selector_bits(terms)
     used: dict[int, int] = defaultdict(int)
     scope: object = None
     intervals: tuple[Interval, ...] = ()
@@ -217,10 +230,17 @@ def term_arrays(
         slot = NO_GATE if term.when is None else slots[term.when]
         if term.scope != scope:  # most requests have one scope on all layers
             scope, intervals = term.scope, tuple(term.intervals(n_prompt))
-        acts.append(Acts(intervals, slot))
-        for interval in intervals:
+        mode |= slot + 1 << GATE_SHIFT
+        places = [(interval, mode) for interval in intervals if interval]
+        if term.reply is None:
+            acts.append(Acts(intervals, slot))
+        else:
+            bit = bits[term.reply]
+            acts.append(Acts(intervals, slot, term.reply.interval, bit))
+            places.append((term.reply.interval, mode | bit + 1 << SELECTOR_SHIFT))
+        for interval, how in places:
             row = bank.row(term.direction)
-            rows.append((layer, used[layer], row, mode | slot + 1 << GATE_SHIFT, a, b, *interval))
+            rows.append((layer, used[layer], row, how, a, b, *interval))
             used[layer] += 1
     for layer, n in used.items():
         if n > terms_per_layer:
@@ -228,7 +248,18 @@ def term_arrays(
                 f"{n} terms act on {sites.name(layer)}, each interval of a scope counted; at most {terms_per_layer}: start the service "
                 "with a larger --terms-per-layer"
             )
-    return Terms(np.array(rows, dtype=TERM), gate_array(slots, acts, n_prompt, first_computed, bank), tuple(acts))
+    if any(selector.reply.first < first_computed for selector in bits):
+        raise SteeringFailedError(
+            "tokens of the reply that a scope depends on were read from the prefix cache: set skip_reading_prefix_cache"
+        )
+    gates = gate_array(slots, acts, n_prompt, first_computed, bank)
+    return Terms(np.array(rows, dtype=TERM), gates, tuple(acts), selectors_of(bits))
+
+
+def _selector_bits(terms: Sequence[TermSpec]) -> dict[ReplySelector, int]:
+    """The bit of each distinct selector of the reply."""
+    found = dict.fromkeys(term.reply for term in terms if term.reply is not None)
+    return {selector: FIRST_SELECTOR_BIT + i for i, selector in enumerate(found)}
 
 
 def pool_intervals(capture: CaptureSpec, n_prompt: int, first_computed: int) -> list[list[Interval]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 ExtraArgs = Mapping[str, object] | None
 
@@ -23,6 +24,7 @@ class StepView:
         n_computed: `(n_requests,)` absolute position of each request's first token in this step.
         n_prompt: Request id -> length of its original prompt, whatever was preempted or resumed.
         extra_args: Request id -> its `SamplingParams.extra_args`.
+        input_ids: On the device: the tokens, as far as they are steered; None: not known.
     """
 
     request_ids: list[str]
@@ -30,6 +32,7 @@ class StepView:
     n_computed: np.ndarray
     n_prompt: Callable[[str], int]
     extra_args: Callable[[str], ExtraArgs]
+    input_ids: torch.Tensor | None = None
 
 
 def view_of_v1(runner: Any) -> StepView:
@@ -48,6 +51,7 @@ def view_of_v1(runner: Any) -> StepView:
         n_computed=batch.num_computed_tokens_cpu[:n],
         n_prompt=lambda request_id: requests[request_id].num_prompt_tokens,
         extra_args=extra_args,
+        input_ids=runner.input_ids.gpu,
     )
 
 
@@ -66,4 +70,5 @@ def view_of_v2(input_batch: Any, request_states: Any, extra_args: Mapping[str, E
         n_computed=input_batch.num_computed_tokens_np[:n],
         n_prompt=lambda request_id: int(request_states.prompt_len.np[request_states.req_id_to_index[request_id]]),
         extra_args=extra_args.get,
+        input_ids=input_batch.input_ids,
     )

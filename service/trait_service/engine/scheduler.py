@@ -237,11 +237,13 @@ def branch_of(terms: Sequence[TermSpec], n_prompt: int) -> CacheBranch | None:
     acting = []
     for term in terms:
         intervals = [tuple(each) for each in term.intervals(n_prompt) if each]
+        if term.reply is not None:  # the tokens that decide are in the hash of every block that they decide on
+            intervals.append(tuple(term.reply.interval))
         if intervals:
             mode, *numbers = coefficients(term)
             bits = np.array(numbers, dtype=np.float32).tobytes()  # as the request table holds them
             gate = term.when and _identity(term.when)
-            acting.append((intervals, term.at, term.layer, term.direction, mode, bits, gate))
+            acting.append((intervals, term.at, term.layer, term.direction, mode, bits, gate, term.reply))
     if not acting:
         return None
     first = min(start for intervals, *_ in acting for start, *_ in intervals)

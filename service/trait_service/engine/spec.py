@@ -29,6 +29,7 @@ from trait_core.schema import (
 )
 
 from trait_service.engine.monitor_columns import DIRECTION_PATTERN, MonitorColumn, MonitorColumns
+from trait_service.engine.reply_selector import ReplySelector
 
 EXTRA_ARGS_KEY = "trait_steering"
 """Key of `SamplingParams.extra_args`; also the plugin's name and its block in `additional_config`."""
@@ -109,6 +110,7 @@ class TermSpec(_Strict):
         value: The operation's number, in residual units: `add`: a; `set`: the projection's new value; `scale`: the
             factor; `floor`, `ceiling`: the limit; `replace`: the stream's new length. `rotate`: degrees. `ablate` ignores it.
         scope: A name, absolute positions `[from, to)`, or a selector (`trait_core.positions`).
+        reply: Positions of the reply at which it acts beside those of its scope, as the reply's own tokens decide; None: none.
         when: Condition under which it acts at a position of its scope; None: always.
     """
 
@@ -119,6 +121,7 @@ class TermSpec(_Strict):
     value: FiniteFloat = 0.0
     scope: NamedScope | FromTo | WrittenPositions = "all"
     preserve_norm: bool = False
+    reply: ReplySelector | None = None
     when: GateSpec | None = None
 
     @model_validator(mode="after")
@@ -130,7 +133,7 @@ class TermSpec(_Strict):
         return self
 
     def intervals(self, n_prompt: int) -> list[Interval]:
-        """Absolute positions that it touches, disjoint; `n_prompt` is the request's own prompt length.
+        """Absolute positions of its scope, disjoint; `n_prompt` is the request's own prompt length.
 
         `generated` starts at the last prompt position, since that one produces the first generated token.
 

@@ -237,6 +237,8 @@ class SteeringState:
             self._keep_result(request)
         if request.monitored is not None:
             self._sets.release(request.monitored)
+        if request.selectors:
+            self._step.replies.give_back(request.marker_row)
         self.pools.give_back(request.capture_rows)
         self._spools.release(request)
 
@@ -352,7 +354,7 @@ class SteeringState:
             SteeringFailedError: The request cannot be served as asked.
         """
         spec = request.spec
-        request.terms, request.gates, request.acts = term_arrays(
+        request.terms, request.gates, request.acts, request.selectors = term_arrays(
             spec.terms,
             request.n_prompt,
             request.first_computed,
@@ -360,8 +362,12 @@ class SteeringState:
             self.settings.terms_per_layer,
             self.bank,
         )
-        if len(request.gates) and not self.shape.sees_all_layers:
-            raise SteeringFailedError("gates (when) are not supported with pipeline parallelism")
+        if request.selectors:
+            request.marker_row = self._step.replies.take()
+        if request.reads_words and not self.shape.sees_all_layers:
+            raise SteeringFailedError(
+                "gates (when), and scopes that depend on generated tokens, are not supported with pipeline parallelism"
+            )
         if spec.monitor is not None:
             if spec.monitor.has_bounds and not self.shape.sees_all_layers:
                 raise SteeringFailedError("bounds of a monitor are not supported with pipeline parallelism")

@@ -96,11 +96,11 @@ class StepProjections:
 
 @dataclass(eq=False)
 class StepGates:
-    """Which gates were open at one step's tokens.
+    """Which gates were open, and which selectors held, at one step's tokens.
 
     Args:
         words: The step's words, on their way.
-        requests: Requests with gates.
+        requests: Requests that read words.
         begin: Place of each one's first token that is new; positions computed again are left out.
         end: One past the place of its last token.
     """
@@ -114,7 +114,7 @@ class StepGates:
     def of(
         cls, gated: Sequence[tuple[int, LiveRequest]], step: Step, computed_to: np.ndarray, words: StepValues
     ) -> Self:
-        """From the requests with gates, each after its place in the batch; the rest as `StepProjections.of`."""
+        """From the requests that read words, each after its place in the batch; the rest as `StepProjections.of`."""
         index = np.array([index for index, _ in gated])
         place, again = step.first_place[index], np.maximum(computed_to[index] - step.n_computed[index], 0)
         begin, end = (place + again).tolist(), (place + step.n_scheduled[index]).tolist()

@@ -28,7 +28,9 @@ from trait_service.engine_link.workers import Collected
 from trait_service.errors import AbortedError, PromptRefusedError
 from trait_service.metrics import count_positions, count_run
 from trait_service.registry.uses import VectorUses
+from trait_service.resolving.landmarks import Turns
 from trait_service.resolving.monitoring import Decode, MonitoredPrompt, ResolvedMonitor
+from trait_service.resolving.placing import Placer
 from trait_service.resolving.resolve import ResolvedSteering
 from trait_service.resolving.scopes import check_scopes
 from trait_service.resolving.stream_lens import LensRows, TokenText
@@ -49,6 +51,7 @@ class Run:
         started: Prompts that were handed to the engine.
         columns_named: A report with the columns' names was made.
         terms: The steering's terms with their scopes placed in this prompt; None: as they are.
+        turns: The turns of the chat; None: it is none, or no scope names them.
     """
 
     steering: ResolvedSteering | None = None
@@ -59,6 +62,7 @@ class Run:
     started: int = 0
     columns_named: bool = False
     terms: Sequence[TermSpec] | None = None
+    turns: Turns | None = None
 
     @property
     def directions(self) -> dict[str, bytes]:
@@ -79,7 +83,9 @@ class Run:
             return self.terms
         return self.steering.terms if self.steering else ()
 
-    def new_spec(self, n: int, prompt_ids: list[int], decode: Decode, token_text: TokenText) -> RequestSpec:
+    def new_spec(
+        self, n: int, prompt_ids: list[int], decode: Decode, token_text: TokenText, terms: Sequence[TermSpec]
+    ) -> RequestSpec:
         """The spec for one more prompt of the request, with a new key.
 
         Args:
@@ -87,6 +93,7 @@ class Run:
             prompt_ids: Its tokens.
             decode: Returns the text of token ids.
             token_text: Returns the text of one.
+            terms: The terms, placed in it.
         """
         key = secrets.token_hex(16)
         if self.monitor is not None:
@@ -96,7 +103,7 @@ class Run:
         return RequestSpec(
             key=key,
             n=n,
-            terms=list(self.steered_terms),
+            terms=list(terms),
             capture=self.capture,
             monitor=self.monitor.spec if self.monitor else None,
             lens=self.monitor.lens if self.monitor else None,
@@ -192,6 +199,7 @@ class SteeredEngineClient:
         decode: Text of token ids, special ones included.
         lens: Room and texts for requests with a lens.
         terms_per_layer: Terms of one request on one layer.
+        placer: Places the scopes of terms in a prompt.
     """
 
     def __init__(
@@ -204,7 +212,9 @@ class SteeredEngineClient:
         decode: Decode,
         lens: LensRoom,
         terms_per_layer: int,
+        placer: Placer,
     ) -> None:
+        self.placer = placer
         self._terms_per_layer = terms_per_layer
         self._engine = engine
         self._bank = bank
@@ -248,15 +258,18 @@ class SteeredEngineClient:
             raise VLLMValidationError("only prompts of tokens can be steered or captured, not embeddings")
         if run.capture is not None and sampling_params.n != 1:
             raise VLLMValidationError(f"a capture needs n = 1, not {sampling_params.n}", parameter="n")
-        n_prompt = len(prompt["prompt_token_ids"])
+        ids = prompt["prompt_token_ids"]
+        n_prompt = len(ids)
         try:
-            check_scopes(run.steered_terms, n_prompt, self._terms_per_layer)
+            turns = [] if run.turns is None else run.turns.spans(ids)
+            terms = self.placer.place(run.steered_terms, ids, turns)
+            check_scopes(terms, n_prompt, self._terms_per_layer)
             if run.monitor is not None and run.monitor.lens is not None:
                 self._lens.limits.check(run.monitor.lens.layers, sampling_params.n or 1)
         except InvalidRequestError as error:
             raise VLLMValidationError(str(error), parameter=error.param) from error
         count_run(run.steering, monitored=run.monitor is not None, captured=run.capture is not None)
-        spec = run.new_spec(sampling_params.n or 1, prompt["prompt_token_ids"], self._decode, self._lens.token_text)
+        spec = run.new_spec(sampling_params.n or 1, ids, self._decode, self._lens.token_text, terms)
         params = _with_spec(sampling_params, spec, n_prompt)
         outputs = self._generate(run, spec, prompt, params, request_id, options)
         if run.monitor is None:
@@ -361,7 +374,8 @@ def _with_spec(params: SamplingParams, spec: RequestSpec, n_prompt: int) -> Samp
     params.extra_args = {**(params.extra_args or {}), **spec.to_extra_args()}
     monitors_prompt = spec.monitor is not None and spec.monitor.prompt
     holds = any(term.when is not None and term.when.hold != "token" for term in spec.terms)
-    if monitors_prompt or holds or (spec.capture is not None and reads_prompt(spec.capture, n_prompt)):
+    reads_back = any(term.reply is not None and term.reply.reply.first < n_prompt for term in spec.terms)
+    if monitors_prompt or holds or reads_back or (spec.capture is not None and reads_prompt(spec.capture, n_prompt)):
         # Positions from the prefix cache never pass the layers, so that they could not be captured or decide a gate.
         params.skip_reading_prefix_cache = True
     return params

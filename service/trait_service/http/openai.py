@@ -24,8 +24,11 @@ from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
 from trait_service.access.scopes import caller_of, require_steer
 from trait_service.engine_link.engine_client import Run, steered
 from trait_service.http.service import TraitService
+from trait_service.reading.turns import turns_of
 from trait_service.resolving.alias import resolve_request, split_alias
+from trait_service.resolving.landmarks import TURNS, named
 from trait_service.resolving.monitoring import resolve_monitor, stop_reason
+from trait_service.resolving.scopes import selectors_of
 
 METRICS_FORMAT_HEADER = "endpoint-load-metrics-format"
 DONE = "data: [DONE]"
@@ -74,6 +77,8 @@ async def serve(
     resolved = resolve_request(resolver, request.steering, alias_terms)
     monitor = resolve_monitor(resolver, request.monitor) if request.monitor is not None else None
     run = Run(resolved, monitor=monitor) if resolved or monitor else None
+    if run is not None and isinstance(request, SteeredChatRequest) and named(selectors_of(resolved), TURNS):
+        run.turns = await turns_of(request, raw_request.app.state.online_renderer)
     if run is not None and request.use_beam_search:
         raise InvalidRequestError(
             "steering and monitoring are not supported with use_beam_search", param="use_beam_search"

@@ -38,8 +38,10 @@ from trait_service.reading.chat_template import ChatTemplate
 from trait_service.reading.lens import Lens
 from trait_service.reading.reader import ActivationReader
 from trait_service.reading.residual_norms import measure_residual_norms
+from trait_service.reading.tokenized import finder_of
 from trait_service.registry.registry import VectorRegistry
 from trait_service.registry.uses import VectorUses
+from trait_service.resolving.placing import Placer
 from trait_service.resolving.resolve import Resolver
 from trait_service.resolving.stream_lens import LensLimits, TokenText, token_text
 from trait_service.settings import ServiceSettings
@@ -84,7 +86,8 @@ class TraitService:
         shape = await workers.info()
         rows = CaptureSlots(shape["capture_rows"])
         lens = LensRoom(_lens_limits(shape, settings), rows, _token_text(engine))
-        client = _connect(engine, workers, uses, engine_settings, lens)
+        placer = _placer(engine, state, settings)
+        client = _connect(engine, workers, uses, engine_settings, lens, placer)
         _hand_over(state, engine, client)
         reader = ActivationReader(client, state, shape, rows, settings.max_activation_bytes, settings.reasoning_markers)
         vector_lens = Lens(workers, engine.renderer.get_tokenizer())
@@ -152,8 +155,15 @@ def _token_text(engine: Any) -> TokenText:
     return lru_cache(maxsize=TOKEN_TEXTS_KEPT)(partial(token_text, engine.renderer.get_tokenizer()))
 
 
+def _placer(engine: Any, state: State, settings: ServiceSettings) -> Placer:
+    """Places scopes by the model's own tokenizer and markers."""
+    tokenizer = engine.renderer.get_tokenizer()
+    finder = finder_of(state.online_renderer, settings.reasoning_markers)
+    return Placer(finder, tokenizer.decode, partial(tokenizer.encode, add_special_tokens=False))
+
+
 def _connect(
-    engine: Any, workers: Workers, uses: VectorUses, settings: EngineSettings, lens: LensRoom
+    engine: Any, workers: Workers, uses: VectorUses, settings: EngineSettings, lens: LensRoom, placer: Placer
 ) -> SteeredEngineClient:
     """The engine client that steers: it keeps the workers' vector banks in step and fetches their results."""
     tokenizer = engine.renderer.get_tokenizer()
@@ -161,7 +171,7 @@ def _connect(
     expose_bank(settings.bank_rows, lambda: bank.held, lambda: bank.resident)
     fetcher = ResultFetcher(workers.collect, workers.discard, workers.projections)
     return SteeredEngineClient(
-        engine, bank, fetcher, uses, tokenizer.bos_token_id, tokenizer.decode, lens, settings.terms_per_layer
+        engine, bank, fetcher, uses, tokenizer.bos_token_id, tokenizer.decode, lens, settings.terms_per_layer, placer
     )
 
 

@@ -8,8 +8,8 @@ from trait_core.positions import Positions
 from trait_core.schema import PatchPrompt, PatchRequest
 
 from trait_service.patching.alignment import Bounds
-from trait_service.reading.landmarks import spelt
 from trait_service.reading.tokenized import InputTokenizer, all_together
+from trait_service.resolving.landmarks import spelt
 from trait_service.resolving.monitoring import Decode, TokenTexts
 
 

@@ -33,12 +33,12 @@ from trait_service.engine_link.capture_slots import CaptureSlots
 from trait_service.engine_link.engine_client import Run, SteeredEngineClient, last_output
 from trait_service.engine_link.workers import Capture
 from trait_service.reading.answer import Reading, ReadText, answer
-from trait_service.reading.landmarks import LATE_PARTS, TURNS, named
 from trait_service.reading.layer_choice import chosen_layers
 from trait_service.reading.places import Places, capture_point
 from trait_service.reading.tokenized import InputTokenizer, all_together
+from trait_service.resolving.landmarks import LATE_PARTS, TURNS, named
 from trait_service.resolving.resolve import ResolvedSteering
-from trait_service.resolving.scopes import as_generated, placed
+from trait_service.resolving.scopes import as_generated, placed, selectors_of
 
 Result = TypeVar("Result")
 
@@ -223,7 +223,7 @@ class ActivationReader:
             each=request.pooling == "none",
             before_steering=request.before_steering,
         )
-        run = Run(steering, capture, terms=_terms(steering, text) if given else None)
+        run = Run(steering, capture, terms=_terms(steering, text) if given else self._placed(steering, text))
         params = _sampling(request.generate, logprobs=request.logprobs)
         async with self._pools.take(0 if capture.each else len(positions)):
             output = await self._run(run, text.ids, params, lora)
@@ -245,7 +245,8 @@ class ActivationReader:
 
         Its last token is left out, as while a reply is generated: it never goes through the model.
         """
-        generating = Run(steering)
+        terms = self._placed(steering, text)
+        generating = Run(steering, terms=terms)
         output = await self._run(generating, text.ids, _sampling(request.generate, logprobs=False), lora)
         ids = [*text.ids, *output.outputs[0].token_ids[:-1]]
         whole = await self._inputs.placed(replace(text, ids=ids), positions)
@@ -259,8 +260,7 @@ class ActivationReader:
             each=request.pooling == "none",
             before_steering=request.before_steering,
         )
-        terms = None if steering is None else as_generated(steering.terms, text.n_prompt)
-        run = Run(steering, capture, terms=terms)
+        run = Run(steering, capture, terms=None if terms is None else as_generated(terms, text.n_prompt))
         async with self._pools.take(0 if capture.each else len(positions)):
             await self._run(run, ids, _sampling(None, logprobs=False), lora)
         collected = run.collected[0]
@@ -268,17 +268,16 @@ class ActivationReader:
             collected = replace(collected, report=generating.collected[0].report)
         return Reading(text, output, *self._places.taken(collected, request.at))
 
+    def _placed(self, steering: ResolvedSteering | None, text: ReadText) -> list[TermSpec] | None:
+        """The terms for a reply that is generated after a text."""
+        return None if steering is None else self._client.placer.place(steering.terms, text.ids, text.landmarks.turns)
+
     async def _run(self, run: Run, ids: list[int], params: SamplingParams, lora: Any) -> RequestOutput:
         outputs = self._client.run(
             run, tokens_input(ids), params, f"activations-{secrets.token_hex(8)}", lora_request=lora
         )
         async with contextlib.aclosing(outputs):
             return await last_output(outputs)
-
-
-def selectors_of(steering: ResolvedSteering | None) -> list[Positions]:
-    """The selectors among the scopes of a request's steering."""
-    return [term.scope for term in steering.terms if isinstance(term.scope, Positions)] if steering else []
 
 
 def _terms(steering: ResolvedSteering | None, text: ReadText) -> list[TermSpec] | None:

@@ -17,11 +17,12 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import VLLMClientError
+from vllm.renderers.online_renderer import OnlineRenderer
 
 from trait_service.engine_link.engine_client import SteeredEngineClient
 from trait_service.reading.answer import ReadText
 from trait_service.reading.chat_template import ChatTemplate, said_by_template
-from trait_service.reading.landmarks import LATE_PARTS, Finder, Markers, named
+from trait_service.resolving.landmarks import LATE_PARTS, Finder, Markers, Turns, named
 
 Result = TypeVar("Result")
 
@@ -42,9 +43,8 @@ class InputTokenizer:
         self._client = client
         self._state = state
         self._template = ChatTemplate(state.online_renderer)
-        tokenizer = state.online_renderer.renderer.get_tokenizer()
-        self.markers = Markers.of(markers) if markers is not None else Markers.found(tokenizer, self._template.text)
-        self._finder = Finder(tokenizer.decode, self.markers)
+        self._finder = finder_of(state.online_renderer, markers)
+        self.markers = self._finder.markers
 
     def check(self, selectors: Sequence[Positions]) -> None:
         """Refuse selectors that name parts which no text of this model has; as `Finder.check`."""
@@ -68,7 +68,7 @@ class InputTokenizer:
         try:
             prompt = await self._prompt_ids(item, base)
             self._client.check_prompt(prompt)
-            ends = await self._turn_ends(item, base, prompt) if turns else []
+            ends = (await self._turns(item, base)).ends(prompt) if turns else []
         except ChatTemplateError as error:
             raise InvalidRequestError(f"{where}: {error}", param=f"{where}.{error.param}") from error
         except ValidationError as error:  # of vLLM's chat request
@@ -89,28 +89,23 @@ class InputTokenizer:
         found = await asyncio.to_thread(self._finder.find, text.ids, text.n_prompt, selectors)
         return replace(text, landmarks=replace(found, turns=text.landmarks.turns))
 
-    async def _turn_ends(self, item: ActivationInput, base: str | None, prompt: list[int]) -> list[int]:
-        """One past the last token of each message of a chat.
+    async def _turns(self, item: ActivationInput, base: str | None) -> Turns:
+        """The messages of a chat.
 
         Raises:
-            InvalidRequestError: The input is not a chat, or its template does not render turns one after another.
+            InvalidRequestError: The input is not a chat, or its template does not render the first messages alone.
         """
         if item.messages is None:
             raise InvalidRequestError("positions turn[i] need an input with messages", param="positions")
-        ends = []
+        beginnings = []
         for n in range(1, len(item.messages) + 1):
             first = item.model_copy(update={"messages": item.messages[:n], "response": None})
             try:
                 ids = await self._prompt_ids(first, base, add_generation_prompt=False)
             except ChatTemplateError as error:
                 raise InvalidRequestError(f"positions turn[i] need the first {n} messages alone: {error}") from error
-            if prompt[: len(ids)] != ids:
-                raise InvalidRequestError(
-                    "positions turn[i]: this model's chat template does not render turns one after another",
-                    param="positions",
-                )
-            ends.append(len(ids))
-        return ends
+            beginnings.append(ids)
+        return Turns(beginnings)
 
     async def _prompt_ids(
         self, item: ActivationInput, base: str | None, *, add_generation_prompt: bool = True
@@ -163,6 +158,13 @@ class InputTokenizer:
         tokenizer = self._state.online_renderer.renderer.get_tokenizer()
         ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return ids
+
+
+def finder_of(renderer: OnlineRenderer, markers: str | None) -> Finder:
+    """A finder for the served model; `markers` as for `InputTokenizer`."""
+    tokenizer = renderer.renderer.get_tokenizer()
+    known = Markers.of(markers) if markers is not None else Markers.found(tokenizer, ChatTemplate(renderer).text)
+    return Finder(tokenizer.decode, known)
 
 
 async def all_together(work: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:

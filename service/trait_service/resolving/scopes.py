@@ -4,9 +4,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from trait_core.errors import InvalidRequestError
-from trait_core.positions import Landmarks, Positions, Slice
+from trait_core.positions import NOWHERE, Landmarks, Positions, Slice
 
 from trait_service.engine.spec import TermSpec
+from trait_service.resolving.resolve import ResolvedSteering
 
 PARAM = "steering.terms"
 
@@ -20,12 +21,13 @@ def check_scopes(terms: Sequence[TermSpec], n_prompt: int, terms_per_layer: int)
         terms_per_layer: Terms of one request on one layer, each interval of a scope counted.
 
     Raises:
-        InvalidRequestError: A selector depends on tokens that are not generated yet, selects nothing of this prompt, or
-            comes to too many intervals.
+        InvalidRequestError: A selector selects nothing of this prompt, or comes to too many intervals.
     """
     used: dict[int, int] = defaultdict(int)
     for term in terms:
-        used[term.layer] += _n_intervals(term.scope, n_prompt) if isinstance(term.scope, Positions) else 1
+        used[term.layer] += 1 if term.reply is None else 2
+        if isinstance(term.scope, Positions):
+            used[term.layer] += _n_intervals(term, term.scope, n_prompt) - 1
     for layer, n in used.items():
         if n > terms_per_layer:
             raise InvalidRequestError(
@@ -35,32 +37,31 @@ def check_scopes(terms: Sequence[TermSpec], n_prompt: int, terms_per_layer: int)
             )
 
 
-def _n_intervals(scope: Positions, n_prompt: int) -> int:
-    if scope.needs_tokens:
-        raise InvalidRequestError(
-            f"scope {scope}: turn, thinking, answer and tokens are not for steering a reply while it is generated yet; "
-            "steer at prompt, response or all. Activations of a given text take them",
-            param=PARAM,
-        )
+def _n_intervals(term: TermSpec, scope: Positions, n_prompt: int) -> int:
     try:
         n = len(scope.intervals(n_prompt, None))
     except InvalidRequestError as error:
         raise InvalidRequestError(str(error), param=PARAM) from error
-    if n == 0:
+    if n == 0 and term.reply is None:
         raise InvalidRequestError(f"scope {scope} selects no position: the prompt has {n_prompt} tokens", param=PARAM)
     return n
+
+
+def selectors_of(steering: ResolvedSteering | None) -> list[Positions]:
+    """The selectors among the scopes of a request's steering."""
+    return [term.scope for term in steering.terms if isinstance(term.scope, Positions)] if steering else []
 
 
 def as_generated(terms: Sequence[TermSpec], n_prompt: int) -> list[TermSpec]:
     """The terms for a reply that is read back after it was generated: they touch the positions that they touched then.
 
     Args:
-        terms: As they were while it was generated.
+        terms: As they were while it was generated; what depends on the reply's tokens is decided by them again.
         n_prompt: Tokens of the prompt that it was generated for.
     """
     found = []
     for term in terms:
-        held = Positions(tuple(map(Slice.whole, term.intervals(n_prompt))))
+        held = Positions(tuple(map(Slice.whole, term.intervals(n_prompt))) or (NOWHERE,))
         found.append(_with_prompt(term, n_prompt).model_copy(update={"scope": held}))
     return found
 

@@ -5,10 +5,12 @@ Tokens are matched by their text, so that it does not matter whether a marker is
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, Self
 
 from trait_core.errors import InvalidRequestError
+from trait_core.intervals import UNBOUNDED
 from trait_core.positions import Landmarks, Positions, TokenText
 
 from trait_service.resolving.monitoring import Decode, TokenTexts
@@ -61,6 +63,11 @@ class Finder:
         self._decode = decode
         self._markers = markers
 
+    @property
+    def markers(self) -> Markers | None:
+        """The model's markers of reasoning; None: it has none."""
+        return self._markers
+
     def check(self, selectors: Iterable[Positions]) -> None:
         """Refuse parts that no text of this model has.
 
@@ -90,6 +97,40 @@ class Finder:
         return Landmarks(thinking=thinking, answer=answer, tokens=tokens)
 
 
+@dataclass(frozen=True)
+class Turns:
+    """The turns of one chat.
+
+    Args:
+        beginnings: Tokens of the first message, of the first two, and so on, without the header of a reply. A last message that
+            the reply continues is left out.
+    """
+
+    beginnings: Sequence[Sequence[int]]
+
+    def ends(self, prompt: Sequence[int]) -> list[int]:
+        """One past the last token of each message in a prompt.
+
+        Raises:
+            InvalidRequestError: The template does not render turns one after another.
+        """
+        for ids in self.beginnings:
+            if list(prompt[: len(ids)]) != list(ids):
+                raise InvalidRequestError(
+                    "positions turn[i]: this model's chat template does not render turns one after another",
+                    param="positions",
+                )
+        return [len(ids) for ids in self.beginnings]
+
+    def spans(self, prompt: Sequence[int]) -> list[tuple[int, int]]:
+        """Absolute `[start, stop)` of each turn in a prompt; the last one is the reply's, from its header on, and does not end.
+
+        Raises:
+            InvalidRequestError: As `ends`.
+        """
+        return list(pairwise([0, *self.ends(prompt), UNBOUNDED]))
+
+
 def named(selectors: Iterable[Positions], parts: frozenset[str]) -> bool:
     """True if some selectors name one of these parts."""
     return any(item.part in parts for each in selectors for item in each.items)
@@ -114,8 +155,9 @@ def spelt(texts: Sequence[str], word: str) -> list[tuple[int, int]]:
 def reasoning(texts: Sequence[str], n_prompt: int, markers: Markers) -> tuple[tuple[int, int], tuple[int, int]]:
     """Absolute `[start, stop)` of a reply's reasoning and of its answer, without the markers.
 
-    The opening marker may stand in the prompt, through the template, or be left out by the model. A reply whose reasoning has
-    not ended has no answer; one without markers after a prompt that opens none is all answer.
+    The opening marker may stand in the prompt, through the template, or be left out by the model. If it stands in the prompt, the
+    reasoning is all up to the first closing marker. A reply whose reasoning has not ended has no answer; one without markers after
+    a prompt that opens none is all answer.
 
     Args:
         texts: Text of each token, prompt and reply.
@@ -125,13 +167,17 @@ def reasoning(texts: Sequence[str], n_prompt: int, markers: Markers) -> tuple[tu
     n = len(texts)
     begun = spelt(texts, markers.begin)
     ended = [place for place in spelt(texts, markers.end) if place[0] >= n_prompt]
-    in_prompt = [stop for _, stop in begun if stop <= n_prompt]
-    closed = [stop for _, stop in spelt(texts[:n_prompt], markers.end)]
-    opened = bool(in_prompt) and (not closed or closed[-1] < in_prompt[-1])
+    opened = is_opened(texts[:n_prompt], markers)
     in_reply = [stop for start, stop in begun if start >= n_prompt and (not ended or stop <= ended[0][0])]
-    start = in_reply[0] if in_reply else n_prompt
+    start = in_reply[0] if in_reply and not opened else n_prompt
     if ended:
         return (start, ended[0][0]), (ended[0][1], n)
     if in_reply or opened:
         return (start, n), (n, n)
     return (n_prompt, n_prompt), (n_prompt, n)
+
+
+def is_opened(prompt: Sequence[str], markers: Markers) -> bool:
+    """True if a prompt, given as the text of each token, opens the reasoning of its reply."""
+    begun, closed = ([stop for _, stop in spelt(prompt, marker)] for marker in markers)
+    return bool(begun) and (not closed or closed[-1] < begun[-1])
