@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from resolvers import resolver_of
 from trait_core.errors import InvalidRequestError, SteeringFailedError, UnknownVectorError
+from trait_core.positions import Positions
 from trait_core.schema import Monitor, MonitorReport
+from trait_service.engine.reply_selector import ReplyItem, ReplySelector, ReplyStart
 from trait_service.engine.spec import BoundHit
 from trait_service.engine_link.engine_client import Run
 from trait_service.registry.registry import VectorRegistry
@@ -200,9 +202,22 @@ def test_only_the_rows_of_the_selected_positions_are_answered_chunk_by_chunk(res
     assert [row[0] + 1 for row in second.generated] == [5]
 
 
-@pytest.mark.parametrize(
-    ("positions", "message"), [("answer[:]", "cannot be monitored"), ("response[-1]", "still being generated")]
-)
+def test_positions_that_the_replys_tokens_tell_are_answered_as_they_come(resolver):
+    monitor = resolved(resolver, vectors=["tone", "other"], positions="prompt[-1], thinking[:]", tokens=True)
+    prompt = MonitoredPrompt(monitor, "k", [70, 71, 72], 0, lambda ids: "".join(chr(i) for i in ids))
+    prompt.positions = Positions.parse("all[2]")
+    thinking = ReplySelector(reply=ReplyStart(first=3, begin=60, end=62), select=(ReplyItem(part="thinking"),))
+    prompt.reply = thinking
+    prompt.add(0, rows(0, 9), 0)
+    answered = []
+    for emitted in ([60, 80], [81], [62, 82], [83]):  # positions 3 to 8: 3 opens the reasoning, 6 closes it
+        prompt.note_tokens(0, emitted)
+        answered += [(each.prompt_positions, each.generated_positions, each.generated_tokens) for each in prompt.take()]
+    # The row of a position comes with the token after it, which it produced.
+    assert answered == [([2], [2], ["<"]), ([], [4], ["Q"]), ([], [5], [">"])]
+
+
+@pytest.mark.parametrize(("positions", "message"), [("response[-1]", "still being generated")])
 def test_positions_that_depend_on_tokens_to_come_are_refused(resolver, positions, message):
     with pytest.raises(InvalidRequestError, match=message) as caught:
         resolved(resolver, vectors=["tone"], positions=positions)

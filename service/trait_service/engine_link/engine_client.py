@@ -30,7 +30,7 @@ from trait_service.metrics import count_positions, count_run
 from trait_service.registry.uses import VectorUses
 from trait_service.resolving.landmarks import Turns
 from trait_service.resolving.monitoring import Decode, MonitoredPrompt, ResolvedMonitor
-from trait_service.resolving.placing import Placer
+from trait_service.resolving.placing import Placed, Placer
 from trait_service.resolving.resolve import ResolvedSteering
 from trait_service.resolving.scopes import check_scopes
 from trait_service.resolving.stream_lens import LensRows, TokenText
@@ -264,17 +264,29 @@ class SteeredEngineClient:
             turns = [] if run.turns is None else run.turns.spans(ids)
             terms = self.placer.place(run.steered_terms, ids, turns)
             check_scopes(terms, n_prompt, self._terms_per_layer)
+            watched = self._watched(run.monitor, ids, turns)
             if run.monitor is not None and run.monitor.lens is not None:
                 self._lens.limits.check(run.monitor.lens.layers, sampling_params.n or 1)
         except InvalidRequestError as error:
             raise VLLMValidationError(str(error), parameter=error.param) from error
         count_run(run.steering, monitored=run.monitor is not None, captured=run.capture is not None)
         spec = run.new_spec(sampling_params.n or 1, ids, self._decode, self._lens.token_text, terms)
+        if watched is not None:
+            run.monitored[-1].positions, run.monitored[-1].reply = watched.known, watched.reply
         params = _with_spec(sampling_params, spec, n_prompt)
         outputs = self._generate(run, spec, prompt, params, request_id, options)
         if run.monitor is None:
             return outputs
         return self._monitored(run.monitored[-1], outputs, in_pieces=params.output_kind != RequestOutputKind.FINAL_ONLY)
+
+    def _watched(
+        self, monitor: ResolvedMonitor | None, ids: list[int], turns: Sequence[tuple[int, int]]
+    ) -> Placed | None:
+        """The positions that are monitored, in one prompt; None if they do not depend on tokens."""
+        positions = None if monitor is None else monitor.positions
+        if positions is None or not positions.needs_tokens:
+            return None
+        return self.placer.placed([positions], ids, turns, "monitor.positions")[0]
 
     async def _monitored(
         self, prompt: MonitoredPrompt, outputs: AsyncGenerator[RequestOutput, None], *, in_pieces: bool

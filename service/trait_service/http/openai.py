@@ -77,7 +77,8 @@ async def serve(
     resolved = resolve_request(resolver, request.steering, alias_terms)
     monitor = resolve_monitor(resolver, request.monitor) if request.monitor is not None else None
     run = Run(resolved, monitor=monitor) if resolved or monitor else None
-    if run is not None and isinstance(request, SteeredChatRequest) and named(selectors_of(resolved), TURNS):
+    selectors = [*selectors_of(resolved), *([monitor.positions] if monitor and monitor.positions else [])]
+    if run is not None and isinstance(request, SteeredChatRequest) and named(selectors, TURNS):
         run.turns = await turns_of(request, raw_request.app.state.online_renderer)
     if run is not None and request.use_beam_search:
         raise InvalidRequestError(

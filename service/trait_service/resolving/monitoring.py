@@ -23,6 +23,8 @@ from trait_core.schema import (
 
 from trait_service.engine.monitor_columns import MonitorColumn, MonitorColumns
 from trait_service.engine.projection_rows import ProjectionRows
+from trait_service.engine.reply_scopes import positions_held
+from trait_service.engine.reply_selector import ReplySelector
 from trait_service.engine.spec import BoundHit, LensSpec, MonitorSpec
 from trait_service.resolving.given import GivenVector
 from trait_service.resolving.resolve import Resolver
@@ -47,7 +49,7 @@ class ResolvedMonitor:
         bounds: The bound of each column, as the request wrote it.
         directions: sha256 hex -> float32 bytes.
         tokens: The answer holds each token's text.
-        positions: Positions whose rows are answered; None: all.
+        positions: Positions whose rows are answered, as the request wrote them; None: all.
         lens: Layers and number of tokens of its lens; None: it has none.
     """
 
@@ -75,7 +77,7 @@ def resolve_monitor(resolver: Resolver, monitor: Monitor) -> ResolvedMonitor:
 
     Raises:
         InvalidRequestError: A vector or layer does not exist, a bound matches no column, or there are too many columns, or
-            positions cannot be told while a reply is generated.
+            positions count from the end of a reply that is generated.
     """
     positions = None if monitor.positions is None else _checked(Positions.parse(monitor.positions))
     columns: list[MonitoredDirection] = []
@@ -117,16 +119,13 @@ def resolve_monitor(resolver: Resolver, monitor: Monitor) -> ResolvedMonitor:
 
 
 def _checked(positions: Positions) -> Positions:
-    """Refuse positions that depend on tokens which are not generated yet.
+    """Refuse positions that count from the end of a reply; those that depend on tokens are checked against the prompt.
 
     Raises:
         InvalidRequestError: They do.
     """
     if positions.needs_tokens:
-        raise InvalidRequestError(
-            f"positions {positions}: turn, thinking, answer and tokens cannot be monitored; select among prompt, response and all",
-            param="monitor.positions",
-        )
+        return positions
     try:
         positions.intervals(1, None)
     except InvalidRequestError as error:
@@ -185,6 +184,8 @@ class MonitoredPrompt:
         first_index: Index of its first completion among the response's choices.
         decode: Text of token ids.
         lens: Readings of its lens; None: it has none.
+        positions: The monitor's positions, as far as the prompt tells them; None: as they are written.
+        reply: Those that the tokens of the reply tell; None: none.
     """
 
     monitor: ResolvedMonitor
@@ -193,10 +194,13 @@ class MonitoredPrompt:
     first_index: int
     decode: Decode
     lens: LensRows | None = None
+    positions: Positions | None = None
+    reply: ReplySelector | None = None
     rows: dict[int, ProjectionRows] = field(default_factory=dict)
     tokens: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     texts: dict[int, TokenTexts] = field(default_factory=dict)
     fresh_ids: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    reply_ids: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     sent: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     hits: dict[int, BoundHit] = field(default_factory=dict)
     prompt_sent: bool = False
@@ -210,6 +214,8 @@ class MonitoredPrompt:
         """Note the tokens that a completion has emitted."""
         self.tokens[completion] += len(ids)
         self.fresh_ids[completion] += ids
+        if self.reply is not None:
+            self.reply_ids[completion] += ids
 
     @property
     def first_projected(self) -> int:
@@ -263,7 +269,7 @@ class MonitoredPrompt:
     def _take(self, completion: int) -> MonitoredChoice:
         n_tokens, done = self.tokens[completion], self.sent[completion]
         produced_from = self.n_prompt - 1 + done
-        produced_by = self._selected(produced_from, self.n_prompt - 1 + n_tokens)
+        produced_by = self._selected(produced_from, self.n_prompt - 1 + n_tokens, completion)
         choice = MonitoredChoice(index=self.first_index + completion)
         prompt = produced_by[:0]
         if self.monitor.columns:
@@ -271,7 +277,7 @@ class MonitoredPrompt:
             self._check_arrived(len(rows) - base, n_tokens, "projections")
             choice.generated = self._values(rows.view(base + done, base + n_tokens)[produced_by - produced_from])
             if self.monitor.projects_prompt and not self.prompt_sent and n_tokens:
-                prompt = self._selected(0, self.n_prompt)
+                prompt = self._selected(0, self.n_prompt, completion)
                 choice.prompt = self._values(rows.view(0, self.n_prompt)[prompt])
                 self.prompt_sent = True
         if self.lens is not None:
@@ -298,13 +304,16 @@ class MonitoredPrompt:
         if n_arrived < n_tokens:
             raise SteeringFailedError(f"{n_tokens} tokens were generated and {max(n_arrived, 0)} {what} came back")
 
-    def _selected(self, start: int, stop: int) -> np.ndarray:
+    def _selected(self, start: int, stop: int, completion: int) -> np.ndarray:
         """The positions of `[start, stop)` whose rows are answered, ascending."""
-        if self.monitor.positions is None:
+        positions = self.positions or self.monitor.positions
+        if positions is None:
             return np.arange(start, stop)
         held = np.zeros(max(stop, 0), dtype=np.bool_)
-        for each in self.monitor.positions.intervals(self.n_prompt, None):
+        for each in positions.intervals(self.n_prompt, None):
             held[each.start : each.stop : each.step] = True
+        if self.reply is not None:
+            held |= positions_held(self.reply, np.array([*self.prompt_ids, *self.reply_ids[completion]][:stop]))
         return np.flatnonzero(held[start:]) + start
 
     def _values(self, rows: np.ndarray) -> list[list[float]]:

@@ -61,12 +61,9 @@ class Placer:
         Raises:
             InvalidRequestError: A scope cannot be told, selects nothing, or comes to too much.
         """
-        prompt = _Prompt(ids, turns, self._finder, self._decode)
-        scopes = {term.scope for term in terms if isinstance(term.scope, Positions) and term.scope.needs_tokens}
-        try:
-            found = {scope: self._placed(scope, prompt) for scope in scopes}
-        except InvalidRequestError as error:
-            raise InvalidRequestError(str(error), param=PARAM) from error
+        all_scopes = dict.fromkeys(term.scope for term in terms if isinstance(term.scope, Positions))
+        scopes = [scope for scope in all_scopes if scope.needs_tokens]
+        found = dict(zip(scopes, self.placed(scopes, ids, turns, PARAM), strict=True))
         if (n := len({each.reply for each in found.values()} - {None})) > MAX_SELECTORS:
             raise InvalidRequestError(
                 f"{n} different scopes depend on generated tokens; at most {MAX_SELECTORS} in one request", param=PARAM
@@ -77,6 +74,18 @@ class Placer:
             else term
             for term in terms
         ]
+
+    def placed(self, selectors: Sequence[Positions], ids: Sequence[int], turns: TurnSpans, param: str) -> list[Placed]:
+        """Selectors in one prompt; `param` is the field that holds them, the rest as for `place`.
+
+        Raises:
+            InvalidRequestError: As `place`.
+        """
+        prompt = _Prompt(ids, turns, self._finder, self._decode)
+        try:
+            return [self._placed(each, prompt) for each in selectors]
+        except InvalidRequestError as error:
+            raise InvalidRequestError(str(error), param=param) from error
 
     def _placed(self, positions: Positions, prompt: "_Prompt") -> Placed:
         self._finder.check([positions])
