@@ -34,6 +34,7 @@ pytestmark = pytest.mark.engine
 
 PROMPT = "Tell me something about bread."
 LAYER = 12
+BEGIN, END = "<issue_start>", "<issue_closed>"  # tokens of SmolLM2, which has no markers of reasoning
 TRAITS = Path(__file__).resolve().parents[2] / "datasets" / "traits"
 
 
@@ -48,7 +49,7 @@ def engine(smollm2_path) -> Iterator:
         max_num_seqs=32,
         enforce_eager=True,
         arguments=arguments,
-        reasoning_markers="<think> </think>",
+        reasoning_markers=f"{BEGIN} {END}",
         hook_points=["mlp_out", "head_out"],
     ) as engine:
         yield engine
@@ -267,16 +268,16 @@ def overlaps(tokens, at, length):
 
 
 def test_reasoning_answer_and_spelt_tokens_are_pools_of_a_given_reply(engine, smollm2_path):
-    reply = "<think>bread is baked</think>It is baked."
+    reply = f"{BEGIN}bread is baked{END}It is baked."
     item = ActivationInput(text=PROMPT, response=reply)
     from transformers import AutoTokenizer
 
     encoded = AutoTokenizer.from_pretrained(smollm2_path)(reply, return_offsets_mapping=True, add_special_tokens=False)
     tokens = np.array(encoded["offset_mapping"])
-    begin, end = reply.index("bread"), reply.index("</think>")
+    begin, end = reply.index("bread"), reply.index(END)
     inside = {
         "thinking[:]": (tokens[:, 0] >= begin) & (tokens[:, 1] <= end),
-        "answer[:]": tokens[:, 0] >= end + len("</think>"),
+        "answer[:]": tokens[:, 0] >= end + len(END),
         'tokens[" baked"]': overlaps(tokens, reply.index(" baked"), 6) | overlaps(tokens, reply.rindex(" baked"), 6),
     }
     states = each_position(engine, item, positions=["response[:]"])
@@ -296,6 +297,81 @@ def test_parts_of_a_generated_reply_are_read_once_it_is_whole_under_the_steering
     assert twice.count("answer[:]")[0] == once.count("response[:]")[0] > 0
     assert twice.count("thinking[:]")[0] == 0
     np.testing.assert_allclose(twice.mean("answer[:]"), once.mean("response[:]"), rtol=1e-2, atol=1e-2)
+
+
+def completed(engine, prompt, scope, **options):
+    return engine.complete(prompt, max_tokens=12, steering=steer(2.0, scope=scope), **options)
+
+
+def acted(result) -> tuple[int, int]:
+    """Prompt and generated positions at which the only term acted."""
+    (applied,) = result.steering.applied
+    return applied.acted.prompt, applied.acted.generated
+
+
+def test_a_part_of_a_reply_that_is_being_generated_is_steered_as_the_positions_that_it_comes_to(engine):
+    opened = f"{PROMPT} {BEGIN}"
+    for prompt, part, other, n in [
+        (opened, "thinking[:4]", "response[:4]", 4),
+        (opened, "thinking[1:8:3]", "response[1:8:3]", 3),
+        (PROMPT, "answer[2:], prompt[0]", "response[2:], prompt[0]", 9),
+    ]:
+        one, same = completed(engine, prompt, part), completed(engine, prompt, other)
+        assert one.text == same.text
+        assert acted(one) == acted(same) == (int("prompt" in part), n)
+        assert one.steering.applied[0].scope == part
+    nowhere = completed(engine, opened, "answer[:]")
+    assert nowhere.text == engine.complete(opened, max_tokens=12).text
+    assert acted(nowhere) == (0, 0)
+
+
+def test_tokens_of_a_reply_are_counted_in_every_completion_and_rows_of_a_part_are_monitored(engine):
+    replies = engine.complete(
+        "One, two, three,",
+        n=3,
+        temperature=1.0,
+        seed=4,
+        max_tokens=24,
+        steering=steer(1.0, scope='tokens[","] except prompt[:]'),
+        monitor=Monitor(vectors=["random"], layers=[LAYER], positions="answer[1:3], prompt[0]", tokens=True),
+    )
+    whole = engine.complete("One, two, three,", max_tokens=24, monitor=Monitor(vectors=["random"], tokens=True))
+    assert "," in whole.monitor.choices[0].generated_tokens
+    assert acted(replies)[0] == 0
+    assert acted(replies)[1] > 0
+    n_prompt = replies.usage.prompt_tokens
+    for choice in replies.monitor.choices:
+        assert (choice.prompt_positions, choice.generated_positions) == ([0], [n_prompt + 1, n_prompt + 2])
+
+
+def test_turns_of_a_chat_are_steered_where_captures_read_them(engine):
+    chat = [Message(role="system", content="Be brief."), Message(role="user", content=PROMPT)]
+    item = ActivationInput(messages=chat, response="Bread is baked.")
+    read = engine.activations(ActivationsRequest(inputs=[item], layers=[LAYER], positions=["turn[0]", "turn[1]"]))
+    for turn in ("turn[0]", "turn[1]"):
+        reply = engine.chat(chat, max_tokens=6, steering=steer(1.0, scope=turn))
+        assert acted(reply) == (read.count(turn)[0], 0)
+    last = engine.chat(chat, max_tokens=6, steering=steer(1.0, scope="turn[-1]"))
+    n_header = last.usage.prompt_tokens - sum(read.count(turn)[0] for turn in ("turn[0]", "turn[1]"))
+    assert acted(last) == (n_header, 5)
+    with pytest.raises(ServiceError, match="need a chat: send messages") as refused:
+        completed(engine, PROMPT, "turn[0]")
+    assert (refused.value.status, refused.value.param) == (400, "steering.terms")
+
+
+def test_a_reply_whose_part_was_steered_is_read_back_under_the_same_steering(engine):
+    item = ActivationInput(text=f"{PROMPT} {BEGIN}")
+    asked = {"generate": Generation(max_tokens=10), "layers": [LAYER]}
+    for scope in ("thinking[:3]", "response[:3]"):
+        request = ActivationsRequest(
+            inputs=[item], positions=["thinking[:]"], steering=steer(2.0, scope=scope), **asked
+        )
+        found = engine.activations(request)
+        assert found.metadata.steering.positions.generated == 3
+        if scope == "thinking[:3]":
+            first = found
+    assert found.metadata.responses == first.metadata.responses
+    np.testing.assert_allclose(found.mean("thinking[:]"), first.mean("thinking[:]"), rtol=1e-2, atol=1e-2)
 
 
 def test_an_interrupt_does_not_end_the_engine(engine):
