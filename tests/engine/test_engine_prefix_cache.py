@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 from engine_forms import V1_ASYNC, V1_SYNC, in_forms
 from engine_harness import Job, Req, difference, direction
+from trait_service.engine.reply_selector import ReplyItem, ReplySelector, ReplyStart
 from trait_service.engine.spec import CaptureSpec, RequestSpec, TermSpec
 
 pytestmark = [pytest.mark.engine, in_forms(V1_SYNC, V1_ASYNC)]
@@ -48,6 +49,11 @@ class Story:
     def term(self, scope="all", made=None, **fields) -> TermSpec:
         given = {"layer": LAYER, "direction": (made or self.a).sha256, "value": self.value, "scope": scope, **fields}
         return TermSpec(**given)
+
+    def answer(self) -> ReplySelector:
+        """The answer of a reply without reasoning."""
+        start = ReplyStart(first=len(self.prompt), begin=1, end=2)
+        return ReplySelector(reply=start, select=(ReplyItem(part="answer"),))
 
     def then(self, name: str, *terms: TermSpec, cached: int, after: str | None = None, **fields) -> None:
         spec = RequestSpec(key=name, terms=list(terms)).model_dump_json() if terms else None
@@ -95,6 +101,9 @@ def tell(story: Story) -> None:
     story.then("steered where A was", term([N_PROMPT - 1, END]), after="generated A", cached=story.continued)
     story.then("all continued", term(), after="all", cached=story.continued)
     story.then("all continued, other number", term(value=story.value * 1.0001), after="all", cached=96)
+    # What depends on the tokens of the reply: the reply's blocks serve the same scope after the same prompt, and no other.
+    story.then("scope of the reply", term([0, 0], reply=story.answer()), cached=96, max_tokens=N_LONG)
+    story.then("baseline reads what it wrote", after="scope of the reply", cached=96)
     # A user's salt parts everything, and within it the same is shared.
     story.then("salted", salt="mine", cached=0)
     story.then("salted, generated", term("generated"), salt="mine", cached=96)
@@ -165,6 +174,7 @@ def test_the_report_says_how_many_steered_positions_came_from_the_cache(told):
         return report["steered_prompt"], report["steered_generated"], report["steered_cached"]
 
     assert counts("generated A") == (1, N_LONG - 1, 0)
+    assert counts("scope of the reply") == (0, N_LONG - 1, 0)
     assert counts("all") == (N_PROMPT, N_LONG - 1, 0)
     assert counts("all again") == (N_PROMPT, N_TOKENS - 1, 96)
     assert counts("positions in the second block") == (40, 0, 0)

@@ -228,7 +228,8 @@ def test_selectors_say_where_a_reply_is_steered(engine):
     for scope, reason in {
         "prompt[500:]": "selects no position",
         "response[-1]": "still being generated",
-        'tokens["a"]': "not for steering a reply while it is generated yet",
+        "thinking[-4:]": "still being generated",
+        'tokens["rye bread"]': "'rye bread' is . tokens: while a reply is generated",
     }.items():
         with pytest.raises(ServiceError, match=reason) as caught:
             engine.chat(PROMPT, max_tokens=2, steering=steer(3.0, scope=scope))
@@ -314,7 +315,7 @@ def test_a_part_of_a_reply_that_is_being_generated_is_steered_as_the_positions_t
     for prompt, part, other, n in [
         (opened, "thinking[:4]", "response[:4]", 4),
         (opened, "thinking[1:8:3]", "response[1:8:3]", 3),
-        (PROMPT, "answer[2:], prompt[0]", "response[2:], prompt[0]", 9),
+        (PROMPT, "answer[1:3], prompt[0]", "response[1:3], prompt[0]", 2),
     ]:
         one, same = completed(engine, prompt, part), completed(engine, prompt, other)
         assert one.text == same.text
@@ -340,8 +341,9 @@ def test_tokens_of_a_reply_are_counted_in_every_completion_and_rows_of_a_part_ar
     assert acted(replies)[0] == 0
     assert acted(replies)[1] > 0
     n_prompt = replies.usage.prompt_tokens
+    assert [choice.prompt_positions for choice in replies.monitor.choices] == [[0], [], []]
     for choice in replies.monitor.choices:
-        assert (choice.prompt_positions, choice.generated_positions) == ([0], [n_prompt + 1, n_prompt + 2])
+        assert choice.generated_positions == [n_prompt + 1, n_prompt + 2]
 
 
 def test_turns_of_a_chat_are_steered_where_captures_read_them(engine):

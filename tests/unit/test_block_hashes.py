@@ -1,6 +1,7 @@
 """Which block hashes a steered request gets, on vLLM's own requests and hasher: nothing runs."""
 
 import pytest
+from trait_service.engine.reply_selector import ReplyItem, ReplySelector, ReplyStart
 from trait_service.engine.scheduler import branch_hashes, branch_of
 from trait_service.engine.spec import EXTRA_ARGS_KEY, GateSpec, RequestSpec, TermSpec
 
@@ -119,6 +120,19 @@ def test_equal_steering_of_equal_tokens_has_equal_hashes_however_the_tokens_came
 )
 def test_any_difference_of_the_steering_shares_no_steered_block(hashes, other):
     assert shared(hashes(term(), n_prompt=60), hashes(*other, n_prompt=60)) == 0
+
+
+@pytest.mark.parametrize("other", [{"first": 40}, {"opened": True}, {"begin": 9}, {"end": 9}, {"item": {"start": 1}}])
+def test_a_scope_of_the_reply_parts_from_its_first_position_on_and_any_difference_parts_it(hashes, other):
+    def scoped(**fields):
+        item = ReplyItem(part="thinking", **fields.pop("item", {}))
+        start = ReplyStart(**{"first": 60, "begin": 7, "end": 8} | fields)
+        return term([0, 0], reply=ReplySelector(reply=start, select=(item,)))
+
+    one = hashes(scoped(), n_prompt=60)
+    assert one == hashes(scoped(), n_prompt=60)
+    assert shared(one, hashes(n_prompt=60)) == 60 // SIZE
+    assert shared(one, hashes(scoped(**other), n_prompt=60)) == other.get("first", 60) // SIZE
 
 
 @pytest.mark.parametrize(
