@@ -82,4 +82,4 @@ def gate_text(gate: Gate, vector: str | None = None) -> str:
     words: list[str] = [gate.unit] if gate.unit != "raw" else []
     words += [gate.hold] if gate.hold != "token" else []
     words += ["uncentred"] if not gate.centred else []
-    return ", ".join([f"{vector or gate.vector}{layer}{side}{bound!r}", *words])
+    return ", ".join([f"{vector or gate.reference}{layer}{side}{bound!r}", *words])

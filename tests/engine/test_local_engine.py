@@ -346,6 +346,22 @@ def test_tokens_of_a_reply_are_counted_in_every_completion_and_rows_of_a_part_ar
         assert choice.generated_positions == [n_prompt + 1, n_prompt + 2]
 
 
+def test_a_gate_with_its_own_vector_opens_where_one_with_the_registered_vector_does(engine, vector):
+    direction = inline_vector(vector.directions[LAYER])
+    found = [
+        engine.chat(PROMPT, max_tokens=8, steering=steer(1.0, scope="all[1:]", when=gate))
+        for gate in (
+            {"vector": "random", "layer": LAYER, "above": 0.0, "centred": False},
+            {"vector": direction, "layer": LAYER, "above": 0.0, "centred": False},
+        )
+    ]
+    registered, inline = found
+    assert acted(inline) == acted(registered)
+    assert 0 < acted(inline)[0] < inline.usage.prompt_tokens - 1
+    assert inline.text == registered.text
+    assert inline.steering.applied[0].when.vector == "inline"
+
+
 def test_turns_of_a_chat_are_steered_where_captures_read_them(engine):
     chat = [Message(role="system", content="Be brief."), Message(role="user", content=PROMPT)]
     item = ActivationInput(messages=chat, response="Bread is baked.")

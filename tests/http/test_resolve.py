@@ -16,6 +16,8 @@ from trait_service.engine.spec import TermSpec
 from trait_service.registry.registry import VectorRegistry
 from trait_service.resolving.scopes import check_scopes, placed
 
+INLINE = inline_vector(np.eye(D_MODEL, dtype=np.float32)[1] * 3).model_dump()
+
 
 @pytest.fixture
 def registry(tmp_path, make_vector):
@@ -245,6 +247,16 @@ def test_a_gates_bound_comes_to_residual_units_with_the_centre_added(resolver, r
     assert report["applied"][0]["when"].keys() == AppliedGate.model_fields.keys()
 
 
+def test_a_gate_may_bring_its_own_vector(resolver):
+    when = {"vector": INLINE, "layer": 1, "below": 2.5, "centred": False}
+    resolved = resolver.resolve(steering({"layers": [2], "when": when}))
+    (spec,), (applied,) = resolved.terms, resolved.applied
+    assert (spec.when.layer, spec.when.below, applied.when.vector) == (1, 2.5, "inline")
+    raw = np.eye(D_MODEL, dtype="<f4")[1].tobytes()
+    assert resolved.directions[spec.when.direction] == raw
+    assert applied.when.sha256 == sha256_of(raw)
+
+
 def test_the_file_of_a_gates_vector_is_in_use_and_its_direction_goes_to_the_engine(resolver, registry):
     resolved = resolver.resolve(steering({"when": {"vector": "flat", "above": 1.0}}))
     assert resolved.vectors == {registry.get(name).sha256 for name in ("tone", "flat")}
@@ -259,6 +271,13 @@ def test_the_file_of_a_gates_vector_is_in_use_and_its_direction_goes_to_the_engi
         ({"layer": 1, "above": 1.0}, "layer 1 is not in vector 'tone'", "when.layer"),
         ({"vector": "flat", "above": 1.0, "unit": "separation"}, "a separation of 0", "when.unit"),
         ({"above": 1e300}, "not a finite float32", "when"),
+        ({"vector": INLINE, "layer": 1, "above": 1.0}, "neither a centre.*set centred to false", "when.centred"),
+        (
+            {"vector": INLINE, "layer": 1, "above": 1.0, "centred": False, "unit": "separation"},
+            "the unit raw",
+            "when.unit",
+        ),
+        ({"vector": INLINE, "above": 1.0, "centred": False}, "has no layer of its own", "when.layer"),
     ],
 )
 def test_a_gate_that_cannot_be_read_is_refused(resolver, when, message, param):

@@ -228,7 +228,7 @@ def _named(gate: Gate | None, vectors: list[VectorInfo]) -> Gate | None:
     """The gate with the registered name of its vector."""
     if gate is None:
         return None
-    found = find_vector(vectors, reference=gate.vector, trait=gate.vector, choose="give one of them in --when")
+    found = find_vector(vectors, reference=gate.reference, trait=gate.reference, choose="give one of them in --when")
     return gate.model_copy(update={"vector": found.name})
 
 

@@ -141,7 +141,7 @@ class Planner:
         registered = await client.vectors(controls=True)
         keys = map(VectorKey._make, product(experiment.traits, experiment.methods, experiment.hook_points))
         vectors = {key: await vectors_of(key, experiment, info, client, registered) for key in keys}
-        named = {gate.vector for gate in experiment.gates if gate is not None}
+        named = {gate.reference for gate in experiment.gates if gate is not None}
         gates = {
             name: await fetched(client, find_vector(registered, reference=name, param="when")) for name in sorted(named)
         }
@@ -188,7 +188,7 @@ class Planner:
         """A term with its gate's vector by hash and its layer set, and the gate as text by the vector's name."""
         if term.when is None:
             return term, None
-        vector = self.gates[term.when.vector]
+        vector = self.gates[term.when.reference]
         chosen = vector.file.metadata.chosen_layer
         layer = term.when.layer if term.when.layer is not None else chosen
         vector.file.evidence(layer)  # raises for a layer that the file lacks

@@ -12,8 +12,8 @@ from trait_core.schema.base import (
     Layer,
     Request,
     Response,
-    VectorReference,
 )
+from trait_core.schema.given import OneVector
 
 GateUnit = Literal["raw", "separation"]
 
@@ -35,21 +35,22 @@ class Gate(Request):
     The projection is read in the same forward pass, before any term of the gate's layer acts.
 
     Attributes:
-        vector: Registered name, or `sha256:...`.
+        vector: Registered name, `sha256:...`, or an inline vector.
         layer: 0-based decoder block whose output is projected, at or below every layer that the term steers; None takes the
-            vector file's chosen layer.
+            vector file's chosen layer. An inline vector has none: its layer is required.
         above: The term acts where the projection is above this bound.
         below: The term acts where it is below. Exactly one of the two is given.
-        centred: Subtract the vector's centre first, the midpoint of its two training classes, so that 0 separates them.
+        centred: Subtract the vector's centre first, the midpoint of its two training classes, so that 0 separates them. An inline
+            vector has no centre: False is required.
         unit: Unit of the bound. `raw`: residual units. `separation`: 1 is the distance of the two training classes, so that
-            with the centre subtracted 0.5 is the mean of the positive class.
+            with the centre subtracted 0.5 is the mean of the positive class; not for an inline vector.
         hold: `token`: each position is decided by its own projection. `latch`: the term acts from the first position past the
             bound on. `prompt`: the mean over the prompt decides for what is generated, from the last prompt position on, which
             produces the first generated token. With these two the gate's layer is below every steered layer, and the prompt is
             computed instead of read from the prefix cache.
     """
 
-    vector: VectorReference
+    vector: OneVector
     layer: Layer | None = None
     above: FiniteFloat | None = None
     below: FiniteFloat | None = None
@@ -65,13 +66,24 @@ class Gate(Request):
             raise ValueError("a gate takes above or below, not both: write a term for each")
         return self
 
+    @property
+    def reference(self) -> str:
+        """The vector's registered name or hash.
+
+        Raises:
+            TypeError: It is an inline vector, which has neither.
+        """
+        if isinstance(self.vector, str):
+            return self.vector
+        raise TypeError("an inline vector has neither a name nor a hash")
+
 
 class AppliedGate(Response):
     """The condition of a term, as the engine applied it.
 
     Attributes:
-        vector: The vector's name.
-        sha256: Hash of the vector file.
+        vector: The vector's name; `inline` if it came with the request.
+        sha256: Hash of the vector file; for an inline vector, of its unit direction as float32.
         bound: `above` or `below` in residual units, with the centre added: the projection itself is compared with it.
     """
 

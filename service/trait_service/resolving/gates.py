@@ -7,11 +7,11 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 from trait_core.errors import InvalidRequestError
-from trait_core.schema import AppliedGate, AppliedTerm, Gate, LayerEvidence
+from trait_core.schema import AppliedGate, AppliedTerm, Gate
 
 from trait_service.engine.gates import MAX_GATES
 from trait_service.engine.spec import GateSpec
-from trait_service.registry.registry import RegisteredVector
+from trait_service.resolving.given import GivenVector
 
 
 class ResolvedGate(AppliedGate):
@@ -31,31 +31,39 @@ class ResolvedGate(AppliedGate):
         return GateSpec(layer=self.layer, direction=self.direction, above=above, below=below, hold=self.hold)
 
 
-def resolved_gate(gate: Gate, vector: RegisteredVector, layer: int, where: str) -> ResolvedGate:
+def resolved_gate(gate: Gate, vector: GivenVector, layer: int, where: str) -> ResolvedGate:
     """Resolve a gate on its layer; `where` is the field that holds it.
 
     Raises:
-        InvalidRequestError: Its bound is not a float32 number.
+        InvalidRequestError: Its bound is not a float32 number, or needs what is not known of an inline vector.
     """
+    if not vector.has_separation and (gate.centred or gate.unit == "separation"):
+        field = "centred" if gate.centred else "unit"
+        raise InvalidRequestError(
+            "an inline vector has neither a centre nor a separation, since nothing is known of its examples: set centred to false, and "
+            "give the bound in the unit raw",
+            param=f"{where}.{field}",
+        )
     direction, raw = vector.directions[layer]
     return ResolvedGate(
         **gate.model_dump(exclude={"vector", "layer"}),
         vector=vector.name,
         sha256=vector.sha256,
         layer=layer,
-        bound=_bound(gate, vector.file.evidence(layer), where),
+        bound=_bound(gate, vector, layer, where),
         direction=direction,
         raw=raw,
     )
 
 
-def _bound(gate: Gate, evidence: LayerEvidence, where: str) -> float:
+def _bound(gate: Gate, vector: GivenVector, layer: int, where: str) -> float:
     """The bound in residual units, with the centre added."""
+    evidence = vector.evidence[layer]
     given = gate.below if gate.above is None else gate.above
     assert given is not None, "the schema requires one"
     if gate.unit == "separation" and evidence.separation <= 0:
         raise InvalidRequestError(
-            f"vector {gate.vector!r} states a separation of {evidence.separation}, which cannot be a unit: give the bound in the unit raw",
+            f"vector {vector.name!r} states a separation of {evidence.separation}, which cannot be a unit: give the bound in the unit raw",
             param=f"{where}.unit",
         )
     bound = given * (evidence.separation if gate.unit == "separation" else 1) + gate.centred * evidence.centre

@@ -156,8 +156,8 @@ class Resolver:
 
     def _gate(self, gate: Gate, steered: Sequence[int], at: HookPoint, where: str) -> ResolvedGate:
         """A term's gate, which must be read before any layer that it steers."""
-        vector = self.vector(gate.vector, f"{where}.vector")
-        self.common_hook_point(RESID_POST, [GivenVector.registered(vector)], f"{where}.vector")
+        vector = self._one_vector(gate.vector, f"{where}.vector")
+        self.common_hook_point(RESID_POST, [vector], f"{where}.vector")
         (layer,) = self.layers(None if gate.layer is None else [gate.layer], vector, f"{where}.layer")
         last = last_gate_layer(min(steered), at, gate.hold)
         if layer > last:
