@@ -130,12 +130,17 @@ def test_damage_that_cannot_be_read_is_missing_and_is_read_next_time(folder):
     ("values", "measured"),
     [
         ({"scope": "response[:]"}, 0),
+        ({"scope": "generated"}, 0),
+        ({"scope": "prompt[-4:], response[:]"}, 0),
+        ({"scope": "all[4:]"}, 1),
+        ({"scope": {"positions": [0, 4]}}, 0),
+        ({"scope": "response[:]", "when": "harm@1>0.5"}, 0),
         ({"scope": "all"}, 1),
         ({"when": "harm@1>0.5, prompt"}, 0),
         ({"when": "harm@1>0.5"}, 1),
     ],
 )
-def test_a_change_that_reaches_no_prompt_token_has_no_damage_and_misses_none(folder, values, measured):
+def test_a_change_that_reaches_few_prompt_tokens_has_no_damage_and_misses_none(folder, values, measured):
     outcome = sweep(folder, Damaged(), coefficients=[1.0], **values)
     assert (outcome.status, outcome.damage_missing) == ("ok", 0)
     assert rows(folder, "SELECT count(*) FROM damage") == [(measured,)]

@@ -119,3 +119,41 @@ def test_damage_grows_with_the_dose_and_an_equal_reading_has_none(service_url):
     assert 0.5 < none.coverage <= 1
     assert much.nll_rise > little.nll_rise
     assert {len(row) for row in plain.choices.values()} == {4}
+
+
+def test_gates_scopes_and_damage_of_a_sweep_are_those_of_the_service(service_url, tmp_path):
+    """A gate that is never open leaves the replies as they are and does no damage; an open one acts where the scope says."""
+    values = {
+        "name": "gated",
+        "traits": ["refusal"],
+        "datasets": str(ROOT / "datasets" / "traits"),
+        "layers": [13],
+        "coefficients": [2.0],
+        "n_prompts": 2,
+        "max_tokens": 8,
+        "scope": ["all", "response[:4]"],
+        "when": ["none", "refusal@11>100000", "refusal@11>-100000, latch"],
+        "control": {"random_directions": 0},
+        "damage": {"passages": 2, "questions": 1},
+    }
+    store = ResultStore(tmp_path / "results.duckdb")
+    outcome = sweep(Experiment.from_values(values), service_url, store)
+    assert (outcome.status, outcome.trials_total, outcome.damage_missing) == ("ok", 2 * (1 + 2 * 3), 0)
+    never, always = "refusal@11>100000.0", "refusal@11>-100000.0, latch"
+    openings = store.query(
+        "SELECT DISTINCT scope, gate, acted_in, acted_generated FROM cell_summary WHERE gate IS NOT NULL ORDER BY ALL"
+    )
+    assert [row[:3] for row in openings.rows] == [
+        ("all", always, 1.0), ("all", never, 0.0), ("response[:4]", always, 1.0), ("response[:4]", never, 0.0),
+    ]  # fmt: skip
+    assert [row[3] for row in openings.rows if row[1] == always] == [7.0, 4.0]
+    same = "SELECT count(*) FROM trials t JOIN cells c USING (cell_id) JOIN trials b ON b.cell_id = c.baseline_id AND b.prompt_id = t.prompt_id"
+    assert store.query(f"{same} WHERE gate = '{never}' AND t.text <> b.text").rows == [(0,)]
+    sent = "SELECT count(DISTINCT text) FROM trials JOIN cells USING (cell_id) WHERE kind = 'steered' AND scope = 'all'"
+    assert store.query(f"{sent} AND (gate IS NULL OR gate = '{always}')").rows == [
+        (2,)
+    ]  # of two prompts: the same texts
+    kl = dict(store.query("SELECT coalesce(gate, 'none'), kl FROM effect_and_damage WHERE scope = 'all'").rows)
+    assert kl[never] < 0.01 < kl["none"]
+    assert kl[always] == pytest.approx(kl["none"], rel=0.05)
+    assert store.query("SELECT count(*) FROM effect_and_damage WHERE scope <> 'all'").rows == [(0,)]

@@ -24,7 +24,7 @@ def sql(
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header on stdout.")] = False,
 ) -> None:
-    """Query the results. Views: cell_summary, best_coherent, precision_delta, method_comparison, pending_scores.
+    """Query the results. Views: cell_summary, best_coherent, pareto_front, precision_delta, method_comparison, pending_scores.
 
     Example: `trait-client sql "select * from best_coherent" --db results.duckdb`
     """

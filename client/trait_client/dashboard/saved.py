@@ -10,6 +10,13 @@ SAVED: list[dict[str, str]] = [
             "FROM cell_summary\nWHERE measure = 'lexical'\nORDER BY trait, method, layer, coefficient"
         ),
     },
+    {
+        "name": "Most effect for least damage",
+        "sql": (
+            "SELECT trait, method, layer, coefficient, scope, hook_point, gate, trait_delta, kl, accuracy, baseline_accuracy\n"
+            "FROM pareto_front"
+        ),
+    },
     {"name": "Methods compared", "sql": "SELECT * FROM method_comparison"},
     {"name": "Precisions compared", "sql": "SELECT * FROM precision_delta"},
     {

@@ -6,14 +6,14 @@
 - *NLL rise*: how much less likely the passages become, nats per token. It may be negative.
 - *Accuracy* on multiple-choice questions: the letter whose text, read as a whole, is the likeliest. By chance 0.25.
 
-Everything is read as a prompt, with nothing generated. A scope that reaches no prompt token would measure nothing, and is refused.
-Where a gate stays shut on a text, the damage is 0.
+Everything is read as a prompt, with nothing generated. A scope that reaches less than half of a prompt's tokens would show less
+damage than it does in a reply, and is refused (`reaches_prompts`). Where a gate stays shut on a text, the damage is 0.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Unpack
+from typing import Protocol, Unpack, get_args
 
 import numpy as np
 
@@ -21,7 +21,8 @@ from trait_client.http.chat_requests import CompletionOptions
 from trait_client.http.replies import ChatResult, TokenLogprob
 from trait_client.scoring.damage_set import LETTERS, ChoiceQuestion, Passage
 from trait_core.errors import InvalidRequestError, ServiceError
-from trait_core.schema import Steering
+from trait_core.positions import Positions
+from trait_core.schema import NamedScope, PositionScope, Steering, SteeringTerm
 from trait_core.statistics import Floats, Interval, PairedDelta, bootstrap_interval, paired_delta
 
 TOP = 20
@@ -29,6 +30,9 @@ TOP = 20
 
 IN_FLIGHT = 64
 """Requests sent at once."""
+
+LENGTH = 64
+"""Tokens of a prompt by which a scope is judged."""
 
 _SMALLEST = 1e-6
 """Least probability of tokens that are put together or not reported: it is a difference of rounded float32 numbers."""
@@ -110,10 +114,17 @@ async def read_damage_set(
         model: Adapter or alias that reads them; None is the base model.
 
     Raises:
-        InvalidRequestError: The steering reaches no prompt token.
+        InvalidRequestError: A term does not reach prompts (`reaches_prompts`).
         ServiceError: The service failed, or answered without log-probabilities.
         SteeringFailedError: The answer does not report the steering as it was requested.
     """
+    for term in steering.terms if steering is not None else []:
+        if not reaches_prompts(term):
+            raise InvalidRequestError(
+                'damage is read on prompts, and a term acts on few of their tokens: use the scope "all" and no gate with the hold '
+                '"prompt"',
+                param="scope",
+            )
     free = asyncio.Semaphore(IN_FLIGHT)
 
     async def read(text: str, top: int) -> list[TokenLogprob]:
@@ -133,6 +144,24 @@ async def read_damage_set(
         choices={choice.id: row for choice, row in zip(choices, table, strict=True)},
         right={choice.id: LETTERS.index(choice.answer) for choice in choices},
     )
+
+
+def reaches_prompts(term: SteeringTerm) -> bool:
+    """Tell whether a term acts on a prompt's tokens as it does on a reply's, so that reading prompts shows its damage.
+
+    Its scope holds at least half of a prompt's positions. A gate with the hold `prompt` acts behind the prompt alone.
+    """
+    if term.when is not None and term.when.hold == "prompt":
+        return False
+    if isinstance(term.scope, PositionScope):
+        start, stop = term.scope.positions
+        return min(stop, LENGTH) - start >= LENGTH / 2
+    if term.scope in get_args(NamedScope):
+        return term.scope in {"all", "prompt"}
+    try:
+        return len(Positions.parse(term.scope).indices(LENGTH, LENGTH)) >= LENGTH / 2
+    except InvalidRequestError:
+        return False  # it names parts of a chat or a reply, which a passage does not have
 
 
 def damage(unsteered: DamageReading, steered: DamageReading) -> Damage:

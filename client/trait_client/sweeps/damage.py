@@ -12,7 +12,7 @@ from trait_client.results import ResultWriter
 from trait_client.results.damage_rows import DamageRow
 from trait_client.results.recorder import Recorder
 from trait_client.results.rows import utc_now
-from trait_client.scoring.damage import Damage, DamageReading, damage, read_damage_set
+from trait_client.scoring.damage import Damage, DamageReading, damage, reaches_prompts, read_damage_set
 from trait_client.scoring.damage_set import CHOICES, NEUTRAL, ChoiceQuestion, Passage, read_choices, read_passages
 from trait_client.sweeps.cells import Intervention
 from trait_client.sweeps.plan import SweepPlan
@@ -60,15 +60,15 @@ class DamageSet:
 class DamageMeter:
     """Measures the damage of settings that have none in the database yet.
 
-    Seeds and sampling make no difference to it: settings that differ in these alone are measured once. A change that reaches no
-    prompt token cannot be measured on prompts, and has no row.
+    Seeds and sampling make no difference to it: settings that differ in these alone are measured once. A change that acts on few
+    tokens of a prompt has no row: reading prompts would not show what it does in a reply.
 
     Args:
         client: The service.
         damage_set: The passages and questions.
 
     Attributes:
-        errors: Messages of changes that could not be read, with their counts.
+        errors: Messages of changes that the last run could not read, with their counts.
         missing: Settings that are still to be measured.
     """
 
@@ -81,6 +81,7 @@ class DamageMeter:
 
     async def run(self, plan: SweepPlan, writer: ResultWriter, recorder: Recorder) -> None:
         """Measure the steered settings of a plan, one change after another, and record each as it is measured."""
+        self.errors = Counter()
         have = await recorder.call(_stored, writer, self._set.definition)
         waiting = _by_change(plan, have)
         self.missing = sum(len(settings) for _, _, settings in waiting.values())
@@ -96,18 +97,12 @@ class DamageMeter:
             self.missing -= len(settings)
 
     async def _measure(self, adapter: str | None, change: Intervention) -> Damage | None:
-        """The damage of one change; None if it reaches no prompt token."""
-        if change.term.when is not None and change.term.when.hold == "prompt":
-            return None  # it decides for replies, and the set is read as prompts
+        """The damage of one change; None if prompts do not show it."""
+        if not reaches_prompts(change.term):
+            return None
         if adapter not in self._unsteered:
             self._unsteered[adapter] = await self._read(adapter, None)
-        try:
-            steered = await self._read(adapter, change)
-        except InvalidRequestError as error:
-            if error.param == "scope":
-                return None
-            raise
-        return damage(self._unsteered[adapter], steered)
+        return damage(self._unsteered[adapter], await self._read(adapter, change))
 
     async def _read(self, adapter: str | None, change: Intervention | None) -> DamageReading:
         steering = change.steering() if change is not None else None
