@@ -269,9 +269,11 @@ def _item(text: str, at: int) -> tuple[Slice | TokenText, int]:
     """The item that begins at a character, and the character after it."""
     if spelt := _TOKENS.match(text, at):
         try:
-            return TokenText(json.loads(spelt.group(1))), spelt.end()
+            word = str(json.loads(spelt.group(1)))
+            word.encode()  # half of a surrogate pair is no text
         except ValueError:
             raise _not_understood(text) from None
+        return TokenText(word), spelt.end()
     found = _SLICE.match(text, at)
     if found is None:
         raise _not_understood(text)

@@ -6,6 +6,7 @@ import tiny_models
 import torch
 from engine_harness import Job, Req, assert_guesses_equal, direction, largest_difference
 from trait_service.engine.head_shape import HeadShape
+from trait_service.engine.reply_selector import ReplyItem, ReplySelector, ReplyStart
 from trait_service.engine.spec import CaptureSpec, LensSpec, RequestSpec, TermSpec
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -49,7 +50,11 @@ def steered_starts(run, east, tmp_path_factory):
     """The first start compiles, the second loads what the first one kept."""
     folder = tmp_path_factory.mktemp("steered")
     term = TermSpec(layer=LAYER, direction=east.sha256, value=VALUE)
-    batch = [Req(PROMPT), Req(PROMPT, RequestSpec(key="steered", terms=[term]).model_dump_json())]
+    start = ReplyStart(first=len(PROMPT), opened=True, begin=0, end=1)
+    thinking = ReplySelector(reply=start, select=(ReplyItem(part="thinking", start=1),))
+    scoped = term.model_copy(update={"scope": [0, 0], "reply": thinking})
+    specs = [RequestSpec(key=key, terms=[each]) for key, each in (("steered", term), ("scoped", scoped))]
+    batch = [Req(PROMPT), *(Req(PROMPT, spec.model_dump_json()) for spec in specs)]
     return [run(True, batch, folder) for _ in range(2)]
 
 
@@ -86,11 +91,28 @@ def test_a_steered_request_equals_a_hook_on_its_layer_and_no_other(
     steered_starts, start, reference, tiny_llama_path, east
 ):
     added = VALUE * torch.from_numpy(east.array)
-    plain, output = steered_starts[start].batches[0]
+    plain, output, _ = steered_starts[start].batches[0]
     tokens, logprobs = reference(tiny_llama_path).greedy(PROMPT, 12, {LAYER: lambda stream, _: stream + added})
     assert output["token_ids"] == tokens
     assert largest_difference(output["logprobs"], logprobs) < 1e-3
     assert output["token_ids"] != plain["token_ids"]
+
+
+@pytest.mark.parametrize("start", [0, 1], ids=["compiled", "loaded"])
+def test_a_scope_that_depends_on_generated_tokens_equals_a_hook_on_its_positions(
+    steered_starts, start, reference, tiny_llama_path, east
+):
+    """The reasoning, which the prompt has opened and nothing closes, from its second position on."""
+    added = VALUE * torch.from_numpy(east.array)
+
+    def push(stream, positions):
+        return torch.where((positions > len(PROMPT))[:, None], stream + added, stream)
+
+    output = steered_starts[start].batches[0][2]
+    tokens, logprobs = reference(tiny_llama_path).greedy(PROMPT, 12, {LAYER: push})
+    assert output["token_ids"] == tokens
+    assert largest_difference(output["logprobs"], logprobs) < 1e-3
+    assert steered_starts[start].reports[0]["scoped"]["acted"] == [[0, 10]]
 
 
 def test_attention_heads_and_the_lens_are_read_in_compiled_pieces(run, reference, tiny_llama_path, tmp_path):

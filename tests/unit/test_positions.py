@@ -120,6 +120,7 @@ def test_the_forms_in_json_have_one_written_form(value, written):
         ("all[:] except all[0] except all[1]", "are not understood"),
         (", ".join(["all[0]"] * 17), "17 items; at most 16"),
         ("all[:" + "1" * 600, "characters long; at most 512"),
+        (r'tokens["\ud800"]', "are not understood"),
         ([], "are not understood"),
         ([3], "are not understood"),
         ({"except": "all[0]"}, "an object has select or tokens"),
