@@ -49,6 +49,7 @@ def measure(lab: Lab) -> None:
         positions = ("--positions", ALL, "--positions", FIRST)
         lab.run("trait-client", "capture", "--prompts", OUT, "--layers", layers, *positions, "--out", captured, *at_url)
         gates = conditions(read_capture(captured))
+        lab.table("margins", margins(read_capture(captured), gates))
         with TraitClient(url) as client:
             for gate in gates:
                 file = VectorFile.from_arrays(vector_name(gate), {gate.layer: gate.direction}, client.info())
@@ -61,6 +62,7 @@ def measure(lab: Lab) -> None:
 def report(lab: Lab) -> None:
     captured = read_capture(lab.work / "captured")
     gates = conditions(captured)
+    lab.table("margins", margins(captured, gates))
     replies = lab.sql("select * from replies order by prompt_id, setting")
     rows = by_prompt(replies, captured, gates)
     lab.table("by_prompt", rows)
@@ -89,6 +91,17 @@ def conditions(captured: Capture) -> list[Condition]:
 
 def of_split(captured: Capture, split: str) -> list[int]:
     return [i for i, name in enumerate(captured.ids) if name.startswith(f"{split}/")]
+
+
+def margins(captured: Capture, gates: Sequence[Condition]) -> list[dict[str, Any]]:
+    """Each test prompt's projection minus the bound, for each gate, from the captured means: positive where it would open."""
+    test = of_split(captured, "test")
+    projected = [gate.project(captured.mean(ALL, gate.layer)[test]) - gate.bound for gate in gates]
+    return [
+        {"prompt_id": captured.ids[j], "kind": captured.manifest.outcomes[j], "layer": gates[0].layer}
+        | {gate.name: float(values[i]) for gate, values in zip(gates, projected, strict=True)}
+        for i, j in enumerate(test)
+    ]
 
 
 def vector_name(gate: Condition) -> str:

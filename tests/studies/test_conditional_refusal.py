@@ -102,6 +102,11 @@ def test_the_shares_follow_from_the_prompts_and_each_gate_from_its_margin(path):
     assert [row["prompt_id"] for row in answered] == [
         row["id"] for row in build_prompts.prompts() if row["id"].startswith("test/")
     ]
+    margins = {row["prompt_id"]: row for row in rows_of(path.parent / "margins.csv")}
+    for row in answered:
+        assert all(
+            row[f"{gate}: margin"] == margins[row["prompt_id"]][gate] for gate in ("condition", "random 1", "random 2")
+        )
     computed = [{key: as_text(value) for key, value in row.items()} for row in shares(answered)]
     assert computed == rows_of(path.parent / "shares.csv")
     for gate in rows_of(path.parent / "gates.csv"):
