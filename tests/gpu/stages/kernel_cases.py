@@ -1,6 +1,6 @@
 """The operation on the device against the torch reference on the CPU, over made-up batches: what the kernel stage runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,19 @@ from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.cpu_step import CpuStep
 from trait_service.engine.cuda_step import CudaStep
 from trait_service.engine.direction_sets import DirectionSet
-from trait_service.engine.gates import GATE, GATE_SHIFT, NO_GATE
+from trait_service.engine.gates import FIRST_SELECTOR_BIT, GATE, GATE_SHIFT, NO_GATE, SELECTOR_SHIFT
+from trait_service.engine.reply_selector import NO_SELECTORS, ReplyItem, ReplySelector, ReplyStart, selectors_of
 from trait_service.engine.requests import TERM, LiveRequest
 from trait_service.engine.spec import RequestSpec, TermSpec
 
 OPERATIONS = ("add", "ablate", "set", "scale", "floor", "ceiling", "replace", "rotate")
 N_LAYERS, N_DIRECTIONS, MOST_TERMS, N_PROMPT, PADDING = 6, 16, 4, 5, 3
 MOST_REQUESTS = 24
+BEGIN, END = 1, 2
+"""Tokens that open and close a reply's reasoning."""
+THINKING = ReplySelector(
+    reply=ReplyStart(first=N_PROMPT, begin=BEGIN, end=END), select=(ReplyItem(part="thinking", step=2),)
+)
 CPU = torch.device("cpu")
 SPEC = RequestSpec(key="k", terms=[TermSpec(layer=0, direction="0" * 64)])
 TOLERANCE = {"float32": 5e-5, "bfloat16": 1e-2, "float16": 2e-3}
@@ -68,7 +74,8 @@ def compare(case: Case, device: str) -> dict[str, float]:
     computed = rng.integers(0, 2 * N_PROMPT, n_requests)  # some are in their prompt, some generate
     errors: dict[str, float] = {}
     for tokens in (scheduled, np.ones(n_requests, dtype=np.int64)):
-        step = Step(computed, tokens, np.cumsum(tokens) - tokens, int(tokens.sum()))
+        ids = torch.from_numpy(rng.choice([BEGIN, END, 3, 4], int(tokens.sum())))
+        step = Step(computed, tokens, np.cumsum(tokens) - tokens, len(ids), ids)
         for name, error in _forward(case, step, batch, reference, kernel, generator).items():
             errors[name] = max(error, errors.get(name, 0.0))
         batch.advance(step)
@@ -77,8 +84,10 @@ def compare(case: Case, device: str) -> dict[str, float]:
 
 
 def request_of(rng: np.random.Generator, i: int) -> LiveRequest:
-    """Terms on every layer, all operations among them, some with a gate; two pools on some layers; monitored directions on some."""
+    """Terms on every layer, all operations among them, some with a gate or a selector; two pools on some layers; monitored
+    directions on some."""
     terms = []
+    selects = i % 3 == 1
     gates = np.array(
         [(slot, slot, i % N_DIRECTIONS, i % 2, 0, N_PROMPT, 0.3, 0, UNBOUNDED) for slot in range(i % 3)], dtype=GATE
     )
@@ -97,6 +106,7 @@ def request_of(rng: np.random.Generator, i: int) -> LiveRequest:
                     step=int(rng.choice([1, 1, 2, 3])),
                     preserve_norm=bool(rng.random() < 0.4),
                     slot=NO_GATE if k % 2 or layer >= len(gates) else layer,
+                    selector=FIRST_SELECTOR_BIT if selects and k == 0 and layer < 2 else NO_GATE,
                 )
             )
     n_monitored = 300 if i % 8 == 0 else 5
@@ -105,6 +115,7 @@ def request_of(rng: np.random.Generator, i: int) -> LiveRequest:
         N_PROMPT,
         terms=np.array(terms, dtype=TERM),
         gates=gates,
+        selectors=selectors_of({THINKING: FIRST_SELECTOR_BIT}) if selects else NO_SELECTORS,
         pools=[[Interval(0, N_PROMPT), Interval(N_PROMPT + 1, UNBOUNDED, 2)], [Interval(N_PROMPT, UNBOUNDED)]],
         captured_layers=sorted(int(layer) for layer in rng.choice(N_LAYERS, 3, replace=False)),
         capture_rows=[2 * i, 2 * i + 1],
@@ -119,7 +130,7 @@ def request_of(rng: np.random.Generator, i: int) -> LiveRequest:
 def term(layer: int, k: int, operation: str, value: float, bank_row: int, **fields: Any) -> tuple[Any, ...]:
     """One entry of `TERM`."""
     interval = Interval(fields.pop("start", 0), fields.pop("stop", UNBOUNDED), fields.pop("step", 1))
-    gate = fields.pop("slot", NO_GATE) + 1 << GATE_SHIFT
+    gate = fields.pop("slot", NO_GATE) + 1 << GATE_SHIFT | fields.pop("selector", NO_GATE) + 1 << SELECTOR_SHIFT
     asked = TermSpec(layer=layer, direction="0" * 64, operation=operation, value=value, **fields)
     mode, a, b = coefficients(asked)
     return (layer, k, bank_row, mode | gate, a, b, *interval)
@@ -136,6 +147,8 @@ def _side(case: Case, directions: torch.Tensor, batch: LiveBatch, device: torch.
         if device is CPU
         else CudaStep(bank, pools, n_layers=N_LAYERS, **sizes, terms_per_layer=MOST_TERMS, device=device)
     )
+    for _, request in batch.selecting_requests:
+        request.marker_row = side.replies.take()  # the same on both sides
     side.regroup(batch)
     return side, pools
 
@@ -150,8 +163,9 @@ def _forward(
 ) -> dict[str, float]:
     errors: dict[str, float] = {}
     dtype = getattr(torch, case.dtype)
-    for side, _ in (reference, kernel):
-        side.prepare(step, batch.computed_to)
+    assert step.input_ids is not None
+    for side, device in ((reference[0], CPU), (kernel[0], kernel[1].sums.device)):
+        side.prepare(replace(step, input_ids=step.input_ids.to(device)), batch.computed_to)
     for layer in range(N_LAYERS):
         residual, hidden = (
             torch.randn(step.n_tokens + PADDING, case.d_model, generator=generator).to(dtype) for _ in range(2)
