@@ -270,7 +270,7 @@ def _item(text: str, at: int) -> tuple[Slice | TokenText, int]:
     if spelt := _TOKENS.match(text, at):
         try:
             word = str(json.loads(spelt.group(1)))
-            word.encode()  # half of a surrogate pair is no text
+            word.encode()  # half of a surrogate pair is not text
         except ValueError:
             raise _not_understood(text) from None
         return TokenText(word), spelt.end()
