@@ -15,14 +15,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
 from trait_core.positions import Positions
+from trait_core.schema import Hold
 from trait_service.engine.cuda_step import CudaStep
 from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
-from trait_service.engine.spec import CaptureSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
+from trait_service.engine.spec import CaptureSpec, GateSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
 from trait_service.engine.state import EngineShape, SteeringState
 
 N_LAYERS, N_PROMPT = 32, 10
@@ -57,13 +59,24 @@ class DeviceState(SteeringState):
         )
 
 
-def term(layer: int) -> TermSpec:
+def term(layer: int, **fields: Any) -> TermSpec:
     """An addition on a layer."""
-    return TermSpec(layer=layer, direction=DIGEST, value=1.0)
+    return TermSpec(layer=layer, direction=DIGEST, value=1.0, **fields)
+
+
+def gate(hold: Hold) -> GateSpec:
+    """A condition that is read on the first layer."""
+    return GateSpec(layer=0, direction=DIGEST, above=0.0, hold=hold)
 
 
 WORK: dict[str, RequestSpec] = {
     "one layer steered": RequestSpec(key="k", terms=[term(16)]),
+    "one layer steered, a condition for each token": RequestSpec(key="k", terms=[term(16, when=gate("token"))]),
+    "one layer steered, a condition that latches": RequestSpec(key="k", terms=[term(16, when=gate("latch"))]),
+    "one layer's whole stream turned": RequestSpec(key="k", terms=[term(16, operation="rotate")]),
+    "one layer steered at a selector with steps": RequestSpec(
+        key="k", terms=[term(16, scope=Positions.parse("response[8::4]"))]
+    ),
     f"{N_LAYERS} layers steered": RequestSpec(key="k", terms=[term(layer) for layer in range(N_LAYERS)]),
     f"{N_LAYERS} layers captured": RequestSpec(
         key="k", capture=CaptureSpec(positions=[Positions.parse("response[:]")])
@@ -99,8 +112,14 @@ class Batch:
         self._numbers = count()
         self._extra_args: dict[str, Mapping[str, object] | None] = {}
         self.ids = [self._new() for _ in range(SHAPE.max_requests)]
-        self.computed = np.full(SHAPE.max_requests, N_PROMPT, dtype=np.int64)
-        self.scheduled = np.ones(SHAPE.max_requests, dtype=np.int64)
+        self.computed, self.scheduled = self._first(SHAPE.max_requests)
+
+    def _first(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens computed and scheduled of `n` new requests: a condition that latches sees the prompt, the others are past it."""
+        gates = [term.when for term in self.spec.terms] if self.spec is not None else []
+        reads = any(gate is not None and gate.hold == "latch" for gate in gates)
+        computed, scheduled = (0, N_PROMPT) if reads else (N_PROMPT, 1)
+        return np.full(n, computed, dtype=np.int64), np.full(n, scheduled, dtype=np.int64)
 
     def _new(self) -> str:
         """Id of a new request; the scheduler, in the same process, has read its spec already."""
@@ -122,40 +141,46 @@ class Batch:
         took = time.thread_time() - started
         if end is not None:
             end.verdict()
-        self.state.collect({name: [] for name in leaving})
-        self.computed += 1
+        reports = self.state.collect({name: [] for name in leaving})["reports"].values()
+        failed = [report["error"] for report in reports if report["error"]]
+        if failed:
+            raise RuntimeError(f"a request could not be served: {failed[0]}")
+        self.computed += self.scheduled
+        self.scheduled[:] = 1
         return took
 
     def replace(self, n: int) -> list[str]:
         """Put new requests in the place of the first `n`; returns who left."""
         leaving, staying = self.ids[:n], self.ids[n:]
         self.ids = [*staying, *(self._new() for _ in range(n))]
-        self.computed = np.concatenate([self.computed[n:], np.full(n, N_PROMPT, dtype=np.int64)])
+        for mine, new in zip((self.computed, self.scheduled), self._first(n), strict=True):
+            mine[:] = np.concatenate([mine[n:], new])
         return leaving
 
 
-def measure(spec: RequestSpec | None, steps: int, replaced: int) -> float:
-    """Median milliseconds of a step in which some requests were replaced."""
+def measure(spec: RequestSpec | None, steps: int, replaced: int) -> tuple[float, float]:
+    """Median and least milliseconds of a step in which some requests were replaced."""
     state = DeviceState(EngineSettings(bank_rows=N_MONITORED, capture_rows=512), SHAPE)
     for name, direction in DIRECTIONS.items():
         state.bank.put(name, direction)
     batch = Batch(state, spec)
     batch.step([])
-    return 1e3 * statistics.median(batch.step(batch.replace(replaced)) for _ in range(steps))
+    took = [1e3 * batch.step(batch.replace(replaced)) for _ in range(steps)]
+    return statistics.median(took), min(took)
 
 
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description="The host's time that the plugin adds to a step on CUDA")
-    parser.add_argument("--steps", type=int, default=200, help="steps that each median is of")
+    parser.add_argument("--steps", type=int, default=200, help="steps of each case")
     steps = parser.parse_args().steps
     torch.set_num_threads(1)
     cases: list[tuple[str, str, RequestSpec | None, int]] = [("nothing asked", IDLE, None, 0)]
     cases += [(name, what, spec, n) for name, spec in WORK.items() for what, n in ((STEADY, 0), (CHURN, CHANGING))]
-    print("| requests | step | ms, median | target |\n|---|---|---|---|")
+    print("| requests | step | ms, median | ms, least | target |\n|---|---|---|---|---|")
     for name, what, spec, n in cases:
-        median = measure(spec, steps, n)
-        print(f"| {name} | {what} | {median:.3f} | {TARGETS_MS[what]} |", flush=True)
+        median, least = measure(spec, steps, n)
+        print(f"| {name} | {what} | {median:.3f} | {least:.3f} | {TARGETS_MS[what]} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -241,5 +241,5 @@ def test_stages_of_a_pipeline_start_from_zeros_and_a_step_alone_does_not():
 def test_the_benchmark_of_the_hosts_time_measures_every_kind_of_work():
     command = [sys.executable, ROOT / "experiments" / "steering_overhead" / "host_cost.py", "--steps", "2"]
     table = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[2:]
-    assert len(table) == 11
+    assert len(table) == 19
     assert all(float(row.split("|")[3]) > 0 for row in table[1:])

@@ -209,7 +209,7 @@ class LiveBatch:
     @cached_property
     def _holding(self) -> np.ndarray:
         """Places of requests with gates that hold a number in their row."""
-        return np.array([i for i, request in self.gated_requests if request.gates["hold"].any()], dtype=np.int64)
+        return np.array([i for i, request in self.gated_requests if request.holds_number], dtype=np.int64)
 
     def starting_rows(self, step: Step) -> np.ndarray:
         """`(n,)` int64 rows whose gates' numbers begin anew: their requests are computed from the start."""

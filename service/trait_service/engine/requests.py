@@ -20,6 +20,7 @@ from trait_service.engine.gates import (
     GATE_SHIFT,
     NO_GATE,
     SELECTOR_SHIFT,
+    TOKEN,
     Acts,
     GateRecord,
     gate_array,
@@ -128,6 +129,11 @@ class LiveRequest:
     def reads_words(self) -> bool:
         """True if its terms depend on the words of its tokens: it has gates or selectors."""
         return len(self.gates) > 0 or bool(self.selectors)
+
+    @cached_property
+    def holds_number(self) -> bool:
+        """True if a gate holds a number in the request's row."""
+        return bool((self.gates["hold"] != TOKEN).any())
 
     @cached_property
     def has_bounds(self) -> bool:
