@@ -7,7 +7,7 @@ import pytest
 import torch
 from engine_forms import FORMS, V1_SYNC, V2_ASYNC, in_forms
 from engine_harness import Job, Req, assert_guesses_equal, difference, direction, largest_difference
-from gated_reference import HOLDS, gated_run
+from gated_reference import HOLDS, gated_run, open_at
 from selected_reference import held, selected_run
 from trait_service.engine.reply_selector import ReplyItem, ReplySelector, ReplyStart
 from trait_service.engine.spec import CaptureSpec, GateSpec, LensSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
@@ -151,6 +151,16 @@ def result(run_engine, form, tiny_llama_path, made, expected, projections, gated
     cases["selected"] = [Req(PROMPT, selecting("selected", digest, selected).model_dump_json(), N_TOKENS)]
     sampled = selecting("sampled", digest, selected, n=2).model_dump_json()
     cases["sampled"] = [Req(PROMPT, sampled, N_TOKENS, n=2, temperature=1.0)]
+    cases["several"] = [
+        Req(
+            PROMPT,
+            gated_spec(f"two {hold}", digest, hold, run.bound).model_copy(update={"n": 2}).model_dump_json(),
+            N_TOKENS,
+            n=2,
+            temperature=1.0,
+        )
+        for hold, run in gated.items()
+    ]
     if form != V2_ASYNC:  # Triton's interpreter is slow with grammars
         at_once = MonitorColumn(layer=WATCHED, direction=digest, above=-1e9, stop=True)
         spec = spec_of("grammar", digest, monitor=MonitorSpec(columns=[at_once]))
@@ -296,6 +306,20 @@ def test_completions_of_one_prompt_are_counted_each(result):
     assert {name for name in captures if "projections" in name} == {"two/projections/0", "two/projections/1"}
 
 
+@pytest.mark.parametrize("hold", HOLDS)
+def test_a_gate_decides_for_each_completion_of_one_prompt(result, gated, reference, tiny_llama_path, made, hold):
+    batch, n = result.order.index("several"), len(PROMPT)
+    completions = result.batches[batch][HOLDS.index(hold)]["completions"]
+    one, other = (completion["token_ids"] for completion in completions)
+    assert one != other
+    read = STEERED - 1, torch.from_numpy(made.array)
+    opened = [
+        open_at(reference(tiny_llama_path), PROMPT, tokens, hold, gated[hold].bound, read) for tokens in (one, other)
+    ]
+    expected = [sum(int(acts[part].sum()) for acts in opened) for part in (slice(n), slice(n, None))]
+    assert result.reports[batch][f"two {hold}"]["acted"] == [expected]
+
+
 def test_requests_that_join_and_leave_at_steps_of_their_own_equal_their_own_runs(run_engine, tiny_llama_path, made):
     specs = [read_by_lens(f"r{i}", made.sha256) if i % 2 else whole(f"r{i}", made.sha256) for i in range(6)]
     alone = [[Req([20 + i, 30, 40 + i], spec.model_dump_json(), 8)] for i, spec in enumerate(specs)]
@@ -348,6 +372,7 @@ def reasoning_in(reference, prompt, n_tokens, made) -> ReplySelector:
 
 
 def test_preempted_requests_equal_uninterrupted_ones(run_engine, reference, tiny_llama_path, made):
+    """Their gates open where transformers' hidden states are past the bound, at each position once."""
     specs = [whole("r0", made.sha256), *(read_by_lens(f"r{i}", made.sha256) for i in (1, 2)), whole("r3", made.sha256)]
     reasons = reasoning_in(reference(tiny_llama_path), [20, *range(30, 60)], 24, made)
     term = TermSpec(layer=STEERED, direction=made.sha256, value=VALUE, scope=[0, 0], reply=reasons)
@@ -362,5 +387,11 @@ def test_preempted_requests_equal_uninterrupted_ones(run_engine, reference, tiny
     for i, (one, other) in enumerate(zip(roomy.batches[0], result.batches[0], strict=True)):
         assert difference(one, other) < 1e-3, f"request {i}"
     assert roomy.reports == result.reports
+    read = STEERED - 1, torch.from_numpy(made.array)
+    for i, hold in enumerate(HOLDS, start=1):
+        prompt, tokens = batch[i].token_ids, result.batches[0][i]["token_ids"]
+        acts = open_at(reference(tiny_llama_path), prompt, tokens, hold, 0.0, read)
+        expected = [int(acts[: len(prompt)].sum()), int(acts[len(prompt) :].sum())]
+        assert result.reports[0][f"r{i}"]["acted"] == [expected], hold
     for name, array in roomy.captures(0).items():
         np.testing.assert_allclose(result.captures(0)[name], array, atol=1e-3, err_msg=name)

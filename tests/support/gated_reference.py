@@ -52,6 +52,24 @@ def gated_run(reference, ids, n_tokens, hold, read, pushed) -> GatedRun:
     return GatedRun(bound, acts.numpy(), tokens, logprobs)
 
 
+def open_at(reference, prompt, tokens, hold, bound, read) -> np.ndarray:
+    """Where a gate is open, `(n_positions,)` bool, when a prompt and its reply go through the model without steering.
+
+    That is what the gate sees as well where nothing is steered on its layer or below.
+
+    Args:
+        reference: `engine_harness.Reference`.
+        prompt: Token ids.
+        tokens: The reply; its last token never goes through the model.
+        hold: How the gate holds.
+        bound: It is open above it, residual units.
+        read: Layer and `(d_model,)` direction of the gate.
+    """
+    layer, direction = read
+    projections = reference.streams([*prompt, *tokens[:-1]])[layer] @ direction
+    return _open(hold, projections, bound, len(prompt)).numpy()
+
+
 def _bound(hold: str, projections: torch.Tensor) -> float:
     """A bound that some positions are past, halfway in a gap that rounding does not cross."""
     if hold == "prompt":
