@@ -5,9 +5,10 @@
 
 import os
 import random
+import time
 
 import pytest
-from kill_harness import KilledSweep, finished_requests, same_scores
+from kill_harness import KilledPatching, KilledSweep, finished_requests, same_scores
 from service_harness import RunningService
 from trait_client.http import TraitClient
 from vector_fixtures import random_vector
@@ -117,3 +118,33 @@ def test_the_service_killed_at_random_moments(slow_url, whole, smollm2_path, tmp
         killings.note(client.returncode)
     print(f"\nservice: (exit code, replies stored) after {killings}")
     killings.finish(slow_url)
+
+
+@pytest.mark.skipif(SERVICE_KILLS == 0, reason="make test-kill; test_faults.py kills an engine under a patching")
+def test_the_service_killed_at_random_moments_of_a_patching(smollm2_path, tmp_path):
+    """The client ends with an error, each layer is stored whole or not at all, and another run adds what is missing."""
+    patching, draw, stored = KilledPatching(tmp_path), random.Random(2), []
+    for _ in range(SERVICE_KILLS // 2):
+        service = SlowService(smollm2_path, tmp_path)
+        try:
+            before, client = finished_requests(service.url), patching.start(service.url)
+            until = draw.uniform(1, 450)  # of about 510 runs
+            while client.poll() is None and finished_requests(service.url) - before < until:
+                time.sleep(0.02)
+        finally:
+            service.kill()
+        _, err = client.communicate(timeout=300)
+        assert client.returncode == 1, err
+        assert "error" in err
+        stored.append(patching.assert_no_half_rows())
+    print(f"\npatching: layers stored of 30 after each kill {stored}")
+    assert stored == sorted(stored), "what was stored is stored"
+    service = SlowService(smollm2_path, tmp_path)
+    try:
+        client = patching.start(service.url)
+        out, err = client.communicate(timeout=600)
+    finally:
+        service.stop()
+    assert client.returncode == 0, out + err
+    assert patching.assert_no_half_rows() == 30
+    assert patching.statuses() == ["interrupted"] * len(stored) + ["ok"]

@@ -6,12 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from schemathesis.generation import GenerationMode
 from schemathesis.schemas import APIOperation
+from trait_core.vectors.inline import inline_vector
 from trust_harness import MODEL, QUESTION, Target
 
 QUIET = settings(
@@ -129,8 +131,21 @@ ANYTHING = st.recursive(
     max_leaves=8,
 )
 TERM = {"vector": "canary", "coefficient": 1.0, "unit": "dose", "layers": [12], "operation": "add", "scope": "all"}
+INLINE = inline_vector(np.arange(1, 577), "float16").model_dump()
+GATE = {"vector": "canary", "layer": 8, "above": 0.0, "centred": False, "unit": "raw", "hold": "token"}
 STEERING = {"terms": [TERM]}
-MONITOR = {"vectors": ["canary"], "layers": [12], "centred": True, "prompt": True, "bounds": []}
+STEERINGS = [
+    STEERING,
+    {"terms": [{**TERM, "when": GATE, "scope": "prompt[-4:]"}]},
+    {"terms": [{**TERM, "when": {**GATE, "hold": "latch"}, "at": "resid_post"}]},
+    {"terms": [{**TERM, "vector": INLINE, "at": "attn_out", "operation": "replace"}]},
+    {"terms": [{**TERM, "vector": INLINE, "at": "mlp_out", "operation": "rotate", "when": {**GATE, "hold": "prompt"}}]},
+    {"terms": [{**TERM, "vector": ["canary", INLINE], "operation": "ablate"}]},
+]
+MONITOR = {
+    "vectors": ["canary"], "layers": [12], "at": "resid_post", "centred": True, "prompt": True, "bounds": [],
+    "lens": {"layers": [3, 29], "top_k": 3},
+}  # fmt: skip
 WITH_TOOLS = [
     {"role": "developer", "content": [{"type": "text", "text": "Be brief."}]},
     {"role": "assistant", "content": None, "tool_calls": [
@@ -155,6 +170,11 @@ BASES: dict[str, dict[str, Any]] = {
     "/v1/activations": {
         "inputs": [{"messages": QUESTION, "response": "Paris."}, {"messages": WITH_TOOLS, "response": "12."}], "positions": ["response[:]"], "layers": [3, 12],
         "steering": STEERING, "pooling": "mean", "before_steering": False, "logprobs": False,
+    },
+    "/v1/patch": {
+        "source": {"text": "The capital of France is", "span": "France", "answer": " Paris"},
+        "target": {"text": "The capital of Italy is", "span": "Italy", "answer": " Rome"},
+        "layers": [3], "positions": "prompt[-2:]", "at": ["resid_post", "mlp_out"],
     },
     "/inference/v1/generate": {"token_ids": [1, 2, 3], "sampling_params": {"max_tokens": 2, "temperature": 0.0}},
     "/tokenize": {"prompt": "One two"},
@@ -202,6 +222,8 @@ def twisted(draw: st.DrawFn) -> tuple[str, str, bytes, dict[str, str]]:
     if draw(st.integers(0, 19)) == 0:
         return "POST", path, draw(RAW), {"Content-Type": "application/json"}
     body = json.loads(json.dumps({"model": MODEL, **BASES[path]}))
+    if "steering" in body:
+        body["steering"] = copy.deepcopy(draw(st.sampled_from(STEERINGS)))
     for name in draw(st.lists(st.sampled_from(sorted(SAMPLING)), max_size=3)):
         where = body["sampling_params"] if path == "/inference/v1/generate" else body
         where[name] = copy.deepcopy(SAMPLING[name])
@@ -210,20 +232,24 @@ def twisted(draw: st.DrawFn) -> tuple[str, str, bytes, dict[str, str]]:
         _ask_elsewhere(draw, body)
     # Where it asks elsewhere that may be all that is wrong with it.
     for _ in range(draw(st.integers(0 if asks else 1, 3))):
-        if not (places := _places(body)):
-            break  # everything was left out
-        holder, key = draw(st.sampled_from(places))
-        if draw(st.integers(0, 5)) == 0:
-            if isinstance(holder, dict):
-                holder.pop(key)
-        elif key in ("scope", "positions") or holder is body.get("positions"):
-            holder[key] = draw(SELECTORS | ANYTHING)
-        else:
-            holder[key] = draw(ANYTHING)
+        _change_one_place(draw, body)
     if draw(st.booleans()) and path in ("/v1/chat/completions", "/v1/completions"):
         body.pop("steering", None)
         body.pop("monitor", None)
     return "POST", path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+
+
+def _change_one_place(draw: st.DrawFn, body: dict[str, Any]) -> None:
+    if not (places := _places(body)):
+        return  # everything was left out
+    holder, key = draw(st.sampled_from(places))
+    if draw(st.integers(0, 5)) == 0:
+        if isinstance(holder, dict):
+            holder.pop(key)
+    elif key in ("scope", "positions") or holder is body.get("positions"):
+        holder[key] = draw(SELECTORS | ANYTHING)
+    else:
+        holder[key] = draw(ANYTHING)
 
 
 def _ask_elsewhere(draw: st.DrawFn, body: dict[str, Any]) -> None:

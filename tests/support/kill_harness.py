@@ -1,5 +1,6 @@
-"""A sweep whose client or service is killed in the middle, and what its tables hold in the end."""
+"""A sweep or a patching whose client or service is killed in the middle, and what its tables hold in the end."""
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -7,7 +8,10 @@ from pathlib import Path
 
 import httpx
 from service_harness import metric_values
+from trait_client.http import AsyncTraitClient
+from trait_client.patching import PatchOutcome, run_patch
 from trait_client.results import ResultStore
+from trait_core.schema import PatchPrompt, PatchRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = "from trait_client.cli import main; main()"
@@ -69,6 +73,48 @@ class KilledSweep:
             return {}
         with self.store.writer() as writer:  # a killed writer's log is taken in
             return dict(writer.query("SELECT trial_id, text FROM trials WHERE status = 'done'"))
+
+
+class KilledPatching:
+    """One patching of every layer, run again and again into one database."""
+
+    SOURCE = PatchPrompt(text="The capital of France is the city of", answer=" Paris")
+    TARGET = PatchPrompt(text="The capital of Italy is the city of", answer=" Rome")
+
+    def __init__(self, folder: Path) -> None:
+        self.store = ResultStore(folder / "patched.duckdb")
+
+    def start(self, url: str) -> subprocess.Popen:
+        command = [sys.executable, "-c", COMMAND, "patch", "--raw", "--source", self.SOURCE.text, "--target"]
+        command += [self.TARGET.text, "--answers", self.SOURCE.answer, self.TARGET.answer]
+        command += ["--url", url, "--db", str(self.store.path)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def run(self, url: str, key: str) -> PatchOutcome:
+        """In this process."""
+
+        async def patched() -> PatchOutcome:
+            async with AsyncTraitClient(url, key) as client:
+                return await run_patch(
+                    PatchRequest(source=self.SOURCE, target=self.TARGET), client, self.store, "killed"
+                )
+
+        return asyncio.run(patched())
+
+    def assert_no_half_rows(self) -> int:
+        """Each layer that is stored has all of its cells, and stands beside its patching; returns how many there are."""
+        with self.store.writer() as writer:  # a killed writer's log is taken in
+            cells = "SELECT layer, count(*), count(DISTINCT position), count(restored) FROM patches GROUP BY ALL"
+            layers = {layer: counts for layer, *counts in writer.query(cells)}
+            assert not layers or len(writer.query("SELECT * FROM patchings")) == 1
+            lost = "SELECT * FROM patches ANTI JOIN patchings USING (patching_id)"
+            assert writer.query(lost) == []
+        assert {tuple(counts) for counts in layers.values()} <= {(8, 8, 8)}, layers
+        return len(layers)
+
+    def statuses(self) -> list[str]:
+        """The status of each run, in the order of their starts."""
+        return [status for (status,) in self.store.query("SELECT status FROM runs ORDER BY started_at")[1]]
 
 
 def finished_requests(url: str) -> float:

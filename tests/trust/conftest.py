@@ -17,7 +17,13 @@ def collector() -> Iterator[SpanCollector]:
 def attacked(smollm2_path, tmp_path_factory, collector) -> Iterator[Target]:
     """A reply has at most 16 tokens there: attacks are many, not long."""
     flags = ("--max-in-flight", "256", "--override-generation-config", '{"max_new_tokens": 16}')
-    flags += ("--otlp-traces-endpoint", collector.url)
+    flags += (
+        "--hook-points",
+        "attn_out,mlp_out",
+        "--enable-prompt-tokens-details",
+        "--otlp-traces-endpoint",
+        collector.url,
+    )
     environment = {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf", "OTEL_BSP_SCHEDULE_DELAY": "500"}
     with target(smollm2_path, tmp_path_factory.mktemp("attacked"), *flags, **environment) as found:
         yield found

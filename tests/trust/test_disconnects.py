@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from trait_core.vectors.inline import inline_vector
 from trust_harness import MODEL, QUESTION, Target, asked, quickly
 
 pytestmark = pytest.mark.engine
@@ -18,21 +19,40 @@ ABORTS = 0.1
 """One in ten is not a client that goes, but an operator who stops everything that runs."""
 
 
+def new_vector(draw: random.Random) -> dict[str, str]:
+    """A direction that the service has not seen."""
+    return inline_vector([draw.gauss(0, 1) for _ in range(576)]).model_dump()
+
+
 def leave(target: Target, draw: random.Random) -> str:
     """One request of a kind drawn, left after a time drawn: before, in the middle of, or after its answer."""
     generate: dict[str, Any] = {"model": MODEL, "max_tokens": 16, "ignore_eos": True, "steering": STEERING}
+    term = STEERING["terms"][0] | {"layers": [12]}
+    gate = {"vector": "canary", "above": -1e6, "centred": False, "hold": draw.choice(["token", "latch", "prompt"])}
+    added = {"vector": new_vector(draw), "at": draw.choice(["attn_out", "mlp_out"]), "operation": "replace"}
     kinds = {
         "stream": ("/v1/completions", {**generate, "prompt": "One", "stream": True}),
         "whole": ("/v1/completions", {**generate, "prompt": ["One", "Two", "Three"]}),
         "several": ("/v1/chat/completions", {**generate, "messages": QUESTION, "n": 3, "temperature": 1.0}),
         "monitor": ("/v1/completions", {**generate, "prompt": "One", "monitor": MONITOR, "stream": True}),
+        "gated": ("/v1/completions", generate | {"prompt": "One", "stream": True, "steering": {"terms": [
+            term | {"layers": [13], "vector": new_vector(draw), "when": gate}
+        ]}}),
+        "inline": ("/v1/completions", generate | {"prompt": ["One", "Two"], "steering": {"terms": [
+            term | added, term | {"vector": ["canary", new_vector(draw)], "operation": "ablate"}
+        ]}}),
+        "patch": ("/v1/patch", {
+            "source": {"text": "The capital of France is", "answer": " Paris"},
+            "target": {"text": "The capital of Italy is", "answer": " Rome"},
+            "layers": [3, 12], "at": ["resid_post", draw.choice(["attn_out", "mlp_out"])],
+        }),
         "capture": ("/v1/activations", {"inputs": [{"text": "One two three " * 20}] * 8, "positions": ["all[:]"]}),
         "each": ("/v1/activations", {"inputs": [{"text": "One two"}] * 4, "positions": ["all[:]"], "pooling": "none"}),
         "reply": (
             "/v1/activations",
             {"inputs": [{"text": "One"}] * 4, "positions": ["response[:]"], "generate": {"max_tokens": 16}},
         ),
-    }
+    }  # fmt: skip
     name = draw.choice(sorted(kinds))
     path, body = kinds[name]
     wait = draw.uniform(0.0, 1.5)
@@ -56,7 +76,7 @@ def abort(target: Target) -> str:
 
 
 def test_rows_captures_and_blocks_are_back_after_random_disconnects_and_aborts(attacked):
-    n = asked("TRAIT_DISCONNECTS", 20)
+    n = asked("TRAIT_DISCONNECTS", 24)
     before = attacked.settled()
     canary = attacked.canary()
     draw = random.Random(11)

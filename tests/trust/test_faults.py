@@ -9,6 +9,8 @@ import time
 import httpx
 import psutil
 import pytest
+from kill_harness import KilledPatching
+from trait_core.errors import TraitError
 from trust_harness import MODEL, Target, quickly, target
 
 pytestmark = pytest.mark.engine
@@ -69,19 +71,22 @@ def test_sigterm_lets_running_requests_finish_and_refuses_new_ones(own):
     assert own.service.process.wait(60) == 0
 
 
-def test_an_engine_that_dies_gives_clean_errors_an_unready_service_and_a_non_zero_exit(own):
-    started = threading.Event()
+def test_an_engine_that_dies_gives_clean_errors_an_unready_service_and_a_non_zero_exit(own, tmp_path):
+    """A patching among the requests ends with an error, and has stored whole layers or none."""
+    started, patching = threading.Event(), KilledPatching(tmp_path)
     engines = [child for child in own.processes()[1:] if "EngineCore" in "".join(child.cmdline()) + child.name()]
     assert engines
     with concurrent.futures.ThreadPoolExecutor() as pool, own.client() as client:
-        running = pool.submit(long_reply, own, started)
+        running = pool.submit(long_reply, own, started, 400)
         waiting = pool.submit(
             client.post,
             "/v1/completions",
-            json={"model": MODEL, "prompt": "One", "max_tokens": 200, "ignore_eos": True},
+            json={"model": MODEL, "prompt": "One", "max_tokens": 400, "ignore_eos": True},
         )
         assert started.wait(60)
-        time.sleep(0.2)
+        before = own.metric("vllm:request_success_total")
+        patched = pool.submit(patching.run, own.url, own.key)
+        assert quickly(lambda: own.metric("vllm:request_success_total") > before + 8, 60), "the patching has begun"
         for engine in engines:
             engine.kill()
         seen = readiness_until_the_end(own, client)
@@ -94,6 +99,9 @@ def test_an_engine_that_dies_gives_clean_errors_an_unready_service_and_a_non_zer
     assert answer.status_code in (500, 503)
     assert {"message", "type", "code"} <= set(answer.json()["error"])
     assert "/" not in answer.json()["error"]["message"].replace("https://", "")
+    assert isinstance(patched.exception(300), TraitError)
+    assert patching.assert_no_half_rows() < 30
+    assert patching.statuses() == ["interrupted"]
     assert own.service.process.wait(60) == 1
     assert "the engine has died" in own.service.log.read_text()
     assert not any(psutil.pid_exists(engine.pid) and engine.status() != psutil.STATUS_ZOMBIE for engine in engines)

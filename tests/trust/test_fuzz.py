@@ -52,6 +52,8 @@ def test_every_refusal_of_the_fuzz_has_openais_body(attacked):
     assert len(refused) > len(answers) / 4
     for sent in refused:
         error = json.loads(sent.answer)["error"] if len(sent.answer) < 2000 else {}
+        if sent.label.endswith("/v1/messages") and error.keys() == {"type", "message"}:
+            continue  # vLLM's route for Anthropic's clients refuses in the words of those
         assert {"message", "type", "param", "code"} <= set(error), shown(sent)
         assert error["code"] == sent.status, shown(sent)
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import torch
 from trust_harness import LAYER, MODEL, Target, asked
@@ -25,7 +26,28 @@ def body(prompt: str, coefficient: float | None, **fields: Any) -> dict[str, Any
     return found
 
 
-MEMBERS = [body(prompt, coefficient) for prompt in PROMPTS for coefficient in (None, 1.0, -2.0)]
+def inline(numbers: Any, dtype: str = "<f4") -> dict[str, str]:
+    """The bytes of 576 numbers, or of as many as are given, as an inline vector that nobody checked."""
+    data = np.broadcast_to(np.asarray(numbers, dtype), 576 if np.ndim(numbers) == 0 else np.shape(numbers)).tobytes()
+    return {"inline": base64.b64encode(data).decode(), "dtype": "float32" if dtype == "<f4" else "float16"}
+
+
+ALONG = inline(np.linspace(-1, 1, 576))
+GATE = {"vector": "canary", "above": 0.0, "centred": False}
+TERM = {"vector": ALONG, "coefficient": 2.0, "layers": [13]}
+GIVEN = [
+    {"when": GATE},
+    {"when": {**GATE, "hold": "latch"}, "scope": "response[:4]"},
+    {"at": "attn_out", "operation": "replace", "scope": "prompt[-1]"},
+    {"at": "mlp_out", "operation": "rotate", "coefficient": 30.0},
+    {"vector": [ALONG, inline(np.arange(576) % 7 - 3)], "operation": "ablate"},
+]
+"""Conditions, hook points, inline vectors, and operations on the whole stream: one for each prompt."""
+
+MEMBERS = [body(prompt, coefficient) for prompt in PROMPTS for coefficient in (None, 1.0)]
+MEMBERS += [
+    body(prompt, None, steering={"terms": [TERM | given]}) for prompt, given in zip(PROMPTS, GIVEN, strict=True)
+]
 """Of every batch: plain and steered requests side by side."""
 
 
@@ -58,6 +80,14 @@ def hostile(target: Target, draw: random.Random) -> tuple[str, str, bytes]:
     def generate(**fields: Any) -> tuple[str, str, bytes]:
         return "POST", "/v1/completions", json.dumps({**body("Hostile", None), **fields}).encode()
 
+    def given(**fields: Any) -> tuple[str, str, bytes]:
+        return generate(steering={"terms": [TERM | fields]})
+
+    def patch(**fields: Any) -> tuple[str, str, bytes]:
+        source = {"text": "The capital of France is", "answer": " Paris"}
+        asked = {"source": source, "target": source | fields, "layers": [draw.choice([3, 30])]}
+        return "POST", "/v1/patch", json.dumps(asked).encode()
+
     ways = [
         lambda: ("PUT", name, poisoned(vector, position, float("nan"))),
         lambda: ("PUT", name, poisoned(vector, position, float("inf"))),
@@ -79,6 +109,20 @@ def hostile(target: Target, draw: random.Random) -> tuple[str, str, bytes]:
         lambda: generate(structured_outputs={"regex": "(a|a)*" * 50 + "$"}),
         lambda: ("POST", "/v1/activations", json.dumps({"inputs": [{"token_ids": [10**9]}], "layers": [LAYER]}).encode()),
         lambda: ("POST", "/v1/activations", json.dumps({"inputs": [{"text": "x"}], "positions": ["all[-9:]"]}).encode()),
+        lambda: given(vector=inline(draw.choice([np.nan, np.inf, 0.0]), draw.choice(["<f4", "<f2"]))),
+        lambda: given(vector=inline([1.0] * draw.choice([1, 575, 577]))),
+        lambda: given(vector=inline(draw.choice([3.4e38, 1e-45])), coefficient=edge, unit="raw"),
+        lambda: given(vector=[inline(1.0)] * 2, operation="ablate"),
+        lambda: given(vector=[inline(1.0)] * 17, operation="ablate"),
+        lambda: given(when={**GATE, "above": draw.choice([3.4e38, -3.4e38, 1e300])}),
+        lambda: given(when={**GATE, "layer": draw.choice([14, 29, 511]), "hold": draw.choice(["token", "latch", "prompt"])}),
+        lambda: given(at=draw.choice(["attn_out", "mlp_out", "head", ""])),
+        lambda: given(operation="rotate", coefficient=draw.choice([180.0, 181.0, 1e300, -0.0])),
+        lambda: given(operation="replace", coefficient=edge, unit="raw", at="mlp_out"),
+        lambda: generate(monitor={"vectors": ["canary"], "at": draw.choice(["attn_out", "mlp_out", "nowhere"])}),
+        lambda: patch(answer=draw.choice(["", " ", "\x00", "A" * 9000])),
+        lambda: patch(span=draw.choice(["capital", "i", "nowhere", ""])),
+        lambda: patch(text="One two three " * 400),
         # At the edge of what is allowed: served, and no reason for the others to change.
         lambda: generate(steering={"terms": [{"vector": "canary", "coefficient": 20.0}]}, ignore_eos=True),
         lambda: generate(steering={"terms": [{"vector": "canary", "coefficient": -10.0, "operation": "scale"}]}),
