@@ -88,6 +88,7 @@ def test_explicit_prompts_replace_every_traits_questions(folder):
         ({"when": ["none", "harmful@9>x"]}, "when.1: 'harmful@9>x' is refused"),
         ({"when": ["harmful>1", {"vector": "harmful", "above": 1}]}, "is given more than once"),
         ({"when": {"vector": "harmful"}}, "a gate needs above or below"),
+        ({"when": {"vector": {"inline": "AACAPw=="}, "above": 1.0}}, "a gate of a sweep takes a registered vector"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"temperature": True}, "temperature"),
         ({"n_prompts": 2, "prompts": ["p"]}, "n_prompts or prompts, not both"),

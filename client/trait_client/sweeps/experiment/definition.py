@@ -49,6 +49,7 @@ from trait_client.judge.rubric import COHERENCE, Rubric
 from trait_client.scoring.evaluation import EvaluationSpec
 from trait_client.sweeps.experiment.precision import PrecisionService
 from trait_client.sweeps.experiment.section import Coefficients, Label, Layers, Name, OptionalGate, Section
+from trait_client.sweeps.experiment.tables import Control, DamageSpec, TraitOverride
 from trait_core.errors import DatasetError, InvalidRequestError, first_fault
 from trait_core.schema import (
     NO_ADAPTER,
@@ -59,7 +60,6 @@ from trait_core.schema import (
     SingleScope,
     SteeringTerm,
     Unit,
-    VectorReference,
 )
 from trait_core.text_files import read_toml
 from trait_core.traits import default_traits_folder
@@ -71,49 +71,6 @@ TopP = Annotated[float, Field(gt=0, le=1)]
 
 _OF_CELLS = frozenset({"layers", "operation", "at"})
 """Fields of a steering term that the grid sets for each cell, or that follow from its vector."""
-
-MAX_RANDOM_DIRECTIONS = 64
-
-
-class Control(Section):
-    """Random directions at the same doses as the real ones.
-
-    Attributes:
-        random_directions: Number of directions; with 0 there is no control, and no delta is called an effect.
-    """
-
-    random_directions: Annotated[int, Field(ge=0, le=MAX_RANDOM_DIRECTIONS)] = 4
-
-
-class DamageSpec(Section):
-    """`[damage]`: every steered setting is also measured on texts on which it should change nothing.
-
-    Each setting costs one prompt for each passage and four for each question; nothing is generated.
-
-    Attributes:
-        passages: Number of neutral passages, from the first; None uses all.
-        questions: Number of multiple-choice questions, from the first, 0 for none; None uses all.
-        folder: Folder of `neutral.jsonl` and `choices.jsonl`, relative to the experiment's file; None: `damage` beside the folder
-            of traits.
-    """
-
-    passages: Annotated[int, Field(ge=1)] | None = None
-    questions: Annotated[int, Field(ge=0)] | None = None
-    folder: Annotated[str, Field(min_length=1)] | None = None
-
-
-class TraitOverride(Section):
-    """Overrides for one trait; None keeps the experiment's value.
-
-    Attributes:
-        layers: See `Experiment.layers`.
-        coefficients: See `Experiment.coefficients`.
-        vector: Registered vector to use, if several match the trait and the method.
-    """
-
-    layers: Layers | None = None
-    coefficients: Coefficients | None = None
-    vector: VectorReference | None = None
 
 
 class Experiment(Section):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from trait_core.errors import InvalidRequestError
 from trait_core.gate_text import NO_GATE, parse_gate
@@ -23,7 +23,16 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 LayerSet = Annotated[list[Layer], Field(min_length=1)]
 Layers = Annotated[list[Layer | LayerSet], Field(min_length=1)] | Literal["chosen"]
 Coefficients = Annotated[list[FiniteFloat], Field(min_length=1)]
-OptionalGate = Annotated[Gate | None, BeforeValidator(_gate)]
+
+
+def _registered(gate: Gate | None) -> Gate | None:
+    """Refuse a gate whose vector has no name by which results could say it."""
+    if gate is not None and not isinstance(gate.vector, str):
+        raise ValueError("a gate of a sweep takes a registered vector: register the inline one, and give its name")
+    return gate
+
+
+OptionalGate = Annotated[Gate | None, BeforeValidator(_gate), AfterValidator(_registered)]
 Label = Annotated[str, Field(min_length=1, max_length=200)]
 
 
