@@ -22,10 +22,11 @@ import torch
 from trait_core.positions import Positions
 from trait_core.schema import Hold
 from trait_service.engine.cuda_step import CudaStep
+from trait_service.engine.engine_shape import EngineShape
 from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import CaptureSpec, GateSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
-from trait_service.engine.state import EngineShape, SteeringState
+from trait_service.engine.state import SteeringState
 
 N_LAYERS, N_PROMPT = 32, 10
 SHAPE = EngineShape(N_LAYERS, 64, max_requests=256, max_tokens=8192, device=torch.device("cpu"), asynchronous=True)

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 from trait_core.schema import HookPoint
 from trait_service.engine import branches, layers, operation
+from trait_service.engine.engine_shape import EngineShape
 from trait_service.engine.errors import UnsupportedModelError
 from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import RequestSpec, TermSpec
-from trait_service.engine.state import EngineShape, SteeringState
+from trait_service.engine.state import SteeringState
 from trait_service.reading.branch_check import first_wrong
 
 N_LAYERS, D_MODEL, N_TOKENS = 3, 4, 5

@@ -8,12 +8,13 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load
 from trait_core.schema import MAX_MONITORED
+from trait_service.engine.engine_shape import EngineShape
 from trait_service.engine.monitor_columns import MonitorColumn, MonitorColumns
 from trait_service.engine.projection_rows import ProjectionRows
 from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import MonitorSpec, RequestSpec
-from trait_service.engine.state import EngineShape, SteeringState
+from trait_service.engine.state import SteeringState
 from trait_service.engine.step_end import StepVerdict
 
 N_LAYERS, D_MODEL, N_REQUESTS, N_PROMPT = 4, 24, 6, 3

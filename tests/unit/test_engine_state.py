@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load
 from trait_core.intervals import UNBOUNDED
 from trait_service.engine.capture_rows import CaptureRows
+from trait_service.engine.engine_shape import EngineShape
 from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import CaptureSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
-from trait_service.engine.state import EngineShape, SteeringState
+from trait_service.engine.state import SteeringState
 from trait_service.engine.step_end import EndOfStep, StepVerdict
 
 N_LAYERS, D_MODEL = 3, 4

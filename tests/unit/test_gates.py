@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from trait_service.engine.engine_shape import EngineShape
 from trait_service.engine.gates import MAX_GATES
 from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import GateSpec, RequestSpec, TermSpec
-from trait_service.engine.state import EngineShape, SteeringState
+from trait_service.engine.state import SteeringState
 
 N_LAYERS, D_MODEL = 3, 4
 EAST, NORTH = np.eye(D_MODEL, dtype=np.float32)[:2]

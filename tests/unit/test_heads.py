@@ -9,12 +9,13 @@ from torch import nn
 from trait_core.errors import InvalidRequestError
 from trait_core.schema import ActivationInput, ActivationsRequest, head_of
 from trait_service.engine import heads, layers, operation
+from trait_service.engine.engine_shape import EngineShape
 from trait_service.engine.errors import UnsupportedModelError
 from trait_service.engine.head_shape import HeadShape
 from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import CaptureSpec, RequestSpec
-from trait_service.engine.state import EngineShape, SteeringState
+from trait_service.engine.state import SteeringState
 from trait_service.reading.places import Places
 
 N_LAYERS, D_MODEL, N_TOKENS = 2, 12, 5

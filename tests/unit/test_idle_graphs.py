@@ -12,11 +12,12 @@ pytest.importorskip("vllm")
 
 from trait_service.engine import operation
 from trait_service.engine.cuda_step import CudaStep
+from trait_service.engine.engine_shape import EngineShape
 from trait_service.engine.idle_graphs import LEAST_GRAPH_BYTES, TwoGraphSets, UnmeasuredGraphs
 from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import RequestSpec, TermSpec
-from trait_service.engine.state import EngineShape, SteeringState
+from trait_service.engine.state import SteeringState
 from vllm.config import VllmConfig
 from vllm.config.compilation import CUDAGraphMode
 from vllm.forward_context import BatchDescriptor, get_forward_context, set_forward_context

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import nn
 from trait_service.engine import layer_rules, layers, operation
+from trait_service.engine.engine_shape import EngineShape
 from trait_service.engine.errors import UnsupportedModelError
 from trait_service.engine.layer_lists import decoder_layers
 from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import RequestSpec, TermSpec
-from trait_service.engine.state import EngineShape, SteeringState
+from trait_service.engine.state import SteeringState
 from vllm.forward_context import BatchDescriptor, ForwardContext, override_forward_context
 from vllm.utils.torch_utils import LayerName
 

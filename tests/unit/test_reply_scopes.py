@@ -11,6 +11,7 @@ from trait_service.engine.batch import LiveBatch, Step
 from trait_service.engine.buffers import VectorBank
 from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.cuda_step import CudaStep
+from trait_service.engine.engine_shape import EngineShape
 from trait_service.engine.gates import FIRST_SELECTOR_BIT
 from trait_service.engine.reply_scopes import positions_held
 from trait_service.engine.reply_selector import MAX_SELECTORS, ReplyItem, ReplySelector, ReplyStart, selectors_of
@@ -18,7 +19,7 @@ from trait_service.engine.requests import LiveRequest, term_arrays
 from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import GateSpec, RequestSpec, TermSpec
-from trait_service.engine.state import EngineShape, SteeringState
+from trait_service.engine.state import SteeringState
 from trait_service.resolving.landmarks import Markers, reasoning
 
 N_LAYERS, D_MODEL = 3, 4

@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load
 from torch import nn
+from trait_service.engine.engine_shape import EngineShape
 from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import CaptureSpec, LensSpec, RequestSpec
-from trait_service.engine.state import EngineShape, SteeringState
+from trait_service.engine.state import SteeringState
 from trait_service.engine.stream_lens import StreamLens
 
 N_LAYERS, D_MODEL, N_VOCABULARY = 3, 8, 20

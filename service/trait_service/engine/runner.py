@@ -12,10 +12,11 @@ from trait_core.schema import HEAD_OUT
 from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 
 from trait_service.engine import branches, heads, layers, operation, refusals, sites
+from trait_service.engine.engine_shape import EngineShape
 from trait_service.engine.errors import UnsupportedEngineError
 from trait_service.engine.head_shape import HeadShape
 from trait_service.engine.layer_lists import decoder_layers
-from trait_service.engine.state import EngineShape, SteeringState
+from trait_service.engine.state import SteeringState
 from trait_service.engine.step_end import EndOfStep
 from trait_service.engine.step_output import with_verdict
 from trait_service.engine.stream_lens import StreamLens
