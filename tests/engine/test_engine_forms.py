@@ -97,11 +97,9 @@ def selected(reference, tiny_llama_path, made):
     return selected_run(reference(tiny_llama_path), PROMPT, N_TOKENS, (STEERED, torch.from_numpy(made.array) * GENTLE))
 
 
-def selecting(key: str, digest: str, run, **fields) -> RequestSpec:
-    """Terms that act on a reply's reasoning, and on a token of it without any effect."""
-    reasons, marked = (
-        run.selector(len(PROMPT), item) for item in (ReplyItem(part="thinking"), ReplyItem(token=run.end))
-    )
+def selecting(key: str, digest: str, run, part="thinking", **fields) -> RequestSpec:
+    """Terms that act on a part of a reply, and on a token of it without any effect."""
+    reasons, marked = (run.selector(len(PROMPT), item) for item in (ReplyItem(part=part), ReplyItem(token=run.end)))
     shared = {"direction": digest, "scope": [0, 0]}
     terms = [
         TermSpec(layer=STEERED, value=GENTLE, reply=reasons, **shared),
@@ -149,7 +147,7 @@ def result(run_engine, form, tiny_llama_path, made, expected, projections, gated
     for hold, run in gated.items():
         cases[hold] = [Req(PROMPT, gated_spec(hold, digest, hold, run.bound).model_dump_json(), N_TOKENS)]
     cases["selected"] = [Req(PROMPT, selecting("selected", digest, selected).model_dump_json(), N_TOKENS)]
-    sampled = selecting("sampled", digest, selected, n=2).model_dump_json()
+    sampled = selecting("sampled", digest, selected, "answer", n=2).model_dump_json()
     cases["sampled"] = [Req(PROMPT, sampled, N_TOKENS, n=2, temperature=1.0)]
     cases["several"] = [
         Req(
@@ -216,12 +214,13 @@ def test_a_replys_reasoning_is_steered_as_by_a_hook_that_reads_the_tokens_so_far
 
 def test_each_completion_is_steered_by_its_own_tokens(result, selected):
     output, report, _ = case(result, "sampled")
-    assert report["acted"] == acted_in([each["token_ids"] for each in output["completions"]], selected)
+    assert report["acted"] == acted_in([each["token_ids"] for each in output["completions"]], selected, "answer")
+    assert report["acted"][0][1] > 1
 
 
-def acted_in(replies, run) -> list[list[int]]:
+def acted_in(replies, run, part="thinking") -> list[list[int]]:
     """Positions of `selecting`'s terms, from finished replies, whose last token does not go through the model."""
-    reasons = sum(held("thinking", [*PROMPT, *each[:-1]], len(PROMPT), run.begin, run.end).sum() for each in replies)
+    reasons = sum(held(part, [*PROMPT, *each[:-1]], len(PROMPT), run.begin, run.end).sum() for each in replies)
     return [[0, int(reasons)], [0, sum(each[:-1].count(run.end) for each in replies)]]
 
 
