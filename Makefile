@@ -66,9 +66,9 @@ test-fast: lint model tools vllm-sources browser ## lint and types, then the tes
 fuzz: setup model ## 50,000 requests that nobody would write: from the OpenAPI, and twisted valid ones
 	TRAIT_FUZZ_REQUESTS=50000 TRAIT_FUZZ_OPENAPI=50 TRAIT_FUZZ_BODIES=1000 $(BIN)/python -m pytest tests/trust/test_fuzz.py -s $(PYTEST_ARGS)
 
-test-hostile: setup model ## 200 batches with a hostile member, and 300 clients that go
-	TRAIT_HOSTILE_BATCHES=200 TRAIT_DISCONNECTS=300 $(BIN)/python -m pytest -s \
-		tests/trust/test_hostile_batches.py tests/trust/test_disconnects.py $(PYTEST_ARGS)
+test-hostile: setup model ## 200 batches with a hostile member, 300 clients that go, and 500 requests of 60 configurations beside each other
+	TRAIT_HOSTILE_BATCHES=200 TRAIT_DISCONNECTS=300 TRAIT_INTERLEAVED=500 $(BIN)/python -m pytest -s \
+		tests/trust/test_hostile_batches.py tests/trust/test_disconnects.py tests/trust/test_interleaved.py $(PYTEST_ARGS)
 
 test-product: setup model ## every operation in every scope at every hook point under every gate, in eighteen engines, and all parity with Gemma
 	TRAIT_LONG=1 $(BIN)/python -m pytest -s tests/engine/test_engine_product.py tests/engine/test_engine_parity.py $(PYTEST_ARGS)
