@@ -13,7 +13,7 @@ from trait_client.http import chat_requests
 
 KINDS = (
     ("Clients", ("TraitClient", "AsyncTraitClient", "AsyncTraitReplicas", "LocalEngine")),
-    ("Requests", ("Steering", "SteeringTerm", "Gate", "InlineVector", "Monitor", "Message", "Generation", "ActivationInput", "ActivationsRequest", "PatchPrompt", "PatchRequest")),
+    ("Requests", ("Steering", "SteeringTerm", "Gate", "InlineVector", "Monitor", "StreamLens", "Message", "Generation", "ActivationInput", "ActivationsRequest", "PatchPrompt", "PatchRequest")),
     ("Answers", ("ChatResult", "ChatDelta", "SteeringReport", "Activations", "PatchReport", "ServiceInfo", "VectorInfo")),
     ("Vectors", ("VectorFile", "inline_vector", "extract", "model_folder", "Positions")),
 )  # fmt: skip
