@@ -124,8 +124,8 @@ docs-site: setup ## the documentation as a site with a search, in build/site; li
 	@$(BIN)/python deploy/own_environment.py site
 	@$(BIN)/python docs/site/build.py
 
-screenshots: setup browser ## pictures of every view of the dashboard over the database of `make demo`, in build/screenshots
-	@$(BIN)/python tests/browser/screenshots.py $(SCREENSHOT_ARGS)
+screenshots: setup browser ## pictures of every view of the dashboard over the database of `make demo`, in build/screenshots, and those of the docs
+	@$(BIN)/python tests/browser/screenshots.py $(or $(SCREENSHOT_ARGS),--docs)
 
 lint: setup ## ruff, its format, mypy, and the import arrows between and inside the packages
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ CONFIGURATION = Path(__file__).with_name("mkdocs.yml")
 STYLE = Path(__file__).with_name("extra.css")
 STUDIES = "experiments/*/README.md"
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+_PICTURE = re.compile(r'\bsrc(?:set)?="([^"]+)"')
 _HEADING = re.compile(r"^## (.+)$")
 
 
@@ -61,7 +62,8 @@ def gathered() -> list[Path]:
 def linked(page: Path) -> list[Path]:
     """The files of the checkout that a page links."""
     found = []
-    for target in _LINK.findall((ROOT / page).read_text(encoding="utf-8")):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in [*_LINK.findall(text), *_PICTURE.findall(text)]:
         if not re.match(r"[a-z]+:", target):
             path = (ROOT / page).parent.joinpath(target).resolve()
             if path.is_file() and path.is_relative_to(ROOT):

@@ -1,12 +1,16 @@
 """`make screenshots`: every view of the dashboard as a picture, from a database and, where one is named, a running service.
 
-    python tests/browser/screenshots.py --db demo/results.duckdb [--service URL] [--out build/screenshots/demo]
+    python tests/browser/screenshots.py --db demo/results.duckdb [--service URL] [--out build/screenshots/demo] [--docs]
 
-1440 and 390 pixels wide, light and dark, whole pages. Fails where a page is wider than its window or complains.
+1440 and 390 pixels wide, light and dark, whole pages. Fails where a page is wider than its window or complains. `--docs` also takes
+the pictures of README.md and docs/ anew, from that database and from a made-up one, and notes in `docs/pictures.json` what
+they were made from: a test says when they are out of date.
 """
 
 import argparse
+import json
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,9 +18,11 @@ from playwright.sync_api import Browser, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from browser_harness import ROOT, Page, chromium
-from dashboard_fixtures import NOBODY, dashboard
+from dashboard_fixtures import NOBODY, build, dashboard
+from pictures import NOTE, PICTURES, inputs_digest, sha256
 
-WIDTHS = {1440: 900, 390: 844}
+WIDE = 1440
+WIDTHS = {WIDE: 900, 390: 844}
 QUESTION = (
     "SELECT layer, coefficient, delta, ci_low, ci_high, coherence FROM cell_summary "
     "WHERE measure = 'lexical' AND trait = 'refusal' AND method = 'mean_diff' ORDER BY ALL"
@@ -39,6 +45,7 @@ def main() -> None:
     parser.add_argument("--service", help="address of a running service; the playground then chats")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "screenshots" / "demo")
     parser.add_argument("--view", action="append", metavar="NAME[=ADDRESS]", help="only this one, or one of your own")
+    parser.add_argument("--docs", action="store_true", help="also take the pictures of README.md and docs/")
     options = parser.parse_args()
     try:
         path = chromium()
@@ -50,8 +57,31 @@ def main() -> None:
         browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         for width in WIDTHS:
             shoot(browser, url, width, named, options.out, chat=bool(options.service))
+        if options.docs:
+            shoot_for_docs(browser, url)
         browser.close()
-    print(f"pictures in {options.out}")
+    print(f"pictures in {options.out}{' and docs' if options.docs else ''}")
+
+
+def shoot_for_docs(browser: Browser, demo: str) -> None:
+    """The pictures of the documentation; `demo` is the address of a dashboard over the demo's results."""
+    with tempfile.TemporaryDirectory() as folder, dashboard(build(Path(folder) / "known.duckdb").path) as made_up:
+        for name, (of_demo, address, link) in PICTURES.items():
+            page = Page(browser, demo if of_demo else made_up, WIDE, WIDTHS[WIDE])
+            page.expect_refused("/api/service")
+            tab = page.open(f"#/{address}")
+            if link is not None:
+                tab.locator(link).first.click()
+                tab.wait_for_selector(".pair")
+            for scheme in ("light", "dark"):
+                tab.emulate_media(color_scheme=scheme)
+                tab.evaluate("scrollTo(0, 0)")
+                tab.screenshot(path=ROOT / "docs" / f"{name}-{scheme}.png")
+            page.check()
+            page.context.close()
+    pictures = sorted((ROOT / "docs").glob("dashboard-*.png"))
+    note = {"inputs": inputs_digest(), "pictures": {path.name: sha256(path.read_bytes()) for path in pictures}}
+    NOTE.write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
 
 
 def shoot(browser: Browser, url: str, width: int, views: dict[str, str], out: Path, *, chat: bool) -> None:

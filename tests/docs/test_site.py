@@ -32,5 +32,5 @@ def test_the_menu_follows_the_index(site):
 
 def test_what_a_page_links_is_part_of_the_site(site):
     gathered = set(site.gathered())
-    assert Path("docs/dashboard-sweep.png") in gathered
+    assert {Path(f"docs/dashboard-sweep-{scheme}.png") for scheme in ("light", "dark")} <= gathered
     assert all(set(site.linked(page)) <= gathered for page in gathered if page.suffix == ".md")
