@@ -489,7 +489,7 @@ def test_a_patching_is_a_map_of_layers_and_tokens(open_page, tmp_path):
         assert values == ["0", "1", "0", None, "0", "0.9", "0.1", "1", "0", "0", "1", None]
         tab.get_by_label('layer 1, position 1, " Italy": +0.90 restored').hover()
         expect(tab.locator(".tip")).to_contain_text("difference +5.00 nats")
-        tab.get_by_label("filter by hook point").select_option("mlp_out")
+        tab.get_by_label("hook point").select_option("mlp_out")
         tab.wait_for_url(re.compile("at=mlp_out"))
         expect(tab.locator(".fingers .cell")).to_have_count(1)
         assert tab.locator(".fingers .cell").get_attribute("data-value") == "-0.5"

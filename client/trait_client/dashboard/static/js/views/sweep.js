@@ -79,7 +79,9 @@ function damageCard(all, trait, kept, params) {
     const accuracy = row.accuracy === null ? "" : `, ${fixed(100 * row.accuracy, 0)} % of ${row.n_questions} questions right (unsteered ${fixed(100 * row.baseline_accuracy, 0)} %)`;
     return { x: row.kl, y: row.trait_delta, low, high, front: row.on_front, chosen: row.setting_id === params.setting,
       href: link("sweep", { ...here().params, trait, setting: row.setting_id }),
-      label: `${what}: effect ${signed(row.trait_delta)}, KL ${short(row.kl)} nats a token${accuracy}, ${fixed(row.length, 0)} tokens a reply (unsteered ${fixed(row.baseline_length, 0)}), ${row.on_front ? "on the front" : "not on the front"}` };
+      label: `${what}: effect ${signed(row.trait_delta)}, KL ${short(row.kl)} nats a token${accuracy}, `
+        + `${fixed(row.length, 0)} tokens a reply (unsteered ${fixed(row.baseline_length, 0)}), `
+        + `${row.on_front ? "on the front" : "not on the front"}` };
   });
   const measures = [...new Set(rows.map((row) => row.measure))];
   return h("section", { class: "card", "data-damage": trait }, h("h2", {}, "Effect against damage"),
