@@ -121,8 +121,14 @@ def logits_of(model: Any, norm: nn.Module, stream: torch.Tensor) -> torch.Tensor
             f"{type(norm).__name__} of {type(model).__name__} does not take a layer's output: {error}"
         ) from error
     # Cohere's norm gives the residual back as well.
-    logits: torch.Tensor | None = model.compute_logits(normed[0] if isinstance(normed, tuple) else normed)
+    read = normed[0] if isinstance(normed, tuple) else normed
+    logits: torch.Tensor | None = model.compute_logits(read / divisor if (divisor := _divisor(model)) != 1.0 else read)
     return logits
+
+
+def _divisor(model: nn.Module) -> float:
+    """The number that a model's forward divides the normed stream by before it computes logits: MiniCPM has one."""
+    return next((float(vars(part)["scale_width"]) for part in model.modules() if "scale_width" in vars(part)), 1.0)
 
 
 def _ranked(top: "torch.return_types.topk") -> Ranked:
