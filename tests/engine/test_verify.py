@@ -53,9 +53,9 @@ def drive(model, dtype, *cases):
 
 
 @pytest.fixture(scope="module")
-def verified(smollm2_path):
+def verified(tiny_llama_path):
     cases = ("unsteered", "one layer off", "ungated", "gates of another layer", "behind the block", "leaking")
-    return drive(smollm2_path, "float32", NOTHING_TO_COMPARE, *cases)
+    return drive(tiny_llama_path, "float32", NOTHING_TO_COMPARE, *cases)
 
 
 @pytest.mark.engine
