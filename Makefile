@@ -70,7 +70,7 @@ test-hostile: setup model ## 200 batches with a hostile member, 300 clients that
 	TRAIT_HOSTILE_BATCHES=200 TRAIT_DISCONNECTS=300 TRAIT_INTERLEAVED=500 $(BIN)/python -m pytest -s \
 		tests/trust/test_hostile_batches.py tests/trust/test_disconnects.py tests/trust/test_interleaved.py $(PYTEST_ARGS)
 
-test-product: setup model ## every operation in every scope at every hook point under every gate, in eighteen engines, and all parity with Gemma
+test-product: setup model ## every operation in every scope at every hook point under every gate, in fifteen engines, and all parity with Gemma
 	TRAIT_LONG=1 $(BIN)/python -m pytest -s tests/engine/test_engine_product.py tests/engine/test_engine_parity.py $(PYTEST_ARGS)
 
 soak: setup model ## 30 minutes (SOAK_SECONDS=) of vectors coming and going, with little load
