@@ -11,7 +11,7 @@ unembedding out. A soft cap of logits keeps their order. Computed in the model's
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -47,11 +47,10 @@ def read(
     Raises:
         UnsupportedModelError: The final norm was not found, or it does not take a layer's output.
     """
-    norm = final_norm(model, layers)
-    unit_rms = directions / np.sqrt(np.mean(np.square(directions), axis=-1, keepdims=True))
-    stream = torch.from_numpy(unit_rms).to(*place_of(norm, model))
-    with without_adapters(adapted_heads(model)):
-        ends = [logits_of(model, norm, signed) for signed in (stream, -stream)]
+    head = Head(model, final_norm(model, layers))
+    unit_rms = torch.from_numpy(directions / np.sqrt(np.mean(np.square(directions), axis=-1, keepdims=True)))
+    with head.without_adapters():
+        ends = [head.logits(signed) for signed in (unit_rms, -unit_rms)]
     if ends[0] is None or ends[1] is None:
         return None
     logits = (ends[0][:, :n_vocabulary].double() - ends[1][:, :n_vocabulary].double()) / 2
@@ -95,63 +94,72 @@ def _is_norm(module: nn.Module) -> bool:
     return "norm" in name.lower() and name not in PLACEHOLDERS
 
 
-def place_of(norm: nn.Module, model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Device and dtype of the stream: the norm's own, which quantisation leaves alone."""
-    return next((p.device, p.dtype) for p in (*norm.parameters(), *model.parameters()) if p.dtype.is_floating_point)
-
-
-def logits_of(model: Any, norm: nn.Module, stream: torch.Tensor) -> torch.Tensor | None:
-    """Logits that the model's norm and head make of a stream.
+class Head:
+    """The model's own norm and unembedding, as it reads its last layer's output.
 
     Args:
         model: As loaded by vLLM.
         norm: Its final norm.
-        stream: `(n, d_model)` of the model's device and dtype.
-
-    Returns:
-        `(n, n_vocabulary)`; None on a tensor-parallel rank that does not get the logits.
-
-    Raises:
-        UnsupportedModelError: The norm does not take a layer's output.
     """
-    try:
-        normed = norm(stream)
-    except (RuntimeError, TypeError) as error:
-        raise UnsupportedModelError(
-            f"{type(norm).__name__} of {type(model).__name__} does not take a layer's output: {error}"
-        ) from error
-    # Cohere's norm gives the residual back as well.
-    read = normed[0] if isinstance(normed, tuple) else normed
-    logits: torch.Tensor | None = model.compute_logits(read / divisor if (divisor := _divisor(model)) != 1.0 else read)
-    return logits
 
+    def __init__(self, model: Any, norm: nn.Module) -> None:
+        self._model = model
+        self._norm = norm
 
-def _divisor(model: nn.Module) -> float:
-    """The number that a model's forward divides the normed stream by before it computes logits: MiniCPM has one."""
-    return next((float(vars(part)["scale_width"]) for part in model.modules() if "scale_width" in vars(part)), 1.0)
+    def logits(self, stream: torch.Tensor) -> torch.Tensor | None:
+        """Logits of a stream, `(n, d_model)` of any device and float type.
+
+        Returns:
+            `(n, n_vocabulary)`; None on a tensor-parallel rank that does not get the logits.
+
+        Raises:
+            UnsupportedModelError: The norm does not take a layer's output.
+        """
+        own = stream.to(*self._place)
+        try:
+            normed = self._norm(own)
+        except (RuntimeError, TypeError) as error:
+            raise UnsupportedModelError(
+                f"{type(self._norm).__name__} of {type(self._model).__name__} does not take a layer's output: {error}"
+            ) from error
+        # Cohere's norm gives the residual back as well.
+        read = normed[0] if isinstance(normed, tuple) else normed
+        logits: torch.Tensor | None = self._model.compute_logits(read if self._divisor == 1.0 else read / self._divisor)
+        return logits
+
+    @contextmanager
+    def without_adapters(self) -> Iterator[None]:
+        """Let the head be the base model's: its wrappers add the adapters of whichever requests ran last."""
+        for module in self._adapted:
+            vars(module)["_get_logits"] = partial(_base_logits, module.base_layer._get_logits)  # noqa: SLF001 - vLLM has no other name
+        try:
+            yield
+        finally:
+            for module in self._adapted:
+                del vars(module)["_get_logits"]
+
+    @cached_property
+    def _place(self) -> tuple[torch.device, torch.dtype]:
+        """Device and dtype of the stream: the norm's own, which quantisation leaves alone."""
+        parameters = (*self._norm.parameters(), *self._model.parameters())
+        return next((p.device, p.dtype) for p in parameters if p.dtype.is_floating_point)
+
+    @cached_property
+    def _divisor(self) -> float:
+        """The number that the model's forward divides the normed stream by before it computes logits: MiniCPM has one."""
+        of_parts = (vars(part) for part in self._model.modules())
+        return next((float(fields["scale_width"]) for fields in of_parts if "scale_width" in fields), 1.0)
+
+    @cached_property
+    def _adapted(self) -> list[Any]:
+        """VLLM's wrappers of the head, which add adapters; empty where the engine has none."""
+        from vllm.lora.layers.logits_processor import LogitsProcessorWithLoRA  # noqa: PLC0415 - where a lens is asked for
+
+        return [module for module in self._model.modules() if isinstance(module, LogitsProcessorWithLoRA)]
 
 
 def _ranked(top: "torch.return_types.topk") -> Ranked:
     return {"tokens": top.indices.tolist(), "z": top.values.tolist()}
-
-
-def adapted_heads(model: nn.Module) -> list[Any]:
-    """VLLM's wrappers of the head, which add adapters; empty where the engine has none."""
-    from vllm.lora.layers.logits_processor import LogitsProcessorWithLoRA  # noqa: PLC0415 - where a lens is asked for
-
-    return [module for module in model.modules() if isinstance(module, LogitsProcessorWithLoRA)]
-
-
-@contextmanager
-def without_adapters(wrapped: list[Any]) -> Iterator[None]:
-    """Let the head be the base model's: its wrappers add the adapters of whichever requests ran last."""
-    for module in wrapped:
-        vars(module)["_get_logits"] = partial(_base_logits, module.base_layer._get_logits)  # noqa: SLF001 - vLLM has no other name
-    try:
-        yield
-    finally:
-        for module in wrapped:
-            del vars(module)["_get_logits"]
 
 
 def _base_logits(get: Callable[..., Any], hidden: torch.Tensor, head: Any, *args: Any, **kwargs: Any) -> Any:

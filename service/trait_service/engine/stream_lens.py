@@ -10,7 +10,6 @@ parallelism: the last stage has norm and head, so that its layers alone can be r
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,8 +57,7 @@ class StreamLens:
         captures: bool,
         n_ranks: int,
     ) -> None:
-        self._model = model
-        self._norm: nn.Module | None = None
+        self._head: lens.Head | None = None
         self._at_once = min(STREAMS_AT_ONCE, max_requests)
         self._captures = captures
         self._n_ranks = n_ranks
@@ -68,13 +66,9 @@ class StreamLens:
         self.ends = ends
         if ends:
             try:
-                self._norm = lens.final_norm(model, layers)
+                self._head = lens.Head(model, lens.final_norm(model, layers))
             except UnsupportedModelError as error:
                 self._refused = str(error)
-
-    @cached_property
-    def _adapted(self) -> list[Any]:
-        return lens.adapted_heads(self._model)
 
     def refusal(self, layers: list[int]) -> str | None:
         """The sentence that refuses layers; None if they can be read, or another worker reads them."""
@@ -150,12 +144,11 @@ class StreamLens:
         Raises:
             UnsupportedModelError: The norm does not take a layer's output.
         """
-        assert self._norm is not None, "a model without it is refused"
-        device, dtype = lens.place_of(self._norm, self._model)
+        assert self._head is not None, "a model without a final norm is refused"
         parts = []
-        with lens.without_adapters(self._adapted):
+        with self._head.without_adapters():
             for part in streams.split(self._at_once):
-                logits = lens.logits_of(self._model, self._norm, part.to(device, dtype))
+                logits = self._head.logits(part)
                 if logits is not None:
                     parts.append(_likeliest(logits.to(torch.float32), top_k))
         return torch.cat(parts) if parts else None
