@@ -12,9 +12,10 @@ from trait_core.schema import Steering
 from trait_service.engine.spec import CaptureSpec, RequestSpec
 from trait_service.engine_link.bank_client import BankClient
 from trait_service.engine_link.capture_slots import CaptureSlots
-from trait_service.engine_link.engine_client import Run, SteeredEngineClient, reads_prompt, steered
+from trait_service.engine_link.engine_client import SteeredEngineClient, reads_prompt, steered
 from trait_service.engine_link.lens_room import LensRoom
 from trait_service.engine_link.result_fetcher import ResultFetcher
+from trait_service.engine_link.run import Run
 from trait_service.engine_link.workers import Workers
 from trait_service.errors import PromptRefusedError
 from trait_service.http.openai import stream_with_report

@@ -8,7 +8,7 @@ from trait_core.positions import Positions
 from trait_core.schema import Monitor, MonitorReport
 from trait_service.engine.reply_selector import ReplyItem, ReplySelector, ReplyStart
 from trait_service.engine.spec import BoundHit
-from trait_service.engine_link.engine_client import Run
+from trait_service.engine_link.run import Run
 from trait_service.registry.registry import VectorRegistry
 from trait_service.resolving.monitoring import MonitoredPrompt, TokenTexts, resolve_monitor, rounded, stop_reason
 

@@ -9,8 +9,8 @@ from trait_core.errors import InvalidRequestError, SteeringFailedError
 from trait_core.schema import Monitor, StreamLens
 from trait_service.engine.spec import CaptureSpec, LensSpec, RequestSpec
 from trait_service.engine_link.capture_slots import CaptureSlots
-from trait_service.engine_link.engine_client import Run
 from trait_service.engine_link.lens_room import LensRoom
+from trait_service.engine_link.run import Run
 from trait_service.resolving.monitoring import MonitoredPrompt, ResolvedMonitor
 from trait_service.resolving.stream_lens import LensLimits, LensRows, lens_spec, token_text
 

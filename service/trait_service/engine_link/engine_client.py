@@ -5,173 +5,32 @@ directions in the vector bank while it runs, and fetches the worker's report bef
 request that failed in the worker has no answer. The prefix cache is the scheduler's concern.
 """
 
-import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any
 
 from trait_core.errors import InvalidRequestError, SteeringFailedError
-from trait_core.schema import ActedPositions, MonitorReport, SteeredPositions, SteeringReport
 from vllm.exceptions import VLLMValidationError
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from trait_service.access.admission import claim_completions
-from trait_service.engine.spec import EXTRA_ARGS_KEY, CaptureSpec, RequestSpec, TermSpec, reserved_key_message
+from trait_service.engine.spec import EXTRA_ARGS_KEY, CaptureSpec, RequestSpec, reserved_key_message
 from trait_service.engine_link.bank_client import BankClient
 from trait_service.engine_link.lens_room import LensRoom
 from trait_service.engine_link.result_fetcher import NoReportError, ResultFetcher
+from trait_service.engine_link.run import Run
 from trait_service.engine_link.spans import SteeringSpan
 from trait_service.engine_link.workers import Collected
 from trait_service.errors import AbortedError, PromptRefusedError
 from trait_service.metrics import count_positions, count_run
 from trait_service.registry.uses import VectorUses
-from trait_service.resolving.landmarks import Turns
 from trait_service.resolving.monitoring import Decode, MonitoredPrompt, ResolvedMonitor
 from trait_service.resolving.placing import Placed, Placer
-from trait_service.resolving.resolve import ResolvedSteering
 from trait_service.resolving.scopes import check_scopes
-from trait_service.resolving.stream_lens import LensRows, TokenText
 
 STEERABLE_PROMPTS = ("token", "multimodal")
-
-
-@dataclass
-class Run:
-    """One HTTP request's work in the engine: what it asks for, and what the workers report.
-
-    Args:
-        steering: None reads or generates unsteered.
-        capture: Pools to keep; None keeps none.
-        monitor: Projections to answer; None answers none.
-        collected: One entry for each finished prompt of the request.
-        monitored: One entry for each prompt of a monitored request.
-        started: Prompts that were handed to the engine.
-        columns_named: A report with the columns' names was made.
-        terms: The steering's terms with their scopes placed in this prompt; None: as they are.
-        turns: The turns of the chat; None: it is none, or no scope names them.
-    """
-
-    steering: ResolvedSteering | None = None
-    capture: CaptureSpec | None = None
-    monitor: ResolvedMonitor | None = None
-    collected: list[Collected] = field(default_factory=list)
-    monitored: list[MonitoredPrompt] = field(default_factory=list)
-    started: int = 0
-    columns_named: bool = False
-    terms: Sequence[TermSpec] | None = None
-    turns: Turns | None = None
-
-    @property
-    def directions(self) -> dict[str, bytes]:
-        """sha256 hex -> float32 bytes of every direction that must be in the vector bank."""
-        steering = self.steering.directions if self.steering else {}
-        return steering | (self.monitor.directions if self.monitor else {})
-
-    @property
-    def vectors(self) -> set[str]:
-        """`sha256:...` of every vector file that the request uses."""
-        steering = self.steering.vectors if self.steering else set()
-        return steering | ({column.sha256 for column in self.monitor.columns} if self.monitor else set())
-
-    @property
-    def steered_terms(self) -> Sequence[TermSpec]:
-        """The terms as they travel to the workers."""
-        if self.terms is not None:
-            return self.terms
-        return self.steering.terms if self.steering else ()
-
-    def new_spec(
-        self, n: int, prompt_ids: list[int], decode: Decode, token_text: TokenText, terms: Sequence[TermSpec]
-    ) -> RequestSpec:
-        """The spec for one more prompt of the request, with a new key.
-
-        Args:
-            n: Completions of the prompt.
-            prompt_ids: Its tokens.
-            decode: Returns the text of token ids.
-            token_text: Returns the text of one.
-            terms: The terms, placed in it.
-        """
-        key = secrets.token_hex(16)
-        if self.monitor is not None:
-            lens = None if self.monitor.lens is None else LensRows(self.monitor.lens, token_text)
-            self.monitored.append(MonitoredPrompt(self.monitor, key, prompt_ids, self.started * n, decode, lens))
-        self.started += 1
-        return RequestSpec(
-            key=key,
-            n=n,
-            terms=list(terms),
-            capture=self.capture,
-            monitor=self.monitor.spec if self.monitor else None,
-            lens=self.monitor.lens if self.monitor else None,
-        )
-
-    def collect(self, key: str, collected: Collected) -> None:
-        """Add the workers' results of a finished prompt."""
-        self.collected.append(collected)
-        for prompt in self.monitored:
-            if prompt.key == key:
-                prompt.hits = {hit.completion: hit for hit in collected.report.bound_hits}
-                for completion, rows in collected.rows.projections.items():
-                    prompt.add(completion, rows, 0)
-                for completion, rows in collected.rows.guesses.items():
-                    prompt.add_guesses(completion, rows, 0)
-
-    @property
-    def ended(self) -> bool:
-        """True once every prompt of the request has finished and been reported."""
-        return 0 < self.started == len(self.collected)
-
-    def monitor_report(self) -> MonitorReport | None:
-        """The `monitor` block of the response, or of the next chunk: rows that arrived since the last call.
-
-        The first one with rows names the columns; those of the following chunks do not repeat them.
-
-        Raises:
-            SteeringFailedError: A token was emitted before its projection arrived.
-        """
-        if self.monitor is None:
-            return None
-        choices = [choice for prompt in self.monitored for choice in prompt.take()]
-        names, self.columns_named = bool(choices) and not self.columns_named, self.columns_named or bool(choices)
-        layers = self.monitor.lens.layers if self.monitor.lens else []
-        return MonitorReport(
-            directions=list(self.monitor.columns) if names else [], lens_layers=layers if names else [], choices=choices
-        )
-
-    def report(self) -> SteeringReport:
-        """The `steering` block of the response, summed over the request's prompts.
-
-        Raises:
-            SteeringFailedError: A prompt has no report.
-        """
-        if self.steering is None or not self.ended:
-            raise SteeringFailedError(f"{len(self.collected)} of {self.started} prompts were reported as steered")
-        return report_of(self.steering, self.collected)
-
-
-def report_of(steering: ResolvedSteering, collected: list[Collected]) -> SteeringReport:
-    """The report of what was applied, and to how many positions of all prompts together."""
-    reports = [item.report for item in collected]
-    return SteeringReport(
-        applied=[
-            term.model_copy(update={"acted": _acted([report.acted[i] for report in reports if report.acted])})
-            for i, term in enumerate(steering.applied)
-        ],
-        positions=SteeredPositions(
-            prompt=sum(report.steered_prompt for report in reports),
-            generated=sum(report.steered_generated for report in reports),
-            cached=sum(report.steered_cached for report in reports),
-        ),
-    )
-
-
-def _acted(counts: list[tuple[int, int]]) -> ActedPositions:
-    """Prompt and generated positions of one term, summed over prompts."""
-    return ActedPositions(prompt=sum(prompt for prompt, _ in counts), generated=sum(after for _, after in counts))
 
 
 _current: ContextVar[Run | None] = ContextVar("trait_run", default=None)
@@ -270,9 +129,7 @@ class SteeredEngineClient:
         except InvalidRequestError as error:
             raise VLLMValidationError(str(error), parameter=error.param) from error
         count_run(run.steering, monitored=run.monitor is not None, captured=run.capture is not None)
-        spec = run.new_spec(sampling_params.n or 1, ids, self._decode, self._lens.token_text, terms)
-        if watched is not None:
-            run.monitored[-1].positions, run.monitored[-1].reply = watched.known, watched.reply
+        spec = run.new_spec(sampling_params.n or 1, ids, self._decode, self._lens.token_text, terms, watched)
         params = _with_spec(sampling_params, spec, n_prompt)
         outputs = self._generate(run, spec, prompt, params, request_id, options)
         if run.monitor is None:

@@ -22,7 +22,8 @@ from vllm.entrypoints.serve.utils.orca_metrics import metrics_header
 from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
 
 from trait_service.access.scopes import caller_of, require_steer
-from trait_service.engine_link.engine_client import Run, steered
+from trait_service.engine_link.engine_client import steered
+from trait_service.engine_link.run import Run
 from trait_service.http.service import TraitService
 from trait_service.reading.turns import turns_of
 from trait_service.resolving.alias import resolve_request, split_alias

@@ -32,7 +32,8 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from trait_service.engine.sites import missing
 from trait_service.engine.spec import CaptureSpec
-from trait_service.engine_link.engine_client import Run, SteeredEngineClient, last_output
+from trait_service.engine_link.engine_client import SteeredEngineClient, last_output
+from trait_service.engine_link.run import Run
 from trait_service.patching.alignment import Alignment, Cell, align, cells, restored_share, units
 from trait_service.patching.prompts import PromptTokenizer, Tokenized, selected
 from trait_service.reading.layer_choice import chosen_layers

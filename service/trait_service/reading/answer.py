@@ -10,7 +10,7 @@ from trait_core.schema import ActivationsMetadata, ActivationsRequest, ServiceIn
 from trait_core.vectors.file import METADATA_KEY
 from vllm.outputs import RequestOutput
 
-from trait_service.engine_link.engine_client import report_of
+from trait_service.engine_link.run import report_of
 from trait_service.engine_link.workers import Capture, Collected
 from trait_service.resolving.resolve import ResolvedSteering
 

@@ -30,7 +30,8 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from trait_service.engine.requests import MAX_POOL_INTERVALS
 from trait_service.engine.spec import CaptureSpec, TermSpec
 from trait_service.engine_link.capture_slots import CaptureSlots
-from trait_service.engine_link.engine_client import Run, SteeredEngineClient, last_output
+from trait_service.engine_link.engine_client import SteeredEngineClient, last_output
+from trait_service.engine_link.run import Run
 from trait_service.engine_link.workers import Capture
 from trait_service.reading.answer import Reading, ReadText, answer
 from trait_service.reading.layer_choice import chosen_layers
