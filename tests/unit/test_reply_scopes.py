@@ -13,7 +13,7 @@ from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.cuda_step import CudaStep
 from trait_service.engine.engine_shape import EngineShape
 from trait_service.engine.gates import FIRST_SELECTOR_BIT
-from trait_service.engine.reply_scopes import positions_held
+from trait_service.engine.reply_scopes import HeldPositions
 from trait_service.engine.reply_selector import MAX_SELECTORS, ReplyItem, ReplySelector, ReplyStart, selectors_of
 from trait_service.engine.requests import LiveRequest, term_arrays
 from trait_service.engine.runner_view import StepView
@@ -64,6 +64,16 @@ def item(part="response", token=None, *, start=0, step=1, stop=None) -> ReplyIte
 
 def selector(prompt, *select, without=()) -> ReplySelector:
     return ReplySelector(reply=start(prompt), select=select, without=without)
+
+
+def positions_held(one, ids) -> np.ndarray:
+    """What the host finds, told of one token after the other, and of all at once."""
+    held, at_once = HeldPositions(one), HeldPositions(one)
+    for token in ids[one.reply.first :].tolist():
+        held.feed([token])
+    at_once.feed(ids[one.reply.first :].tolist())
+    assert held.below(len(ids)).tolist() == at_once.below(len(ids)).tolist()
+    return held.below(len(ids))
 
 
 def term(reply, layer=1, value=2.0, scope=(0, 0), **fields) -> TermSpec:

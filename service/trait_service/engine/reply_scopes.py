@@ -6,6 +6,7 @@ leaves the engine, whatever row it has. Positions at and after the start of a st
 tokens that a preemption has thrown away. A selector is a bit in the tokens' words, above those of gates (`gates`).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -170,22 +171,27 @@ def _any_bits(numbers: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def positions_held(selector: ReplySelector, ids: np.ndarray) -> np.ndarray:
-    """Positions that a selector holds of a text whose tokens are known, by the same rule.
+class HeldPositions:
+    """The positions of one reply that a selector holds, by the same rule, as its tokens become known on the host.
 
     Args:
         selector: The selector.
-        ids: `(n_tokens,)` tokens of the prompt and of the reply so far.
-
-    Returns:
-        `(n_tokens,)` bool.
     """
-    numbers = selectors_of({selector: 0})
-    start, items = torch.from_numpy(numbers.start)[None], torch.from_numpy(numbers.items)[None]
-    first = selector.reply.first
-    reply = torch.from_numpy(ids.astype(np.int64)[first:])
-    which, position = torch.zeros_like(reply), torch.arange(first, first + len(reply))
-    markers = markers_seen(start, torch.full((1, 2), UNBOUNDED), reply, which, position)
-    found = np.zeros(len(ids), dtype=np.bool_)
-    found[first:] = (words(start[which], items[which], markers[which], reply, position) != 0).numpy()
-    return found
+
+    def __init__(self, selector: ReplySelector) -> None:
+        numbers = selectors_of({selector: 0})
+        self._start, self._items = torch.from_numpy(numbers.start)[None], torch.from_numpy(numbers.items)[None]
+        self._markers = torch.full((1, 2), UNBOUNDED)
+        self._held = np.zeros(selector.reply.first, dtype=np.bool_)
+
+    def feed(self, ids: Sequence[int]) -> None:
+        """Add the reply's next tokens."""
+        tokens = torch.tensor(ids, dtype=torch.int64)
+        which, position = torch.zeros_like(tokens), len(self._held) + torch.arange(len(tokens))
+        self._markers = markers_seen(self._start, self._markers, tokens, which, position)
+        held = words(self._start[which], self._items[which], self._markers[which], tokens, position) != 0
+        self._held = np.concatenate([self._held, held.numpy()])
+
+    def below(self, stop: int) -> np.ndarray:
+        """`(stop,)` bool by absolute position; the tokens below `stop` were fed."""
+        return self._held[:stop]

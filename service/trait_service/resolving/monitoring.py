@@ -23,7 +23,7 @@ from trait_core.schema import (
 
 from trait_service.engine.monitor_columns import MonitorColumn, MonitorColumns
 from trait_service.engine.projection_rows import ProjectionRows
-from trait_service.engine.reply_scopes import positions_held
+from trait_service.engine.reply_scopes import HeldPositions
 from trait_service.engine.reply_selector import ReplySelector
 from trait_service.engine.spec import BoundHit, LensSpec, MonitorSpec
 from trait_service.resolving.given import GivenVector
@@ -200,7 +200,7 @@ class MonitoredPrompt:
     tokens: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     texts: dict[int, TokenTexts] = field(default_factory=dict)
     fresh_ids: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
-    reply_ids: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    held: dict[int, HeldPositions] = field(default_factory=dict)
     sent: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     hits: dict[int, BoundHit] = field(default_factory=dict)
     prompt_sent: bool = False
@@ -215,7 +215,7 @@ class MonitoredPrompt:
         self.tokens[completion] += len(ids)
         self.fresh_ids[completion] += ids
         if self.reply is not None:
-            self.reply_ids[completion] += ids
+            self._held(self.reply, completion).feed(ids)
 
     @property
     def first_projected(self) -> int:
@@ -232,6 +232,11 @@ class MonitoredPrompt:
             if self.lens is not None:
                 known.append(self.n_prompt - 1 + len(self.lens.of(completion)))
         return min(known, default=0)
+
+    def _held(self, reply: ReplySelector, completion: int) -> HeldPositions:
+        if completion not in self.held:
+            self.held[completion] = HeldPositions(reply)
+        return self.held[completion]
 
     def _rows(self, completion: int) -> ProjectionRows:
         return self.rows.setdefault(completion, ProjectionRows(len(self.monitor.columns)))
@@ -313,7 +318,7 @@ class MonitoredPrompt:
         for each in positions.intervals(self.n_prompt, None):
             held[each.start : each.stop : each.step] = True
         if self.reply is not None:
-            held |= positions_held(self.reply, np.array([*self.prompt_ids, *self.reply_ids[completion]][:stop]))
+            held |= self._held(self.reply, completion).below(stop)
         return np.flatnonzero(held[start:]) + start
 
     def _values(self, rows: np.ndarray) -> list[list[float]]:
