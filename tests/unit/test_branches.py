@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hand_made_steps import view_of
 from torch import nn
 from trait_core.schema import HookPoint
 from trait_service.engine import branches, layers, operation
 from trait_service.engine.engine_shape import EngineShape
 from trait_service.engine.errors import UnsupportedModelError
-from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import RequestSpec, TermSpec
 from trait_service.engine.state import SteeringState
@@ -83,15 +83,7 @@ def steered(model: nn.Module, at: HookPoint, **options) -> SteeringState:
     layers.attach(found, state)
     branches.attach(found, state, 1)
     spec = RequestSpec(key="k", terms=[TermSpec(layer=1, at=at, direction=DIGEST, **options)])
-    state.prepare(
-        StepView(
-            request_ids=["steered"],
-            n_scheduled=np.array([N_TOKENS]),
-            n_computed=np.array([0]),
-            n_prompt={"steered": N_TOKENS}.__getitem__,
-            extra_args=lambda _: spec.to_extra_args(),
-        )
-    )
+    state.prepare(view_of({"steered": (spec, N_TOKENS, 0, N_TOKENS)}))
     return state
 
 

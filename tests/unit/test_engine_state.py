@@ -1,16 +1,15 @@
 """The engine side's state over hand-made steps: scopes, pools, rows, failures, and idle batches."""
 
-import hashlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hand_made_steps import digest, view_of
 from safetensors.torch import load
 from trait_core.intervals import UNBOUNDED
 from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.engine_shape import EngineShape
-from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import CaptureSpec, MonitorColumn, MonitorSpec, RequestSpec, TermSpec
 from trait_service.engine.state import SteeringState
@@ -19,10 +18,6 @@ from trait_service.engine.step_end import EndOfStep, StepVerdict
 N_LAYERS, D_MODEL = 3, 4
 EAST = np.eye(D_MODEL, dtype=np.float32)[0]
 SHAPE = EngineShape(N_LAYERS, D_MODEL, max_requests=2, max_tokens=32, device=torch.device("cpu"))
-
-
-def digest(direction) -> str:
-    return hashlib.sha256(direction.tobytes()).hexdigest()
 
 
 @pytest.fixture
@@ -49,15 +44,7 @@ def step(state, requests: dict[str, tuple], *, judged=True):
 
     Each token's stream is its absolute position in every column of the residual, and 1 in the other half.
     """
-    ids = list(requests)
-    view = StepView(
-        request_ids=ids,
-        n_scheduled=np.array([requests[i][3] for i in ids]),
-        n_computed=np.array([requests[i][2] for i in ids]),
-        n_prompt=lambda i: requests[i][1],
-        extra_args=lambda i: requests[i][0].to_extra_args() if requests[i][0] else None,
-    )
-    state.prepare(view)
+    state.prepare(view_of(requests))
     positions = torch.cat([torch.arange(c, c + n) for _, _, c, n in requests.values()]).float()
     deltas = []
     for layer in range(N_LAYERS):

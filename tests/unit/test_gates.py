@@ -1,38 +1,17 @@
 """Gates over hand-made steps: where they are open, what acts there, and what is reported."""
 
-import hashlib
-from dataclasses import replace
-
-import numpy as np
 import pytest
 import torch
+from hand_made_steps import D_MODEL, EAST, N_LAYERS, NORTH, digest, small_state, view_of
 from pydantic import ValidationError
-from trait_service.engine.engine_shape import EngineShape
 from trait_service.engine.gates import MAX_GATES
-from trait_service.engine.runner_view import StepView
-from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import GateSpec, RequestSpec, TermSpec
 from trait_service.engine.state import SteeringState
-
-N_LAYERS, D_MODEL = 3, 4
-EAST, NORTH = np.eye(D_MODEL, dtype=np.float32)[:2]
-SHAPE = EngineShape(N_LAYERS, D_MODEL, max_requests=3, max_tokens=32, device=torch.device("cpu"))
-
-
-def digest(direction) -> str:
-    return hashlib.sha256(direction.tobytes()).hexdigest()
-
-
-def made(**shape) -> SteeringState:
-    state = SteeringState(EngineSettings(bank_rows=2, terms_per_layer=4, capture_rows=3), replace(SHAPE, **shape))
-    for direction in (EAST, NORTH):
-        state.bank.put(digest(direction), direction.tobytes())
-    return state
 
 
 @pytest.fixture
 def state() -> SteeringState:
-    return made()
+    return small_state()
 
 
 def gate(layer=0, hold="token", n_prompt=None, **bound) -> GateSpec:
@@ -54,15 +33,7 @@ def step(state, requests: dict[str, tuple]):
 
     Returns what was added on each layer.
     """
-    ids = list(requests)
-    view = StepView(
-        request_ids=ids,
-        n_scheduled=np.array([len(requests[i][3]) for i in ids]),
-        n_computed=np.array([requests[i][2] for i in ids]),
-        n_prompt=lambda i: requests[i][1],
-        extra_args=lambda i: requests[i][0].to_extra_args() if requests[i][0] else None,
-    )
-    state.prepare(view)
+    state.prepare(view_of({i: (*told, len(values)) for i, (*told, values) in requests.items()}))
     east = torch.tensor([value for _, _, _, values in requests.values() for value in values], dtype=torch.float32)
     added = []
     for layer in range(N_LAYERS):
@@ -89,7 +60,7 @@ OPEN = [1, 3, 5, 7]
 @pytest.mark.parametrize(("bound", "open_at"), [({"above": 0.5}, OPEN), ({"below": 0.5}, [0, 2, 6])])
 @pytest.mark.parametrize("layer", [0, 1])
 def test_a_term_acts_where_the_positions_own_projection_is_past_the_bound_whatever_the_chunks(bound, open_at, layer):
-    state, acted = made(), []
+    state, acted = small_state(), []
     one = spec(term(gate(layer, **bound)), term(gate(layer, **bound), layer=2, scope=[2, 8]))
     for start, stop in [(0, 3), (3, 4), (4, 6), (6, 7), (7, 8)]:
         added = step(state, {"r": (one, 6, start, STREAM[start:stop])})
@@ -160,7 +131,7 @@ def test_what_a_gate_decided_at_cached_positions_is_not_counted_and_terms_withou
 
 
 def test_positions_past_the_end_of_the_text_do_not_count():
-    state = made(asynchronous=True)
+    state = small_state(asynchronous=True)
     one = spec(term(gate()))
     step(state, {"r": (one, 4, 0, STREAM[:4])})
     for at in (4, 5, 6, 7):
@@ -177,7 +148,7 @@ CHUNKS = [[(0, 8)], [(0, 3), (3, 6), (6, 7), (7, 8)], [(0, 1), (1, 2), (2, 6), (
     [({"above": 0.5}, 1), ({"above": 0.9}, 1), ({"below": -1.0}, 6), ({"above": 9.5}, 8)],
 )
 def test_a_latch_is_open_from_the_first_position_past_the_bound_on(chunks, bound, first):
-    state, acted = made(), []
+    state, acted = small_state(), []
     one = spec(term(gate(hold="latch", **bound)), term(gate(hold="latch", **bound), layer=2, scope="response[:]"))
     for start, stop in chunks:
         added = step(state, {"plain": (None, 1, 0, [99.0, -99.0]), "r": (one, 6, start, STREAM[start:stop])})
@@ -196,7 +167,7 @@ def test_a_latch_is_open_from_the_first_position_past_the_bound_on(chunks, bound
 )
 def test_the_mean_over_the_prompt_decides_from_the_last_prompt_position_on(chunks, bound, opens):
     """It is 11.5 / 6; what is generated does not count."""
-    state, acted = made(), []
+    state, acted = small_state(), []
     for start, stop in chunks:
         one = spec(term(gate(hold="prompt", **bound)))
         added = step(state, {"plain": (None, 1, 0, [99.0, -99.0]), "r": (one, 6, start, STREAM[start:stop])})
@@ -244,15 +215,15 @@ def test_a_gate_that_cannot_be_read_fails_its_request():
     many = spec(*(term(gate(above=float(i)), layer=i % 3) for i in range(MAX_GATES + 1)))
     unknown = spec(term(GateSpec(layer=0, direction="0" * 64, above=1.0)))
     one = spec(term(gate()))
-    cached = made()
+    cached = small_state()
     for hold in ("latch", "prompt"):
         step(cached, {"r": (spec(term(gate(hold=hold)), key=hold), 6, 4, STREAM[4:6])})
         assert f"hold '{hold}' needs every prompt position" in report(cached, hold)["error"]
         cached.remove("r")
     for state, asked, reason in [
-        (made(), many, "9 distinct gates in one request; at most 8"),
-        (made(), unknown, "not in the vector bank"),
-        (made(sees_all_layers=False), one, "not supported with pipeline parallelism"),
+        (small_state(), many, "9 distinct gates in one request; at most 8"),
+        (small_state(), unknown, "not in the vector bank"),
+        (small_state(sees_all_layers=False), one, "not supported with pipeline parallelism"),
     ]:
         step(state, {"r": (asked, 1, 0, [1.0])})
         assert reason in report(state)["error"]

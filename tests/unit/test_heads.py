@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from hand_made_steps import view_of
 from pydantic import ValidationError
 from safetensors.torch import load
 from torch import nn
@@ -12,7 +13,6 @@ from trait_service.engine import heads, layers, operation
 from trait_service.engine.engine_shape import EngineShape
 from trait_service.engine.errors import UnsupportedModelError
 from trait_service.engine.head_shape import HeadShape
-from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import CaptureSpec, RequestSpec
 from trait_service.engine.state import SteeringState
@@ -62,15 +62,7 @@ def capturing(model: nn.Sequential, shape: HeadShape, capture: CaptureSpec) -> S
     layers.attach(found, state)
     heads.attach(found, state)
     spec = RequestSpec(key="k", capture=capture)
-    state.prepare(
-        StepView(
-            request_ids=["captured"],
-            n_scheduled=np.array([N_TOKENS]),
-            n_computed=np.array([0]),
-            n_prompt={"captured": N_TOKENS}.__getitem__,
-            extra_args=lambda _: spec.to_extra_args(),
-        )
-    )
+    state.prepare(view_of({"captured": (spec, N_TOKENS, 0, N_TOKENS)}))
     return state
 
 
@@ -146,7 +138,7 @@ def test_a_request_for_heads_is_refused_by_an_engine_without_them():
         EngineSettings(), EngineShape(N_LAYERS, D_MODEL, max_requests=2, max_tokens=32, device=torch.device("cpu"))
     )
     spec = RequestSpec(key="k", capture=capture)
-    state.prepare(StepView(["a"], np.array([3]), np.array([0]), lambda _: 3, lambda _: spec.to_extra_args()))
+    state.prepare(view_of({"a": (spec, 3, 0, 3)}))
     assert "start the service with --hook-points head_out" in state.collect({"k": []})["reports"]["k"]["error"]
 
 

@@ -1,30 +1,21 @@
 """Selectors of a reply that is being generated, over hand-made steps: where they hold is decided by the tokens themselves."""
 
-import hashlib
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from hand_made_steps import D_MODEL, EAST, N_LAYERS, NORTH, SHAPE, digest, small_state, view_of
 from trait_core.intervals import Interval
 from trait_service.engine.batch import LiveBatch, Step
 from trait_service.engine.buffers import VectorBank
 from trait_service.engine.capture_rows import CaptureRows
 from trait_service.engine.cuda_step import CudaStep
-from trait_service.engine.engine_shape import EngineShape
 from trait_service.engine.gates import FIRST_SELECTOR_BIT
 from trait_service.engine.reply_scopes import HeldPositions
 from trait_service.engine.reply_selector import MAX_SELECTORS, ReplyItem, ReplySelector, ReplyStart, selectors_of
 from trait_service.engine.requests import LiveRequest, term_arrays
-from trait_service.engine.runner_view import StepView
-from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import GateSpec, RequestSpec, TermSpec
-from trait_service.engine.state import SteeringState
 from trait_service.resolving.landmarks import Markers, reasoning
 
-N_LAYERS, D_MODEL = 3, 4
-EAST, NORTH = np.eye(D_MODEL, dtype=np.float32)[:2]
-SHAPE = EngineShape(N_LAYERS, D_MODEL, max_requests=3, max_tokens=32, device=torch.device("cpu"))
 BEGIN, END, WORD, OTHER = 7, 8, 1, 2
 N_PROMPT = 3
 TEXTS = {BEGIN: "<think>", END: "</think>", WORD: "a", OTHER: "b"}
@@ -40,17 +31,6 @@ REPLIES = [
     [END, END, WORD, BEGIN, WORD],
     [BEGIN, END, WORD],
 ]
-
-
-def digest(direction) -> str:
-    return hashlib.sha256(direction.tobytes()).hexdigest()
-
-
-def made(**shape) -> SteeringState:
-    state = SteeringState(EngineSettings(bank_rows=2, terms_per_layer=4, capture_rows=3), replace(SHAPE, **shape))
-    for direction in (EAST, NORTH):
-        state.bank.put(digest(direction), direction.tobytes())
-    return state
 
 
 def start(prompt) -> ReplyStart:
@@ -85,17 +65,9 @@ def step(state, requests: dict[str, tuple]):
 
     The east of a token's stream is its id.
     """
-    ids = list(requests)
     tokens = [token for _, _, _, some in requests.values() for token in some]
-    view = StepView(
-        request_ids=ids,
-        n_scheduled=np.array([len(requests[i][3]) for i in ids]),
-        n_computed=np.array([requests[i][2] for i in ids]),
-        n_prompt=lambda i: requests[i][1],
-        extra_args=lambda i: requests[i][0].to_extra_args() if requests[i][0] else None,
-        input_ids=torch.tensor([*tokens, 0, 0], dtype=torch.int32),  # padded, as the engine's
-    )
-    state.prepare(view)
+    padded = torch.tensor([*tokens, 0, 0], dtype=torch.int32)  # as the engine's
+    state.prepare(view_of({i: (*told, len(some)) for i, (*told, some) in requests.items()}, padded))
     added = []
     for layer in range(N_LAYERS):
         residual = torch.zeros(len(tokens), D_MODEL)
@@ -135,7 +107,7 @@ def told_by_the_text_so_far(part: str, prompt, reply) -> list[int]:
 @pytest.mark.parametrize("prompt", [PLAIN, OPENING])
 @pytest.mark.parametrize("part", ["thinking", "answer"])
 def test_a_part_of_the_reply_is_steered_where_the_text_up_to_each_position_has_it(part, prompt, reply):
-    state, one = made(), selector(prompt, item(part))
+    state, one = small_state(), selector(prompt, item(part))
     acted = generated(state, RequestSpec(key="k", terms=[term(one)]), prompt, reply)
     assert acted == told_by_the_text_so_far(part, prompt, reply)
     report = state.collect({"k": []})["reports"]["k"]
@@ -181,7 +153,7 @@ def test_without_an_opening_marker_what_comes_before_the_closing_one_counts_as_a
 def test_slices_unions_and_tokens_count_from_where_the_part_begins(select, without, positions):
     reply = [BEGIN, WORD, WORD, OTHER, WORD, WORD, END, OTHER, WORD, WORD]
     one = selector(PLAIN, *select, without=tuple(without))
-    assert generated(made(), RequestSpec(key="k", terms=[term(one)]), PLAIN, reply) == positions
+    assert generated(small_state(), RequestSpec(key="k", terms=[term(one)]), PLAIN, reply) == positions
     assert np.flatnonzero(positions_held(one, np.array([*PLAIN, *reply]))).tolist() == positions
 
 
@@ -190,7 +162,7 @@ THINKING, ANSWER = selector(PLAIN, item("thinking")), selector(PLAIN, item("answ
 
 
 def test_a_term_acts_on_its_scope_in_the_prompt_and_on_its_selector_in_the_reply():
-    state = made()
+    state = small_state()
     both = RequestSpec(key="k", terms=[term(THINKING, scope=(1, 2)), term(ANSWER, layer=2)])
     assert generated(state, both, PLAIN, REPLY) == [1, 4, 5]
     report = state.collect({"k": []})["reports"]["k"]
@@ -199,7 +171,7 @@ def test_a_term_acts_on_its_scope_in_the_prompt_and_on_its_selector_in_the_reply
 
 
 def test_prompt_positions_from_the_cache_are_counted_and_the_reply_goes_on_from_there():
-    state = made()
+    state = small_state()
     spec = RequestSpec(key="k", terms=[term(THINKING, scope=(0, 2))])
     assert generated(state, spec, PLAIN, REPLY, chunks=((2, 3),)) == [4, 5]
     report = state.collect({"k": []})["reports"]["k"]
@@ -209,7 +181,7 @@ def test_prompt_positions_from_the_cache_are_counted_and_the_reply_goes_on_from_
 @pytest.mark.parametrize(("hold", "acts"), [("token", [5]), ("latch", [5, 6])])
 def test_a_term_with_a_gate_acts_where_both_hold(hold, acts):
     """The gate reads the token's id."""
-    state = made()
+    state = small_state()
     gate = GateSpec(layer=0, direction=digest(EAST), below=WORD + 0.5, hold=hold)
     if hold == "latch":
         gate = gate.model_copy(update={"below": None, "above": OTHER - 0.5})
@@ -227,7 +199,7 @@ def test_a_term_with_a_gate_acts_where_both_hold(hold, acts):
 
 def test_what_a_reply_has_shown_outlives_preemption_whatever_comes_back_from_the_prefix_cache():
     for resumed_at in (0, 2, 4, 6):
-        state, spec = made(), RequestSpec(key="k", terms=[term(THINKING)])
+        state, spec = small_state(), RequestSpec(key="k", terms=[term(THINKING)])
         text = [*PLAIN, *REPLY]
         assert generated(state, spec, PLAIN, REPLY[:3]) == [4, 5]
         step(state, {"other": (None, 1, 0, [WORD])})
@@ -240,14 +212,14 @@ def test_what_a_reply_has_shown_outlives_preemption_whatever_comes_back_from_the
 
 
 def test_tokens_that_a_preemption_has_thrown_away_are_forgotten():
-    state, spec = made(), RequestSpec(key="k", terms=[term(THINKING)])
+    state, spec = small_state(), RequestSpec(key="k", terms=[term(THINKING)])
     assert generated(state, spec, PLAIN, [BEGIN, WORD, END, WORD]) == [4]
     added = step(state, {"r": (spec, 3, 0, [*PLAIN, BEGIN, WORD, WORD, WORD])})
     assert [bool(row.any()) for row in added[1]] == [False] * 4 + [True] * 3
 
 
 def test_a_reply_that_follows_in_the_row_of_another_begins_anew_and_neighbours_have_their_own():
-    state = made()
+    state = small_state()
     one, two = (RequestSpec(key=key, terms=[term(THINKING)]) for key in "ab")
     plain = (None, 1, 0, [BEGIN, END])
     added = step(state, {"p": plain, "a": (one, 3, 0, [*PLAIN, BEGIN, WORD]), "b": (two, 3, 0, [*PLAIN, WORD, WORD])})
@@ -259,7 +231,7 @@ def test_a_reply_that_follows_in_the_row_of_another_begins_anew_and_neighbours_h
 
 
 def test_many_requests_at_once_each_keep_their_markers():
-    state = made(max_requests=32, max_tokens=256)
+    state = small_state(max_requests=32, max_tokens=256)
     specs = [RequestSpec(key=f"k{i}", terms=[term(THINKING)]) for i in range(20)]
     step(state, {f"r{i}": (spec, 3, 0, [*PLAIN, BEGIN if i % 2 else WORD]) for i, spec in enumerate(specs)})
     added = step(state, {f"r{i}": (spec, 3, 4, [WORD]) for i, spec in enumerate(specs)})
@@ -270,9 +242,9 @@ def test_a_request_fails_that_selects_too_much_or_runs_where_its_tokens_are_not_
     many = [term(selector(PLAIN, item(token=i)), layer=i % 3) for i in range(MAX_SELECTORS + 1)]
     strangers = [term(THINKING), term(selector([WORD, WORD], item("answer")))]
     for state, terms, reason in [
-        (made(), many, "8 distinct selectors of a reply in one request; at most 7"),
-        (made(), strangers, "of 2 different replies"),
-        (made(sees_all_layers=False), [term(THINKING)], "not supported with pipeline parallelism"),
+        (small_state(), many, "8 distinct selectors of a reply in one request; at most 7"),
+        (small_state(), strangers, "of 2 different replies"),
+        (small_state(sees_all_layers=False), [term(THINKING)], "not supported with pipeline parallelism"),
     ]:
         step(state, {"r": (RequestSpec(key="k", terms=terms), 3, 0, PLAIN)})
         assert reason in state.collect({"k": []})["reports"]["k"]["error"]

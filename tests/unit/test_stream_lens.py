@@ -3,13 +3,12 @@
 import re
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
+from hand_made_steps import view_of
 from safetensors.torch import load
 from torch import nn
 from trait_service.engine.engine_shape import EngineShape
-from trait_service.engine.runner_view import StepView
 from trait_service.engine.settings import EngineSettings
 from trait_service.engine.spec import CaptureSpec, LensSpec, RequestSpec
 from trait_service.engine.state import SteeringState
@@ -65,15 +64,7 @@ def stream_of(seed: int, position: int, layer: int) -> torch.Tensor:
 
 def step(state: SteeringState, requests: dict[str, tuple]) -> None:
     """One forward pass: request id -> (spec, n_prompt, n_computed, n_scheduled). The id's number makes the stream."""
-    ids = list(requests)
-    view = StepView(
-        request_ids=ids,
-        n_scheduled=np.array([requests[i][3] for i in ids]),
-        n_computed=np.array([requests[i][2] for i in ids]),
-        n_prompt=lambda i: requests[i][1],
-        extra_args=lambda i: requests[i][0].to_extra_args() if requests[i][0] else None,
-    )
-    state.prepare(view)
+    state.prepare(view_of(requests))
     for layer in range(N_LAYERS):
         rows = [stream_of(int(i), c + p, layer) for i, (_, _, c, n) in requests.items() for p in range(n)]
         hidden = torch.ones(len(rows), D_MODEL)
