@@ -1,4 +1,4 @@
-"""What steering costs in knowledge: the accuracy of two harnesses over dose, for real and for random directions.
+"""Measure how much knowledge steering costs: the accuracy of two harnesses over dose, for real and for random directions.
 
 lm-evaluation-harness reads log-likelihoods, Inspect reads what the model writes. Both know a model by its name only: each setting
 is an alias (`MODEL+VECTOR@COEFFICIENT`). The traits, doses and questions were fixed before any run.
@@ -30,7 +30,7 @@ QUESTIONS = ROOT / "datasets" / "damage" / "choices.jsonl"
 TRAITS = ("sycophancy", "refusal")
 COEFFICIENTS = (1, 2, 3, 4)
 SEEDS = (1, 2, 3)
-"""Of the random directions, each with the scale of the first trait's vector on the layer that it chose."""
+"""Seeds of the random directions. Each has the scale of the first trait's vector on the layer that its file chose."""
 
 LM_EVAL, INSPECT = "lm-eval", "inspect"
 BY_CHANCE = 0.25
@@ -49,10 +49,7 @@ def measure(lab: Lab) -> None:
         shutil.copy(HERE / name, lab.work)
     shutil.copy(QUESTIONS, lab.work)
     with lab.serving() as url:
-        named = [word for trait in TRAITS for word in ("--trait", trait)]
-        lab.run(
-            "trait-extract", "run", *named, "--method", "mean_diff", "--out", lab.vectors, "--register", "--url", url
-        )
+        lab.extract(url, traits=TRAITS, methods=["mean_diff"])
         like = VectorFile.load(lab.vectors / TRAITS[0] / "mean_diff.safetensors")
         with TraitClient(url) as client:
             for seed in SEEDS:

@@ -8,7 +8,7 @@ coherent setting of the grid.
 import json
 from typing import Any
 
-from study.lab import Lab
+from study.lab import Lab, repeated
 from trait_client.results import ResultStore
 from trait_client.sweeps.experiment import Experiment
 
@@ -24,11 +24,11 @@ TRIALS = (
 
 
 def measure(lab: Lab) -> None:
-    names = [word for trait in TRAITS for word in ("--trait", trait)]
+    names = repeated("--trait", TRAITS)
     layers = ",".join(map(str, Experiment.load(lab.folder / "experiment.toml").layers))
     with lab.serving() as url:
         at_url = ("--url", url)
-        lab.run("trait-extract", "run", *names, "--method", "mean_diff", "--out", lab.vectors, "--register", *at_url)
+        lab.extract(url, traits=TRAITS, methods=["mean_diff"])
         search = ("trait-client", "search", *names, "--layers", layers, "--search-steps", STEPS, "--random", 0)
         lab.run(
             *search, "--n-prompts", N_PROMPTS, "--max-tokens", MAX_TOKENS, "--db", lab.work / "search.duckdb", *at_url

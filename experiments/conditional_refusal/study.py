@@ -45,7 +45,7 @@ def measure(lab: Lab) -> None:
     captured = lab.work / "captured"
     with lab.serving() as url:
         at_url = ("--url", url)
-        lab.run("trait-extract", "run", "--trait", "refusal", "--out", lab.vectors, "--register", *at_url)
+        lab.extract(url, traits=["refusal"])
         positions = ("--positions", ALL, "--positions", FIRST)
         lab.run("trait-client", "capture", "--prompts", OUT, "--layers", layers, *positions, "--out", captured, *at_url)
         gates = conditions(read_capture(captured))

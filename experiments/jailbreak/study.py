@@ -12,7 +12,7 @@ import matplotlib as mpl
 from jailbreak.build_prompts import OUT as PROMPTS
 from jailbreak.build_prompts import write
 from study.effects import beside_random, random_aucs, separation
-from study.lab import SMALL, Lab
+from study.lab import SMALL, Lab, repeated
 from trait_client.prompt_sets import read_capture
 from trait_client.scoring.evaluation import EvaluationSpec
 from trait_core.vectors.file import VectorFile
@@ -36,7 +36,7 @@ def measure(lab: Lab) -> None:
     prompts = prompt_set(lab)
     with lab.serving() as url:
         at_url = ("--url", url)
-        lab.run("trait-extract", "run", "--trait", "refusal", "--out", lab.vectors, "--register", *at_url)
+        lab.extract(url, traits=["refusal"])
         layers = [word for n in range(refusal(lab).metadata.n_layers) for word in ("--layer", n)]
         project = ("trait-client", "project", "--prompts", prompts, "--vector", "refusal", *layers)
         project = (*project, "--max-tokens", MAX_TOKENS, "--db", lab.db, *at_url)
@@ -53,7 +53,7 @@ def measure(lab: Lab) -> None:
             "--out",
             lab.work / "captured",
         )
-        lab.run(*capture, *(word for name in CAPTURED.values() for word in ("--positions", name)), *at_url)
+        lab.run(*capture, *repeated("--positions", CAPTURED.values()), *at_url)
 
 
 def report(lab: Lab) -> None:

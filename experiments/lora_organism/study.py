@@ -43,9 +43,8 @@ def measure(lab: Lab) -> None:
     modules = [f"{name}={lab.work / name}" for name in ("organism", "clean")]
     flags = ("--enable-lora", "--max-lora-rank", "8", "--max-loras", "2", "--lora-modules", *modules)
     with lab.serving(*flags) as url:
-        extract = ("trait-extract", "run", "--out", lab.vectors, "--register", "--url", url)
-        lab.run(*extract, "--all")
-        lab.run(*extract, "--trait", BIAS, "--datasets", lab.folder / "traits")
+        lab.extract(url, "--all")
+        lab.extract(url, "--datasets", lab.folder / "traits", traits=[BIAS])
         with TraitClient(url) as client:
             for name, model in SERVED.items():
                 np.savez(lab.work / f"read-{name}.npz", **read_text(client, model))

@@ -47,11 +47,7 @@ where d.kind = 'steered' and d.measure = 'lexical'"""
 def measure(lab: Lab) -> None:
     experiment = Experiment.load(lab.folder / "experiment.toml")
     with lab.serving() as url:
-        named = [word for trait in experiment.traits for word in ("--trait", trait)]
-        methods = [word for method in experiment.methods for word in ("--method", method)]
-        lab.run(
-            "trait-extract", "run", *named, *methods, "--splits", 1, "--out", lab.vectors, "--register", "--url", url
-        )
+        lab.extract(url, "--splits", 1, traits=experiment.traits, methods=experiment.methods)
         lab.table("directions", directions(experiment, lab.vectors))
         lab.table("discrimination", discrimination(experiment, lab.vectors))
         for file in ("experiment.toml", "control.toml"):

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from study.effects import shift
-from study.lab import Lab
+from study.lab import Lab, repeated
 from trait_client.http import TraitClient
 from trait_client.sweeps.experiment import Experiment
 from trait_core.vectors.file import VectorFile
@@ -70,9 +70,8 @@ def at_precision(lab: Lab, precision: str) -> list[dict[str, Any]]:
     flags = ("--dtype", "bfloat16") if precision == "bf16" else ()
     model = None if precision == "bf16" else lab.work / "models" / precision
     with lab.serving(*flags, model=model, name=precision) as url, TraitClient(url) as client:
-        named = [word for trait in experiment.traits for word in ("--trait", trait)]
         to = ("--out", lab.work / "vectors" / precision, "--register", "--url", url)
-        lab.run("trait-extract", "run", *named, "--splits", 1, *to)
+        lab.run("trait-extract", "run", *repeated("--trait", experiment.traits), "--splits", 1, *to)
         for trait in experiment.traits:
             client.put_vector(f"{trait}.{FROM_BF16}", relabelled(vector(lab, "bf16", trait)).to_bytes())
         definition = lab.work / f"{precision}.toml"

@@ -6,7 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,13 +58,27 @@ class Lab:
         self.vectors = self.work.parent / "vectors"
         self.work.mkdir(parents=True, exist_ok=True)
 
-    def run(self, *command: str | Path) -> None:
+    def run(self, *command: str | Path | int) -> None:
         """Show a command and run it; the study ends where one fails."""
         words = [str(word) for word in command]
         print("  $ " + shlex.join(words), flush=True)
         done = subprocess.run([BIN / words[0], *words[1:]], check=False, env=os.environ | ENVIRONMENT)  # noqa: S603
         if done.returncode:
             sys.exit(f"{words[0]} ended with exit code {done.returncode}")
+
+    def extract(
+        self, url: str, *options: str | Path | int, traits: Sequence[str] = (), methods: Sequence[str] = ()
+    ) -> None:
+        """Extract vectors with `trait-extract run`, keep them in `vectors`, and register them with the service.
+
+        Args:
+            url: The service.
+            options: Further options of the command.
+            traits: Those to extract.
+            methods: The methods; none takes the command's own.
+        """
+        named = [*repeated("--trait", traits), *repeated("--method", methods)]
+        self.run("trait-extract", "run", *named, *options, "--out", self.vectors, "--register", "--url", url)
 
     @contextmanager
     def serving(self, *flags: str, model: str | Path | None = None, name: str = "service") -> Iterator[str]:
@@ -122,6 +136,11 @@ class Lab:
             connection.close()
         if commit:
             write_csv(self.folder / f"{name}.csv", rows)
+
+
+def repeated(option: str, values: Iterable[str]) -> list[str]:
+    """An option once for each value, as words of a command."""
+    return [word for value in values for word in (option, value)]
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:

@@ -13,7 +13,7 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from study.effects import beside_random, cluster_interval, random_aucs, separation
-from study.lab import Lab
+from study.lab import Lab, repeated
 from trait_client.prompt_sets import Capture, read_capture
 from trait_core.statistics import Floats, auc
 from trait_core.vectors.file import VectorFile
@@ -63,11 +63,10 @@ order by r.prompt_id, v.trait"""
 def measure(lab: Lab) -> None:
     traits = list(dict.fromkeys(trait for pair in PAIRS for trait in pair.traits))
     with lab.serving() as url:
-        named = [word for trait in traits for word in ("--trait", trait)]
-        lab.run("trait-extract", "run", *named, "--out", lab.vectors, "--register", "--url", url)
+        lab.extract(url, traits=traits)
         layers = {trait: chosen_layer(lab, trait) for trait in traits}
         for pair in PAIRS:
-            vectors = [word for trait in pair.traits for word in ("--vector", trait)]
+            vectors = repeated("--vector", pair.traits)
             lab.run("trait-client", "project", "--prompts", pair.prompts, *vectors, "--db", lab.db, "--url", url)
             read = ",".join(str(layer) for layer in sorted({layers[trait] for trait in pair.traits}))
             to = ("--out", lab.work / f"captured-{pair.name}", "--url", url)

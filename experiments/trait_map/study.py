@@ -69,11 +69,7 @@ order by p.prompt_id limit 2"""
 def measure(lab: Lab) -> None:
     experiment = Experiment.load(lab.folder / "experiment.toml")
     with lab.serving() as url:
-        named = [word for trait in experiment.traits for word in ("--trait", trait)]
-        methods = [word for method in experiment.methods for word in ("--method", method)]
-        lab.run(
-            "trait-extract", "run", *named, *methods, "--splits", 1, "--out", lab.vectors, "--register", "--url", url
-        )
+        lab.extract(url, "--splits", 1, traits=experiment.traits, methods=experiment.methods)
         lab.table("evidence", evidence(experiment, lab.vectors))
         for file in ("control.toml", "experiment.toml"):
             lab.run("trait-client", "sweep", lab.folder / file, "--db", lab.db, "--url", url)
