@@ -93,7 +93,7 @@ def gated(reference, tiny_llama_path, made):
 
 @pytest.fixture(scope="module")
 def selected(reference, tiny_llama_path, made):
-    """What a term must do on a reply's reasoning, by transformers."""
+    """The reply of transformers where a term acts on its reasoning."""
     return selected_run(reference(tiny_llama_path), PROMPT, N_TOKENS, (STEERED, torch.from_numpy(made.array) * GENTLE))
 
 

@@ -13,7 +13,7 @@ from trait_map.study import EFFECT, SETTINGS, best, predictors, replies, steerab
 
 LAYERS = [1, 2]
 SEPARATION = 2.0
-"""Of the vectors that are made for tests."""
+"""Separation of the vectors that are made for tests."""
 
 
 @pytest.fixture(scope="module")

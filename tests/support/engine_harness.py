@@ -269,7 +269,7 @@ class Reference:
 
     @torch.no_grad()
     def heads(self, token_ids):
-        """What the output projection of each layer's attention gets, `(n_layers, n_tokens, n_heads * head_dim)`."""
+        """Inputs of the output projections of all attention layers, `(n_layers, n_tokens, n_heads * head_dim)`."""
         inputs = {}
 
         def keep(index):

@@ -14,7 +14,7 @@ class Control(Section):
     """Random directions at the same doses as the real ones.
 
     Attributes:
-        random_directions: Number of directions; with 0 there is no control, and no delta is called an effect.
+        random_directions: Number of directions. With 0 there is nothing to compare with, and the verdict of a delta is never 'effect'.
     """
 
     random_directions: Annotated[int, Field(ge=0, le=MAX_RANDOM_DIRECTIONS)] = 4
