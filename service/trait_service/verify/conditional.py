@@ -6,12 +6,12 @@ from trait_core.schema import RESID_POST, Hold, HookPoint
 
 from trait_service.engine.spec import GateSpec, TermSpec
 from trait_service.verify.bench import Bench
-from trait_service.verify.conditions import open_at
 from trait_service.verify.findings import Finding
 from trait_service.verify.judging import distance
 from trait_service.verify.operations import against_reference
 from trait_service.verify.probe import Answer, Ask
 from trait_service.verify.reference import NoReferenceError
+from trait_service.verify.reference_gates import open_at
 
 FAR = 1e6
 """A bound that no projection is past, residual units."""

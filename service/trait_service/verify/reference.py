@@ -19,8 +19,8 @@ from trait_service.engine.branches import branch
 from trait_service.engine.errors import UnsupportedModelError
 from trait_service.engine.spec import TermSpec
 from trait_service.verify.blocks import BlocksNotFoundError, decoder_blocks
-from trait_service.verify.conditions import Gates
 from trait_service.verify.probe import Direction
+from trait_service.verify.reference_gates import Gates
 
 BYTES_PER_WEIGHT = 4
 SPARE_BYTES = 2**30
