@@ -305,6 +305,12 @@ def test_a_reply_cannot_leave_its_quotation():
     assert rated_reply({"messages": [message]}) == reply
 
 
+def test_a_reply_without_a_prompt_is_rated_alone():
+    (message,) = judge_messages(RUBRIC, "", "fine", "percent")
+    assert "The user wrote" not in message["content"]
+    assert "The reply to rate, between the lines of ===:\n=====\nfine\n=====" in message["content"]
+
+
 def test_an_eval_prompt_takes_the_place_of_the_definition(tmp_path):
     place = tmp_path / "style" / "shouting"
     place.mkdir(parents=True)

@@ -135,3 +135,31 @@ def test_the_command_measures_stores_and_asks_nothing_twice(tmp_path, monkeypatc
             "not distinguishable from chance",
         )
     assert cli("judge", "agreement", "--labels", "labels.jsonl")[0] == 2
+
+
+def test_without_a_file_the_replies_are_those_that_check_metrics_scores(tmp_path, monkeypatch, capsys):
+    """They have no prompts, and the judge is shown none."""
+    for trait in ("shouting", "singing"):
+        place = tmp_path / "datasets" / "traits" / "style" / trait
+        place.mkdir(parents=True)
+        (place / "definition.txt").write_text(RUBRIC)
+        lines = [
+            {"text": f"LOUD {i} {trait.upper()}" if i % 2 else f"calm {i}", "shows": bool(i % 2)} for i in range(8)
+        ]
+        (place / "metric_check.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    monkeypatch.chdir(tmp_path)
+    cli = runner(monkeypatch, capsys)
+    with judge_listening(JudgeServer()) as judge:
+        (tmp_path / "judge.toml").write_text(f'[judge]\nurl = "{judge.url}"\nmodel = "j"\nretries = 0\n')
+        command = ["judge", "agreement", "--judge", "judge.toml", "--datasets", "datasets/traits", "--json"]
+        code, stdout, _ = cli(*command, "--trait", "singing")
+        (one,) = json.loads(stdout)["traits"]
+        assert (code, one["trait"], one["n_high"], one["n_low"], one["auc"]) == (0, "singing", 4, 4, 1.0)
+        assert not any("The user wrote" in body["messages"][0]["content"] for body in judge.bodies)
+        code, stdout, _ = cli(*command)
+        assert [each["trait"] for each in json.loads(stdout)["traits"]] == ["shouting", "singing"]
+        code, _, stderr = cli(*command, "--trait", "whistling")
+        assert (code, "whistling" in stderr) == (1, True)
+        (tmp_path / "labels.jsonl").write_text('{"trait": "shouting", "reply": "LOUD", "label": 100}\n')
+        code, _, stderr = cli(*command, "--labels", "labels.jsonl", "--trait", "singing")
+        assert (code, "no label for singing: it has shouting" in stderr) == (1, True)

@@ -13,7 +13,7 @@ from loopback import listening_at
 from trait_client.judge import JudgeConfig
 
 RUBRIC = "Shouting: 0 is calm, 100 is all in capital letters."
-QUESTION_FENCE = re.compile(r"The reply to rate:\n(=+)\n(.*)\n\1\n", re.DOTALL)
+QUESTION_FENCE = re.compile(r"The reply to rate[^\n]*:\n(=+)\n(.*)\n\1\n", re.DOTALL)
 
 
 class Fault:

@@ -14,7 +14,7 @@ from trait_core.console import AsJson, complain, out, plain, print_json, print_t
 from trait_core.errors import DatasetError
 from trait_core.storage import write_atomically
 from trait_core.tables import Column, Table
-from trait_core.traits import default_traits_folder, trait_places
+from trait_core.traits import default_traits_folder
 
 if TYPE_CHECKING:  # the language detector takes a while to import
     from trait_client.scoring.metric_check import MetricCheck
@@ -69,14 +69,9 @@ def check_metrics(
 
 
 def _by_trait(folder: Path, traits: list[str] | None) -> "list[MetricCheck]":
-    from trait_client.scoring.metric_check import METRIC_CHECK, check_metric  # noqa: PLC0415 - as above
+    from trait_client.scoring.metric_check import check_metric, checked_traits  # noqa: PLC0415 - as above
 
-    chosen = traits or [place.name for place in trait_places(folder) if (place.folder / METRIC_CHECK).is_file()]
-    if not chosen:
-        raise DatasetError(
-            f"{folder}: no trait has {METRIC_CHECK}: write labelled replies for one (datasets/README.md)"
-        )
-    return [check_metric(folder, name) for name in dict.fromkeys(chosen)]
+    return [check_metric(folder, name) for name in dict.fromkeys(traits or checked_traits(folder))]
 
 
 def _by_labels(folder: Path, path: Path, traits: list[str] | None) -> "list[MetricCheck]":

@@ -21,7 +21,7 @@ from trait_core.console import (
     print_json,
     print_table,
 )
-from trait_core.errors import InvalidRequestError
+from trait_core.errors import DatasetError, InvalidRequestError
 from trait_core.tables import Column, Table
 from trait_core.traits import default_traits_folder
 
@@ -44,14 +44,18 @@ def _group() -> None:
 def agreement(
     *,
     labels: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--labels",
             exists=True,
             dir_okay=False,
-            help="JSONL file; each line has trait, prompt, reply and label (0 to 100).",
+            help="JSONL file; each line has trait, prompt, reply and label (0 to 100) [default: each trait's metric_check.jsonl].",
         ),
-    ],
+    ] = None,
+    trait: Annotated[
+        list[str] | None,
+        typer.Option("--trait", "-t", help="Trait; may be repeated [default: every trait that has labels]."),
+    ] = None,
     datasets: Datasets = None,
     db: Annotated[
         Path | None,
@@ -62,19 +66,19 @@ def agreement(
 ) -> None:
     """Judge labelled replies and measure the agreement: Spearman's rho and AUC with 95 % bootstrap intervals.
 
-    Replies that the judge does not score are left out; exit code 3 if there are any.
+    Without `--labels` the replies are those that `check-metrics` scores: the judge and the metrics are measured on the same texts.
+    They have no prompts. Replies that the judge does not score are left out; exit code 3 if there are any.
 
     Example: `trait-client judge agreement --labels datasets/judge/labels.jsonl --judge-url http://127.0.0.1:8000 --judge-model smollm2`
     """
-    from trait_client.judge.labels import read_labels  # noqa: PLC0415
     from trait_client.judge.rubric import COHERENCE, Rubric  # noqa: PLC0415
     from trait_client.results import ResultStore  # noqa: PLC0415
 
     config = judge.config(None)
     if config is None:
         raise InvalidRequestError("no judge: give --judge-url and --judge-model, or --judge FILE", param="judge")
-    given = read_labels(labels)
     folder = datasets or default_traits_folder()
+    given = _labels(folder, labels, trait)
     rubrics = {
         trait: Rubric.coherence() if trait == COHERENCE else Rubric.load(folder, trait)
         for trait in dict.fromkeys(label.trait for label in given)
@@ -91,6 +95,26 @@ def agreement(
         complain(f"{count} x {message}")
     if found.errors:
         raise typer.Exit(EXIT_PARTIAL if any(each.agreement.n for each in found.traits) else EXIT_FAILED)
+
+
+def _labels(folder: Path, path: Path | None, traits: list[str] | None) -> "list[LabelledReply]":
+    """The labelled replies of a file, or of the traits' folders.
+
+    Raises:
+        DatasetError: A malformed file, or no labels for one of the traits.
+    """
+    from trait_client.judge.labels import read_labels  # noqa: PLC0415
+    from trait_client.scoring.metric_check import checked_traits, labels_to_judge  # noqa: PLC0415 - loads a language detector
+
+    if path is None:
+        return [
+            label for name in dict.fromkeys(traits or checked_traits(folder)) for label in labels_to_judge(folder, name)
+        ]
+    labels = read_labels(path)
+    known = dict.fromkeys(label.trait for label in labels)
+    if missing := [name for name in traits or () if name not in known]:
+        raise DatasetError(f"{path}: no label for {', '.join(missing)}: it has {', '.join(known)}")
+    return [label for label in labels if not traits or label.trait in traits]
 
 
 async def _measure(

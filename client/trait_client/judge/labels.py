@@ -4,8 +4,8 @@
 
     {"trait": "refusal", "prompt": "...", "reply": "...", "label": 100}
 
-`trait` is a trait with a rubric, or `*` for coherence; `label` is 0 to 100, as the rubric says. `id` and
-`note` are optional.
+`trait` is a trait with a rubric, or `*` for coherence; `label` is 0 to 100, as the rubric says. `prompt`, `id` and
+`note` are optional; without a prompt the judge sees the reply alone.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ class LabelledReply(BaseModel):
 
     Attributes:
         trait: The rated trait; `*` is coherence.
-        prompt: The user's message.
+        prompt: The user's message; empty if there is none.
         reply: The assistant's reply.
         label: 0 to 100; above 50 shows the trait, below 50 does not, 50 is neither.
         id: The author's identifier.
@@ -36,7 +36,7 @@ class LabelledReply(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     trait: Annotated[str, Field(min_length=1, max_length=64)]
-    prompt: Text
+    prompt: Annotated[str, Field(max_length=1_000_000)] = ""
     reply: Text
     label: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
     id: str | None = None

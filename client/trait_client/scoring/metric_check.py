@@ -24,7 +24,7 @@ from trait_client.scoring.lexical import Metric
 from trait_core.errors import DatasetError
 from trait_core.text_files import read_entries
 from trait_core.traits.files import MAX_CHARACTERS, STEERING
-from trait_core.traits.folder import find_trait
+from trait_core.traits.folder import find_trait, trait_places
 
 METRIC_CHECK = "metric_check.jsonl"
 MIDDLE = 50.0
@@ -115,6 +115,30 @@ def check_metric(datasets: Path, trait: str) -> MetricCheck:
     if spec.metric is None:
         raise DatasetError(f"{folder / STEERING}: has no metric to check: add one, or choose another trait")
     return _scored(spec, spec.metric, [(reply.text, reply.shows) for reply in read_check(folder / METRIC_CHECK)])
+
+
+def checked_traits(datasets: Path) -> list[str]:
+    """Names of the traits that have labelled replies.
+
+    Raises:
+        DatasetError: No trait has.
+    """
+    names = [place.name for place in trait_places(datasets) if (place.folder / METRIC_CHECK).is_file()]
+    if not names:
+        raise DatasetError(
+            f"{datasets}: no trait has {METRIC_CHECK}: write labelled replies for one (datasets/README.md)"
+        )
+    return names
+
+
+def labels_to_judge(datasets: Path, trait: str) -> list[LabelledReply]:
+    """The labelled replies of a trait for a judge: labels of 100 and 0, without prompts.
+
+    Raises:
+        DatasetError: There is no such trait, it has no labelled replies, or the file is malformed.
+    """
+    replies = read_check(find_trait(datasets, trait) / METRIC_CHECK)
+    return [LabelledReply(trait=trait, reply=reply.text, label=100.0 * reply.shows) for reply in replies]
 
 
 def check_by_labels(datasets: Path, labels: Sequence[LabelledReply]) -> list[MetricCheck]:
