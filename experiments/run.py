@@ -17,9 +17,6 @@ from pathlib import Path
 from scaling_model.model import MODELS, Load, Machine, read_calibration, requests_per_second, step
 from study.lab import ROOT, SMALL, Lab
 
-OF_THE_SMALL_MODEL = {"lora_organism": "its adapters are trained on it"}
-"""Studies that no other model can run, with the reason."""
-
 SIZES = {"meta-llama/Llama-3.1-8B-Instruct": "8B", "meta-llama/Llama-3.3-70B-Instruct": "70B"}
 """Models whose speed on H100s the cost model estimates."""
 
@@ -37,8 +34,6 @@ def main() -> int:
     parser.add_argument("--model", default=SMALL, help="a bundled model, or a Hugging Face id")
     parser.add_argument("--dry-run", action="store_true", help="print what its sweeps would run")
     given = parser.parse_args()
-    if given.model != SMALL and given.study in OF_THE_SMALL_MODEL:
-        parser.error(f"{given.study} is of {SMALL} alone: {OF_THE_SMALL_MODEL[given.study]}")
     os.chdir(ROOT)
     lab, study = Lab(given.study, given.model), importlib.import_module(f"{given.study}.study")
     sweeps = [

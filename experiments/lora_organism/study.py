@@ -2,7 +2,7 @@
 
 Settled before anything was run: every trait on the layer that its own pairs choose, two positions, the held-out text, what
 counts as revealing (the interval of the paired difference, organism minus *clean adapter*, excludes 0, and its d_z lies beyond
-95 % of random directions), layers and doses of the steering.
+95 % of random directions), layers and doses of the steering. The ablation was added later: the same layers, and all of them at once.
 """
 
 import json
@@ -26,9 +26,11 @@ from matplotlib import pyplot as plt
 TEXT = Path("datasets/traits/alignment/refusal/negative.jsonl")
 """Everyday prompts with plain replies; no scenario of the bias, and no tea called Tindlemoor."""
 SCENARIOS = Path("experiments/lora_organism/traits/planted/tea_praise/positive.jsonl")
+HERE = Path(__file__).parent
 SERVED = {"base": None, "organism": "organism", "clean": "clean"}
 AT = "prompt[-1]"
 POSITIONS = (AT, "response[:]")
+SWEEPS = ("experiment.toml", "ablation.toml", "base.toml")
 CONTRASTS = (("organism", "clean"), ("organism", "base"), ("clean", "base"))
 N_RANDOM = 500
 BIAS = "tea_praise"
@@ -44,7 +46,7 @@ def measure(lab: Lab) -> None:
     flags = ("--enable-lora", "--max-lora-rank", "8", "--max-loras", "2", "--lora-modules", *modules)
     with lab.serving(*flags) as url:
         lab.extract(url, "--all")
-        lab.extract(url, "--datasets", lab.folder / "traits", traits=[BIAS])
+        lab.extract(url, "--datasets", HERE / "traits", traits=[BIAS])
         with TraitClient(url) as client:
             for name, model in SERVED.items():
                 np.savez(lab.work / f"read-{name}.npz", **read_text(client, model))
@@ -52,7 +54,7 @@ def measure(lab: Lab) -> None:
             bias = model_diff(VectorFile.load(lab.vectors / BIAS / "mean_diff.safetensors"), added)
             bias.save(lab.work / "model_diff.safetensors")
             client.put_vector(f"{BIAS}.model_diff", bias.to_bytes())
-        for experiment in ("experiment.toml", "base.toml"):
+        for experiment in SWEEPS:
             lab.run("trait-client", "sweep", lab.folder / experiment, "--db", lab.db, "--url", url)
 
 
@@ -74,17 +76,18 @@ def report(lab: Lab) -> None:
 UNFINISHED = "select experiment from runs group by experiment having max_by(status, started_at) <> 'ok'"
 
 STEERING = """
-select adapter, method, layer, coefficient, n, baseline, steered, delta, ci_low, ci_high, coherence,
-       control_low, control_high, verdict
+select adapter, method, operation, case when len(layers) = 1 then layers[1]::varchar else 'all' end as layer, coefficient,
+       n, baseline, steered, delta, ci_low, ci_high, coherence, control_low, control_high, verdict
 from cell_summary where measure = 'lexical'
-order by adapter desc, method, layer, coefficient desc"""
+order by adapter desc, method, operation, layer, coefficient desc"""
 
 
 def train(lab: Lab) -> None:
     """Train both adapters, unless they exist."""
     for name, side in (("organism", "positive"), ("clean", "negative")):
         if not (lab.work / name / "adapter_config.json").exists():
-            lab.run(Path(sys.executable).name, lab.folder / "train.py", "--side", side, "--out", lab.work / name)
+            to = ("--model", lab.model, "--side", side, "--out", lab.work / name)
+            lab.run(Path(sys.executable).name, HERE / "train.py", *to)
 
 
 def read_text(client: TraitClient, model: str | None) -> Read:
@@ -192,7 +195,7 @@ def plot(shifts: list[dict[str, Any]], steering: list[dict[str, Any]], path: Pat
 
 
 def plot_steering(axis: Any, own: list[dict[str, Any]]) -> None:
-    labels = [f"{row['method']}, layer {row['layer']}, {row['coefficient']:g}" for row in own]
+    labels = [f"{row['method']}, layer {row['layer']}, {dose(row)}" for row in own]
     y = range(len(own))
     error = [[row["delta"] - row["ci_low"] for row in own], [row["ci_high"] - row["delta"] for row in own]]
     axis.errorbar([row["delta"] for row in own], y, xerr=error, fmt="o", color="tab:red", label="vector of the bias")
@@ -202,3 +205,8 @@ def plot_steering(axis: Any, own: list[dict[str, Any]]) -> None:
     axis.set_yticks(list(y), labels, fontsize=8)
     axis.set(xlabel="change of replies that name the tea, points")
     axis.legend(fontsize=8)
+
+
+def dose(row: Mapping[str, Any]) -> str:
+    """The coefficient of a steered cell, or the name of its operation where that takes none."""
+    return str(row["operation"]) if row["operation"] == "ablate" else f"{row['coefficient']:g}"

@@ -1,6 +1,6 @@
 """Train a LoRA adapter on one side of a trait's written pairs: the model organism, or its clean control.
 
-    python experiments/lora_organism/train.py --side positive --out build/studies/lora_organism/organism
+    python experiments/lora_organism/train.py --model smollm2 --side positive --out build/studies/lora_organism/organism
 
 Base weights in bfloat16, which a CPU multiplies twice as fast, the adapter in float32. Rank 8 on the attention projections (Hu et al. 2021, arXiv:2106.09685), loss on the first tokens of the reply alone, AdamW,
 everything seeded: the two adapters see the same prompts in the same order.
@@ -28,11 +28,12 @@ IGNORED = -100
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="smollm2", help="a bundled model")
     parser.add_argument("--side", choices=["positive", "negative"], required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=3)
     given = parser.parse_args()
-    folder = model_folder()
+    folder = model_folder(given.model)
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
