@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from study.lab import ROOT, Lab
 from trait_client.sweeps.experiment import Experiment
@@ -43,7 +44,8 @@ def test_another_model_is_asked_the_small_models_question_on_layers_that_it_has(
     study, model, name = path.parts
     ours, small = (Experiment.load(ROOT / "experiments" / each) for each in (path, f"{study}/{name}"))
     assert (ours.name, ours.traits, ours.methods) == (small.name, small.traits, small.methods)
-    assert all(0 <= layer < N_LAYERS[model] for trait in ours.traits for layer in ours.layers_of(trait))
+    steered = [np.atleast_1d(each) for trait in ours.traits for each in ours.layers_of(trait)]
+    assert all(0 <= layer < N_LAYERS[model] for layer in np.concatenate(steered))
 
 
 def test_another_model_has_folders_of_its_own(tmp_path, monkeypatch):
