@@ -80,6 +80,26 @@ def test_every_steered_setting_has_its_damage_and_no_other_cell(folder):
     assert len(service.requests[COMPLETIONS]) == 3 * READINGS
 
 
+def test_random_directions_are_measured_where_that_is_asked_for(folder):
+    """Both kinds take the same share of the words here, so a setting's range is its own damage."""
+    asked = {"damage": {"controls": True}, "control": {"random_directions": 2}, "seeds": [0, 1]}
+    service = Damaged()
+    sweep(folder, service, **asked)
+    assert len(service.requests[COMPLETIONS]) == (1 + 2 * (1 + 2)) * READINGS
+    assert size_of(experiment_of(folder, **SMALL | asked)).damage_readings == (1 + 2 * (1 + 2)) * READINGS
+    found = rows(
+        folder, "SELECT coefficient, n_random, random_kl_low, random_kl_high FROM effect_and_damage ORDER BY 1"
+    )
+    assert [row[:2] for row in found] == [(1.0, 2), (2.0, 2)]
+    for dose, _, low, high in found:
+        assert (low, high) == (pytest.approx(kl(dose)), pytest.approx(kl(dose)))
+
+
+def test_without_that_a_range_of_random_directions_is_null(folder):
+    sweep(folder, Damaged())
+    assert rows(folder, "SELECT DISTINCT n_random, random_kl_low FROM effect_and_damage") == [(None, None)]
+
+
 def test_damage_is_measured_once_for_settings_that_differ_in_sampling_alone(folder):
     service = Damaged()
     sweep(folder, service, seeds=[0, 1], temperature=[0.5, 1.0], coefficients=[1.0])

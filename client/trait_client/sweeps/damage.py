@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -14,7 +14,7 @@ from trait_client.results.recorder import Recorder
 from trait_client.results.rows import utc_now
 from trait_client.scoring.damage import Damage, DamageReading, damage, reaches_prompts, read_damage_set
 from trait_client.scoring.damage_set import CHOICES, NEUTRAL, ChoiceQuestion, Passage, read_choices, read_passages
-from trait_client.sweeps.cells import Intervention
+from trait_client.sweeps.cells import Cell, Intervention
 from trait_client.sweeps.plan import SweepPlan
 from trait_core.errors import InvalidRequestError, TraitError
 from trait_core.model_identity import digest
@@ -66,24 +66,26 @@ class DamageMeter:
     Args:
         client: The service.
         damage_set: The passages and questions.
+        controls: Also measure the random directions.
 
     Attributes:
         errors: Messages of changes that the last run could not read, with their counts.
         missing: Settings that are still to be measured.
     """
 
-    def __init__(self, client: AsyncTraitClient, damage_set: DamageSet) -> None:
+    def __init__(self, client: AsyncTraitClient, damage_set: DamageSet, *, controls: bool = False) -> None:
         self.errors: Counter[str] = Counter()
         self.missing = 0
         self._client = client
         self._set = damage_set
+        self._kinds = frozenset({"steered", "control"} if controls else {"steered"})
         self._unsteered: dict[str | None, DamageReading] = {}
 
     async def run(self, plan: SweepPlan, writer: ResultWriter, recorder: Recorder) -> None:
-        """Measure the steered settings of a plan, one change after another, and record each as it is measured."""
+        """Measure the settings of a plan, one change after another, and record each as it is measured."""
         self.errors = Counter()
         have = await recorder.call(_stored, writer, self._set.definition)
-        waiting = _by_change(plan, have)
+        waiting = _by_change([cell for cell in plan.cells if cell.kind in self._kinds], have)
         self.missing = sum(len(settings) for _, _, settings in waiting.values())
         for adapter, change, settings in waiting.values():
             try:
@@ -143,14 +145,14 @@ def _stored(writer: ResultWriter, definition: str) -> set[str]:
     }
 
 
-def _by_change(plan: SweepPlan, have: Collection[str]) -> dict[str, tuple[str | None, Intervention, set[str]]]:
+def _by_change(cells: Iterable[Cell], have: Collection[str]) -> dict[str, tuple[str | None, Intervention, set[str]]]:
     """Digest of model and change -> the adapter that is asked, the change, and its settings without damage."""
     found: dict[str, tuple[str | None, Intervention, set[str]]] = {}
     settings: dict[str, set[str]] = defaultdict(set)
-    for cell in plan.cells:
-        if cell.kind != "steered" or cell.setting_id in have:
+    for cell in cells:
+        if cell.setting_id in have:
             continue
-        assert cell.intervention is not None, "a steered cell has one"
+        assert cell.intervention is not None, "a baseline has no damage"
         key = digest([cell.model.as_identity(), cell.intervention.as_identity()])
         settings[key].add(cell.setting_id)
         found[key] = cell.model.asked_as, cell.intervention, settings[key]

@@ -78,7 +78,8 @@ def meter_of(experiment: Experiment, client: AsyncTraitClient) -> DamageMeter | 
     if experiment.damage is None:
         return None
     asked = experiment.damage
-    return DamageMeter(client, DamageSet.load(experiment.damage_folder, asked.passages, asked.questions))
+    damage_set = DamageSet.load(experiment.damage_folder, asked.passages, asked.questions)
+    return DamageMeter(client, damage_set, controls=asked.controls)
 
 
 async def run_plan(

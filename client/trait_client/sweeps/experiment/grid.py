@@ -129,7 +129,10 @@ def _damage_readings(experiment: Experiment, n_vectors: int) -> int:
         len({(p.layers, p.coefficient, str(p.options), p.adapter) for p in grid(experiment, trait)})
         for trait in experiment.traits
     ]
-    return each * (n_vectors * sum(changes) + len(experiment.services) * len(experiment.served_adapters))
+    directions = experiment.control.random_directions if asked.controls else 0
+    return each * (
+        n_vectors * sum(changes) * (1 + directions) + len(experiment.services) * len(experiment.served_adapters)
+    )
 
 
 def _judge_scores(experiment: Experiment, steered: int, of_baselines: int, n_baselines: int) -> int:

@@ -30,11 +30,13 @@ class DamageSpec(Section):
         questions: Number of multiple-choice questions, from the first, 0 for none; None uses all.
         folder: Folder of `neutral.jsonl` and `choices.jsonl`, relative to the experiment's file; None: `damage` beside the folder
             of traits.
+        controls: Also measure the sweep's random directions, which costs as much for each of them.
     """
 
     passages: Annotated[int, Field(ge=1)] | None = None
     questions: Annotated[int, Field(ge=0)] | None = None
     folder: Annotated[str, Field(min_length=1)] | None = None
+    controls: bool = False
 
 
 class TraitOverride(Section):
