@@ -5,6 +5,8 @@ import csv
 import both_models
 import pytest
 from study.lab import ROOT
+from trait_map.page import page
+from trait_map.study import EFFECT, best, predictors
 
 EXPERIMENTS = ROOT / "experiments"
 ROUNDED = 0.002
@@ -107,3 +109,28 @@ def test_a_gain_is_the_difference_of_two_areas(path):
     for row in rows_of(path):
         joint = areas[row["pair"], "joint (surface - intent)"]
         assert row["auc_gain"] == pytest.approx(joint - areas[row["pair"], row["over"]], abs=0.001)
+
+
+@pytest.mark.parametrize("path", tables("map"))
+def test_the_best_settings_and_the_predictors_are_those_of_the_map(path):
+    settings, before = rows_of(path), rows_of(path.with_name("evidence.csv"))
+    for name, computed in (("best", best(settings)), ("predictors", predictors(settings, before))):
+        stored = rows_of(path.with_name(f"{name}.csv"))
+        assert len(stored) == len(computed)
+        for ours, theirs in zip(computed, stored, strict=True):
+            for key, value in ours.items():
+                same = pytest.approx(value, rel=0.02, abs=0.02) if isinstance(value, float) else value
+                assert theirs[key] == same, (ours, theirs)
+
+
+@pytest.mark.parametrize("path", tables("map"))
+def test_an_effect_excludes_0_and_lies_beyond_both_random_directions(path):
+    for row in rows_of(path):
+        assert row["low"] <= row["delta"] <= row["high"]
+        beyond = row["low"] > 0 and row["delta"] > row["random_high"]
+        assert (row["verdict"] == EFFECT) == beyond, row
+
+
+@pytest.mark.parametrize("path", tables("replies"))
+def test_the_page_of_replies_is_printed_from_their_table(path):
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == "\n".join(page(path.parent)) + "\n"
