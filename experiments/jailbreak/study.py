@@ -163,6 +163,6 @@ def plot(
     left.legend(fontsize=8, loc="lower right")
     right.barh([row["wrapper"] for row in wrappers][::-1], [row["refused_percent"] for row in wrappers][::-1])
     right.set(xlabel="refused, % of 26 requests")
-    right.set_title("What the wrappers do to SmolLM2-135M")
+    right.set_title("Refusals by wrapper")
     figure.savefig(path, dpi=110)
     plt.close(figure)
