@@ -4,6 +4,7 @@ import csv
 
 import both_models
 import pytest
+from damage_beside_effect.study import ratios
 from study.lab import ROOT
 from trait_map.page import page
 from trait_map.study import EFFECT, best, predictors
@@ -134,3 +135,12 @@ def test_an_effect_excludes_0_and_lies_beyond_both_random_directions(path):
 @pytest.mark.parametrize("path", tables("replies"))
 def test_the_page_of_replies_is_printed_from_their_table(path):
     assert path.with_suffix(".md").read_text(encoding="utf-8") == "\n".join(page(path.parent)) + "\n"
+
+
+@pytest.mark.parametrize("path", tables("ratios"))
+def test_the_ratios_to_random_directions_are_those_of_the_settings(path):
+    computed = ratios(rows_of(path.with_name("settings.csv")))
+    stored = rows_of(path)
+    assert len(stored) == len(computed)
+    for ours, theirs in zip(computed, stored, strict=True):
+        assert theirs == pytest.approx(ours, rel=0.01)
