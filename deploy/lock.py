@@ -43,6 +43,7 @@ OTHER_PROGRAMS = (
     "litellm",
     "llm",
     "lm-eval[api]",
+    "polars",  # data frames of results, as the programs bring pandas
     "transformers",  # reads the tokenizer for lm-eval
 )
 SITE = ("mkdocs-material",)
