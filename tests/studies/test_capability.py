@@ -2,18 +2,24 @@
 
 import csv
 
+import pytest
 from capability_under_steering.study import ANSWERS, HERE, accuracies, aliases, kept, question_ids
 from study.lab import SMALL, write_csv
 
-
-def test_the_table_is_that_of_the_answers(tmp_path):
-    write_csv(tmp_path / "accuracy.csv", accuracies(kept(HERE / ANSWERS), SMALL))
-    assert (tmp_path / "accuracy.csv").read_text() == (HERE / "accuracy.csv").read_text()
+FOLDERS = {SMALL: HERE} | {path.parent.name: path.parent for path in HERE.glob(f"*/{ANSWERS}")}
 
 
-def test_every_setting_answered_every_question_in_both_harnesses():
-    for right in kept(HERE / ANSWERS).values():
-        assert set(right) == {SMALL, *aliases(SMALL)}
+@pytest.mark.parametrize("model", FOLDERS)
+def test_the_table_is_that_of_the_answers(tmp_path, model):
+    folder = FOLDERS[model]
+    write_csv(tmp_path / "accuracy.csv", accuracies(kept(folder / ANSWERS), model))
+    assert (tmp_path / "accuracy.csv").read_text() == (folder / "accuracy.csv").read_text()
+
+
+@pytest.mark.parametrize("model", FOLDERS)
+def test_every_setting_answered_every_question_in_both_harnesses(model):
+    for right in kept(FOLDERS[model] / ANSWERS).values():
+        assert set(right) == {model, *aliases(model)}
         assert all(list(each) == question_ids() for each in right.values())
 
 

@@ -1,0 +1,182 @@
+"""Every study in miniature: its commands on a real service with SmolLM2, then its tables and its plot.
+
+Numbers mean nothing here: few pairs, few prompts, replies of a few tokens. `precision` (four engines) and `lora_organism` (two adapters
+to train) are left out; their parts have engine tests of their own.
+"""
+
+import importlib
+import json
+import shutil
+import tomllib
+from contextlib import contextmanager
+
+import pytest
+from study.lab import ROOT, Lab
+
+pytestmark = pytest.mark.engine
+
+N_PAIRS = 16
+DATASETS = ROOT / "datasets" / "traits"
+TRAITS = (
+    "refusal",
+    "sycophancy",
+    "helpfulness_expressed",
+    "helpfulness_intent",
+    "honesty_observed",
+    "deception",
+    "question_asking",
+)
+SMALLER = {"n_prompts": 2, "max_tokens": 8, "coefficients": [2.0], "layers": [9, 11, 13]}
+
+
+class MiniLab(Lab):
+    """A study's tools on a service that runs already, with small datasets and small definitions."""
+
+    def __init__(self, name, folder, url):
+        super().__init__(name, work=folder / "work" / name)
+        definitions = sorted(self.folder.glob("*.toml"))
+        self.folder = folder / "tables" / name
+        self.folder.mkdir(parents=True)
+        self.datasets = folder / "datasets" / "traits"
+        self.url = url
+        for path in definitions:
+            (self.folder / path.name).write_text(smaller(path, self.datasets))
+
+    @contextmanager
+    def serving(self, *_flags, **_options):
+        yield self.url
+
+    def run(self, *command):
+        if command[:2] == ("trait-extract", "run"):
+            command = (*command, "--datasets", self.datasets)
+        super().run(*command)
+
+
+def smaller(path, datasets):
+    """The definition with two of its traits, three layers, one coefficient, two prompts."""
+    values = tomllib.loads(path.read_text())
+    values.pop("trait", None)
+    values |= {key: value for key, value in SMALLER.items() if values.get(key, "chosen") != "chosen"}
+    if "traits" in values:
+        values |= {"datasets": str(datasets), "traits": [each for each in values["traits"] if each in TRAITS][:2]}
+    if "damage" in values:
+        values["damage"] |= {"passages": 2, "folder": str(ROOT / "datasets" / "damage")}
+    sections = {key: values.pop(key) for key, value in list(values.items()) if isinstance(value, dict)}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    for name, section in sections.items():
+        lines += [f"\n[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in section.items())]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Datasets with the first pairs of each trait."""
+    folder = tmp_path_factory.mktemp("studies")
+    for place in (place for place in DATASETS.glob("*/*") if place.name in TRAITS):
+        copy = folder / "datasets" / "traits" / place.parent.name / place.name
+        shutil.copytree(place, copy)
+        for side in ("positive", "negative"):
+            path = copy / f"{side}.jsonl"
+            path.write_text("\n".join(path.read_text().splitlines()[:N_PAIRS]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(folder):
+    with Lab("studies", work=folder / "service").serving() as url:
+        yield url
+
+
+@pytest.fixture
+def run(folder, url, monkeypatch):
+    """Measure and report a study; gives its tools, whose folder holds what a study commits."""
+    monkeypatch.chdir(ROOT)
+
+    def run(name, **constants):
+        study = importlib.import_module(f"{name}.study")
+        for constant, value in constants.items():
+            monkeypatch.setattr(study, constant, value)
+        lab = MiniLab(name, folder, url)
+        study.measure(lab)
+        study.report(lab)
+        return lab
+
+    return run
+
+
+def first_of(path, out, keep):
+    """The lines of a set of prompts whose ids are kept."""
+    lines = [line for line in path.read_text().splitlines() if keep(json.loads(line)["id"])]
+    out.write_text("\n".join(lines) + "\n")
+    return out
+
+
+@pytest.mark.parametrize(
+    ("name", "tables"),
+    [
+        ("methods_and_layers", {"by_method", "paired", "directions", "discrimination"}),
+        ("trait_map", {"map", "best", "replies", "predictors", "evidence"}),
+        ("damage_beside_effect", {"settings", "ratios"}),
+    ],
+)
+def test_a_study_of_sweeps_runs(run, name, tables):
+    lab = run(name)
+    assert tables == {path.stem for path in lab.folder.glob("*.csv")}
+    assert (lab.folder / f"{name}.png").stat().st_size > 10_000
+    assert lab.sql("select distinct status from trials") == [{"status": "done"}]
+
+
+def test_coefficient_search_runs(run):
+    lab = run("coefficient_search", TRAITS=("refusal",), N_PROMPTS=2, MAX_TOKENS=8)
+    assert "refusal" in (lab.folder / "search_against_grid.csv").read_text()
+
+
+def test_jailbreak_runs(run, tmp_path):
+    """Of these wrappers the first makes SmolLM2 refuse and the second does not, so that both outcomes are there."""
+    path = ROOT / "datasets" / "prompts" / "jailbreak.jsonl"
+    names = [json.loads(line)["id"] for line in path.read_text().splitlines()]
+    few = {name for wrapper in ("polite", "story") for name in [n for n in names if n.startswith(f"{wrapper}/")][:6]}
+    prompts = first_of(path, tmp_path / "prompts.jsonl", few.__contains__)
+    lab = run("jailbreak", PROMPTS=prompts, MAX_TOKENS=16)
+    assert {path.stem for path in lab.folder.glob("*.csv")} == {"separation", "layers", "wrappers"}
+
+
+def test_surface_and_intent_runs(run):
+    lab = run("surface_and_intent")
+    assert {path.stem for path in lab.folder.glob("*.csv")} == {"separation", "gain", "rule"}
+
+
+def test_conditional_refusal_runs(run, tmp_path):
+    from conditional_refusal.build_prompts import OUT, prompts
+
+    few = [row for row in prompts() if int(row["id"].rpartition("/")[2]) <= 4]
+    path = first_of(OUT, tmp_path / "prompts.jsonl", {row["id"] for row in few}.__contains__)
+    small = {"COEFFICIENTS": (1.0,), "N_TRIED": 2, "MAX_TOKENS": 8}
+    lab = run("conditional_refusal", OUT=path, prompts=lambda: few, **small)
+    assert {path.stem for path in lab.folder.glob("*.csv")} >= {
+        "margins",
+        "coefficients",
+        "by_prompt",
+        "shares",
+        "gates",
+    }
+
+
+def test_capability_under_steering_runs(run, monkeypatch):
+    from capability_under_steering import study
+
+    if not (study.PROGRAMS / "lm_eval").is_file():
+        pytest.skip("make harnesses")
+    ask, ids = study.ask, study.question_ids()[:2]
+    monkeypatch.setattr(study, "ask", lambda *given: ask(*given, limit=len(ids)))
+    small = {"TRAITS": ("sycophancy",), "COEFFICIENTS": (1,), "SEEDS": (1,), "question_ids": lambda: ids}
+    lab = run("capability_under_steering", **small)
+    assert len((lab.folder / "accuracy.csv").read_text().splitlines()) == 1 + 2 * 3
+
+
+def test_judge_agreement_runs(run, folder):
+    labels = ROOT / "datasets" / "judge" / "labels.jsonl"
+    few = folder / "labels.jsonl"
+    few.write_text("\n".join(labels.read_text().splitlines()[:8]) + "\n")
+    lab = run("judge_agreement", SETS={"labels": ("--labels", few)})
+    assert "refusal" in (lab.folder / "agreement.csv").read_text()
