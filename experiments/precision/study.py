@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from study.effects import shift
-from study.lab import Lab, repeated
+from study.lab import DTYPES, Lab, repeated
 from trait_client.http import TraitClient
 from trait_client.sweeps.experiment import Experiment
 from trait_core.vectors.file import VectorFile
@@ -67,7 +67,8 @@ def quantise(lab: Lab) -> None:
 def at_precision(lab: Lab, precision: str) -> list[dict[str, Any]]:
     """Extract, register those vectors and BF16's, sweep; returns what the service says of its weights."""
     experiment = Experiment.load(lab.folder / "experiment.toml")
-    flags = ("--dtype", "bfloat16") if precision == "bf16" else ()
+    # Another model computes in bfloat16 at every precision, as in its other studies; INT8 then differs from BF16 in its weights alone.
+    flags = ("--dtype", "bfloat16") if precision == "bf16" or lab.model in DTYPES else ()
     model = None if precision == "bf16" else lab.work / "models" / precision
     with lab.serving(*flags, model=model, name=precision) as url, TraitClient(url) as client:
         to = ("--out", lab.work / "vectors" / precision, "--register", "--url", url)

@@ -9,7 +9,7 @@ from trait_client.sweeps.experiment.section import Label, Section
 from trait_core.errors import InvalidRequestError
 from trait_core.schema import ServiceInfo
 
-LEAST_SHARE = 0.25
+LEAST_SHARE = 0.2
 """Smallest share of the loaded weights' bytes. Embeddings and scales stay in a wider type: half of a small model."""
 
 
@@ -23,7 +23,7 @@ class PrecisionService(Section):
         dtype: Option `--dtype` of `serve`.
         serve: Other options of `serve`, as on a command line.
         vectors: Registry folder of the started service, relative to the experiment's file; None is the default one.
-        weights: Type that at least a quarter of the loaded weights' bytes must have, as `GET /v1/steering` reports it:
+        weights: Type that at least a fifth of the loaded weights' bytes must have, as `GET /v1/steering` reports it:
             `float32`, `bfloat16`, `int8`, `float8_e4m3fn`; INT4 comes packed in `int32`. None checks nothing.
     """
 
