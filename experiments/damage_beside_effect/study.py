@@ -1,6 +1,6 @@
 """Does steering with a trait's direction damage neutral text more than a random direction of the same dose, and what does an effect cost?
 
-Settled beforehand: the traits, each on the layer that its own pairs chose, five doses, three random directions, the first 30 neutral
+Settled beforehand: the traits, each on the layer that its own pairs chose, three doses, two random directions, the first 12 neutral
 passages. Damage is the KL divergence from the unsteered model on passages that no trait's data has, nats a token. A trait's direction
 is compared with random ones by the ratio of its KL to their mean, on a logarithmic scale; the interval draws whole traits.
 """
