@@ -15,6 +15,7 @@ import duckdb
 from trait_client.http.local_service import running_service
 from trait_client.results import ResultStore
 from trait_client.results.rows import ROW_TYPES
+from trait_core.console import EXIT_PARTIAL
 from trait_core.errors import ServiceError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,12 +59,17 @@ class Lab:
         self.vectors = self.work.parent / "vectors"
         self.work.mkdir(parents=True, exist_ok=True)
 
-    def run(self, *command: str | Path | int) -> None:
-        """Show a command and run it; the study ends where one fails."""
+    def run(self, *command: str | Path | int, may_be_partial: bool = False) -> None:
+        """Show a command and run it; the study ends where one fails.
+
+        Args:
+            command: Its words.
+            may_be_partial: Exit code 3 is no failure: some of the work could not be done, and the rest is there.
+        """
         words = [str(word) for word in command]
         print("  $ " + shlex.join(words), flush=True)
         done = subprocess.run([BIN / words[0], *words[1:]], check=False, env=os.environ | ENVIRONMENT)  # noqa: S603
-        if done.returncode:
+        if done.returncode and not (may_be_partial and done.returncode == EXIT_PARTIAL):
             sys.exit(f"{words[0]} ended with exit code {done.returncode}")
 
     def extract(

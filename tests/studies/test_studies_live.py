@@ -46,10 +46,10 @@ class MiniLab(Lab):
     def serving(self, *_flags, **_options):
         yield self.url
 
-    def run(self, *command):
+    def run(self, *command, **options):
         if command[:2] == ("trait-extract", "run"):
             command = (*command, "--datasets", self.datasets)
-        super().run(*command)
+        super().run(*command, **options)
 
 
 def smaller(path, datasets):
