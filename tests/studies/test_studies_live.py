@@ -32,7 +32,7 @@ SMALLER = {"n_prompts": 2, "max_tokens": 8, "coefficients": [2.0], "layers": [9,
 class MiniLab(Lab):
     """A study's tools on a service that runs already, with small datasets and small definitions."""
 
-    def __init__(self, name, folder, url):
+    def __init__(self, name, folder, url, n_traits):
         super().__init__(name, work=folder / "work" / name)
         definitions = sorted(self.folder.glob("*.toml"))
         self.folder = folder / "tables" / name
@@ -40,7 +40,7 @@ class MiniLab(Lab):
         self.datasets = folder / "datasets" / "traits"
         self.url = url
         for path in definitions:
-            (self.folder / path.name).write_text(smaller(path, self.datasets))
+            (self.folder / path.name).write_text(smaller(path, self.datasets, n_traits))
 
     @contextmanager
     def serving(self, *_flags, **_options):
@@ -52,13 +52,16 @@ class MiniLab(Lab):
         super().run(*command, **options)
 
 
-def smaller(path, datasets):
-    """The definition with two of its traits, three layers, one coefficient, two prompts."""
+def smaller(path, datasets, n_traits):
+    """The definition with some of its traits, three layers, one coefficient, two prompts."""
     values = tomllib.loads(path.read_text())
     values.pop("trait", None)
     values |= {key: value for key, value in SMALLER.items() if values.get(key, "chosen") != "chosen"}
     if "traits" in values:
-        values |= {"datasets": str(datasets), "traits": [each for each in values["traits"] if each in TRAITS][:2]}
+        values |= {
+            "datasets": str(datasets),
+            "traits": [each for each in values["traits"] if each in TRAITS][:n_traits],
+        }
     if "damage" in values:
         values["damage"] |= {"passages": 2, "folder": str(ROOT / "datasets" / "damage")}
     sections = {key: values.pop(key) for key, value in list(values.items()) if isinstance(value, dict)}
@@ -92,11 +95,11 @@ def run(folder, url, monkeypatch):
     """Measure and report a study; gives its tools, whose folder holds what a study commits."""
     monkeypatch.chdir(ROOT)
 
-    def run(name, **constants):
+    def run(name, n_traits=2, **constants):
         study = importlib.import_module(f"{name}.study")
         for constant, value in constants.items():
             monkeypatch.setattr(study, constant, value)
-        lab = MiniLab(name, folder, url)
+        lab = MiniLab(name, folder, url, n_traits)
         study.measure(lab)
         study.report(lab)
         return lab
@@ -127,7 +130,7 @@ def test_a_study_of_sweeps_runs(run, name, tables):
 
 
 def test_coefficient_search_runs(run):
-    lab = run("coefficient_search", TRAITS=("refusal",), N_PROMPTS=2, MAX_TOKENS=20)
+    lab = run("coefficient_search", n_traits=1, TRAITS=("refusal",), N_PROMPTS=2, MAX_TOKENS=20)
     assert "refusal" in (lab.folder / "search_against_grid.csv").read_text()
 
 
@@ -145,7 +148,7 @@ def test_surface_and_intent_runs(run, tmp_path, monkeypatch):
     from surface_and_intent.study import PAIRS, Pair
 
     few = {
-        pair.name: first_of(pair.prompts, tmp_path / pair.name, lambda name: int(name.split("/")[0]) < 6)
+        pair.name: first_of(pair.prompts, tmp_path / f"{pair.name}.jsonl", lambda name: int(name.split("/")[0]) < 6)
         for pair in PAIRS
     }
     monkeypatch.setattr(Pair, "prompts", property(lambda pair: few[pair.name]))
