@@ -53,7 +53,7 @@ class NotServedError(InvalidRequestError):
 
 
 class AbortedError(TraitError):
-    """An operator aborted the request before the engine had started it (503)."""
+    """An operator aborted the request before the engine had started or, for a reading, finished it (503)."""
 
 
 class PromptRefusedError(InvalidRequestError, VLLMClientError):

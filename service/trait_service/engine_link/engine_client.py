@@ -259,6 +259,7 @@ async def last_output(outputs: AsyncIterator[RequestOutput]) -> RequestOutput:
     """The finished output of a request.
 
     Raises:
+        AbortedError: An operator aborted it: what it has may be cut short.
         SteeringFailedError: The engine ended without one.
     """
     final = None
@@ -266,4 +267,6 @@ async def last_output(outputs: AsyncIterator[RequestOutput]) -> RequestOutput:
         final = output
     if final is None or not final.finished:
         raise SteeringFailedError("the engine ended without an output")
+    if any(completion.finish_reason == "abort" for completion in final.outputs):
+        raise AbortedError("the request was aborted before it was finished; send it again")
     return final
