@@ -234,7 +234,7 @@ WITH lengths AS (
     GROUP BY c.setting_id
 ),
 random AS (
-    SELECT c.control_of AS setting_id, count(*) AS n_random, min(d.kl) AS random_kl_low, max(d.kl) AS random_kl_high
+    SELECT c.control_of AS setting_id, count(*) AS n_random, avg(d.kl) AS random_kl, min(d.kl) AS random_kl_low, max(d.kl) AS random_kl_high
     FROM (SELECT DISTINCT control_of, setting_id FROM cells WHERE kind = 'control') c
     JOIN setting_damage d ON d.setting_id = c.setting_id
     GROUP BY c.control_of
@@ -243,7 +243,7 @@ measured AS (
     SELECT s.trait, s.method, s.layer, s.coefficient, s.unit, s.measure, s.n, s.trait_delta, s.delta, s.ci_low, s.ci_high, s.verdict,
            d.kl, d.kl_low, d.kl_high, d.nll_rise, d.accuracy, d.baseline_accuracy, d.accuracy_delta, d.accuracy_low, d.accuracy_high,
            l.length, l.baseline_length, s.distinct3, s.coherence, d.n_passages, d.n_questions, s.operation, s.scope, s.hook_point,
-           s.gate, s.layers, s.precision, s.adapter, s.model, s.setting_id, r.n_random, r.random_kl_low, r.random_kl_high
+           s.gate, s.layers, s.precision, s.adapter, s.model, s.setting_id, r.n_random, r.random_kl, r.random_kl_low, r.random_kl_high
     FROM trait_summary s
     JOIN setting_damage d USING (setting_id)
     JOIN lengths l USING (setting_id)
