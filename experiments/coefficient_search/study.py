@@ -6,10 +6,8 @@ coherent setting of the grid.
 """
 
 import json
-from typing import Any
 
 from study.lab import Lab, repeated
-from trait_client.results import ResultStore
 from trait_client.sweeps.experiment import Experiment
 
 TRAITS = ("refusal", "question_asking", "sycophancy")
@@ -37,9 +35,9 @@ def measure(lab: Lab) -> None:
 
 
 def report(lab: Lab) -> None:
-    searched = ResultStore(lab.work / "search.duckdb")
-    found = {row["trait"]: row for row in _records(searched, "select * from best_settings")}
-    taken = {row["trait"]: row["trials"] for row in _records(searched, TRIALS)}
+    searched = lab.work / "search.duckdb"
+    found = {row["trait"]: row for row in lab.sql("select * from best_settings", searched)}
+    taken = {row["trait"]: row["trials"] for row in lab.sql(TRIALS, searched)}
     of_grid = {row["trait"]: row["trials"] for row in lab.sql(TRIALS)}
     rows = []
     for best in lab.sql(BEST):
@@ -61,8 +59,3 @@ def report(lab: Lab) -> None:
         )  # fmt: skip
     lab.table("search_against_grid", rows)
     print(json.dumps(rows, indent=1))
-
-
-def _records(store: ResultStore, sql: str) -> list[dict[str, Any]]:
-    with store.reader() as reader:
-        return reader.records(sql)

@@ -7,7 +7,6 @@ small these are (`judge.toml`).
 from pathlib import Path
 
 from study.lab import Lab
-from trait_client.results import ResultStore
 
 JUDGE = Path("experiments/judge_agreement/judge.toml")
 SETS = {"labels": ("--labels", "datasets/judge/labels.jsonl"), "metric_check": ()}
@@ -33,9 +32,8 @@ def measure(lab: Lab) -> None:
 def report(lab: Lab) -> None:
     rows = []
     for name in SETS:
-        with ResultStore(database(lab, name)).reader() as reader:
-            spread = {row["trait"]: row for row in reader.records(SPREAD)}
-            rows += [{"replies": name} | row | spread[row["trait"]] for row in reader.records(AGREEMENT)]
+        spread = {row["trait"]: row for row in lab.sql(SPREAD, database(lab, name))}
+        rows += [{"replies": name} | row | spread[row["trait"]] for row in lab.sql(AGREEMENT, database(lab, name))]
     lab.table("agreement", rows)
 
 

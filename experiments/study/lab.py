@@ -64,7 +64,7 @@ class Lab:
 
         Args:
             command: Its words.
-            may_be_partial: Exit code 3 is no failure: some of the work could not be done, and the rest is there.
+            may_be_partial: Accept exit code 3: the command did a part of its work.
         """
         words = [str(word) for word in command]
         print("  $ " + shlex.join(words), flush=True)
@@ -117,9 +117,9 @@ class Lab:
             arguments += ["--dtype", DTYPES[self.model]]
         return [*arguments, *flags]
 
-    def sql(self, query: str) -> list[dict[str, Any]]:
-        """Rows of a query over the database, as `trait-client sql` gives them."""
-        columns, rows, *_ = ResultStore(self.db).query(query)
+    def sql(self, query: str, db: Path | None = None) -> list[dict[str, Any]]:
+        """Rows of a query over the database, or over another one, as `trait-client sql` gives them."""
+        columns, rows, *_ = ResultStore(db or self.db).query(query)
         return [dict(zip(columns, row, strict=True)) for row in rows]
 
     def table(self, name: str, rows: Sequence[Row], *, commit: bool = True) -> None:
