@@ -135,7 +135,7 @@ def test_coefficient_search_runs(run):
 
 
 def test_jailbreak_runs(run, tmp_path):
-    """Of these wrappers the first makes SmolLM2 refuse and the second does not, so that both outcomes are there."""
+    """SmolLM2 refuses most polite prompts and no story: the set has both outcomes."""
     path = ROOT / "datasets" / "prompts" / "jailbreak.jsonl"
     names = [json.loads(line)["id"] for line in path.read_text().splitlines()]
     few = {name for wrapper in ("polite", "story") for name in [n for n in names if n.startswith(f"{wrapper}/")][:6]}

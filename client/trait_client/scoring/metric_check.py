@@ -135,7 +135,7 @@ def labels_to_judge(datasets: Path, trait: str) -> list[LabelledReply]:
     """The labelled replies of a trait for a judge: labels of 100 and 0, without prompts.
 
     Raises:
-        DatasetError: There is no such trait, it has no labelled replies, or the file is malformed.
+        DatasetError: The trait does not exist, or its file of labelled replies is missing or malformed.
     """
     replies = read_check(find_trait(datasets, trait) / METRIC_CHECK)
     return [LabelledReply(trait=trait, reply=reply.text, label=100.0 * reply.shows) for reply in replies]
