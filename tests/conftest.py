@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 from functools import cached_property
 from pathlib import Path
 
+import engine_forms
 import pytest
 from service_harness import BIN, serving
 from trait_core.storage import write_atomically
@@ -39,8 +40,8 @@ with suppress(ImportError):  # the engine tests run where it is not installed
     hypothesis.settings.load_profile("untimed")
 
 
-ENGINE_WORKERS = 2
-"""An engine is a start on one core and 3 GiB of memory."""
+ENGINE_WORKERS = 8 if engine_forms.CUDA else 2
+"""Workers that start engines. On a CPU an engine is a start on one core and 3 GiB of memory; a GPU holds many side by side."""
 
 
 def pytest_xdist_auto_num_workers() -> int:
