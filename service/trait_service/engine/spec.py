@@ -7,7 +7,6 @@ HTTP side resolves names, units and layers; the worker resolves scopes and pools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from operator import attrgetter
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
@@ -191,9 +190,11 @@ def _read_columns(value: MonitorColumns | Sequence[MonitorColumn] | str) -> Moni
     return MonitorColumns.read(value) if isinstance(value, str) else MonitorColumns.of(value)
 
 
-WrittenColumns = Annotated[
-    MonitorColumns, PlainValidator(_read_columns), PlainSerializer(attrgetter("text"), return_type=str)
-]
+def _text(columns: MonitorColumns) -> str:
+    return columns.text
+
+
+WrittenColumns = Annotated[MonitorColumns, PlainValidator(_read_columns), PlainSerializer(_text)]
 """Monitored directions that travel as text inside the spec's: it is read once for all requests that share it."""
 
 
