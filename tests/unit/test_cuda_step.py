@@ -176,9 +176,10 @@ def test_a_set_that_requests_share_is_written_once_and_its_tokens_follow_one_ano
     cuda.regroup(batch)
     cuda.prepare(step_of((0, 3), (0, 2), (5, 11)), batch.computed_to)
     rows = [row for row, _, _, _ in tiles(cuda)]
-    assert [tile[1:3] for tile in tiles(cuda)] == [[0, 13], [13, 1]]
+    assert [tile[1:3] for tile in tiles(cuda)] == [[0, 4], [4, 4], [8, 4], [12, 1], [13, 1]]
+    assert rows[0] == rows[3] != rows[4]
     width = cuda.monitored.width
-    assert table.tiles[:3].tolist() == [2, width, HEADER_WORDS + 2 * TILE_WORDS]
+    assert table.tiles[:3].tolist() == [5, width, HEADER_WORDS + 5 * TILE_WORDS]
     at = int(table.tiles[2])
     assert table.tiles[at : at + 14].tolist() == [1, 2, *range(5, 16), 4]
     words = table.sets[rows[0]].tolist()
@@ -198,8 +199,10 @@ def test_many_tokens_of_one_set_are_cut_into_tiles():
     side = CudaStep(bank, pools, **sizes, device=CPU)
     batch = LiveBatch(1, [(0, 0, LiveRequest(SPEC, 3, monitored=directions(2)))])
     side.regroup(batch)
-    side.prepare(step_of((0, 40)), batch.computed_to)
-    assert [tile[1:3] for tile in tiles(side)] == [[0, TILE_TOKENS], [16, TILE_TOKENS], [32, 8]]
+    side.prepare(step_of((0, 39)), batch.computed_to)
+    assert [tile[1:3] for tile in tiles(side)] == [
+        [first, min(TILE_TOKENS, 39 - first)] for first in range(0, 39, TILE_TOKENS)
+    ]
 
 
 def test_only_rows_that_changed_are_written(cuda):

@@ -1,4 +1,4 @@
-"""The Triton kernel equals the torch path, in Triton's interpreter on the CPU; no GPU has run it.
+"""The Triton kernels equal the torch path, in Triton's interpreter on the CPU; on a GPU `make test-gpu` compares them.
 
 Triton is not among the CPU's pinned packages: `make test-triton` puts it aside and runs these.
 """
@@ -15,6 +15,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("make test-triton runs these", allow_module_level=True)
 
 from trait_core.intervals import UNBOUNDED, Interval
+from trait_service.engine import kernel_monitor
 from trait_service.engine.arithmetic import coefficients
 from trait_service.engine.batch import LiveBatch, Step
 from trait_service.engine.buffers import VectorBank
@@ -24,6 +25,7 @@ from trait_service.engine.cuda_step import CudaStep
 from trait_service.engine.direction_sets import DirectionSet
 from trait_service.engine.gates import FIRST_SELECTOR_BIT, GATE, GATE_SHIFT, LATCH, PROMPT, SELECTOR_SHIFT, TOKEN
 from trait_service.engine.kernel_triton import constants
+from trait_service.engine.monitor_table import TILE_TOKENS
 from trait_service.engine.reply_selector import ReplyItem, ReplySelector, ReplyStart, selectors_of
 from trait_service.engine.requests import TERM, LiveRequest
 from trait_service.engine.spec import RequestSpec, TermSpec
@@ -323,7 +325,7 @@ def test_a_term_acts_where_its_gate_is_open_and_nowhere_else(dtype, split):
 
 @pytest.mark.parametrize(("dtype", "split"), [(torch.float32, True), (torch.bfloat16, False)])
 def test_hundreds_of_directions_of_several_sets_in_one_batch(dtype, split):
-    """Sets of one direction to 512, most of them on one layer, for one token to three tiles of them; widths are no multiple."""
+    """Sets of one direction to 512, most of them on one layer, for one token to five tiles of them; widths are no multiple."""
     rng = np.random.default_rng(5)
     sides = Sides(d_model=200, dtype=dtype, split=split)
     crowded = DirectionSet.of(np.ones(512, dtype=np.int64), rng.integers(N_DIRECTIONS, size=512), rng.random(512) < 0.5)
@@ -384,6 +386,8 @@ def test_a_layer_that_a_request_does_not_capture_is_left_out_for_it_alone():
 
 
 def test_a_long_prompt_is_summed_in_few_additions_and_a_wide_stream_one_token_at_a_time():
+    """Monitored too: registers hold a tile of a narrow stream, and one token of a wide one."""
+    monitored = some_directions(np.random.default_rng(0), 7)
     for d_model in (24, 8200):
         sides = Sides(d_model)
         request = LiveRequest(
@@ -392,9 +396,12 @@ def test_a_long_prompt_is_summed_in_few_additions_and_a_wide_stream_one_token_at
             pools=[[Interval(0, UNBOUNDED)], [Interval(5, 20)]],
             captured_layers=[1],
             capture_rows=sides.take(2),
+            monitored=monitored,
         )
         batch = LiveBatch(1, [(0, 3, request)])
         sides.regroup(batch)
+        at_once = kernel_monitor.constants(N_LAYERS, 1, d_model, has_hidden=True)["at_once"]
+        assert at_once == (TILE_TOKENS if d_model == 24 else 1)
         gathers = constants(sides.triton.table.layout, d_model, 4, has_hidden=True, n_kinds=1)["gathers"]
         assert gathers == (d_model == 24)
         sides.forward(batch, step_of((0, 30)))

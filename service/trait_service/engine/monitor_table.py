@@ -8,7 +8,7 @@ from trait_service.engine.buffers import Mirrored, on_device
 from trait_service.engine.direction_sets import DirectionSet
 from trait_service.engine.monitored_tokens import MonitoredTokens, StepTokens, TokenRows
 
-TILE_TOKENS = 16
+TILE_TOKENS = 4
 """Tokens of one tile: all of them have the same set."""
 
 HEADER_WORDS, TILE_WORDS = 4, 4
