@@ -93,14 +93,15 @@ def request_of(rng: np.random.Generator, i: int) -> LiveRequest:
     )
     for layer in range(N_LAYERS):
         for k in range(1 + int(rng.integers(MOST_TERMS))):
+            operation = OPERATIONS[(layer + i + k) % len(OPERATIONS)]
             start, stop = (0, UNBOUNDED) if rng.random() < 0.7 else sorted(int(p) for p in rng.integers(0, 12, 2))
             terms.append(
                 term(
                     layer,
                     k,
-                    OPERATIONS[(layer + i + k) % len(OPERATIONS)],
+                    operation,
                     float(rng.normal()) * 2,
-                    int(rng.integers(N_DIRECTIONS)),
+                    _direction(rng, operation),
                     start=start,
                     stop=stop,
                     step=int(rng.choice([1, 1, 2, 3])),
@@ -125,6 +126,16 @@ def request_of(rng: np.random.Generator, i: int) -> LiveRequest:
             rng.random(n_monitored) < 0.5,
         ),
     )
+
+
+def _direction(rng: np.random.Generator, operation: str) -> int:
+    """A row of the bank: those in its second half are for rotations.
+
+    A rotation towards the direction that the term before has made the stream parallel to turns rounding errors: in 16 bits
+    its result is the noise of that rounding, on any side.
+    """
+    half = N_DIRECTIONS // 2
+    return int(rng.integers(half)) + (half if operation == "rotate" else 0)
 
 
 def term(layer: int, k: int, operation: str, value: float, bank_row: int, **fields: Any) -> tuple[Any, ...]:
