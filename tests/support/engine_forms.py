@@ -2,7 +2,7 @@
 
 vLLM's CPU platform is V1 and synchronous. Asynchronous scheduling needs its refusal undone; the V2 runner needs Triton,
 which Triton's own interpreter stands in for. Both exist for tests only. `TRAIT_ENGINE_DEVICE=cuda` lets the engine tests
-start CUDA engines, which need neither; what a test says about the CPU's worker then fails. No GPU has run them yet.
+start CUDA engines, which need neither; what a test says about the CPU's worker then fails. No GPU has run these tests yet.
 """
 
 import os

@@ -1,7 +1,4 @@
-"""One step on CUDA: the request table, the list of active tokens and what is monitored, on the device, for the Triton kernels.
-
-Not yet run on a GPU.
-"""
+"""One step on CUDA: the request table, the list of active tokens and what is monitored, on the device, for the Triton kernels."""
 
 from typing import NamedTuple
 

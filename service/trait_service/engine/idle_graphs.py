@@ -1,7 +1,7 @@
 """A second set of CUDA graphs on vLLM's V2 runner, which hold no launch of ours: idle steps replay it, as in stock vLLM.
 
 Both sets are of the same shapes and come from the same compiled code. Which one a step replays is read where it is
-replayed, from the state that the step's inputs have just brought up to date. Not yet run on a GPU.
+replayed, from the state that the step's inputs have just brought up to date.
 """
 
 import logging

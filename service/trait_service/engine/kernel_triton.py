@@ -1,4 +1,4 @@
-"""Steering and capture as one Triton kernel, for CUDA. Not yet run on a GPU; `kernel_torch` is its reference.
+"""Steering and capture as one Triton kernel, for CUDA; `kernel_torch` is its reference.
 
 It reads gates, steers, then captures, while a token's half of the stream stays in registers; `kernel_monitor` is launched after it. It is
 launched over the step's padded tokens, so that CUDA graphs hold it, and works through the list of active tokens: each

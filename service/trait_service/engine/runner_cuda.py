@@ -1,4 +1,4 @@
-"""vLLM's CUDA model runners, steered. Not yet run on a GPU."""
+"""vLLM's CUDA model runners, steered."""
 
 from vllm.v1.worker.gpu.model_runner import GPUModelRunner as V2ModelRunner
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner as V1ModelRunner

@@ -1,4 +1,4 @@
-"""vLLM's CUDA worker, steered. Not yet run on a GPU.
+"""vLLM's CUDA worker, steered.
 
 Nothing here may import vLLM's CPU worker, directly or through another module: it replaces torch's CUDA streams and events
 in the whole process (tests/unit/test_cuda_import.py).

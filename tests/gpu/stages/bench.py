@@ -25,6 +25,8 @@ OVERHEAD_GIB = 1.5
 """Memory of an engine beside weights and KV cache: its context, graphs and workspaces."""
 USABLE = 0.94
 """Share of the card's memory that all engines may take."""
+SHORT_S = 240
+"""With less time than this only the first two engines of each model start: eight took 90 s on 16 cores."""
 LARGE_GIB = 4
 """A model with weights of more than this gets as much for its KV cache; others get 1 GiB."""
 
@@ -61,7 +63,7 @@ def _fitting(context: Context, models: Sequence[str]) -> Iterator[tuple[str, str
     """Model, engine and GiB of its KV cache, of those that fit beside one another; every model's first ones come first."""
     free = context.pick(cuda=context.machine.memory_gib * USABLE, cpu=float("inf"))
     weights = {model: _weights_gib(model) for model in models}
-    for name in context.pick(cuda=ORDER, cpu=ORDER[:2]):
+    for name in ORDER if context.cuda and context.left_s >= SHORT_S else ORDER[:2]:
         for model, size in weights.items():
             kv_gib = LARGE_GIB if size > LARGE_GIB else 1.0
             needed = size + kv_gib + OVERHEAD_GIB

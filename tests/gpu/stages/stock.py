@@ -4,7 +4,7 @@ import argparse
 
 import bare
 from asking import Request
-from engines import Engine, Kind
+from engines import Kind, engines_of
 from stage import Context
 
 PROMPTS = ("The museum opens at nine, and the first", "When the river rises", "x" * 200)
@@ -14,17 +14,22 @@ LARGEST = {"float32": 2e-3, "bfloat16": 0.3, "float16": 0.1}
 
 
 def compare(context: Context, found: bare.Lines) -> None:
-    """Three greedy replies in each mode, a new engine for each."""
+    """Three greedy replies in each mode, each of an engine of its own; they start side by side."""
     from trait_service.verify.reference import Reference
     from transformers import AutoConfig
 
     reference = Reference(context.model, AutoConfig.from_pretrained(context.model).num_hidden_layers)
     requests = [Request(list(text.encode()), max_tokens=N_TOKENS) for text in PROMPTS]
     modes = [("float32", True), ("bfloat16", True), ("bfloat16", False)] if context.cuda else [("float32", True)]
-    for dtype, eager in modes:
-        kind = Kind(plugin=False, options={"dtype": dtype, "enforce_eager": eager, **bare.ENGINE_OPTIONS})
-        with Engine(context, kind) as engine:
-            ready, answers = engine.ready, engine.generate(requests)
+    kinds = {
+        f"{dtype}, eager {eager}": Kind(
+            plugin=False, options={"dtype": dtype, "enforce_eager": eager, **bare.ENGINE_OPTIONS}
+        )
+        for dtype, eager in modes
+    }
+    with engines_of(context, kinds) as engines:
+        found_by_mode = [(engine.ready, engine.generate(requests)) for engine in engines.values()]
+    for (dtype, eager), (ready, answers) in zip(modes, found_by_mode, strict=True):
         gaps, same = [], 0
         for request, answer in zip(requests, answers, strict=True):
             expected = reference.logprobs(request.token_ids, answer.token_ids, [], {})
