@@ -26,6 +26,9 @@ FEWEST_DIRECTIONS = 2
 WIDEST_TILE = 8192
 """Width of the widest stream of which registers hold a whole tile; of a wider one they hold a token."""
 
+FEWEST_WARPS = 4
+"""Warps of a program for the narrowest streams."""
+
 _HEADER, _TILE = tl.constexpr(HEADER_WORDS), tl.constexpr(TILE_WORDS)
 
 # torch.finfo(torch.float32).tiny. A smaller number would be a double to Triton, and so would all that comes of it.
@@ -115,10 +118,11 @@ def monitor(
         hidden: As `residual`, or None: the other half of the stream.
         buffers: Inputs and results on the device.
         layer: 0-based decoder block.
-        n_programs: Programs of one launch.
+        n_programs: Programs of `FEWEST_WARPS` that a launch may have: of more warps there are fewer.
     """
     other = residual if hidden is None else hidden
-    monitor_kernel[(n_programs,)](
+    warps = n_warps(residual.shape[1])
+    monitor_kernel[(max(n_programs * FEWEST_WARPS // warps, 1),)](
         residual,
         other,
         buffers.tiles,
@@ -130,7 +134,7 @@ def monitor(
         residual.stride(0),
         other.stride(0),
         **constants(len(buffers.most), buffers.sets.shape[1], residual.shape[1], has_hidden=hidden is not None),
-        num_warps=n_warps(residual.shape[1]),
+        num_warps=warps,
         maxnreg=MAX_REGISTERS,
     )
 
@@ -159,4 +163,4 @@ def constants(n_layers: int, set_width: int, d_model: int, *, has_hidden: bool) 
 
 def n_warps(d_model: int) -> int:
     """Warps of one program: 16 columns of the stream a thread, up to 16 warps."""
-    return min(max(triton.next_power_of_2(d_model) // 512, 4), 16)
+    return min(max(triton.next_power_of_2(d_model) // 512, FEWEST_WARPS), 16)
