@@ -28,6 +28,7 @@ def test_a_sound_engine_is_verified(smollm2_path):
     assert report["passed"]
     assert report["subject"]["dtype"] == "float32"
     assert report["subject"]["model"] == smollm2_path.name
+    assert (report["subject"]["runner"], report["subject"]["scheduling"]) == ("V1", "synchronous")  # as vLLM runs on a CPU
     assert str(smollm2_path.parent) not in done.stdout
     assert_all_ok({name: check["status"] for name, check in report["checks"].items()})
 

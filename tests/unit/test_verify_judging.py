@@ -91,6 +91,8 @@ class TestDocument:
                 "device",
                 "system",
                 "mode",
+                "runner",
+                "scheduling",
                 "layers",
                 "width",
                 "versions",

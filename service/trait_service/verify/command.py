@@ -144,6 +144,8 @@ def _subject(model: str, engine: "ProbeEngine", *, cuda: bool, eager: bool) -> "
         device=engine.device_name,
         system=platform.system(),
         mode="eager" if eager else "compiled",
+        runner="V2" if engine.info["runner"].endswith("V2") else "V1",
+        scheduling="asynchronous" if engine.asynchronous else "synchronous",
         layers=engine.n_layers,
         width=engine.d_model,
         versions={"trait-steering": __version__, **{name: str(each) for name, each in engine.info["versions"].items()}},

@@ -134,6 +134,7 @@ class ProbeEngine:
         self.dtype: str = self.info["dtype"]
         self.architecture: str = config.model_config.architecture
         self.device_name: str = torch.cuda.get_device_name() if cuda else platform.machine()
+        self.asynchronous = bool(config.scheduler_config.async_scheduling)
         self.n_vocabulary: int = config.model_config.get_vocab_size()
         self.max_model_len: int = config.model_config.max_model_len
         caching = config.cache_config.enable_prefix_caching

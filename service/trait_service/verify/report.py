@@ -64,6 +64,8 @@ class Subject(_Published):
         device: Name of the GPU, or the machine's architecture.
         system: Operating system, `Linux` for example.
         mode: The engine ran eager, or with torch.compile.
+        runner: vLLM's model runner.
+        scheduling: Whether vLLM plans a step while the last one runs.
         layers: Number of decoder layers.
         width: Width of the residual stream.
         versions: Package -> version: trait-steering, vllm, torch, transformers.
@@ -77,6 +79,8 @@ class Subject(_Published):
     device: str
     system: str
     mode: Literal["eager", "compiled"]
+    runner: Literal["V1", "V2"]
+    scheduling: Literal["synchronous", "asynchronous"]
     layers: int
     width: int
     versions: dict[str, str]
