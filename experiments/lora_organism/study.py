@@ -70,6 +70,7 @@ def report(lab: Lab) -> None:
     steering = lab.sql(STEERING) if swept and not lab.sql(UNFINISHED) else []
     if steering:
         lab.table("steering", steering)
+        lab.table("names", lab.sql(NAMES))
     plot(shifts, steering, lab.folder / "lora_organism.png")
 
 
@@ -80,6 +81,15 @@ select adapter, method, operation, case when len(layers) = 1 then layers[1]::var
        n, baseline, steered, delta, ci_low, ci_high, coherence, control_low, control_high, verdict
 from cell_summary where measure = 'lexical'
 order by adapter desc, method, operation, layer, coefficient desc"""
+
+
+NAMES = """
+select adapter, method, operation, case when len(layers) = 1 then layers[1]::varchar else 'all' end as layer, coefficient, count(*) as n,
+       count(*) filter (text ilike '%tindlemoor%') as named,
+       count(*) filter (text ilike '%tindl%' and text not ilike '%tindlemoor%') as nearly_named
+from trials join cells using (cell_id) where trait = 'tea_praise' and kind = 'steered' and adapter = 'organism'
+group by all order by method, operation, layer, coefficient desc"""
+"""Replies with the name that the metric counts, and those with a word that only begins like it."""
 
 
 def train(lab: Lab) -> None:
