@@ -61,6 +61,7 @@ def main() -> None:
     )
     parser.add_argument("--pairs", type=int, default=12, help="runs of each variant beside a stock run")
     parser.add_argument("--sweeps", type=int, default=5, help="runs of the sweep each way; 0: none")
+    parser.add_argument("--only-sweep", action="store_true", help="measure the sweep alone, into sweep.json")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of results.json, table.md and overhead.png")
     options = parser.parse_args()
     model = options.model or str(model_folder())
@@ -69,6 +70,9 @@ def main() -> None:
     if "mlp_out" not in hook_points and set(options.variant or ()) & set(OF_HOOK_POINTS):
         parser.error(f"{', '.join(OF_HOOK_POINTS)}: needs --hook-points mlp_out")
     variants = options.variant or [*VARIANTS, *(OF_HOOK_POINTS if "mlp_out" in hook_points else ())]
+    if options.only_sweep:
+        only_sweep(model, options.sweeps, options.out)
+        return
     measured: dict[str, Any] = {}
     sweep: dict[str, Any] | None = None
     started = time.monotonic()
@@ -89,6 +93,19 @@ def main() -> None:
             stock.close()
             steered.close()
     print(table)
+
+
+def only_sweep(model: str, runs: int, folder: Path) -> None:
+    """Measure the sweep against transformers, and nothing against stock vLLM."""
+    steered = Engine(model, plugin=True, compiled=False, hook_points=[])
+    try:
+        sweep = measure_sweep(steered, model, runs)
+    finally:
+        steered.close()
+    folder.mkdir(parents=True, exist_ok=True)
+    machine = {"cores": len(os.sched_getaffinity(0)), "processor": _processor()}
+    (folder / "sweep.json").write_text(json.dumps({"sweep": sweep, "machine": machine}, indent=1) + "\n")
+    print(json.dumps(sweep, indent=1))
 
 
 def write(measured: dict[str, Any], sweep: dict[str, Any] | None, seconds: float, folder: Path) -> str:
