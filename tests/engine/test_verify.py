@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 DRIVER = Path(__file__).parents[1] / "support" / "verify_driver.py"
 TIMEOUT_S = 900
-N_CHECKS = 11
+N_CHECKS = 12
 NOTHING_TO_COMPARE = "sound, nothing to compare with"
 TAKEN_OUT = "operation taken out"
 
@@ -28,7 +28,10 @@ def test_a_sound_engine_is_verified(smollm2_path):
     assert report["passed"]
     assert report["subject"]["dtype"] == "float32"
     assert report["subject"]["model"] == smollm2_path.name
-    assert (report["subject"]["runner"], report["subject"]["scheduling"]) == ("V1", "synchronous")  # as vLLM runs on a CPU
+    assert (report["subject"]["runner"], report["subject"]["scheduling"]) == (
+        "V1",
+        "synchronous",
+    )  # as vLLM runs on a CPU
     assert str(smollm2_path.parent) not in done.stdout
     assert_all_ok({name: check["status"] for name, check in report["checks"].items()})
 
@@ -55,8 +58,15 @@ def drive(model, dtype, *cases):
 
 @pytest.fixture(scope="module")
 def verified(tiny_llama_path):
-    cases = ("unsteered", "one layer off", "ungated", "gates of another layer", "behind the block", "leaking")
-    return drive(tiny_llama_path, "float32", NOTHING_TO_COMPARE, *cases)
+    cases = (
+        "unsteered",
+        "one layer off",
+        "ungated",
+        "gates of another layer",
+        "behind the block",
+        "monitors another layer",
+    )
+    return drive(tiny_llama_path, "float32", NOTHING_TO_COMPARE, *cases, "leaking")
 
 
 @pytest.mark.engine
@@ -65,12 +75,20 @@ def verified(tiny_llama_path):
     [
         (
             "unsteered",
-            ["steering takes effect", "operations and scopes", "hook points", "gates", "neighbours untouched"],
+            [
+                "steering takes effect",
+                "operations and scopes",
+                "hook points",
+                "gates",
+                "neighbours untouched",
+                "monitoring",
+            ],
         ),
-        ("one layer off", ["steering takes effect", "operations and scopes", "hook points", "gates"]),
+        ("one layer off", ["steering takes effect", "operations and scopes", "hook points", "gates", "monitoring"]),
         ("ungated", ["gates"]),
         ("gates of another layer", ["gates"]),
         ("behind the block", ["hook points"]),
+        ("monitors another layer", ["monitoring"]),
         ("leaking", ["neighbours untouched"]),
     ],
 )
@@ -90,6 +108,7 @@ def test_what_cannot_be_compared_is_reported_as_skipped(verified):
         "gates": "skipped",
         "neighbours untouched": "ok",
         "capture": "skipped",
+        "monitoring": "ok",
     }
 
 

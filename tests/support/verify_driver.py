@@ -9,9 +9,19 @@ import os
 import sys
 from dataclasses import replace
 
+from trait_service.engine.monitor_columns import MonitorColumns
+
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
-FEW = ("steering takes effect", "operations and scopes", "hook points", "gates", "neighbours untouched", "capture")
+FEW = (
+    "steering takes effect",
+    "operations and scopes",
+    "hook points",
+    "gates",
+    "neighbours untouched",
+    "capture",
+    "monitoring",
+)
 
 
 class Unsteered:
@@ -67,6 +77,22 @@ class BehindTheBlock(Unsteered):
         )
 
 
+class MonitorsOneLayerOff(Unsteered):
+    """Projects the stream of the layer before the one asked for."""
+
+    def run(self, asks):
+        return self._engine.run([ask if ask.monitor is None else self._moved(ask) for ask in asks])
+
+    def _moved(self, ask):
+        columns = [
+            {"layer": (int(layer) - 1) % self.n_layers, "direction": direction, "cosine": bool(cosine)}
+            for layer, direction, cosine in zip(
+                ask.monitor.columns.layer, ask.monitor.columns.directions, ask.monitor.columns.cosine, strict=True
+            )
+        ]
+        return replace(ask, monitor=ask.monitor.model_copy(update={"columns": MonitorColumns.of(columns)}))
+
+
 class Leaking(Unsteered):
     """Also steers the request that follows a steered one in the batch."""
 
@@ -105,6 +131,7 @@ def main(model: str, dtype: str, *cases: str) -> None:
         "ungated": (lambda: Ungated(engine), reference, FEW),
         "gates of another layer": (lambda: GatesOneLayerOff(engine), reference, FEW),
         "behind the block": (lambda: BehindTheBlock(engine), reference, FEW),
+        "monitors another layer": (lambda: MonitorsOneLayerOff(engine), reference, FEW),
         "leaking": (lambda: Leaking(engine), reference, FEW),
         "unsteered, nothing to compare with": (lambda: Unsteered(engine), nothing, tuple(CHECKS)),
         "operation taken out": (lambda: without_operation(engine), reference, tuple(CHECKS)),

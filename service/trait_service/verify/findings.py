@@ -15,7 +15,7 @@ class Finding(BaseModel):
         status: `skipped` and `measured` do not fail a verification.
         compared: The two things that were compared; empty if the check did not come to it.
         detail: One line with the numbers.
-        difference: Largest difference found: nats (mean |delta logprob|), or relative for `capture`; None if not compared.
+        difference: Largest difference found: nats (mean |delta logprob|), or relative for `capture` and `monitoring`; None if not compared.
         allowed: Largest difference that was allowed there, in the same unit.
         effect: How far steering moves the model in the same comparison, nats; None if nothing was steered.
     """

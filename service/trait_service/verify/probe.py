@@ -14,7 +14,7 @@ from trait_core.errors import SteeringFailedError
 from trait_core.schema import HookPoint
 
 from trait_service.engine.settings import EngineSettings, engine_args
-from trait_service.engine.spec import CaptureSpec, RequestReport, RequestSpec, TermSpec
+from trait_service.engine.spec import CaptureSpec, MonitorSpec, RequestReport, RequestSpec, TermSpec
 from trait_service.engine_link.workers import Capture, Workers
 from trait_service.models.architectures import ARCHITECTURES
 
@@ -47,6 +47,7 @@ class Ask:
     token_ids: list[int]
     terms: list[TermSpec] = field(default_factory=list)
     capture: CaptureSpec | None = None
+    monitor: MonitorSpec | None = None
     max_tokens: int = 8
     reads_cache: bool = False
     salt: str | None = None
@@ -60,8 +61,9 @@ class Answer:
         token_ids: Generated tokens.
         logprobs: For each generated token, the log-probabilities of the likeliest tokens.
         cached: Prompt tokens read from the prefix cache.
-        report: The worker's report; None for a request without terms and capture.
+        report: The worker's report; None for a request that asked for nothing.
         capture: Pooled activations; None if not requested.
+        projections: `(n_positions, n_columns)` float32; None if not requested.
     """
 
     token_ids: list[int]
@@ -69,6 +71,7 @@ class Answer:
     cached: int
     report: RequestReport | None = None
     capture: Capture | None = None
+    projections: np.ndarray | None = None
 
 
 class Engine(Protocol):
@@ -153,10 +156,11 @@ class ProbeEngine:
         """Run all requests in one batch."""
         from vllm import SamplingParams  # noqa: PLC0415
 
-        keys = [secrets.token_hex(8) if ask.terms or ask.capture else None for ask in asks]
+        keys = [secrets.token_hex(8) if ask.terms or ask.capture or ask.monitor else None for ask in asks]
         prompts, params = [], []
         for ask, key in zip(asks, keys, strict=True):
-            spec = None if key is None else RequestSpec(key=key, terms=ask.terms, capture=ask.capture)
+            asked = {"terms": ask.terms, "capture": ask.capture, "monitor": ask.monitor}
+            spec = None if key is None else RequestSpec.model_validate({"key": key, **asked})
             salt = {} if ask.salt is None else {"cache_salt": ask.salt}
             prompts.append({"prompt_token_ids": ask.token_ids, **salt})
             params.append(
@@ -191,6 +195,7 @@ class ProbeEngine:
                     cached=output.num_cached_tokens or 0,
                     report=found.report if found else None,
                     capture=found.capture if found else None,
+                    projections=found.rows.projections.get(0) if found else None,
                 )
             )
         return answers

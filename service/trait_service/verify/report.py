@@ -24,6 +24,7 @@ from trait_service.verify.conditional import gates_open_as_in_reference, hook_po
 from trait_service.verify.cost import cost_of_steering
 from trait_service.verify.findings import Finding
 from trait_service.verify.judging import Precision
+from trait_service.verify.monitoring import projections_are_right
 from trait_service.verify.operations import operations_and_scopes
 from trait_service.verify.probe import Engine
 from trait_service.verify.reference import NoReferenceError, Reference
@@ -38,6 +39,7 @@ CHECKS: dict[str, Check] = {
     "neighbours untouched": neighbours_untouched,
     "many configurations": many_configurations,
     "capture": capture_equals_hidden_states,
+    "monitoring": projections_are_right,
     "prefix cache": prefix_cache_does_not_leak,
     "cost": cost_of_steering,
 }
