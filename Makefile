@@ -24,7 +24,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 .DEFAULT_GOAL := help
 # What a target needs is made two at a time: one of them waits for a network, or runs on one core.
 MAKEFLAGS += --jobs=2
-.PHONY: help setup model tools vllm-sources harnesses demo test test-fast fuzz test-hostile test-product soak test-overload test-kill test-triton test-gpu test-docs strangers-path users-card test-replicas bench bench-quick bench-host study docs docs-site lint lint-deploy format lock clean browser screenshots
+.PHONY: help setup model tools vllm-sources harnesses demo test test-fast fuzz test-hostile test-product soak test-overload test-kill test-triton test-gpu test-studies test-docs strangers-path users-card test-replicas bench bench-quick bench-host study docs docs-site lint lint-deploy format lock clean browser screenshots
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -110,6 +110,9 @@ bench-host: setup ## the host's time that the plugin adds to a step on CUDA, wit
 
 study: setup model ## reproduce a study of experiments/, with its tables and plot: STUDY=jailbreak, ...; MODEL=, STUDY_ARGS=--dry-run
 	@$(BIN)/python experiments/run.py $(STUDY) --model $(MODEL) $(STUDY_ARGS)
+
+test-studies: setup model harnesses ## every study in miniature, also the two that start services of their own (about six minutes)
+	TRAIT_LONG=1 $(BIN)/python -m pytest tests/studies $(PYTEST_ARGS)
 
 test-docs: setup model harnesses ## work through README.md and docs/ as a reader, the long commands too
 	TRAIT_DOCS_LONG=1 $(BIN)/python -m pytest tests/docs $(PYTEST_ARGS)

@@ -1,11 +1,12 @@
 """Every study in miniature: its commands on a real service with SmolLM2, then its tables and its plot.
 
-Numbers mean nothing here: few pairs, few prompts, replies of a few tokens. `precision` (four engines) and `lora_organism` (two adapters
-to train) are left out; their parts have engine tests of their own.
+Numbers mean nothing here: few pairs, few prompts, replies of a few tokens. `precision` and `lora_organism` start services of their own;
+`make test-studies` runs them too.
 """
 
 import importlib
 import json
+import os
 import shutil
 import tomllib
 from contextlib import contextmanager
@@ -26,11 +27,13 @@ TRAITS = (
     "deception",
     "question_asking",
 )
+NAMES_DATASETS = ("precision",)
+"""Studies that write the datasets into their definitions themselves."""
 SMALLER = {"n_prompts": 2, "max_tokens": 8, "coefficients": [2.0], "layers": [9, 11, 13]}
 
 
 class MiniLab(Lab):
-    """A study's tools on a service that runs already, with small datasets and small definitions."""
+    """A study's tools with small datasets and small definitions, on a service that runs already if there is a `url`."""
 
     def __init__(self, name, folder, url, n_traits):
         super().__init__(name, work=folder / "work" / name)
@@ -40,14 +43,19 @@ class MiniLab(Lab):
         self.datasets = folder / "datasets" / "traits"
         self.url = url
         for path in definitions:
-            (self.folder / path.name).write_text(smaller(path, self.datasets, n_traits))
+            datasets = {} if name in NAMES_DATASETS else {"datasets": str(self.datasets)}
+            (self.folder / path.name).write_text(smaller(path, datasets, n_traits))
 
     @contextmanager
-    def serving(self, *_flags, **_options):
-        yield self.url
+    def serving(self, *flags, **options):
+        if self.url:
+            yield self.url
+            return
+        with super().serving(*flags, **options) as url:
+            yield url
 
     def run(self, *command, **options):
-        if command[:2] == ("trait-extract", "run"):
+        if command[:2] == ("trait-extract", "run") and "--datasets" not in command:
             command = (*command, "--datasets", self.datasets)
         super().run(*command, **options)
 
@@ -56,12 +64,16 @@ def smaller(path, datasets, n_traits):
     """The definition with some of its traits, three layers, one coefficient, two prompts."""
     values = tomllib.loads(path.read_text())
     values.pop("trait", None)
-    values |= {key: value for key, value in SMALLER.items() if values.get(key, "chosen") != "chosen"}
-    if "traits" in values:
-        values |= {
-            "datasets": str(datasets),
-            "traits": [each for each in values["traits"] if each in TRAITS][:n_traits],
-        }
+    kept = {"coefficients"} if values.get("operation") == "ablate" else set()
+    if values.get("layers") != "chosen" and len(values.get("layers", ())) == 1:
+        kept.add("layers")
+    values |= {
+        key: value for key, value in SMALLER.items() if key not in kept and values.get(key, "chosen") != "chosen"
+    }
+    if values.get("datasets") == "traits":  # the study's own
+        values["datasets"] = str(path.parent / "traits")
+    elif "traits" in values:
+        values |= {**datasets, "traits": [each for each in values["traits"] if each in TRAITS][:n_traits]}
     if "damage" in values:
         values["damage"] |= {"passages": 2, "folder": str(ROOT / "datasets" / "damage")}
     sections = {key: values.pop(key) for key, value in list(values.items()) if isinstance(value, dict)}
@@ -91,15 +103,15 @@ def url(folder):
 
 
 @pytest.fixture
-def run(folder, url, monkeypatch):
+def run(folder, request, monkeypatch):
     """Measure and report a study; gives its tools, whose folder holds what a study commits."""
     monkeypatch.chdir(ROOT)
 
-    def run(name, n_traits=2, **constants):
+    def run(name, n_traits=2, own_service=False, **constants):
         study = importlib.import_module(f"{name}.study")
         for constant, value in constants.items():
             monkeypatch.setattr(study, constant, value)
-        lab = MiniLab(name, folder, url, n_traits)
+        lab = MiniLab(name, folder, None if own_service else request.getfixturevalue("url"), n_traits)
         study.measure(lab)
         study.report(lab)
         return lab
@@ -190,3 +202,29 @@ def test_judge_agreement_runs(run, folder):
     few.write_text("\n".join(labels.read_text().splitlines()[:8]) + "\n")
     lab = run("judge_agreement", SETS={"labels": ("--labels", few)})
     assert "refusal" in (lab.folder / "agreement.csv").read_text()
+
+
+OWN_SERVICES = pytest.mark.skipif(
+    os.environ.get("TRAIT_LONG") != "1", reason="starts services of its own: make test-studies"
+)
+
+
+@OWN_SERVICES
+def test_precision_runs(run):
+    lab = run("precision", n_traits=1, own_service=True, WEIGHTS={"bf16": "bfloat16", "w8a8": "int8"}, SCHEMES=["w8a8"])
+    assert {path.stem for path in lab.folder.glob("*.csv")} == {
+        "weights",
+        "by_precision",
+        "direction_cosines",
+        "paired",
+    }
+    assert {row["precision"] for row in lab.sql("select precision from by_precision")} == {"bf16", "w8a8"}
+
+
+@OWN_SERVICES
+def test_lora_organism_runs(run):
+    """Both adapters are trained on all pairs, served beside the base, read, steered and ablated."""
+    lab = run("lora_organism", own_service=True, N_RANDOM=20)
+    assert {path.stem for path in lab.folder.glob("*.csv")} == {"shifts", "steering", "names"}
+    assert {row["operation"] for row in lab.sql("select distinct operation from steering")} == {"add", "ablate"}
+    assert {row["adapter"] for row in lab.sql("select distinct adapter from steering")} == {"organism", "clean", "none"}
