@@ -16,7 +16,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 OF_OTHER_PROGRAMS = {
     "curl": {"--data-binary"},
     "docker": {"--build"},
-    "experiments/steering_overhead": {"--mode", "--pairs", "--sweeps", "--workload"},
+    "experiments/steering_overhead": {"--mode", "--only-sweep", "--pairs", "--sweeps", "--workload"},
     "experiments/scaling_model": {"--write"},
     "helm": {"--set"},
     "inspect": {"--display", "--extra-body", "--max-tokens", "--model"},
