@@ -43,4 +43,4 @@ def test_an_engine_of_the_release_is_verified(release, smollm2_path):
     statuses = {name: check["status"] for name, check in report["checks"].items()}
     assert statuses.pop("cost") == "measured"
     assert statuses == dict.fromkeys(statuses, "ok")
-    assert len(statuses) == 10
+    assert len(statuses) == 11
