@@ -111,7 +111,7 @@ bench-host: setup ## the host's time that the plugin adds to a step on CUDA, wit
 study: setup model ## reproduce a study of experiments/, with its tables and plot: STUDY=jailbreak, ...; MODEL=, STUDY_ARGS=--dry-run
 	@$(BIN)/python experiments/run.py $(STUDY) --model $(MODEL) $(STUDY_ARGS)
 
-test-studies: setup model harnesses ## every study in miniature, also the two that start services of their own (about six minutes)
+test-studies: setup model harnesses ## every study in miniature, also the two that start services of their own (minutes)
 	TRAIT_LONG=1 $(BIN)/python -m pytest tests/studies $(PYTEST_ARGS)
 
 test-docs: setup model harnesses ## work through README.md and docs/ as a reader, the long commands too
