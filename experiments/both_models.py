@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 import duckdb
+from marked_tables import table
 
 EXPERIMENTS = Path(__file__).resolve().parent
 MODELS = {"smollm2": "SmolLM2-135M-Instruct", "qwen2.5-coder-0.5b": "Qwen2.5-Coder-0.5B-Instruct"}
@@ -38,7 +39,7 @@ def side_by_side(folder: Path) -> list[str]:
     figures = dict.fromkeys(figure for figure, _, _ in rows)
     header = ["", *(MODELS[model] for model in models)]
     cells = [[figure, *(values.get((figure, model), "-") for model in models)] for figure in figures]
-    return ["| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *cells)]
+    return table(header, cells).splitlines()
 
 
 def tables(folder: Path, model: str) -> list[Path]:

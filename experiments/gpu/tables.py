@@ -2,44 +2,50 @@
 
 import argparse
 import json
-import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from marked_tables import filled, table
+
 HERE = Path(__file__).resolve().parent
-ASKED = ("idle", "steered", "captured", "monitored", "256 monitored")
 COMPARED = "kernel against torch, relative errors"
 TIMES = "times in a CUDA graph"
-VARIANTS = (
-    "idle",
-    "256 configurations, one layer",
-    "every layer",
-    "capture of every layer",
-    "256 directions monitored",
-)
 
 
 def read(card: str) -> list[dict[str, Any]]:
-    """What the scripts printed, a document each."""
+    """The documents that the scripts of `tests/gpu/stages` printed."""
     return [json.loads(line) for line in (HERE / card / "results.jsonl").read_text().splitlines()]
 
 
 def tables(documents: list[dict[str, Any]]) -> dict[str, str]:
     """Name -> table."""
     return {
-        "verify": _table(
+        "verify": table(
             ("`trait-service verify` on", "dtype", "mode", "checks that passed", "failed"), _verified(documents)
         ),
-        "kernels": _table(("dtype", "batches", "within the tolerance", "largest error of those"), _compared(documents)),
-        "times": _table(("width", "tokens", *ASKED), _times(documents)),
-        "throughput": _table(("shape", "batch", "stock, tokens/s", *VARIANTS), _throughput(documents)),
+        "kernels": table(("dtype", "batches", "within the tolerance", "largest error of those"), _compared(documents)),
+        "times": table(("width", "tokens", *_asked(documents)), _times(documents)),
+        "throughput": table(("shape", "batch", "stock, tokens/s", *_variants(documents)), _throughput(documents)),
     }
 
 
 def _rows(documents: list[dict[str, Any]], table: str) -> Iterator[dict[str, Any]]:
     for document in documents:
         yield from document.get("tables", {}).get(table, ())
+
+
+def _asked(documents: list[dict[str, Any]]) -> list[str]:
+    """The kinds of requests whose times were measured."""
+    return list(dict.fromkeys(row["asked"] for row in _rows(documents, TIMES)))
+
+
+def _variants(documents: list[dict[str, Any]]) -> list[str]:
+    """What the engine with the plugin was asked for."""
+    benches = (document["bench"]["seconds"] for document in documents if "bench" in document)
+    return [name for name in next(benches) if not name.startswith("stock")]
 
 
 def _verified(documents: list[dict[str, Any]]) -> Iterator[tuple[object, ...]]:
@@ -62,7 +68,7 @@ def _compared(documents: list[dict[str, Any]]) -> Iterator[tuple[object, ...]]:
 def _times(documents: list[dict[str, Any]]) -> Iterator[tuple[object, ...]]:
     times = {(row["d_model"], row["tokens"], row["asked"]): row["us a layer"] for row in _rows(documents, TIMES)}
     for d_model, tokens in dict.fromkeys((d_model, tokens) for d_model, tokens, _ in times):
-        yield d_model, tokens, *(f"{times[d_model, tokens, asked]:.1f}" for asked in ASKED)
+        yield d_model, tokens, *(f"{times[d_model, tokens, asked]:.1f}" for asked in _asked(documents))
 
 
 def _throughput(documents: list[dict[str, Any]]) -> Iterator[tuple[object, ...]]:
@@ -70,21 +76,8 @@ def _throughput(documents: list[dict[str, Any]]) -> Iterator[tuple[object, ...]]
         seconds = found["seconds"]
         if "stock" in seconds:
             rate = found["tokens"] / seconds["stock"][0]
-            ratios = (seconds["stock"][0] / seconds[name][0] for name in VARIANTS)
+            ratios = (seconds["stock"][0] / seconds[name][0] for name in _variants(documents))
             yield found["model"].removeprefix("shape"), found["batch"], f"{rate:.0f}", *(f"{r:.3f}" for r in ratios)
-
-
-def _table(head: tuple[str, ...], rows: Iterator[tuple[object, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
-def filled(text: str, found: dict[str, str]) -> str:
-    """The document with its tables made anew."""
-    for name, table in found.items():
-        between = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text = between.sub(lambda marks, table=table: f"{marks[1]}{table}\n{marks[2]}", text)
-    return text
 
 
 def main() -> None:

@@ -7,8 +7,12 @@ python experiments/scaling_model/tables.py --calibrate    take experiments/steer
 
 import argparse
 import math
-from collections.abc import Sequence
+import sys
+from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import marked_tables
+from marked_tables import table
 from model import (
     FLOAT32,
     MODELS,
@@ -60,7 +64,7 @@ def memory() -> str:
         "together",
         "left beside the weights",
     ]
-    return _table([*head, "keys and values of the load", "plugin's part of what is left"], rows)
+    return table([*head, "keys and values of the load", "plugin's part of what is left"], rows)
 
 
 def added() -> str:
@@ -77,7 +81,7 @@ def added() -> str:
     rows.insert(
         0, ["(the step itself: GPUs + vLLM's host)", *(f"{s.gpu * 1e3:.0f} + {s.engine * 1e3:.0f} ms" for s in steps)]
     )
-    return _table(["on the GPU + on the host: part of the step", *(model.name for model in MODELS)], rows)
+    return table(["on the GPU + on the host: part of the step", *(model.name for model in MODELS)], rows)
 
 
 def replicas() -> str:
@@ -91,7 +95,7 @@ def replicas() -> str:
             numbers = [math.ceil(wanted / rate) for wanted in (1_000, 100_000)]
             counts = [f"{n:,} ({n * model.gpus:,} GPUs)" for n in numbers]
             rows.append([model.name, VARIANTS[variant], f"{rate:.1f}", *counts])
-    return _table(["", "", "requests/s of one replica", "1,000 requests/s", "100,000 requests/s"], rows)
+    return table(["", "", "requests/s of one replica", "1,000 requests/s", "100,000 requests/s"], rows)
 
 
 def capture() -> str:
@@ -112,7 +116,7 @@ def capture() -> str:
             ]
         )
     head = ["", "a pool of every layer", "one pool a request, full replica", "every position: a token"]
-    return _table([*head, "tokens/s that a disk of 2 GB/s takes", "tokens/s of a full replica"], rows)
+    return table([*head, "tokens/s that a disk of 2 GB/s takes", "tokens/s of a full replica"], rows)
 
 
 def bank() -> str:
@@ -121,7 +125,7 @@ def bank() -> str:
         [model.name, f"{4096:,}", f"{4096 // model.n_layers:,}", _size(bank_bytes(model, 256 * model.n_layers))]
         for model in MODELS
     ]
-    return _table(["", "one layer each", "every layer each", "bank for 256 vectors on every layer"], rows)
+    return table(["", "one layer each", "every layer each", "bank for 256 vectors on every layer"], rows)
 
 
 def check() -> str:
@@ -152,7 +156,7 @@ def check() -> str:
         "host, a request and step",
         "host, a request",
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 TABLES = {
@@ -176,23 +180,12 @@ def main() -> None:
     if options.write:
         DOCUMENT.write_text(filled(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
     else:
-        print("\n\n".join(f"{name}:\n\n{table()}" for name, table in TABLES.items()))
+        print("\n\n".join(f"{name}:\n\n{make()}" for name, make in TABLES.items()))
 
 
 def filled(text: str) -> str:
     """The document with each table between its marks."""
-    for name, table in TABLES.items():
-        before, start, rest = text.partition(f"<!-- table: {name} -->\n")
-        _, end, after = rest.partition("<!-- end -->")
-        if not (start and end):
-            raise SystemExit(f"{DOCUMENT.name} has no place for the table {name!r}")
-        text = before + start + table() + "\n" + end + after
-    return text
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return marked_tables.filled(text, {name: make() for name, make in TABLES.items()})
 
 
 def _size(n_bytes: float) -> str:

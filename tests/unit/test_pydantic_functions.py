@@ -1,4 +1,4 @@
-"""What pydantic calls has a signature that every Python reads alike.
+"""The functions that pydantic calls have signatures that all versions of Python report alike.
 
 `operator.attrgetter` has none in Python 3.12.1 and `(*args, **kwargs)` from 3.12.3 on, which pydantic refuses: no engine started
 there. Linters do not see it, and this machine has one Python.
