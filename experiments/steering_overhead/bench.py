@@ -103,8 +103,7 @@ def only_sweep(model: str, runs: int, folder: Path) -> None:
     finally:
         steered.close()
     folder.mkdir(parents=True, exist_ok=True)
-    machine = {"cores": len(os.sched_getaffinity(0)), "processor": _processor()}
-    (folder / "sweep.json").write_text(json.dumps({"sweep": sweep, "machine": machine}, indent=1) + "\n")
+    (folder / "sweep.json").write_text(json.dumps({"sweep": sweep, "machine": _machine()}, indent=1) + "\n")
     print(json.dumps(sweep, indent=1))
 
 
@@ -114,7 +113,7 @@ def write(measured: dict[str, Any], sweep: dict[str, Any] | None, seconds: float
     names = {name: None for workloads in measured.values() for name in workloads}
     document = {
         **(_summary_of(measured, sweep)),
-        "machine": {"cores": len(os.sched_getaffinity(0)), "processor": _processor()},
+        "machine": _machine(),
         "workloads": {name: vars(WORKLOADS[name]) for name in names},
         "measured": measured,
         "seconds": round(seconds),
@@ -214,6 +213,10 @@ def _interval(values: list[float]) -> tuple[float, float]:
     n, ordered = len(values), sorted(values)
     skipped = max(int(n / 2 - 0.98 * n**0.5), 0)
     return ordered[skipped], ordered[n - 1 - skipped]
+
+
+def _machine() -> dict[str, Any]:
+    return {"cores": len(os.sched_getaffinity(0)), "processor": _processor()}
 
 
 def _processor() -> str:
